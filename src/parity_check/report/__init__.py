@@ -1,0 +1,1 @@
+"""One frozen ParityReport and its renderers."""
