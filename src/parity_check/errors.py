@@ -22,16 +22,24 @@ class ParityCheckError(Exception):
     """A failure that is not a bug of parity-check.
 
     `message` is one line that says what is wrong and where; `hint` says what to do; `log` is a
-    file with the details.
+    file with the details, and `details` are lines worth showing at once.
     """
 
     exit_code = ExitCode.USAGE
 
-    def __init__(self, message: str, *, hint: str | None = None, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        log: Path | None = None,
+        details: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.log = log
+        self.details = details
 
 
 class ConfigError(ParityCheckError):
@@ -71,6 +79,7 @@ class EngineError(ParityCheckError):
         kind: str = "crashed",
         hint: str | None = None,
         log: Path | None = None,
+        details: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(message, hint=hint, log=log)
+        super().__init__(message, hint=hint, log=log, details=details)
         self.kind = kind

@@ -1,0 +1,237 @@
+"""parity.toml: its models, `--set` overlays, and the resolved form that a run stores."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from parity_check.errors import ConfigError
+
+Role = Literal["reference", "candidate"]
+ROLES: tuple[Role, Role] = ("reference", "candidate")
+OTHER: Mapping[Role, Role] = {"reference": "candidate", "candidate": "reference"}
+SHAPING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
+"""The sampling parameters that shape the distribution."""
+Scalar = bool | int | float | str | list[Any] | dict[str, Any]
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Table):
+    path: str = "bundled:tiny"
+    """A directory, a hub name (then `revision` is needed), or `bundled:tiny`."""
+    revision: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Always explicit: what `auto` means depends on the engine's transformers version."""
+
+
+class Settings(Table):
+    """The four parity settings; `"default"` leaves one to the engine, and the report says so."""
+
+    logprobs_mode: Literal["processed_logprobs", "raw_logprobs", "default"] = "processed_logprobs"
+    enable_prefix_caching: bool | Literal["default"] = False
+    async_scheduling: bool | Literal["default"] = False
+    lm_head_dtype: Literal["model", "float32", "default"] = "float32"
+
+
+class EngineConfig(Table):
+    kind: Literal["vllm", "fake"] = "vllm"
+    python: str | None = None
+    """An interpreter that has vllm, or `current`."""
+    requirement: str | None = None
+    """A requirement that uv provisions once into the cache, e.g. `vllm==0.18.1`."""
+    family: Literal["v0", "v1"] | None = None
+    """Asserted after the engine has started; left out, it is reported."""
+    settings: Settings = Settings()
+    engine_args: dict[str, Scalar | None] = {}
+    """Given to vllm.LLM untouched, over everything that parity-check would pass."""
+    env: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _one_interpreter(self) -> Self:
+        if self.kind == "fake":
+            if self.python or self.requirement:
+                raise ValueError('kind = "fake" takes neither `python` nor `requirement`')
+        elif bool(self.python) == bool(self.requirement):
+            raise ValueError("give exactly one of `python` and `requirement`")
+        return self
+
+
+class Workload(Table):
+    prompts: str = "bundled:prompts"
+    """JSONL or Parquet with prompt | prompt_token_ids | messages, prompt_id?, prompt_group?"""
+    num_prompts: Annotated[int, Field(ge=1)] | None = None
+    """Use the first so many prompts; all when left out."""
+    samples_per_prompt: Annotated[int, Field(ge=1)] = 2
+    max_tokens: Annotated[int, Field(ge=1)] = 64
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1)] = -1
+    """-1 is off in every version (0.8.5 refuses 0)."""
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
+    ignore_eos: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 5
+    seed: int = 1234
+    """Seeds each engine; requests carry no seed of their own (V1 on CPU dies of that)."""
+    sampled_by: Literal["both", "reference", "candidate"] = "both"
+
+    @model_validator(mode="after")
+    def _top_k_off_is_minus_one(self) -> Self:
+        if self.top_k == 0:
+            raise ValueError("top_k: 0 is not accepted by every version, -1 is off")
+        return self
+
+    def sampling(self) -> dict[str, float | int]:
+        """Every parameter that shapes the distribution, explicitly."""
+        return {name: getattr(self, name) for name in SHAPING}
+
+    def samplers(self) -> tuple[Role, ...]:
+        """The behaviour engines, in the order in which they sample."""
+        return ROLES if self.sampled_by == "both" else (self.sampled_by,)
+
+
+class RunConfig(Table):
+    out: str = "runs"
+    """Each run gets a directory of its own in here."""
+    stall_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """A worker without any sign of progress for so long is killed."""
+
+
+class Config(Table):
+    """A whole parity.toml."""
+
+    model: ModelConfig = ModelConfig()
+    reference: EngineConfig
+    candidate: EngineConfig
+    workload: Workload = Workload()
+    run: RunConfig = RunConfig()
+
+    def engine(self, role: Role) -> EngineConfig:
+        return self.reference if role == "reference" else self.candidate
+
+
+def load_config(path: Path, overlay: Sequence[str] = ()) -> Config:
+    """Read TOML (or YAML by suffix), apply `a.b=VALUE` overlays, resolve paths beside the file.
+
+    Raises ConfigError naming the file, the key and what it takes.
+    """
+    tree = _read_tree(path)
+    for item in overlay:
+        _overlay(tree, item)
+    _resolve_paths(tree, path.parent)
+    return parse_config(tree, source=path.name)
+
+
+def parse_config(tree: Mapping[str, Any], source: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error)}") from None
+
+
+def dump_config(config: Config) -> dict[str, Any]:
+    """The resolved configuration: JSON- and TOML-ready, every default written out."""
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    if path.suffix in (".yaml", ".yml"):
+        return _read_yaml(path, text)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path.name}: not valid TOML: {error}") from None
+
+
+def _read_yaml(path: Path, text: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path.name}: not valid YAML: {reason}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path.name}: expected tables of keys")
+    return tree
+
+
+def _overlay(tree: dict[str, Any], item: str) -> None:
+    """Set one `a.b=VALUE`; a VALUE that is not a TOML value is taken as a string."""
+    dotted, separator, text = item.partition("=")
+    keys = dotted.strip().split(".")
+    if not separator or not all(keys):
+        raise ConfigError(f"--set {item}: expected KEY.KEY=VALUE")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = tree
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {item}: `{key}` is a value, not a table")
+    table[keys[-1]] = value
+
+
+def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
+    """Make paths that are relative to the configuration file absolute."""
+    for table, key in (("model", "path"), ("workload", "prompts")):
+        value = tree.get(table, {}).get(key) if isinstance(tree.get(table), dict) else None
+        if isinstance(value, str) and not value.startswith("bundled:"):
+            candidate = base / Path(value).expanduser()
+            if candidate.exists():
+                tree[table][key] = str(candidate.resolve())
+    for role in ROLES:
+        table = tree.get(role)
+        value = table.get("python") if isinstance(table, dict) else None
+        if isinstance(value, str) and value != "current" and "/" in value:
+            # Not resolved: a virtual environment's interpreter is a link, and must stay one.
+            table["python"] = str(base.absolute() / Path(value).expanduser())
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part not in ("constrained-str",))
+    if first["type"] == "extra_forbidden":
+        return _explain_unknown_key(first["loc"])
+    if first["type"] == "missing":
+        return f"[{place}] is missing"
+    reason = first["msg"].removeprefix("Value error, ")
+    reason = reason[0].lower() + reason[1:]
+    if isinstance(first["input"], str | int | float):
+        reason += f" (got {first['input']!r})"
+    return f"{place}: {reason}"
+
+
+def _explain_unknown_key(location: tuple[int | str, ...]) -> str:
+    table: type[BaseModel] = Config
+    for part in location[:-1]:
+        annotation = table.model_fields[str(part)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        table = annotation
+    close = difflib.get_close_matches(str(location[-1]), table.model_fields, n=1)
+    dotted = ".".join(map(str, location))
+    return f"unknown key `{dotted}`" + (f" (did you mean `{close[0]}`?)" if close else "")

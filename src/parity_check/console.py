@@ -1,0 +1,119 @@
+"""stdout for data, stderr for talk; progress; no rich markup (tokens hold brackets)."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from parity_check.errors import ParityCheckError
+
+
+class Console:
+    """Everything that parity-check says.
+
+    `verbosity` is −1 (quiet), 0 or 1; `color` and `progress` None mean: as the terminal allows.
+    """
+
+    def __init__(
+        self, verbosity: int = 0, color: bool | None = None, progress: bool | None = None
+    ) -> None:
+        self.verbosity = verbosity
+        self.out = _console(color, stderr=False)
+        self.err = _console(color, stderr=True)
+        self._animated = self.err.is_terminal if progress is None else progress
+        self._quiet_progress = progress is False
+        self._lock = threading.Lock()
+
+    def data(self, text: str) -> None:
+        """Print to stdout exactly as given."""
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+
+    def say(self, text: str) -> None:
+        """A line of talk on stderr; silent when quiet."""
+        if self.verbosity >= 0:
+            self.err.print(text, soft_wrap=True)
+
+    def detail(self, text: str) -> None:
+        """A line of talk that only `-v` shows."""
+        if self.verbosity > 0:
+            self.say(text)
+
+    def warn(self, text: str) -> None:
+        self.err.print(f"warning: {text}", soft_wrap=True, style="yellow")
+
+    def error(self, error: ParityCheckError) -> None:
+        """The error, its details, its hint and its log, in this order."""
+        self.err.print(f"error: {error.message}", soft_wrap=True, style="bold red")
+        for line in error.details:
+            self.err.print(f"  {line}", soft_wrap=True)
+        if error.hint:
+            self.err.print(f"hint: {error.hint}", soft_wrap=True)
+        if error.log:
+            self.err.print(f"log: {error.log}", soft_wrap=True)
+
+    @contextmanager
+    def activity(self) -> Iterator[Activity]:
+        """A block of long work; its bars disappear when it is over."""
+        shown = self._animated and self.verbosity >= 0
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.err,
+            transient=True,
+            disable=not shown,
+        ) as bars:
+            yield Activity(self, None if not shown else bars)
+
+
+class Activity:
+    """Named lines of progress: bars on a terminal, a line per step elsewhere."""
+
+    def __init__(self, console: Console, bars: Progress | None) -> None:
+        self._console, self._bars = console, bars
+        self._tasks: dict[str, int] = {}
+        self._spoken: dict[str, str] = {}
+        self._started = time.monotonic()
+
+    def update(
+        self, name: str, step: str, done: int | None = None, total: int | None = None
+    ) -> None:
+        """Line `name` is at `step`, `done` of `total` (None: unknown). Thread-safe."""
+        with self._console._lock:
+            if self._bars is None:
+                self._speak(name, step)
+                return
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=None)
+            self._bars.update(
+                self._tasks[name],  # type: ignore[arg-type]
+                description=f"{name}: {step}",
+                completed=done or 0,
+                total=total,
+            )
+
+    def _speak(self, name: str, step: str) -> None:
+        """Without a terminal, say each step once, with the time at which it began."""
+        if self._spoken.get(name) != step and not self._console._quiet_progress:
+            self._spoken[name] = step
+            elapsed = time.monotonic() - self._started
+            self._console.say(f"[{elapsed:6.1f} s] {name}: {step}")
+
+
+def _console(color: bool | None, *, stderr: bool) -> RichConsole:
+    return RichConsole(
+        stderr=stderr,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        no_color=None if color is None else not color,
+        force_terminal=True if color else None,
+    )

@@ -1,0 +1,119 @@
+"""What it takes to start one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from parity_check.config import Config, EngineConfig, Role, Settings
+from parity_check.engines import settings as parity_settings
+from parity_check.engines.environment import Environment
+
+WORKER = Path(__file__).parent / "worker"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """One engine, ready to be started: its interpreter, variables and arguments."""
+
+    role: Role
+    label: str
+    backend: str
+    python: Path
+    environ: Mapping[str, str]
+    engine_args: Mapping[str, Any]
+    family: str | None
+    settings: Settings
+    platform: str
+
+    def shares_device_with(self, other: EngineSpec) -> bool:
+        """Whether both would run on the same accelerator."""
+        if self.platform != "cuda" or other.platform != "cuda":
+            return False
+        mine, theirs = self._visible_devices(), other._visible_devices()
+        return mine is None or theirs is None or bool(mine & theirs)
+
+    def memory_share(self) -> float:
+        """The share of the device's memory that the engine will take (vLLM's default is 0.9)."""
+        return float(self.engine_args.get("gpu_memory_utilization", 0.9))
+
+    def _visible_devices(self) -> set[str] | None:
+        listed = self.environ.get("CUDA_VISIBLE_DEVICES")
+        return None if listed is None else {device.strip() for device in listed.split(",")}
+
+
+def engine_spec(
+    role: Role, config: Config, model_path: str, environment: Environment
+) -> EngineSpec:
+    """Put together what the configuration, the recipe and the parity settings ask for.
+
+    The user's `engine_args` and `env` win over everything else.
+    """
+    engine = config.engine(role)
+    if engine.kind == "fake":
+        return EngineSpec(
+            role=role,
+            label="fake engine",
+            backend="fake",
+            python=environment.python,
+            environ=dict(engine.env),
+            engine_args={"model": model_path, "seed": config.workload.seed, **engine.engine_args},
+            family=engine.family,
+            settings=engine.settings,
+            platform="cpu",
+        )
+    version = Version(environment.packages["vllm"])
+    return EngineSpec(
+        role=role,
+        label=f"{environment.distribution or 'vllm'} {version}",
+        backend="vllm",
+        python=environment.python,
+        environ={
+            **_hub_variables(config),
+            **environment.environ,
+            **parity_settings.environment_variables(engine.settings, version, engine.family),
+            **engine.env,
+        },
+        engine_args=_engine_args(config, engine, model_path, environment, version),
+        family=engine.family,
+        settings=engine.settings,
+        platform=environment.platform,
+    )
+
+
+def _engine_args(
+    config: Config,
+    engine: EngineConfig,
+    model_path: str,
+    environment: Environment,
+    version: Version,
+) -> dict[str, Any]:
+    ours = parity_settings.engine_arguments(engine.settings, version)
+    overrides = {**ours.pop("hf_overrides", {}), **(engine.engine_args.get("hf_overrides") or {})}
+    arguments: dict[str, Any] = {
+        "model": model_path,
+        "dtype": config.model.dtype,
+        "seed": config.workload.seed,
+        # A checkpoint's generation_config.json must not change the sampling unasked.
+        "generation_config": "vllm",
+        "max_logprobs": 20,
+        "worker_extension_cls": parity_settings.EXTENSION,
+        **({"revision": config.model.revision} if config.model.revision else {}),
+        **environment.engine_args,
+        **ours,
+        **engine.engine_args,
+    }
+    if overrides:
+        arguments["hf_overrides"] = overrides
+    return arguments
+
+
+def _hub_variables(config: Config) -> dict[str, str]:
+    """Offline, unless the configuration names a hub model."""
+    if config.model.revision:
+        return {}
+    return {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

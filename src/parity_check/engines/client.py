@@ -1,0 +1,256 @@
+"""The parent's side of the worker: spawn, talk, map failures, kill the whole group."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from parity_check.engines.base import WORKER, EngineSpec
+from parity_check.errors import EngineError, InputError, OutputError, ParityCheckError
+
+Progress = Callable[[str, int, int], None]
+"""Called with (operation, done, total) while an operation runs."""
+
+POLL_S = 0.2
+SHUTDOWN_GRACE_S = 5.0
+LOG_TAIL_LINES = 20
+
+INPUT_KINDS = ("prompt_too_long", "token_out_of_vocabulary", "bad_prompt")
+HINTS = {
+    "vllm_not_installed": "name an interpreter that has vllm, or use `requirement`",
+    "bad_engine_args": "check [{role}.engine_args] in the configuration",
+    "setting_not_applied": 'ask for what this engine can do, or write "default" in '
+    "[{role}.settings] to leave it to the engine",
+    "wrong_family": "V0 exists up to 0.10; set `family` in [{role}] to what is wanted",
+    "out_of_memory": "lower max_model_len, max_num_seqs or gpu_memory_utilization in "
+    "[{role}.engine_args] (on CPU: VLLM_CPU_KVCACHE_SPACE in [{role}.env])",
+    "unsupported": None,
+}
+
+
+class WorkerEngine:
+    """One engine in a worker process of its own interpreter and process group.
+
+    Not thread-safe: one operation at a time. `kill` may be called from any thread.
+    """
+
+    def __init__(
+        self, spec: EngineSpec, job_dir: Path, log: Path, stall_timeout_s: float, progress: Progress
+    ) -> None:
+        self.spec = spec
+        self.description: dict[str, Any] = {}
+        self._job_dir, self._log = job_dir, log
+        self._stall_timeout_s, self._progress = stall_timeout_s, progress
+        self._ids = itertools.count(1)
+        self._buffer = b""
+        self._process, self._replies = self._spawn()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- operations -------------------------------------------------------------------------
+
+    def load(self) -> dict[str, Any]:
+        """Start the engine; returns its description. Raises EngineError."""
+        self.description = self._call(
+            "load",
+            backend=self.spec.backend,
+            engine_args=dict(self.spec.engine_args),
+            family=self.spec.family,
+            settings=self.spec.settings.model_dump(),
+        )
+        return self.description
+
+    def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+        """Token ids of prompts {prompt_id, text | messages}, in their order."""
+        rows = self._bulk("tokenize", prompts)
+        ids = {row["prompt_id"]: row["token_ids"] for row in rows}
+        return [ids[prompt["prompt_id"]] for prompt in prompts]
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token id on its own, for display."""
+        texts: list[str] = self._call("decode", ids=list(ids))["texts"]
+        return texts
+
+    def sample(
+        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> list[dict[str, Any]]:
+        """`generate`, `replay` or `rescore` as one batch; rows in the order of the requests."""
+        rows = {row["sample_id"]: row for row in self._bulk(op, requests, **parameters)}
+        return [rows[request["sample_id"]] for request in requests]
+
+    def close(self) -> None:
+        """End the worker: politely first, then the whole group."""
+        if self._process.poll() is None:
+            with contextlib.suppress(OSError):
+                self._send("shutdown")
+                self._process.wait(SHUTDOWN_GRACE_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the whole process group at once; safe to call again."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    # --- process ------------------------------------------------------------------------------
+
+    def _spawn(self) -> tuple[subprocess.Popen[bytes], int]:
+        try:
+            self._job_dir.mkdir(parents=True, exist_ok=True)
+            log = self._log.open("ab")
+        except OSError as error:
+            raise OutputError(f"cannot write {self._log}: {error.strerror}") from None
+        replies, worker_end = os.pipe()
+        try:
+            with log:
+                process = subprocess.Popen(
+                    [str(self.spec.python), str(WORKER), str(self._job_dir), str(worker_end)],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[worker_end],
+                    cwd=self._job_dir,
+                    env=self._environ(),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            os.close(replies)
+            raise EngineError(
+                f"cannot run {self.spec.python}: {error.strerror}", kind="crashed", log=self._log
+            ) from None
+        finally:
+            os.close(worker_end)
+        return process, replies
+
+    def _environ(self) -> dict[str, str]:
+        """The caller's environment without what would leak its Python into the engine's."""
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
+        }
+        return {
+            **inherited,
+            "PYTHONPATH": str(WORKER / "extension"),
+            "PYTHONNOUSERSITE": "1",
+            "PYTHONUNBUFFERED": "1",
+            **self.spec.environ,
+        }
+
+    # --- protocol -----------------------------------------------------------------------------
+
+    def _bulk(
+        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> Iterator[dict[str, Any]]:
+        name = f"{op}-{next(self._ids)}"
+        source, out = self._job_dir / f"{name}.in.jsonl", self._job_dir / f"{name}.jsonl"
+        try:
+            with source.open("w", encoding="utf-8") as lines:
+                lines.writelines(json.dumps(request) + "\n" for request in requests)
+        except OSError as error:
+            raise OutputError(f"cannot write {source}: {error.strerror}") from None
+        self._call(op, requests=source.name, out=out.name, **parameters)
+        with out.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+    def _send(self, op: str, **payload: Any) -> int:
+        command_id = next(self._ids)
+        assert self._process.stdin is not None
+        line = json.dumps({"id": command_id, "op": op, **payload}) + "\n"
+        self._process.stdin.write(line.encode())
+        self._process.stdin.flush()
+        return command_id
+
+    def _call(self, op: str, **payload: Any) -> dict[str, Any]:
+        try:
+            command_id = self._send(op, **payload)
+        except OSError:
+            raise self._crashed(op) from None
+        for reply in self._read(op):
+            if reply["id"] != command_id:
+                continue
+            if "progress" in reply:
+                progress = reply["progress"]
+                self._progress(op, progress["done"], progress["total"])
+            elif reply["ok"]:
+                result: dict[str, Any] = reply["result"]
+                return result
+            else:
+                raise self._failure(op, reply)
+        raise self._crashed(op)
+
+    def _read(self, op: str) -> Iterator[dict[str, Any]]:
+        """Replies until the worker's end closes; raises EngineError when it hangs."""
+        alive, log_size = time.monotonic(), -1
+        while True:
+            ready, _, _ = select.select([self._replies], [], [], POLL_S)
+            if ready:
+                received = os.read(self._replies, 1 << 16)
+                if not received:
+                    return
+                *lines, self._buffer = (self._buffer + received).split(b"\n")
+                alive = time.monotonic()
+                yield from map(json.loads, lines)
+            elif self._process.poll() is not None:
+                return
+            # A model that loads for minutes says so in its log alone.
+            elif (size := self._log.stat().st_size) != log_size:
+                alive, log_size = time.monotonic(), size
+            elif time.monotonic() - alive > self._stall_timeout_s:
+                self.kill()
+                raise self._error(
+                    f"showed no sign of progress for {self._stall_timeout_s:g} s during {op}",
+                    kind="hung",
+                    hint="raise run.stall_timeout_s if it only needs longer",
+                )
+
+    # --- failures -----------------------------------------------------------------------------
+
+    def _failure(self, op: str, reply: Mapping[str, Any]) -> ParityCheckError:
+        kind, message = reply["kind"], reply["message"]
+        if kind in INPUT_KINDS:
+            return InputError(message, log=self._log)
+        verb = "could not start" if op == "load" else f"failed to {op}"
+        hint = HINTS.get(kind)
+        return self._error(
+            f"{verb}: {message}", kind=kind, hint=hint.format(role=self.spec.role) if hint else None
+        )
+
+    def _crashed(self, op: str) -> EngineError:
+        self.kill()
+        code = self._process.returncode
+        cause = f"exited with code {code}"
+        hint = None
+        if code < 0:
+            cause = f"was killed by {signal.Signals(-code).name}"
+            if -code == signal.SIGKILL:
+                hint = "somebody killed it, or the kernel did for want of memory (see dmesg)"
+        return self._error(f"{cause} during {op}", kind="crashed", hint=hint, with_tail=True)
+
+    def _error(
+        self, what: str, *, kind: str, hint: str | None = None, with_tail: bool = False
+    ) -> EngineError:
+        return EngineError(
+            f"the {self.spec.role} engine ({self.spec.label}) {what}",
+            kind=kind,
+            hint=hint,
+            log=self._log,
+            details=self._log_tail() if with_tail else (),
+        )
+
+    def _log_tail(self) -> tuple[str, ...]:
+        text = self._log.read_text(encoding="utf-8", errors="replace")
+        return tuple(text.splitlines()[-LOG_TAIL_LINES:])

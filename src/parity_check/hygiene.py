@@ -1,0 +1,142 @@
+"""Logprobs that cannot be what they claim: counted by kind, and kept out of every mean."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOOR = -9000.0
+"""Anything at or below this is a stand-in for "no logprob", usually exactly -9999."""
+
+ROUNDING = 1e-5
+"""A log softmax may round to a hair above 0; more than this is not a logprob."""
+
+ZERO_RUN = 4
+"""Shortest run of one-sided exact zeros that is taken for padding."""
+
+ZERO_DISAGREES = -1e-3
+"""The other engine must put the token below this for a zero to be one-sided."""
+
+KINDS: dict[str, str] = {
+    "missing": "the engine returned no logprob for a token it had just sampled; seen once every "
+    "few thousand rollouts in vLLM (SkyRL generate_wire)",
+    "nan": "usually a softmax over garbage: uninitialised KV pages, a bad refit, or a prefix-cache "
+    "hit on a hybrid model; a wrapper may also write NaN for a missing entry",
+    "positive_infinity": "a division by zero probability or temperature somewhere in the wrapper",
+    "negative_infinity": "the sampled token was masked out of the distribution that was scored: "
+    "truncated support on one side, or a row overwritten by another request of the batch",
+    "floor": "-9999 stands for a logprob that was not finite or not there; it passes as a number "
+    "and pins sequence weights at their cap",
+    "positive": "not a logprob: a sentinel such as 1.0 for an invalid position, or a probability",
+    "zero_run": "padding in place of missing logprobs, typically after a text round trip: the "
+    "other engine does not hold these tokens for certain",
+    "wrong_length": "more or fewer logprobs than tokens: an off-by-one from a prompt token, or a "
+    "re-tokenised completion",
+    "top_duplicate": "an id occurs twice among a token's alternatives: the sampled token was "
+    "written over an alternative (vLLM 36660)",
+    "top_missing": "fewer alternatives than for other tokens: entries lost on the way",
+    "sampled_not_returned": "the sampled token is likelier than a returned alternative, yet not "
+    "among them: the ids and the logprobs belong to different positions",
+}
+"""Each kind, and what it usually is."""
+
+
+@dataclass(frozen=True, slots=True)
+class HygieneCount:
+    """How many tokens (samples for `wrong_length`) of one engine show one kind of defect."""
+
+    kind: str
+    engine: str
+    count: int
+    sentence: str
+
+
+def hygiene_counts(engine: str, counts: Mapping[str, int]) -> tuple[HygieneCount, ...]:
+    """One entry a kind that occurred, in the order of KINDS."""
+    return tuple(
+        HygieneCount(kind, engine, counts[kind], sentence)
+        for kind, sentence in KINDS.items()
+        if counts.get(kind, 0)
+    )
+
+
+def count_wrong_lengths(tokens: NDArray[np.int64], logprobs: NDArray[np.int64]) -> int:
+    """Samples (both arrays [S]) that hold another number of logprobs than of tokens."""
+    return int(np.count_nonzero(tokens != logprobs))
+
+
+def looks_clean(logprobs: NDArray[np.float32]) -> bool:
+    """Whether every logprob [n] is a finite, credible number: two cheap passes."""
+    if len(logprobs) == 0:
+        return True
+    # A NaN fails both comparisons, because minimum and maximum hand it on.
+    return bool(logprobs.min() > FLOOR and logprobs.max() <= ROUNDING)
+
+
+def count_values(logprobs: NDArray[np.float32], nulls: int = 0) -> Counter[str]:
+    """Count unusable values of logprobs [n]; `nulls` of its NaN stand for entries not there."""
+    nan = int(np.isnan(logprobs).sum())
+    return Counter(
+        missing=nulls,
+        nan=nan - nulls,
+        positive_infinity=int(np.isposinf(logprobs).sum()),
+        negative_infinity=int(np.isneginf(logprobs).sum()),
+        floor=int(((logprobs <= FLOOR) & np.isfinite(logprobs)).sum()),
+        positive=int(((logprobs > ROUNDING) & np.isfinite(logprobs)).sum()),
+    )
+
+
+def usable_values(logprobs: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which of logprobs [n] may enter a mean."""
+    return (logprobs > FLOOR) & (logprobs <= ROUNDING)
+
+
+def padding(
+    logprobs: NDArray[np.float32], other: NDArray[np.float32], starts: NDArray[np.int64]
+) -> NDArray[np.bool_] | None:
+    """Tokens in runs of exact zeros that the other engine contradicts; None when there is none.
+
+    A zero alone is legitimate, a certain token rounds to it; a run that only one side has is
+    padding. Runs do not cross samples (`starts` [S + 1]).
+    """
+    one_sided = (logprobs == 0.0) & (other < ZERO_DISAGREES)
+    if np.count_nonzero(one_sided) < ZERO_RUN:
+        return None
+    # A run ends where the flag falls or a sample does.
+    breaks = np.ones(len(one_sided) + 1, np.bool_)
+    breaks[1:-1] = one_sided[1:] != one_sided[:-1]
+    breaks[starts[:-1]] = True
+    edges = np.flatnonzero(breaks)
+    lengths = np.diff(edges)
+    padded = one_sided & np.repeat(lengths >= ZERO_RUN, lengths)
+    return padded if padded.any() else None
+
+
+def count_alternatives(
+    ids: NDArray[np.int32],
+    logprobs: NDArray[np.float32],
+    token_ids: NDArray[np.int32] | None,
+    sampled_logprobs: NDArray[np.float32],
+) -> Counter[str]:
+    """Count defects of the alternatives (`ids` and `logprobs` [n, k]).
+
+    An entry that is not there has a negative id or a NaN; -inf is legitimate where the support was
+    truncated. With `token_ids` [n], the sampled token must be returned when it is likelier than
+    the least likely alternative.
+    """
+    there = (ids >= 0) & ~np.isnan(logprobs)
+    twice = np.zeros(len(ids), np.bool_)
+    for shift in range(1, ids.shape[1]):
+        same = (ids[:, shift:] == ids[:, :-shift]) & there[:, shift:] & there[:, :-shift]
+        if same.any():
+            twice |= same.any(axis=1)
+    counts = Counter(top_duplicate=int(twice.sum()), top_missing=int((~there.all(axis=1)).sum()))
+    if token_ids is not None:
+        least = np.where(there, logprobs, np.inf).min(axis=1)
+        found = ((ids == token_ids[:, None]) & there).any(axis=1)
+        counts["sampled_not_returned"] = int((~found & (sampled_logprobs > least)).sum())
+    return counts

@@ -1,0 +1,103 @@
+"""Match two traces token by token; refuse, naming the first mismatch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+
+import numpy as np
+
+from parity_check.errors import TraceMismatchError
+from parity_check.metrics import PairedChunk
+from parity_check.trace import SampleBatch, TraceHeader
+
+
+class Index:
+    """Numbers for names, in the order of their first appearance."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, int] = {}
+
+    def number(self, names: Iterable[str]) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+        table = self.names
+        return np.fromiter((table.setdefault(name, len(table)) for name in names), dtype=np.int32)
+
+
+def check_headers(behaviour: TraceHeader, evaluating: TraceHeader) -> None:
+    """Refuse two traces whose logprobs cannot mean the same thing. Raises TraceMismatchError."""
+    if evaluating.replayed_from != behaviour.token_digest:
+        replayed = evaluating.replayed_from
+        raise TraceMismatchError(
+            "the evaluating trace was not replayed from this behaviour trace: it names token "
+            f"digest {replayed[:12] if replayed else 'none'}, expected "
+            f"{behaviour.token_digest[:12]}",
+            hint="replay it with `parity-check replay --trace`",
+        )
+    for key in sorted({*behaviour.model, *evaluating.model}):
+        left, right = behaviour.model.get(key), evaluating.model.get(key)
+        if left != right:
+            raise TraceMismatchError(f"the traces are of different models: {key}: {left} ≠ {right}")
+    for field in ("logprob_path", "logprob_distribution"):
+        left, right = getattr(behaviour, field), getattr(evaluating, field)
+        if left != right:
+            name = field.replace("_", " ")
+            raise TraceMismatchError(f"the traces differ in {name}: {left} ≠ {right}")
+    for key in sorted({*behaviour.sampling, *evaluating.sampling}):
+        left, right = behaviour.sampling.get(key), evaluating.sampling.get(key)
+        if left != right:
+            raise TraceMismatchError(f"the traces differ in {key}: {left} ≠ {right}")
+
+
+def pair(
+    behaviour: Iterable[SampleBatch],
+    evaluating: Iterable[SampleBatch],
+    prompts: Index,
+    groups: Index,
+) -> Iterator[PairedChunk]:
+    """Pair batch by batch; `prompts` and `groups` collect the names behind the numbers.
+
+    Raises TraceMismatchError at the first sample or token that differs.
+    """
+    for left, right in zip_longest(behaviour, evaluating):
+        if left is None or right is None:
+            raise TraceMismatchError("one trace has more samples than the other")
+        _check_batch(left, right)
+        topk = None not in (
+            left.top_token_ids,
+            left.top_logprobs,
+            right.top_token_ids,
+            right.top_logprobs,
+        )
+        yield PairedChunk(
+            behaviour_logprob=left.logprobs,
+            evaluating_logprob=right.logprobs,
+            starts=left.starts,
+            cluster=prompts.number(left.prompt_ids),
+            group=groups.number(left.prompt_groups),
+            behaviour_top_ids=left.top_token_ids if topk else None,
+            behaviour_top_logprobs=left.top_logprobs if topk else None,
+            evaluating_top_ids=right.top_token_ids if topk else None,
+            evaluating_top_logprobs=right.top_logprobs if topk else None,
+        )
+
+
+def _check_batch(left: SampleBatch, right: SampleBatch) -> None:
+    for ours, theirs in zip_longest(left.sample_ids, right.sample_ids):
+        if ours != theirs:
+            raise TraceMismatchError(f"sample {ours} meets sample {theirs}: other samples or order")
+    if not np.array_equal(left.starts, right.starts):
+        sample = int(np.argmax(left.starts[1:] != right.starts[1:]))
+        raise TraceMismatchError(
+            f"sample {left.sample_ids[sample]}: {np.diff(left.starts)[sample]} tokens meet "
+            f"{np.diff(right.starts)[sample]}"
+        )
+    unequal = left.token_ids != right.token_ids
+    if unequal.any():
+        token = int(np.argmax(unequal))
+        sample = int(np.searchsorted(left.starts, token, side="right")) - 1
+        raise TraceMismatchError(
+            f"sample {left.sample_ids[sample]}, token {token - int(left.starts[sample])}: "
+            f"id {left.token_ids[token]} meets id {right.token_ids[token]}"
+        )
+    if left.prompt_digest != right.prompt_digest:
+        raise TraceMismatchError("the prompts' token ids differ between the traces")

@@ -1,0 +1,130 @@
+"""Sampling and scoring on an engine: requests in, samples out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from parity_check.config import Workload
+from parity_check.engines.client import WorkerEngine
+from parity_check.errors import InputError
+from parity_check.prompts import Prompt
+from parity_check.trace import Sample
+
+LogprobOperation = Literal["replay", "rescore"]
+
+
+def tokenize(engine: WorkerEngine, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Token ids of every prompt, with the engine's own tokenizer where they are not given."""
+    texts = [
+        {"prompt_id": prompt.prompt_id, "text": prompt.text, "messages": prompt.messages}
+        for prompt in prompts
+        if prompt.token_ids is None
+    ]
+    encoded = iter(engine.tokenize(texts) if texts else [])
+    return [prompt.token_ids or next(encoded) for prompt in prompts]
+
+
+def check_same_ids(
+    prompts: Sequence[Prompt], reference: Sequence[list[int]], candidate: Sequence[list[int]]
+) -> None:
+    """Refuse two tokenizers that disagree. Raises InputError naming the first difference."""
+    for prompt, left, right in zip(prompts, reference, candidate, strict=True):
+        if left == right:
+            continue
+        place = next(
+            (i for i, pair in enumerate(zip(left, right, strict=False)) if pair[0] != pair[1]),
+            min(len(left), len(right)),
+        )
+        found = [str(ids[place]) if place < len(ids) else "no token" for ids in (left, right)]
+        raise InputError(
+            f"prompt {prompt.prompt_id}: the engines' tokenizers differ at token {place}: "
+            f"{found[0]} in the reference, {found[1]} in the candidate",
+            hint="give `prompt_token_ids` in the prompts file, or align the tokenizers",
+        )
+
+
+def generate(
+    engine: WorkerEngine,
+    prompts: Sequence[Prompt],
+    token_ids: Sequence[list[int]],
+    workload: Workload,
+) -> list[Sample]:
+    """Sample every prompt `samples_per_prompt` times, in one batch."""
+    requests = [
+        {
+            "sample_id": f"{prompt.prompt_id}/{index}",
+            "prompt_id": prompt.prompt_id,
+            "prompt_group": prompt.group,
+            "sample_index": index,
+            "prompt_token_ids": ids,
+        }
+        for prompt, ids in zip(prompts, token_ids, strict=True)
+        for index in range(workload.samples_per_prompt)
+    ]
+    rows = engine.sample(
+        "generate",
+        requests,
+        sampling=workload.sampling(),
+        max_tokens=workload.max_tokens,
+        ignore_eos=workload.ignore_eos,
+        top_logprobs=workload.top_logprobs,
+    )
+    return [
+        Sample(
+            **request,
+            completion_token_ids=row["token_ids"],
+            finish_reason=row["finish_reason"],
+            seed=None,
+            policy_version=None,
+            text=row["text"],
+            **_logprob_columns(row),
+        )
+        for request, row in zip(requests, rows, strict=True)
+    ]
+
+
+def score(
+    engine: WorkerEngine,
+    operation: LogprobOperation,
+    samples: Iterable[Sample],
+    sampling: Mapping[str, float | int],
+    top_logprobs: int,
+) -> list[Sample]:
+    """The same samples with this engine's logprobs: through decode, or through prefill."""
+    originals = list(samples)
+    requests = [
+        {
+            "sample_id": sample.sample_id,
+            "prompt_token_ids": list(sample.prompt_token_ids),
+            "completion_token_ids": list(sample.completion_token_ids),
+        }
+        for sample in originals
+    ]
+    rows = engine.sample(operation, requests, sampling=dict(sampling), top_logprobs=top_logprobs)
+    return [
+        replace(original, **_logprob_columns(row))
+        for original, row in zip(originals, rows, strict=True)
+    ]
+
+
+def vocabulary(engine: WorkerEngine, samples: Iterable[Sample]) -> dict[int, str]:
+    """The text of every token id that occurs in the samples."""
+    ids = sorted(
+        {
+            token
+            for sample in samples
+            for token in (*sample.prompt_token_ids, *sample.completion_token_ids)
+        }
+    )
+    return dict(zip(ids, engine.decode(ids), strict=True))
+
+
+def _logprob_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    recorded = bool(row["top_token_ids"]) and bool(row["top_token_ids"][0])
+    return {
+        "logprobs": row["logprobs"],
+        "top_token_ids": row["top_token_ids"] if recorded else None,
+        "top_logprobs": row["top_logprobs"] if recorded else None,
+    }

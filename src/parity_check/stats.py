@@ -1,0 +1,299 @@
+"""Estimates with honest intervals: cluster-robust means, quantiles, bootstrap, sample sizes.
+
+Tokens of one prompt are not independent, so every interval here is clustered by prompt: the
+sandwich error of a ratio of sums with t(G - 1) (Miller, arXiv 2411.00640), Woodruff's interval
+for quantiles (JASA 1952), the BCa bootstrap for the effective sample size, the rule of three
+when nothing happened at all.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+
+FEWEST_CLUSTERS = 8
+"""Below this no interval is given: t(G - 1) itself is then too uncertain to be trusted."""
+
+FOLDS = 128
+"""Clusters are dealt into at most this many random groups where a method would otherwise need
+memory or time for each cluster; a group of whole clusters is as independent as a cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One number with its unit, its size and its uncertainty.
+
+    `ci_low` and `ci_high` are None when no interval can be given; `note` then says why. `n` counts
+    the tokens or the sequences that the value averages, `clusters` the prompts they come from.
+    """
+
+    name: str
+    sampled_by: str
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    level: float
+    n: int
+    clusters: int
+    unit: str
+    note: str = ""
+
+    def map(self, function: Callable[[float], float]) -> Estimate:
+        """Give the estimate of an increasing `function` of this one."""
+        return replace(
+            self,
+            value=function(self.value),
+            ci_low=None if self.ci_low is None else function(self.ci_low),
+            ci_high=None if self.ci_high is None else function(self.ci_high),
+        )
+
+
+def t_quantile(clusters: int, level: float) -> float:
+    """Half-width of a two-sided interval in standard errors, with `clusters` - 1 degrees."""
+    return float(special.stdtrit(clusters - 1, 0.5 + level / 2))
+
+
+def ratio_of_sums(sums: Floats, weights: Floats) -> tuple[float, float]:
+    """Mean and its cluster-robust standard error.
+
+    `sums` [G] holds each cluster's sum and `weights` [G] its size; mean M = sum(s) / sum(w) and
+    SE^2 = G / (G - 1) * sum((s - M w)^2) / sum(w)^2. The error is NaN for a single cluster.
+    """
+    total = float(weights.sum())
+    mean = float(sums.sum()) / total
+    clusters = len(sums)
+    if clusters < 2:
+        return mean, math.nan
+    squares = float(np.square(sums - mean * weights).sum())
+    return mean, math.sqrt(clusters / (clusters - 1) * squares) / total
+
+
+def design_effect(sums: Floats, squares: Floats, weights: Floats) -> float:
+    """By how much clustering inflates the variance of a token mean; at least 1.
+
+    `sums` and `squares` [G] are each cluster's sum of a value and of its square.
+    """
+    mean, error = ratio_of_sums(sums, weights)
+    total = float(weights.sum())
+    variance = float(squares.sum()) / total - mean * mean
+    if not (variance > 0.0 and error > 0.0):
+        return 1.0
+    return max(1.0, error * error / (variance / total))
+
+
+def rule_of_three(effective_n: float, level: float) -> float:
+    """Upper bound of a share of which no instance was seen: -ln(1 - level) / n, 3 / n at 95 %."""
+    return min(1.0, -math.log1p(-level) / effective_n)
+
+
+def mean_estimate(
+    name: str,
+    unit: str,
+    sums: Floats,
+    weights: Floats,
+    *,
+    sampled_by: str,
+    level: float,
+    lowest: float = -math.inf,
+    highest: float = math.inf,
+) -> Estimate:
+    """Estimate a mean with the interval M ± t(G - 1) SE, cut at what the metric can be.
+
+    `sums` and `weights` [G] are per cluster; clusters of no weight do not count. Raises ValueError
+    when no cluster has any.
+    """
+    present = weights > 0
+    sums, weights = sums[present], weights[present]
+    clusters = len(weights)
+    if clusters == 0:
+        raise ValueError(f"{name}: a mean over nothing")
+    mean, error = ratio_of_sums(sums, weights)
+    low = high = None
+    note = too_few_clusters(clusters)
+    if not note:
+        half = t_quantile(clusters, level) * error
+        low, high = max(mean - half, lowest), min(mean + half, highest)
+    return Estimate(
+        name, sampled_by, mean, low, high, level, round(weights.sum()), clusters, unit, note
+    )
+
+
+def share_estimate(
+    name: str,
+    sums: Floats,
+    weights: Floats,
+    *,
+    sampled_by: str,
+    level: float,
+    effective_n: float,
+) -> Estimate:
+    """Estimate a share; with no instance, or nothing but instances, by the rule of three.
+
+    `effective_n` is the count over its design effect. It is needed from outside because a share
+    of exactly 0 or 1 shows no spread from which to compute an error.
+    """
+    estimate = mean_estimate(
+        name, "share", sums, weights, sampled_by=sampled_by, level=level, lowest=0.0, highest=1.0
+    )
+    if estimate.ci_low is None or 0.0 < estimate.value < 1.0:
+        return estimate
+    bound = rule_of_three(effective_n, level)
+    seen = "no instance" if estimate.value == 0.0 else "no exception"
+    note = f"{seen} in {estimate.n:,}: rule of three on an effective {effective_n:,.0f}"
+    if estimate.value == 0.0:
+        return replace(estimate, ci_low=0.0, ci_high=bound, note=note)
+    return replace(estimate, ci_low=1.0 - bound, ci_high=1.0, note=note)
+
+
+def too_few_clusters(clusters: int) -> str:
+    """Say why there is no interval, or nothing when there are clusters enough."""
+    if clusters >= FEWEST_CLUSTERS:
+        return ""
+    return f"no interval: {clusters} prompts, at least {FEWEST_CLUSTERS} are needed"
+
+
+def fold(rows: Floats) -> Floats:
+    """Deal the clusters (rows of [G, …]) into at most FOLDS groups and sum each group."""
+    folded = np.zeros((min(len(rows), FOLDS), *rows.shape[1:]))
+    for start in range(0, len(rows), FOLDS):
+        part = rows[start : start + FOLDS]
+        folded[: len(part)] += part
+    return folded
+
+
+def effective_sample_size(
+    counts: Floats, ratios: Floats, squares: Floats, *, sampled_by: str, level: float, seed: int
+) -> Estimate:
+    """ESS as a share, (sum r)^2 / (n sum r^2) (Kish 1965), with a BCa interval over clusters.
+
+    The arguments [G] are each cluster's token count, sum of ratios and sum of squared ratios.
+    """
+    present = counts > 0
+    folded = fold(np.stack([counts[present], ratios[present], squares[present]], axis=1))
+    clusters = int(present.sum())
+
+    def share(n: Floats, r: Floats, rr: Floats, axis: int = -1) -> Floats:
+        return r.sum(axis) ** 2 / (n.sum(axis) * rr.sum(axis))
+
+    # Rounding may lift a share of exactly one above it.
+    value = min(1.0, float(share(*folded.T)))
+    n = round(counts.sum())
+    note = too_few_clusters(clusters)
+    low = high = None
+    if not note and np.ptp(folded[:, 1] / folded[:, 0]) == 0 and value == 1.0:
+        low = high = 1.0
+    elif not note:
+        low, high = _bca(folded, share, level, seed)
+        note = "" if low is not None else "no interval: the bootstrap is degenerate"
+    return Estimate("ess", sampled_by, value, low, high, level, n, clusters, "share", note)
+
+
+def _bca(
+    rows: Floats, statistic: Callable[..., Floats], level: float, seed: int
+) -> tuple[float | None, float | None]:
+    # Imported here: scipy.stats alone takes longer to import than everything else together.
+    from scipy.stats import bootstrap
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a degenerate bootstrap is reported as NaN, seen below
+        result = bootstrap(
+            tuple(rows.T),
+            statistic,
+            paired=True,
+            vectorized=True,
+            n_resamples=1999,
+            confidence_level=level,
+            method="BCa",
+            random_state=np.random.default_rng(seed),
+        )
+    low, high = (float(edge) for edge in result.confidence_interval)
+    if math.isnan(low) or math.isnan(high):
+        return None, None
+    return max(0.0, low), min(1.0, high)
+
+
+# A magnitude's bin is its float32 without the lowest 16 bits (128 bins an octave): no logarithm,
+# the same on every machine, mergeable, and the middle of a bin is within 0.4 % of its members.
+_BIN_SHIFT = 16
+_FIRST_BIN = (127 - 32) << 7
+BINS = (32 + 14) << 7
+
+
+def magnitude_bins(magnitudes: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Histogram bin of each |x| (float32 [n]); everything below 2^-32 shares bin 0, as zero."""
+    bits = magnitudes.view(np.int32) >> _BIN_SHIFT
+    return np.clip(bits - _FIRST_BIN, 0, BINS - 1)
+
+
+def bin_middle(index: int) -> float:
+    """The value that stands for a bin; 0 for the lowest."""
+    if index == 0:
+        return 0.0
+    edges = (np.array([index, index + 1], np.int32) + np.int32(_FIRST_BIN)) << _BIN_SHIFT
+    return float(edges.view(np.float32).mean(dtype=np.float64))
+
+
+def quantile_estimate(
+    probability: float,
+    histogram: Ints,
+    maximum: float,
+    clusters: int,
+    *,
+    sampled_by: str,
+    level: float,
+) -> Estimate:
+    """A quantile of |Δ| from histograms, with Woodruff's interval.
+
+    `histogram` [folds, BINS] counts the tokens of each group of clusters; `maximum` is the exact
+    largest magnitude. The interval is that of the share below the quantile, read back through
+    the distribution; no random numbers.
+    """
+    total = histogram.sum(axis=0)
+    cumulative = np.cumsum(total)
+    n = int(cumulative[-1])
+
+    def at(share: float) -> float:
+        if share >= 1.0:
+            return maximum
+        rank = max(1, math.ceil(share * n))
+        return min(bin_middle(int(np.searchsorted(cumulative, rank))), maximum)
+
+    index = int(np.searchsorted(cumulative, max(1, math.ceil(probability * n))))
+    note = too_few_clusters(clusters)
+    low = high = None
+    if not note:
+        sizes = histogram.sum(axis=1).astype(np.float64)
+        below = histogram[:, : index + 1].sum(axis=1).astype(np.float64)
+        present = sizes > 0
+        _, error = ratio_of_sums(below[present], sizes[present])
+        half = t_quantile(int(present.sum()), level) * error
+        low, high = at(max(0.0, probability - half)), at(probability + half)
+        if probability + half >= 1.0:
+            note = "the upper end is the largest value seen: the tail holds too few tokens"
+    return Estimate(
+        f"abs_log_ratio_p{100 * probability:g}", sampled_by, at(probability), low, high,
+        level, n, clusters, "nats", note,
+    )  # fmt: skip
+
+
+def prompts_needed(spread: float, distance: float) -> int | None:
+    """Prompts that settle a verdict: (3.6 s / d)^2, for a 90 % chance of parity at zero drift.
+
+    `spread` is the standard deviation of a cluster's mean, `distance` how far the estimate is from
+    its limit; 3.6 = 1.96 + 1.645 (two one-sided tests). None when it is on the limit: no number
+    of prompts will do.
+    """
+    if distance <= 0.0:
+        return None
+    needed = (3.6 * spread / distance) ** 2
+    return math.ceil(needed) if needed < 1e9 else None

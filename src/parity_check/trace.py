@@ -1,0 +1,276 @@
+"""Traces: rollouts on disk, with their provenance. Parquet, one row a sample."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity_check.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+SCHEMA_VERSION = 1
+METADATA_KEY = b"parity_check"
+VOCABULARY_KEY = b"parity_check_vocabulary"
+ROWS_PER_GROUP = 1024
+
+LogprobPath = Literal["decode", "prefill"]
+Distribution = Literal["processed", "raw"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion of one prompt.
+
+    `logprobs[t]` (nats) belongs to `completion_token_ids[t]`; None is a logprob that the engine
+    did not return. `top_token_ids[t]` are the most likely ids, by rank.
+    """
+
+    sample_id: str
+    prompt_id: str
+    sample_index: int
+    prompt_group: str
+    prompt_token_ids: Sequence[int]
+    completion_token_ids: Sequence[int]
+    logprobs: Sequence[float | None]
+    top_token_ids: Sequence[Sequence[int]] | None
+    top_logprobs: Sequence[Sequence[float]] | None
+    finish_reason: str | None
+    seed: int | None
+    policy_version: int | None
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceHeader:
+    """Where a trace comes from. Stored as JSON in the Parquet schema's metadata.
+
+    `token_digest` is the SHA-256 of all sample ids and token ids in order; a replayed trace names
+    the digest that it was replayed from.
+    """
+
+    run_id: str
+    created_utc: str
+    command: str
+    sampled_by: str
+    evaluated_by: str
+    engine: dict[str, Any]
+    model: dict[str, Any]
+    sampling: dict[str, float | int | bool]
+    logprob_path: LogprobPath
+    logprob_distribution: Distribution
+    host: dict[str, Any]
+    config: dict[str, Any]
+    replayed_from: str | None = None
+    token_digest: str = ""
+    samples: int = 0
+    tokens: int = 0
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBatch:
+    """Whole samples as flat columns: sample s owns tokens `starts[s]:starts[s + 1]`.
+
+    `logprobs` holds NaN where the engine returned none. The top-k arrays are [tokens, k], absent
+    when k was not recorded or differs from token to token.
+    """
+
+    sample_ids: list[str]
+    prompt_ids: list[str]
+    prompt_groups: list[str]
+    prompt_digest: bytes
+    starts: NDArray[np.int64]
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    top_token_ids: NDArray[np.int32] | None
+    top_logprobs: NDArray[np.float32] | None
+
+
+def token_digest(samples: Iterable[Sample]) -> str:
+    """SHA-256 over sample ids, prompt ids and completion ids, in order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample.sample_id.encode() + b"\0")
+        for ids in (sample.prompt_token_ids, sample.completion_token_ids):
+            digest.update(len(ids).to_bytes(8, "little"))
+            digest.update(np.asarray(ids, dtype="<i4").tobytes())
+    return digest.hexdigest()
+
+
+def write_trace(
+    path: Path, samples: Sequence[Sample], header: TraceHeader, vocabulary: Mapping[int, str]
+) -> TraceHeader:
+    """Write atomically; returns the header with its counts and digest filled in.
+
+    `vocabulary` gives the text of every token id that occurs, for display.
+    Raises OutputError when the file cannot be written; nothing that looks whole is left behind.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    header = replace(
+        header,
+        token_digest=token_digest(samples),
+        samples=len(samples),
+        tokens=sum(len(sample.completion_token_ids) for sample in samples),
+    )
+    metadata = {
+        METADATA_KEY: json.dumps(asdict(header)).encode(),
+        VOCABULARY_KEY: json.dumps(dict(vocabulary)).encode(),
+    }
+    schema = _schema().with_metadata(metadata)
+    rows = [
+        {field.name: getattr(sample, field.name) for field in fields(Sample)} for sample in samples
+    ]
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=schema),
+            partial,
+            compression="zstd",
+            row_group_size=ROWS_PER_GROUP,
+        )
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+    return header
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    full = error.errno == errno.ENOSPC
+    reason = "no space left on the device" if full else (error.strerror or str(error))
+    hint = "free some space, or choose another place with --out" if full else None
+    return OutputError(f"cannot write {path}: {reason}", hint=hint)
+
+
+def read_header(path: Path) -> TraceHeader:
+    """The provenance, without the data. Raises InputError on anything that is no trace."""
+    return _header(_open(path), path)
+
+
+class Trace:
+    """A trace on disk: the header at once, the samples a row group at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _open(path)
+        self.header = _header(self._file, path)
+        if self._file.metadata.num_rows == 0:
+            raise InputError(f"{path}: the trace has no samples")
+
+    def vocabulary(self) -> dict[int, str]:
+        """The text of every token id that occurs in the trace."""
+        raw = (self._file.schema_arrow.metadata or {}).get(VOCABULARY_KEY, b"{}")
+        return {int(token): text for token, text in json.loads(raw).items()}
+
+    def samples(self) -> Iterator[Sample]:
+        for index in range(self._file.num_row_groups):
+            for row in self._file.read_row_group(index).to_pylist():
+                yield Sample(**row)
+
+    def batches(self) -> Iterator[SampleBatch]:
+        for index in range(self._file.num_row_groups):
+            yield _batch(self._file.read_row_group(index))
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    ids, logprobs = pa.list_(pa.int32()), pa.list_(pa.float32())
+    return pa.schema(
+        [
+            pa.field("sample_id", pa.string(), nullable=False),
+            pa.field("prompt_id", pa.string(), nullable=False),
+            pa.field("sample_index", pa.int32(), nullable=False),
+            pa.field("prompt_group", pa.string(), nullable=False),
+            pa.field("prompt_token_ids", ids, nullable=False),
+            pa.field("completion_token_ids", ids, nullable=False),
+            pa.field("logprobs", logprobs, nullable=False),
+            pa.field("top_token_ids", pa.list_(ids)),
+            pa.field("top_logprobs", pa.list_(logprobs)),
+            pa.field("finish_reason", pa.string()),
+            pa.field("seed", pa.int64()),
+            pa.field("policy_version", pa.int64()),
+            pa.field("text", pa.string()),
+        ]
+    )
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except OSError as error:
+        raise InputError(f"cannot read the trace {path}: {error.strerror or error}") from None
+    except pa.ArrowInvalid:
+        raise InputError(f"{path}: not a Parquet file, or cut short") from None
+
+
+def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
+    raw = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        raise InputError(f"{path}: a Parquet file, but not a parity-check trace")
+    fields_read = json.loads(raw)
+    version = fields_read.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: trace schema {version}, this parity-check reads {SCHEMA_VERSION}",
+            hint="record it again, or use the parity-check version that wrote it",
+        )
+    return TraceHeader(**fields_read)
+
+
+def _batch(table: pa.Table) -> SampleBatch:
+    import pyarrow as pa
+
+    table = table.combine_chunks()
+
+    def column(name: str) -> Any:
+        chunked = table.column(name)
+        return chunked.chunk(0) if chunked.num_chunks else pa.array([], type=chunked.type)
+
+    completion, logprobs = column("completion_token_ids"), column("logprobs")
+    starts = np.asarray(completion.offsets, dtype=np.int64)
+    if not np.array_equal(starts, np.asarray(logprobs.offsets, dtype=np.int64)):
+        raise InputError("a sample has another number of logprobs than of completion tokens")
+    prompts = column("prompt_token_ids")
+    digest = hashlib.sha256(np.asarray(prompts.offsets).tobytes())
+    digest.update(np.asarray(prompts.flatten()).tobytes())
+    return SampleBatch(
+        sample_ids=column("sample_id").to_pylist(),
+        prompt_ids=column("prompt_id").to_pylist(),
+        prompt_groups=column("prompt_group").to_pylist(),
+        prompt_digest=digest.digest(),
+        starts=starts - starts[0],
+        token_ids=completion.flatten().to_numpy(zero_copy_only=False),
+        logprobs=logprobs.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False),
+        top_token_ids=_rectangle(column("top_token_ids"), np.int32),
+        top_logprobs=_rectangle(column("top_logprobs"), np.float32),
+    )
+
+
+def _rectangle(column: Any, dtype: type[np.generic]) -> NDArray[Any] | None:
+    """[tokens, k] from a list<list<…>> column, or None where k varies or nothing was recorded."""
+    if column.null_count:
+        return None
+    rows = column.flatten()
+    widths = np.diff(np.asarray(rows.offsets))
+    if len(widths) == 0 or widths[0] == 0 or (widths != widths[0]).any():
+        return None
+    flat = rows.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+    return flat.reshape(-1, int(widths[0]))
