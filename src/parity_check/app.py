@@ -11,7 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from parity_check import checkpoint, provenance, rollouts
+from parity_check.analysis import analyse, judgement, repeat_name, replayed_name, sampled_name
 from parity_check.config import OTHER, ROLES, SHAPING, Config, Role, dump_config
 from parity_check.console import Activity, Console
 from parity_check.engines import environment
@@ -19,11 +22,13 @@ from parity_check.engines.base import EngineSpec, engine_spec
 from parity_check.engines.client import Progress, WorkerEngine
 from parity_check.engines.pool import EnginePool
 from parity_check.engines.settings import distribution_in_force
-from parity_check.errors import ConfigError, ParityCheckError
+from parity_check.errors import ExitCode, TraceMismatchError
 from parity_check.prompts import Prompt, read_prompts
+from parity_check.report import json as json_report
+from parity_check.report import text as text_report
 from parity_check.rollouts import LogprobOperation
 from parity_check.run import RunDirectory
-from parity_check.trace import LogprobPath, Sample, Trace, TraceHeader, write_trace
+from parity_check.trace import LogprobPath, Trace, TraceHeader, read_header, write_trace
 
 PATH_OF: Mapping[LogprobOperation, LogprobPath] = {"replay": "decode", "rescore": "prefill"}
 
@@ -79,6 +84,111 @@ def _shower(activity: Activity, role: Role) -> Progress:
     return lambda operation, done, total: activity.update(role, operation, done, total)
 
 
+def compare(config: Config, console: Console) -> ExitCode:
+    """Record, replay, measure, report: the main job."""
+    judgement(config)
+    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    with RunDirectory(Path(config.run.out), dump_config(config)) as run:
+        with session(config, ROLES, run, console) as live:
+            ids = tokenize_prompts(live, prompts)
+            samplers = config.workload.samplers()
+            live.engines.run(
+                {role: partial(_sample, live, run.path, prompts, ids) for role in samplers}
+            )
+            live.engines.run({OTHER[role]: partial(_evaluate, live, run.path) for role in samplers})
+        report = analyse(run.path, config)
+    run.write("report.json", json_report.render(report))
+    console.data(text_report.render(report))
+    return report.exit_code
+
+
+def _sample(
+    session: Session,
+    directory: Path,
+    prompts: Sequence[Prompt],
+    token_ids: Sequence[list[int]],
+    engine: WorkerEngine,
+) -> None:
+    """An engine's own rollouts, and its A/A runs on them."""
+    role = engine.spec.role
+    sampled = directory / sampled_name(role)
+    record_trace(session, prompts, token_ids, sampled, engine)
+    _repeat(session, sampled, directory, engine)
+
+
+def _evaluate(session: Session, directory: Path, engine: WorkerEngine) -> None:
+    """The other engine's rollouts on this one; its A/A runs too where it sampled nothing itself."""
+    sampler = OTHER[engine.spec.role]
+    replayed = directory / replayed_name(sampler)
+    score_trace(session, "replay", directory / sampled_name(sampler), replayed, engine)
+    if engine.spec.role not in session.config.workload.samplers():
+        _repeat(session, replayed, directory, engine)
+
+
+def _repeat(session: Session, source: Path, directory: Path, engine: WorkerEngine) -> None:
+    for number in range(1, session.config.workload.repeats + 1):
+        path = directory / repeat_name(engine.spec.role, number)
+        score_trace(session, "replay", source, path, engine, shuffle=number)
+
+
+def record(config: Config, role: Role, path: Path, console: Console) -> None:
+    """Sample rollouts with one engine into a trace."""
+    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    with (
+        RunDirectory(Path(config.run.out), dump_config(config)) as run,
+        session(config, [role], run, console) as live,
+    ):
+        ids = tokenize_prompts(live, prompts)
+        job = partial(record_trace, live, prompts, ids, path)
+        header = live.engines.run({role: job})[role]
+    console.say(f"wrote {path}: {header.samples} samples, {header.tokens} tokens")
+
+
+def replay(
+    config: Config,
+    role: Role,
+    operation: LogprobOperation,
+    source: Path,
+    path: Path,
+    console: Console,
+) -> None:
+    """Put a trace's tokens through one engine, into another trace."""
+    read_header(source)
+    with (
+        RunDirectory(Path(config.run.out), dump_config(config)) as run,
+        session(config, [role], run, console) as live,
+    ):
+        _check_model(live, source)
+        job = partial(score_trace, live, operation, source, path)
+        header = live.engines.run({role: job})[role]
+    console.say(f"wrote {path}: {header.samples} samples, {header.tokens} tokens")
+
+
+def _check_model(session: Session, source: Path) -> None:
+    recorded, loaded = read_header(source).model, session.model
+    for key in recorded:
+        if recorded[key] != loaded.get(key):
+            raise TraceMismatchError(
+                f"{source} was recorded with another model: {key}: "
+                f"{recorded[key]} ≠ {loaded.get(key)}"
+            )
+
+
+def dry_run(config: Config, console: Console) -> None:
+    """Print the resolved configuration and say what would be provisioned."""
+    judgement(config)
+    for role in ROLES:
+        engine = config.engine(role)
+        if engine.kind == "vllm":
+            plan = environment.plan(
+                python=engine.python,
+                requirement=engine.requirement,
+                cache=environment.default_cache(),
+            )
+            console.say(f"{role}: {plan.state}, {plan.location}")
+    console.data(tomli_w.dumps(dump_config(config)))
+
+
 def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Start all engines, check how they read the model, tokenize, insist that they agree."""
     written = checkpoint.read_config(session.model_path)
@@ -111,7 +221,12 @@ def record_trace(
 
 
 def score_trace(
-    session: Session, operation: LogprobOperation, source: Path, path: Path, engine: WorkerEngine
+    session: Session,
+    operation: LogprobOperation,
+    source: Path,
+    path: Path,
+    engine: WorkerEngine,
+    shuffle: int | None = None,
 ) -> TraceHeader:
     """Put a trace's tokens through one engine and write its logprobs as another trace."""
     trace = Trace(source)
@@ -121,6 +236,7 @@ def score_trace(
         trace.samples(),
         {k: v for k, v in trace.header.sampling.items() if k in SHAPING},
         session.config.workload.top_logprobs,
+        shuffle,
     )
     header = _header(
         session,

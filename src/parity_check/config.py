@@ -92,6 +92,8 @@ class Workload(Table):
     seed: int = 1234
     """Seeds each engine; requests carry no seed of their own (V1 on CPU dies of that)."""
     sampled_by: Literal["both", "reference", "candidate"] = "both"
+    repeats: Annotated[int, Field(ge=0)] = 1
+    """A/A runs of each engine, in another batch order and composition."""
 
     @model_validator(mode="after")
     def _top_k_off_is_minus_one(self) -> Self:
@@ -104,8 +106,37 @@ class Workload(Table):
         return {name: getattr(self, name) for name in SHAPING}
 
     def samplers(self) -> tuple[Role, ...]:
-        """The behaviour engines, in the order in which they sample."""
+        """The engines that sample."""
         return ROLES if self.sampled_by == "both" else (self.sampled_by,)
+
+
+class ObjectiveConfig(Table):
+    """Whose clip rate is estimated; the others are in the JSON report."""
+
+    kind: str = "grpo"
+    epsilon_low: float | None = None
+    epsilon_high: float | None = None
+    positive_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of tokens with a positive advantage; an engine comparison cannot know it."""
+
+
+class GatesConfig(BaseModel):
+    """A profile, and any metric's own limit by its name, e.g. `k3_kl = 1e-3`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, float] = Field(init=False)
+
+    profile: str = "standard"
+
+    def overrides(self) -> dict[str, float]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class StatsConfig(Table):
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    cluster_by: Literal["prompt", "sample"] = "prompt"
+    tail_threshold: Annotated[float, Field(gt=0)] = 1.0
+    """tail_fraction counts tokens whose |Δ| is above this many nats."""
 
 
 class RunConfig(Table):
@@ -122,6 +153,9 @@ class Config(Table):
     reference: EngineConfig
     candidate: EngineConfig
     workload: Workload = Workload()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    gates: GatesConfig = GatesConfig()
+    stats: StatsConfig = StatsConfig()
     run: RunConfig = RunConfig()
 
     def engine(self, role: Role) -> EngineConfig:
@@ -230,7 +264,8 @@ def _explain_unknown_key(location: tuple[int | str, ...]) -> str:
     table: type[BaseModel] = Config
     for part in location[:-1]:
         annotation = table.model_fields[str(part)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
         table = annotation
     close = difflib.get_close_matches(str(location[-1]), table.model_fields, n=1)
     dotted = ".".join(map(str, location))

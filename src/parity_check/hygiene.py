@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +115,26 @@ def padding(
     lengths = np.diff(edges)
     padded = one_sided & np.repeat(lengths >= ZERO_RUN, lengths)
     return padded if padded.any() else None
+
+
+def inspect_logprobs(
+    sides: Mapping[str, NDArray[np.float32]],
+    nulls: Mapping[str, int],
+    starts: NDArray[np.int64],
+    defects: Mapping[str, Counter[str]],
+) -> NDArray[np.bool_] | None:
+    """Add both sides' defects to `defects`; returns which tokens may enter a mean, None for all."""
+    masks = []
+    for side, other in permutations(sides):
+        logprobs = sides[side]
+        if not looks_clean(logprobs):
+            defects[side].update(count_values(logprobs, nulls[side]))
+            masks.append(usable_values(logprobs))
+        padded = padding(logprobs, sides[other], starts)
+        if padded is not None:
+            defects[side]["zero_run"] += int(padded.sum())
+            masks.append(~padded)
+    return np.logical_and.reduce(masks) if masks else None
 
 
 def count_alternatives(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -287,7 +288,11 @@ class Measurement:
     hygiene: tuple[HygieneCount, ...]
 
     def __getitem__(self, name: str) -> Estimate:
-        return next(estimate for estimate in self.estimates if estimate.name == name)
+        return {estimate.name: estimate for estimate in self.estimates}[name]
+
+    def get(self, name: str) -> Estimate | None:
+        """The named estimate, or None where it was not recorded."""
+        return {estimate.name: estimate for estimate in self.estimates}.get(name)
 
 
 class Accumulator:
@@ -342,28 +347,16 @@ class Accumulator:
         self.group[chunk.cluster] = chunk.group
 
     def _inspect(self, chunk: PairedChunk) -> NDArray[np.bool_] | None:
-        sides = {
-            "behaviour": (chunk.behaviour_logprob, chunk.evaluating_logprob),
-            "evaluating": (chunk.evaluating_logprob, chunk.behaviour_logprob),
-        }
+        logprobs = {"behaviour": chunk.behaviour_logprob, "evaluating": chunk.evaluating_logprob}
         nulls = {"behaviour": chunk.behaviour_nulls, "evaluating": chunk.evaluating_nulls}
-        usable: NDArray[np.bool_] | None = None
-        for side, (ours, theirs) in sides.items():
-            if not hygiene.looks_clean(ours):
-                self.defects[side].update(hygiene.count_values(ours, nulls[side]))
-                good = hygiene.usable_values(ours)
-                usable = good if usable is None else usable & good
-            padded = hygiene.padding(ours, theirs, chunk.starts)
-            if padded is not None:
-                self.defects[side]["zero_run"] += int(padded.sum())
-                usable = ~padded if usable is None else usable & ~padded
-        for side, (ids, logprobs) in {
-            "behaviour": (chunk.behaviour_top_ids, chunk.behaviour_top_logprobs),
-            "evaluating": (chunk.evaluating_top_ids, chunk.evaluating_top_logprobs),
-        }.items():
-            if ids is not None and logprobs is not None:
+        usable = hygiene.inspect_logprobs(logprobs, nulls, chunk.starts, self.defects)
+        for side, ids, top in (
+            ("behaviour", chunk.behaviour_top_ids, chunk.behaviour_top_logprobs),
+            ("evaluating", chunk.evaluating_top_ids, chunk.evaluating_top_logprobs),
+        ):
+            if ids is not None and top is not None:
                 self.defects[side].update(
-                    hygiene.count_alternatives(ids, logprobs, chunk.token_ids, sides[side][0])
+                    hygiene.count_alternatives(ids, top, chunk.token_ids, logprobs[side])
                 )
         if usable is not None:
             self.excluded += int(np.count_nonzero(~usable))
@@ -411,14 +404,12 @@ class Accumulator:
             first_differing[has] = where - origin
             rows[:, self.parts["alternatives"]] = _alternatives(chunk, tokens, keep, owner, size)
         np.add.at(self.sums, cluster, rows)
-        self.sequences.append((cluster, lengths, rows[:, _COLUMN["log_ratio"]].copy(), first_differing))
-
-    def _count_thresholds(
-        self, rows: Floats, columns: Floats, owner: Ints, lengths: Ints
-    ) -> None:
-        beyond = np.flatnonzero(
-            columns[_COLUMN["abs_log_ratio"]] > min(self.ups[0], self.downs[0])
+        self.sequences.append(
+            (cluster, lengths, rows[:, _COLUMN["log_ratio"]].copy(), first_differing)
         )
+
+    def _count_thresholds(self, rows: Floats, columns: Floats, owner: Ints, lengths: Ints) -> None:
+        beyond = np.flatnonzero(columns[_COLUMN["abs_log_ratio"]] > min(self.ups[0], self.downs[0]))
         delta, owner = columns[_COLUMN["log_ratio"]][beyond], owner[beyond]
         size = np.maximum(lengths, 1)[:, None]
         for name, share, signed, thresholds in (
@@ -464,41 +455,365 @@ def _by_probability(behaviour: F32, columns: Floats, owner: Ints, size: int) -> 
     bins = _OCTAVE_TO_BIN[np.clip(octave, 0, len(_OCTAVE_TO_BIN) - 1)]
     index = owner * _PROBABILITY_BINS + bins
     cells = size * _PROBABILITY_BINS
-    sums = [np.bincount(index, weights=columns[column], minlength=cells) for column in _BROKEN_DOWN]
-    return np.stack(sums, axis=1).reshape(size, -1)
+    sums = np.empty((cells, len(_BROKEN_DOWN)))
+    for place, column in enumerate(_BROKEN_DOWN):
+        sums[:, place] = np.bincount(index, weights=columns[column], minlength=cells)
+    return sums.reshape(size, -1)
 
 
 def _alternatives(
     chunk: PairedChunk, tokens: slice, keep: NDArray[np.bool_] | None, owner: Ints, size: int
 ) -> Floats:
     """Per sample: tokens with alternatives on both sides, agreeing ones, sum of the entropy gap."""
-    ids = (chunk.behaviour_top_ids, chunk.evaluating_top_ids)
-    logprobs = (chunk.behaviour_top_logprobs, chunk.evaluating_top_logprobs)
-    if ids[0] is None or ids[1] is None or logprobs[0] is None or logprobs[1] is None:
-        return np.zeros((size, 3))
     best, entropy, there = [], [], []
-    for side in (0, 1):
-        theirs = ids[side][tokens], logprobs[side][tokens]
-        which, values = theirs if keep is None else (theirs[0][keep], theirs[1][keep])
+    for ids, logprobs in (
+        (chunk.behaviour_top_ids, chunk.behaviour_top_logprobs),
+        (chunk.evaluating_top_ids, chunk.evaluating_top_logprobs),
+    ):
+        if ids is None or logprobs is None:
+            return np.zeros((size, 3))
+        which, values = ids[tokens], logprobs[tokens]
+        if keep is not None:
+            which, values = which[keep], values[keep]
         values = np.where((which >= 0) & (values <= hygiene.ROUNDING), values, -np.inf)
-        best.append(np.take_along_axis(which, values.argmax(axis=1)[:, None], axis=1)[:, 0])
+        best.append(which[np.arange(len(which)), values.argmax(axis=1)])
         there.append(values.max(axis=1) > hygiene.FLOOR)
         entropy.append(renormalised_entropy(values))
     both = there[0] & there[1]
-    owner = owner[both]
-    gap = (entropy[1] - entropy[0])[both]
-    agree = (best[0] == best[1])[both]
-    return np.stack(
-        [np.bincount(owner, weights=w, minlength=size) for w in (np.ones(len(owner)), agree, gap)],
-        axis=1,
-    )
+    owner, agree, gap = owner[both], (best[0] == best[1])[both], (entropy[1] - entropy[0])[both]
+    counts = np.bincount(owner, minlength=size).astype(np.float64)
+    agreeing = np.bincount(owner, weights=agree, minlength=size)
+    return np.stack([counts, agreeing, np.bincount(owner, weights=gap, minlength=size)], axis=1)
 
 
 def renormalised_entropy(logprobs: NDArray[np.float32]) -> Floats:
-    """Entropy [n] of the recorded alternatives (logprobs [n, k], -inf for none), renormalised. Nats."""
+    """Entropy [n] of recorded alternatives (logprobs [n, k], -inf for none), renormalised. Nats."""
     top = np.maximum(logprobs.max(axis=1, keepdims=True), hygiene.FLOOR)
     weights = np.exp((logprobs - top).astype(np.float64))
     total = weights.sum(axis=1)
     shifted = np.where(weights > 0.0, logprobs - top, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log(total) - (weights * shifted).sum(axis=1) / total
+    total[total == 0.0] = 1.0  # no alternative at all: such tokens are left out by the caller
+    entropy: Floats = np.log(total) - (weights * shifted).sum(axis=1) / total
+    return entropy
+
+
+@dataclass(frozen=True, slots=True)
+class _Estimator:
+    """Turns per-cluster sums into estimates of one sampling direction at one level."""
+
+    sampled_by: str
+    level: float
+    positive_share: float
+
+    def mean(
+        self, name: str, unit: str, sums: Floats, weights: Floats, lowest: float = -math.inf
+    ) -> Estimate:
+        return stats.mean_estimate(
+            name, unit, sums, weights, sampled_by=self.sampled_by, level=self.level, lowest=lowest
+        )
+
+    def share(self, name: str, sums: Floats, weights: Floats, effective_n: float) -> Estimate:
+        return stats.share_estimate(
+            name, sums, weights,
+            sampled_by=self.sampled_by, level=self.level, effective_n=effective_n,
+        )  # fmt: skip
+
+    def clip(
+        self, row: Objective, low: Floats, high: Floats, weights: Floats, effective_n: float
+    ) -> ClipEstimate:
+        name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
+        share, p = self.positive_share, self.share
+        active = share * high + (1.0 - share) * low
+        counted = row.counted(low, high, share)
+        return ClipEstimate(
+            row, share,
+            counted=p(name, counted, weights, effective_n),
+            band=p(f"{name}_band", low + high, weights, effective_n),
+            low=p(f"{name}_low", low, weights, effective_n),
+            high=p(f"{name}_high", high, weights, effective_n),
+            active=p(f"{name}_active", active, weights, effective_n),
+        )  # fmt: skip
+
+    def bin(self, label: str, low: float, high: float, cells: Floats) -> Bin | None:
+        """Estimates of one bin from cells [clusters, count Δ |Δ| k3]; None for an empty one."""
+        count, delta, size, k3 = cells.T
+        if not count.any():
+            return None
+        estimates = (
+            self.mean("mean_log_ratio", "nats", delta, count),
+            self.mean("mean_abs_log_ratio", "nats", size, count, 0.0),
+            self.mean("k3_kl", "nats", k3, count, 0.0),
+        )
+        return Bin(label, low, high, estimates)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequences:
+    """One row a sample that has usable tokens: its prompt, its tokens, its mean and sum of Δ."""
+
+    cluster: I32
+    length: Ints
+    total: Floats
+    first: Ints
+    clusters: int
+
+    def sums(self, values: Floats | NDArray[np.bool_] | Ints) -> Floats:
+        sums = np.bincount(self.cluster, weights=values, minlength=self.clusters)
+        return sums.astype(np.float64, copy=False)
+
+    def effective(self) -> float:
+        """Sequences over the design effect of their |mean Δ|."""
+        size = np.abs(self.total / self.length)
+        counts = self.sums(np.ones(len(size)))
+        present = counts > 0
+        deff = stats.design_effect(
+            self.sums(size)[present], self.sums(size * size)[present], counts[present]
+        )
+        return len(size) / deff
+
+    def clip(self, estimator: _Estimator, row: Objective) -> ClipEstimate:
+        value = self.total if row.level == "sequence-sum" else self.total / self.length
+        weight = np.ones(len(value)) if row.averaging == "sequence" else self.length.astype(float)
+        low, high = row.log_edges()
+        return estimator.clip(
+            row,
+            self.sums(weight * (value < low)),
+            self.sums(weight * (value > high)),
+            self.sums(weight),
+            self.effective(),
+        )
+
+    def between(self, low: int, high: float) -> _Sequences:
+        where = (self.length >= low) & (self.length < high)
+        return _Sequences(
+            self.cluster[where], self.length[where], self.total[where], self.first[where],
+            self.clusters,
+        )  # fmt: skip
+
+
+def measure(
+    chunks: Iterable[PairedChunk],
+    *,
+    sampled_by: str,
+    objective: Objective | None = None,
+    level: float = 0.95,
+    tail_threshold: float = 1.0,
+    positive_share: float = 0.5,
+    seed: int = 0,
+) -> Measurement:
+    """Measure one sampling direction in one pass over its chunks.
+
+    `objective` is the one that `clip_fraction` reports (GRPO as TRL counts it by default); all rows
+    of OBJECTIVES are estimated beside it. `positive_share` is the share of tokens with a positive
+    advantage, unknown to an engine comparison. `seed` feeds the bootstrap of `ess`, nothing else.
+    Raises TraceMismatchError when not one token could be compared.
+    """
+    objective = OBJECTIVES["grpo"] if objective is None else objective
+    rows = {**OBJECTIVES, objective.name: objective}
+    thresholds = sorted({*TAIL_THRESHOLDS, tail_threshold})
+    sums = Accumulator(rows.values(), thresholds)
+    for chunk in chunks:
+        sums.add(chunk)
+    column = {name: sums.part("totals")[:, index] for index, name in enumerate(_COLUMNS)}
+    count = column["count"]
+    tokens = round(count.sum())
+    if tokens == 0:
+        raise TraceMismatchError(
+            "nothing was compared: no token has a usable logprob on both sides",
+            hint=f"{sums.excluded} tokens were excluded; see the hygiene counts",
+        )
+    estimator = _Estimator(sampled_by, level, positive_share)
+    sequences = _sequences(sums)
+    present = count > 0
+    clusters = int(present.sum())
+    deff = stats.design_effect(
+        column["abs_log_ratio"][present], column["squared_log_ratio"][present], count[present]
+    )
+    clips = {
+        name: _token_clip(estimator, sums, sequences, row, tokens / deff)
+        if row.level == "token"
+        else sequences.clip(estimator, row)
+        for name, row in rows.items()
+    }
+    tails = tuple(
+        (threshold, _tail(estimator, sums, threshold, tokens / deff)) for threshold in thresholds
+    )
+    estimates = [
+        *_token_means(estimator, column),
+        dict(tails)[tail_threshold],
+        replace(clips[objective.name].counted, name="clip_fraction"),
+        stats.effective_sample_size(
+            count, column["ratio"], column["squared_ratio"],
+            sampled_by=sampled_by, level=level, seed=seed,
+        ),
+        *_sequence_means(estimator, sequences),
+        estimator.share("identical_fraction", column["identical"], count, tokens / deff),
+        *_alternative_means(estimator, sums.part("alternatives")),
+    ]  # fmt: skip
+    order = list(METRICS)
+    by_length = objective if objective.level == "sequence-mean" else OBJECTIVES["gspo"]
+    return Measurement(
+        sampled_by=sampled_by,
+        level=level,
+        tokens=tokens,
+        excluded=sums.excluded,
+        samples=len(sequences.length),
+        clusters=clusters,
+        estimates=tuple(sorted(estimates, key=lambda estimate: order.index(estimate.name))),
+        tails=tails,
+        quantiles={
+            f"{probability:g}": stats.quantile_estimate(
+                probability, sums.histogram, sums.largest, clusters,
+                sampled_by=sampled_by, level=level,
+            )
+            for probability in QUANTILES
+        },
+        largest=sums.largest,
+        first_divergence=_first_divergence(sequences),
+        clips=tuple(clips.values()),
+        breakdowns=_breakdowns(estimator, sums),
+        clips_by_length=tuple(
+            (_range_label(low, high, "tokens"), part.clip(estimator, by_length))
+            for low, high in zip(LENGTH_EDGES, (*LENGTH_EDGES[1:], math.inf), strict=True)
+            if len((part := sequences.between(low, high)).length)
+        ),
+        hygiene=tuple(
+            entry
+            for side, counts in sums.defects.items()
+            for entry in hygiene.hygiene_counts(side, counts)
+        ),
+    )  # fmt: skip
+
+
+def _token_means(estimator: _Estimator, column: dict[str, Floats]) -> list[Estimate]:
+    count, mean = column["count"], estimator.mean
+    delta, squares = column["log_ratio"], column["squared_log_ratio"]
+    return [
+        mean("mean_log_ratio", "nats", delta, count),
+        mean("rms_log_ratio", "nats", squares, count, 0.0).map(math.sqrt),
+        mean("mean_abs_log_ratio", "nats", column["abs_log_ratio"], count, 0.0),
+        mean("mean_importance_ratio", "ratio", column["ratio"], count, 0.0),
+        mean("geometric_mean_ratio", "ratio", delta, count).map(_capped_exp),
+        mean("k1_kl", "nats", -delta, count),
+        mean("k2_kl", "nats", squares / 2, count, 0.0),
+        mean("k3_kl", "nats", column["k3"], count, 0.0),
+        mean("reverse_k3_kl", "nats", column["reverse_k3"], count, 0.0),
+        mean("multiplicative_error", "ratio", column["multiplicative"], count, 1.0),
+        mean("chi2_token", "1", column["squared_ratio"] - count, count, -1.0),
+        mean("probability_difference", "probability", column["probability_difference"], count, 0.0),
+    ]
+
+
+def _capped_exp(value: float) -> float:
+    return math.exp(min(value, RATIO_CAP))
+
+
+def _sequence_means(estimator: _Estimator, sequences: _Sequences) -> list[Estimate]:
+    counts = sequences.sums(np.ones(len(sequences.length)))
+    totals = np.minimum(sequences.total, RATIO_CAP)
+    means = np.minimum(sequences.total / sequences.length, RATIO_CAP)
+    return [
+        estimator.mean(name, "1", sequences.sums(np.expm1(2 * values)), counts, -1.0)
+        for name, values in (("chi2_sequence_product", totals), ("chi2_sequence_geometric", means))
+    ]
+
+
+def _alternative_means(estimator: _Estimator, cells: Floats) -> list[Estimate]:
+    count, agree, gap = cells.T
+    if not count.any():
+        return []
+    return [
+        estimator.share("top1_agreement", agree, count, count.sum()),
+        estimator.mean("entropy_difference", "nats", gap, count),
+    ]
+
+
+def _tail(
+    estimator: _Estimator, sums: Accumulator, threshold: float, effective_n: float
+) -> Estimate:
+    beyond = (
+        sums.part("ups")[:, np.searchsorted(sums.ups, threshold)]
+        + sums.part("downs")[:, np.searchsorted(sums.downs, threshold)]
+    )
+    count = sums.part("totals")[:, _COLUMN["count"]]
+    return estimator.share("tail_fraction", beyond, count, effective_n)
+
+
+def _token_clip(
+    estimator: _Estimator,
+    sums: Accumulator,
+    sequences: _Sequences,
+    row: Objective,
+    effective_n: float,
+) -> ClipEstimate:
+    by_token = row.averaging == "token"
+    ups, downs = ("ups", "downs") if by_token else ("up_shares", "down_shares")
+    low_edge, high_edge = row.log_edges()
+    nothing = np.zeros(len(sums.sums))
+    low = high = nothing
+    if high_edge < math.inf:
+        high = sums.part(ups)[:, np.searchsorted(sums.ups, high_edge)]
+    if low_edge > -math.inf:
+        low = sums.part(downs)[:, np.searchsorted(sums.downs, -low_edge)]
+    weights = (
+        sums.part("totals")[:, _COLUMN["count"]]
+        if by_token
+        else sequences.sums(np.ones(len(sequences.length)))
+    )
+    return estimator.clip(row, low, high, weights, effective_n)
+
+
+def _sequences(sums: Accumulator) -> _Sequences:
+    cluster, length, total, first = (
+        np.concatenate(column) for column in zip(*sums.sequences, strict=True)
+    )
+    filled = length > 0
+    return _Sequences(cluster[filled], length[filled], total[filled], first[filled], len(sums.sums))
+
+
+def _first_divergence(sequences: _Sequences) -> FirstDivergence:
+    where = sequences.first[sequences.first >= 0]
+    return FirstDivergence(
+        samples=len(sequences.first),
+        diverged=len(where),
+        earliest=int(where.min()) if len(where) else None,
+        median=float(np.median(where)) if len(where) else None,
+    )
+
+
+def _range_label(low: float, high: float, unit: str) -> str:
+    return f"{low:g}–{high - 1:g} {unit}" if high < math.inf else f"≥ {low:g} {unit}"
+
+
+def _breakdowns(estimator: _Estimator, sums: Accumulator) -> dict[str, tuple[Bin, ...]]:
+    clusters, width = len(sums.sums), len(_BROKEN_DOWN)
+    positions = sums.part("position").reshape(clusters, len(POSITION_EDGES), width)
+    surprisals = sums.part("probability").reshape(clusters, _PROBABILITY_BINS, width)
+    totals = sums.part("totals")[:, _BROKEN_DOWN]
+    by_position = [
+        estimator.bin(_range_label(low, high, "position"), low, high, positions[:, index])
+        for index, (low, high) in enumerate(
+            zip(POSITION_EDGES, (*POSITION_EDGES[1:], math.inf), strict=True)
+        )
+    ]
+    by_probability = [
+        estimator.bin(
+            f"p {math.exp(-high):.2g}–{math.exp(-low):.2g}",
+            math.exp(-high),
+            math.exp(-low),
+            surprisals[:, index],
+        )
+        for index, (low, high) in enumerate(pairwise(_SURPRISAL_EDGES))
+    ]
+    by_group = [
+        estimator.bin(str(group), group, group + 1, totals[sums.group == group])
+        for group in np.unique(sums.group[totals[:, 0] > 0]).tolist()
+    ]
+    return {
+        name: tuple(entry for entry in bins if entry is not None)
+        for name, bins in (
+            ("position", by_position),
+            ("behaviour_probability", by_probability),
+            ("prompt_group", by_group),
+        )
+    }

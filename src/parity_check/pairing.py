@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
+from typing import Literal
 
 import numpy as np
 
@@ -23,8 +24,13 @@ class Index:
         return np.fromiter((table.setdefault(name, len(table)) for name in names), dtype=np.int32)
 
 
-def check_headers(behaviour: TraceHeader, evaluating: TraceHeader) -> None:
-    """Refuse two traces whose logprobs cannot mean the same thing. Raises TraceMismatchError."""
+def check_headers(
+    behaviour: TraceHeader, evaluating: TraceHeader, *, same_distribution: bool = True
+) -> None:
+    """Refuse two traces whose logprobs cannot be compared. Raises TraceMismatchError.
+
+    Raw against processed is refused too, unless that is what a run was asked to compare.
+    """
     if evaluating.replayed_from != behaviour.token_digest:
         replayed = evaluating.replayed_from
         raise TraceMismatchError(
@@ -37,7 +43,8 @@ def check_headers(behaviour: TraceHeader, evaluating: TraceHeader) -> None:
         left, right = behaviour.model.get(key), evaluating.model.get(key)
         if left != right:
             raise TraceMismatchError(f"the traces are of different models: {key}: {left} ≠ {right}")
-    for field in ("logprob_path", "logprob_distribution"):
+    fields = ["logprob_path"] + ["logprob_distribution"] * same_distribution
+    for field in fields:
         left, right = getattr(behaviour, field), getattr(evaluating, field)
         if left != right:
             name = field.replace("_", " ")
@@ -51,10 +58,11 @@ def check_headers(behaviour: TraceHeader, evaluating: TraceHeader) -> None:
 def pair(
     behaviour: Iterable[SampleBatch],
     evaluating: Iterable[SampleBatch],
-    prompts: Index,
+    cluster_by: Literal["prompt", "sample"],
+    clusters: Index,
     groups: Index,
 ) -> Iterator[PairedChunk]:
-    """Pair batch by batch; `prompts` and `groups` collect the names behind the numbers.
+    """Pair batch by batch; `clusters` and `groups` collect the names behind the numbers.
 
     Raises TraceMismatchError at the first sample or token that differs.
     """
@@ -62,22 +70,20 @@ def pair(
         if left is None or right is None:
             raise TraceMismatchError("one trace has more samples than the other")
         _check_batch(left, right)
-        topk = None not in (
-            left.top_token_ids,
-            left.top_logprobs,
-            right.top_token_ids,
-            right.top_logprobs,
-        )
+        topk = left.top_token_ids is not None and right.top_token_ids is not None
         yield PairedChunk(
             behaviour_logprob=left.logprobs,
             evaluating_logprob=right.logprobs,
             starts=left.starts,
-            cluster=prompts.number(left.prompt_ids),
+            cluster=clusters.number(left.prompt_ids if cluster_by == "prompt" else left.sample_ids),
             group=groups.number(left.prompt_groups),
             behaviour_top_ids=left.top_token_ids if topk else None,
             behaviour_top_logprobs=left.top_logprobs if topk else None,
             evaluating_top_ids=right.top_token_ids if topk else None,
             evaluating_top_logprobs=right.top_logprobs if topk else None,
+            token_ids=left.token_ids,
+            behaviour_nulls=left.nulls,
+            evaluating_nulls=right.nulls,
         )
 
 
@@ -99,5 +105,8 @@ def _check_batch(left: SampleBatch, right: SampleBatch) -> None:
             f"sample {left.sample_ids[sample]}, token {token - int(left.starts[sample])}: "
             f"id {left.token_ids[token]} meets id {right.token_ids[token]}"
         )
-    if left.prompt_digest != right.prompt_digest:
+    if not (
+        np.array_equal(left.prompt_starts, right.prompt_starts)
+        and np.array_equal(left.prompt_token_ids, right.prompt_token_ids)
+    ):
         raise TraceMismatchError("the prompts' token ids differ between the traces")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -52,20 +53,17 @@ def generate(
     workload: Workload,
 ) -> list[Sample]:
     """Sample every prompt `samples_per_prompt` times, in one batch."""
-    requests = [
-        {
-            "sample_id": f"{prompt.prompt_id}/{index}",
-            "prompt_id": prompt.prompt_id,
-            "prompt_group": prompt.group,
-            "sample_index": index,
-            "prompt_token_ids": ids,
-        }
+    planned = [
+        (prompt, ids, index)
         for prompt, ids in zip(prompts, token_ids, strict=True)
         for index in range(workload.samples_per_prompt)
     ]
     rows = engine.sample(
         "generate",
-        requests,
+        [
+            {"sample_id": f"{prompt.prompt_id}/{index}", "prompt_token_ids": ids}
+            for prompt, ids, index in planned
+        ],
         sampling=workload.sampling(),
         max_tokens=workload.max_tokens,
         ignore_eos=workload.ignore_eos,
@@ -73,7 +71,11 @@ def generate(
     )
     return [
         Sample(
-            **request,
+            sample_id=row["sample_id"],
+            prompt_id=prompt.prompt_id,
+            sample_index=index,
+            prompt_group=prompt.group,
+            prompt_token_ids=ids,
             completion_token_ids=row["token_ids"],
             finish_reason=row["finish_reason"],
             seed=None,
@@ -81,7 +83,7 @@ def generate(
             text=row["text"],
             **_logprob_columns(row),
         )
-        for request, row in zip(requests, rows, strict=True)
+        for (prompt, ids, index), row in zip(planned, rows, strict=True)
     ]
 
 
@@ -91,8 +93,13 @@ def score(
     samples: Iterable[Sample],
     sampling: Mapping[str, float | int],
     top_logprobs: int,
+    shuffle: int | None = None,
 ) -> list[Sample]:
-    """The same samples with this engine's logprobs: through decode, or through prefill."""
+    """The same samples with this engine's logprobs: through decode, or through prefill.
+
+    All go in as one batch, in their order. With `shuffle`, a seed, the order is random and they go
+    in as two batches of one and two thirds, so that every token is computed in other company.
+    """
     originals = list(samples)
     requests = [
         {
@@ -102,10 +109,20 @@ def score(
         }
         for sample in originals
     ]
-    rows = engine.sample(operation, requests, sampling=dict(sampling), top_logprobs=top_logprobs)
+    batches = [requests]
+    if shuffle is not None:
+        random.Random(shuffle).shuffle(requests)
+        cut = len(requests) // 3
+        batches = [batch for batch in (requests[:cut], requests[cut:]) if batch]
+    rows = {
+        row["sample_id"]: row
+        for batch in batches
+        for row in engine.sample(
+            operation, batch, sampling=dict(sampling), top_logprobs=top_logprobs
+        )
+    }
     return [
-        replace(original, **_logprob_columns(row))
-        for original, row in zip(originals, rows, strict=True)
+        replace(original, **_logprob_columns(rows[original.sample_id])) for original in originals
     ]
 
 

@@ -183,7 +183,8 @@ def effective_sample_size(
     clusters = int(present.sum())
 
     def share(n: Floats, r: Floats, rr: Floats, axis: int = -1) -> Floats:
-        return r.sum(axis) ** 2 / (n.sum(axis) * rr.sum(axis))
+        of_axis: Floats = r.sum(axis) ** 2 / (n.sum(axis) * rr.sum(axis))
+        return of_axis
 
     # Rounding may lift a share of exactly one above it.
     value = min(1.0, float(share(*folded.T)))
@@ -225,14 +226,15 @@ def _bca(
 # A magnitude's bin is its float32 without the lowest 16 bits (128 bins an octave): no logarithm,
 # the same on every machine, mergeable, and the middle of a bin is within 0.4 % of its members.
 _BIN_SHIFT = 16
-_FIRST_BIN = (127 - 32) << 7
-BINS = (32 + 14) << 7
+_FIRST_BIN = ((127 - 32) << 7) - 1
+BINS = ((32 + 14) << 7) + 1
 
 
 def magnitude_bins(magnitudes: NDArray[np.float32]) -> NDArray[np.int32]:
     """Histogram bin of each |x| (float32 [n]); everything below 2^-32 shares bin 0, as zero."""
     bits = magnitudes.view(np.int32) >> _BIN_SHIFT
-    return np.clip(bits - _FIRST_BIN, 0, BINS - 1)
+    bins: NDArray[np.int32] = np.clip(bits - _FIRST_BIN, 0, BINS - 1)
+    return bins
 
 
 def bin_middle(index: int) -> float:
@@ -276,6 +278,9 @@ def quantile_estimate(
         below = histogram[:, : index + 1].sum(axis=1).astype(np.float64)
         present = sizes > 0
         _, error = ratio_of_sums(below[present], sizes[present])
+        # In the last bin no token lies above, so the clusters show no spread: fall back on the
+        # error of independent tokens, which is the least it can be.
+        error = max(error, math.sqrt(probability * (1.0 - probability) / n))
         half = t_quantile(int(present.sum()), level) * error
         low, high = at(max(0.0, probability - half)), at(probability + half)
         if probability + half >= 1.0:

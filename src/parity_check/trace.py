@@ -82,17 +82,19 @@ class TraceHeader:
 class SampleBatch:
     """Whole samples as flat columns: sample s owns tokens `starts[s]:starts[s + 1]`.
 
-    `logprobs` holds NaN where the engine returned none. The top-k arrays are [tokens, k], absent
-    when k was not recorded or differs from token to token.
+    `logprobs` holds NaN where the engine returned none, `nulls` of them. The top-k arrays are
+    [tokens, k], absent when k was not recorded or differs from token to token.
     """
 
     sample_ids: list[str]
     prompt_ids: list[str]
     prompt_groups: list[str]
-    prompt_digest: bytes
+    prompt_starts: NDArray[np.int64]
+    prompt_token_ids: NDArray[np.int32]
     starts: NDArray[np.int64]
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
+    nulls: int
     top_token_ids: NDArray[np.int32] | None
     top_logprobs: NDArray[np.float32] | None
 
@@ -181,6 +183,16 @@ class Trace:
             for row in self._file.read_row_group(index).to_pylist():
                 yield Sample(**row)
 
+    def sample(self, number: int) -> Sample:
+        """One sample by its place in the trace."""
+        for index in range(self._file.num_row_groups):
+            rows = self._file.metadata.row_group(index).num_rows
+            if number < rows:
+                [row] = self._file.read_row_group(index).slice(number, 1).to_pylist()
+                return Sample(**row)
+            number -= rows
+        raise IndexError(number)
+
     def batches(self) -> Iterator[SampleBatch]:
         for index in range(self._file.num_row_groups):
             yield _batch(self._file.read_row_group(index))
@@ -249,16 +261,18 @@ def _batch(table: pa.Table) -> SampleBatch:
     if not np.array_equal(starts, np.asarray(logprobs.offsets, dtype=np.int64)):
         raise InputError("a sample has another number of logprobs than of completion tokens")
     prompts = column("prompt_token_ids")
-    digest = hashlib.sha256(np.asarray(prompts.offsets).tobytes())
-    digest.update(np.asarray(prompts.flatten()).tobytes())
+    prompt_starts = np.asarray(prompts.offsets, dtype=np.int64)
+    values = logprobs.flatten()
     return SampleBatch(
         sample_ids=column("sample_id").to_pylist(),
         prompt_ids=column("prompt_id").to_pylist(),
         prompt_groups=column("prompt_group").to_pylist(),
-        prompt_digest=digest.digest(),
+        prompt_starts=prompt_starts - prompt_starts[0],
+        prompt_token_ids=prompts.flatten().to_numpy(zero_copy_only=False),
         starts=starts - starts[0],
         token_ids=completion.flatten().to_numpy(zero_copy_only=False),
-        logprobs=logprobs.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False),
+        logprobs=values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False),
+        nulls=values.null_count,
         top_token_ids=_rectangle(column("top_token_ids"), np.int32),
         top_logprobs=_rectangle(column("top_logprobs"), np.float32),
     )

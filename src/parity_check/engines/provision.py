@@ -24,6 +24,8 @@ from parity_check.engines.recipes import Recipe
 from parity_check.errors import EngineEnvironmentError
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# Load torch's libraries, and so fit only the build of torch that they were made for.
+_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
 Say = Callable[[str], None]
 
@@ -64,38 +66,37 @@ def install(requirement: Requirement, recipe: Recipe, location: Path, say: Say) 
     the CUDA libraries along.
     """
     say(f"resolving {requirement}")
-    constraints = location / "constraints.txt"
-    constraints.write_text("\n".join(recipe.constraints) + "\n", encoding="utf-8")
-    common = ["--constraints", constraints.name]
-    only_wheels = ["--only-binary", requirement.name]
-    run_uv(["pip", "install", "--no-deps", *only_wheels, str(requirement)], location)
+    constraints = _write(location / "constraints.txt", recipe.constraints)
+    common = ["pip", "install", "--constraints", constraints, "--only-binary", requirement.name]
+    run_uv([*common, "--no-deps", str(requirement)], location)
     needs = _dependencies(requirement, location)
+    told = _teller(say, recipe.sizes.download_gb)
     if not any(_is_local_pin(need) for need in needs):
-        told = _teller(say, recipe.sizes.download_gb)
-        run_uv(["pip", "install", *only_wheels, *common, str(requirement)], location, told)
+        run_uv([*common, str(requirement), *recipe.requires], location, told)
         return ()
 
-    told = _teller(say, recipe.sizes.download_gb)
-    listed = _write(location / "requirements.txt", [str(need) for need in needs])
-    for index in ([], ["--index", CPU_INDEX, "--index-strategy", "unsafe-best-match"]):
-        try:
-            run_uv(["pip", "install", *common, *index, "-r", listed], location, told)
-            return ()
-        except UvFailedError as error:
-            _stop_if_disk_is_full(error)
-            refusal = error.cause
+    listed = _write(location / "requirements.txt", [*map(str, needs), *recipe.requires])
+    try:
+        run_uv([*common, "-r", listed], location, told)
+        return _drop_misfits(location)
+    except UvFailedError as error:
+        _stop_if_disk_is_full(error)
+    try:
+        index = ["--index", CPU_INDEX, "--index-strategy", "unsafe-best-match"]
+        run_uv([*common, *index, "-r", listed], location, told)
+        return ()
+    except UvFailedError as error:
+        _stop_if_disk_is_full(error)
+        reason = "cannot be reached" if _is_unreachable(error.cause) else "do not have them"
 
-    plain = _write(location / "requirements.txt", [_without_local(need) for need in needs])
-    for pin in filter(_is_local_pin, needs):
-        if pin.name == "torch":
-            # Later torchaudio releases name no torch version, but only work with their own.
-            with constraints.open("a", encoding="utf-8") as file:
-                file.write(f"torchaudio<={_pinned(pin).public}\n")
-    told = _teller(say, recipe.fallback_sizes.download_gb)
-    run_uv(["pip", "install", *common, "-r", plain], location, told)
+    plain = [_without_local(need) for need in needs]
+    # Later torchaudio releases name no torch version, but only work with their own.
+    torch = [f"torchaudio<={_pinned(need).public}" for need in needs if need.name == "torch"]
+    listed = _write(location / "requirements.txt", [*plain, *torch, *recipe.requires])
+    run_uv([*common, "-r", listed], location, _teller(say, recipe.fallback_sizes.download_gb))
     return (
-        f"PyTorch's CPU builds are not to be had ({refusal}); torch from PyPI takes their place, "
-        "with CUDA libraries that stay unused.",
+        f"PyTorch's CPU builds could not be had ({CPU_INDEX} {reason}), so torch came from the "
+        "package index, with CUDA libraries that stay unused.",
     )
 
 
@@ -160,7 +161,7 @@ def explain(error: UvFailedError, requirement: Requirement) -> EngineEnvironment
     elif _is_disk_full(cause):
         cause = "no space left on the disk"
         hint = "free some space, or set PARITY_CHECK_CACHE (and UV_CACHE_DIR) to a larger disk"
-    elif "ailed to fetch" in cause or "ailed to download" in cause:
+    elif _is_unreachable(cause):
         hint = "is the package index reachable? uv's UV_DEFAULT_INDEX names another one"
     return EngineEnvironmentError(f"{requirement}: {cause}", hint=hint, log=error.log)
 
@@ -227,6 +228,27 @@ def _without_local(need: Requirement) -> str:
 def _write(path: Path, lines: Sequence[str]) -> str:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path.name
+
+
+def _drop_misfits(location: Path) -> tuple[str, ...]:
+    """Remove companions of torch that were built for CUDA while torch itself was not."""
+    site = next(location.glob("lib/python*/site-packages"))
+    cuda = [name for name in _COMPANIONS if not _builds(site, name, "+cpu")]
+    misfits = [name for name in cuda if _builds(site, name, "")]
+    if not misfits or not _builds(site, "torch", "+cpu"):
+        return ()
+    run_uv(["pip", "uninstall", *misfits], location)
+    return (
+        f"left out, for want of a CPU build: {', '.join(misfits)}; multimodal models will not load.",
+    )
+
+
+def _builds(site: Path, name: str, local: str) -> list[Path]:
+    return list(site.glob(f"{name}-*{local}.dist-info"))
+
+
+def _is_unreachable(cause: str) -> bool:
+    return "ailed to fetch" in cause or "ailed to download" in cause
 
 
 def _is_disk_full(cause: str) -> bool:

@@ -44,6 +44,7 @@ class Recipe:
 
     python: str = ""
     constraints: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     extension: Extension | None = None
     sizes: Sizes = Sizes()
     fallback_sizes: Sizes = Sizes()
@@ -58,7 +59,7 @@ class Recipe:
             self.extension.sources,
             self.extension.flags,
         )
-        identity = json.dumps([self.python, self.constraints, extension])
+        identity = json.dumps([self.python, self.constraints, self.requires, extension])
         return hashlib.sha256(identity.encode()).hexdigest()[:10]
 
 
@@ -108,6 +109,7 @@ def _recipe(merged: Mapping[str, Any]) -> Recipe:
     return Recipe(
         python=merged.get("python", ""),
         constraints=tuple(merged.get("constraints", ())),
+        requires=tuple(merged.get("requires", ())),
         extension=extension
         and Extension(
             sdist=extension["sdist"],

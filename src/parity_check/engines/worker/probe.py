@@ -11,6 +11,7 @@ torch and vllm are imported and one C operation is called; `build` then says wha
 extension against this interpreter's torch needs.
 """
 
+import importlib
 import json
 import os
 import platform
@@ -19,8 +20,9 @@ import sysconfig
 from importlib import metadata
 from pathlib import Path
 
-# What an engine imports on its way up; importing it here writes the bytecode of its first start.
-WARM_UP = (
+# What an engine imports on its way up, in the versions that have it. Importing it here finds what
+# is missing or does not fit, and writes the bytecode of the first start.
+ENGINE_MODULES = (
     "vllm.entrypoints.llm",
     "vllm.worker.cpu_worker",
     "vllm.v1.engine.core",
@@ -113,17 +115,21 @@ def check(facts):
         call_one_op(torch, device)
     except Exception as error:
         return {"ok": False, "kind": "extension_failed", "message": one_line(error), **facts}
-    warm_up()
+    try:
+        import_engine()
+    except Exception as error:
+        return {"ok": False, "kind": "import_failed", "message": one_line(error), **facts}
     return {"ok": True, **facts}
 
 
-def warm_up():
+def import_engine():
     """Import what this version has of an engine's modules."""
-    for module in WARM_UP:
+    for name in ENGINE_MODULES:
         try:
-            __import__(module)
-        except Exception:  # noqa: PERF203 - another version's module; starting an engine decides
-            continue
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:  # noqa: PERF203
+            if not (error.name and name.startswith(error.name)):
+                raise
 
 
 def one_line(error):

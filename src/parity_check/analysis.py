@@ -1,0 +1,233 @@
+"""From the traces of a run to its ParityReport: no engine is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from parity_check import __version__, provenance
+from parity_check.config import OTHER, ROLES, Config, Role, dump_config
+from parity_check.errors import InputError
+from parity_check.gates import Limit, choose_limits, judge_all, overall
+from parity_check.metrics import Measurement, measure
+from parity_check.objectives import Objective, choose_objective
+from parity_check.pairing import Index, check_headers, pair
+from parity_check.report.model import (
+    Direction,
+    EngineReport,
+    Floor,
+    ParityReport,
+    ReportWarning,
+    Setting,
+    WorkloadReport,
+    WorstToken,
+)
+from parity_check.trace import Trace, TraceHeader
+from parity_check.worst import Outlier, Outliers
+
+WORST_TOKENS = 8
+CONTEXT_TOKENS = 8
+
+
+def sampled_name(role: Role) -> str:
+    """The trace that an engine sampled."""
+    return f"{role}.parquet"
+
+
+def replayed_name(sampled_by: Role) -> str:
+    """That trace, replayed by the other engine."""
+    return f"{sampled_by}-replayed-by-{OTHER[sampled_by]}.parquet"
+
+
+def repeat_name(role: Role, number: int | Literal["*"]) -> str:
+    """An engine's own logprobs once more, in another batch order and composition."""
+    return f"{role}-repeat-{number}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a configuration asks of the numbers; choosing it refuses what makes no sense."""
+
+    objective: Objective
+    limits: tuple[Limit, ...]
+    level: float
+    tail_threshold: float
+    positive_share: float
+    cluster_by: Literal["prompt", "sample"]
+
+
+def judgement(config: Config) -> Judgement:
+    """Raises ConfigError for an unknown objective, profile or metric, and for limits ≤ 0."""
+    chosen = config.objective
+    objective = choose_objective(chosen.kind, chosen.epsilon_low, chosen.epsilon_high)
+    return Judgement(
+        objective=objective,
+        limits=choose_limits(config.gates.profile, objective, config.gates.overrides()),
+        level=config.stats.confidence,
+        tail_threshold=config.stats.tail_threshold,
+        positive_share=chosen.positive_share,
+        cluster_by=config.stats.cluster_by,
+    )
+
+
+def analyse(directory: Path, config: Config) -> ParityReport:
+    """Read a run's traces, measure and judge. Raises InputError, TraceMismatchError."""
+    how = judgement(config)
+    samplers: list[Role] = [r for r in ROLES if (directory / sampled_name(r)).exists()]
+    if not samplers:
+        raise InputError(f"{directory}: no traces here", hint="name the directory of a run")
+    pairs = {role: _pair(directory, role) for role in samplers}
+    floors = [
+        Floor(role, measure_pair(baseline, Trace(path), role, how))
+        for role in ROLES
+        for baseline in [_baseline(pairs, role)]
+        for path in sorted(directory.glob(repeat_name(role, "*")))
+    ]
+    directions, worst = [], []
+    for role, (behaviour, evaluating) in pairs.items():
+        outliers = Outliers(WORST_TOKENS)
+        measured = measure_pair(behaviour, evaluating, role, how, outliers)
+        gates = judge_all(measured, how.limits, [floor.measurement for floor in floors])
+        directions.append(Direction(role, OTHER[role], measured, gates))
+        worst += [worst_token(behaviour, role, outlier) for outlier in outliers.largest()]
+    worst.sort(key=lambda token: -abs(token.log_ratio))
+    headers = {OTHER[role]: evaluating.header for role, (_, evaluating) in pairs.items()}
+    headers |= {role: behaviour.header for role, (behaviour, _) in pairs.items()}
+    return _assemble(config, how, headers, directions, floors, worst[:WORST_TOKENS])
+
+
+def _pair(directory: Path, sampled_by: Role) -> tuple[Trace, Trace]:
+    behaviour = Trace(directory / sampled_name(sampled_by))
+    evaluating = Trace(directory / replayed_name(sampled_by))
+    # Raw against processed may be the very thing that a run was asked to compare.
+    check_headers(behaviour.header, evaluating.header, same_distribution=False)
+    return behaviour, evaluating
+
+
+def _baseline(pairs: Mapping[Role, tuple[Trace, Trace]], role: Role) -> Trace:
+    """The trace that an engine's A/A runs repeat: its own rollouts, or its only replay."""
+    return pairs[role][0] if role in pairs else pairs[OTHER[role]][1]
+
+
+def measure_pair(
+    behaviour: Trace,
+    evaluating: Trace,
+    sampled_by: str,
+    how: Judgement,
+    outliers: Outliers | None = None,
+) -> Measurement:
+    """Measure one pair of traces, a row group at a time."""
+    chunks = pair(behaviour.batches(), evaluating.batches(), how.cluster_by, Index(), Index())
+    return measure(
+        chunks if outliers is None else outliers.watch(chunks),
+        sampled_by=sampled_by,
+        objective=how.objective,
+        level=how.level,
+        tail_threshold=how.tail_threshold,
+        positive_share=how.positive_share,
+    )
+
+
+def worst_token(trace: Trace, sampled_by: str, outlier: Outlier) -> WorstToken:
+    """An outlier with the text around it."""
+    sample, texts = trace.sample(outlier.sample), trace.vocabulary()
+
+    def text(ids: Iterable[int]) -> str:
+        return "".join(texts.get(token, "\N{REPLACEMENT CHARACTER}") for token in ids)
+
+    place = len(sample.prompt_token_ids) + outlier.position
+    ids = [*sample.prompt_token_ids, *sample.completion_token_ids]
+    return WorstToken(
+        sampled_by=sampled_by,
+        sample_id=sample.sample_id,
+        position=outlier.position,
+        token_id=ids[place],
+        log_ratio=outlier.log_ratio,
+        behaviour_logprob=outlier.behaviour_logprob,
+        evaluating_logprob=outlier.evaluating_logprob,
+        before=text(ids[max(0, place - CONTEXT_TOKENS) : place]),
+        token=text(ids[place : place + 1]),
+        after=text(ids[place + 1 : place + 1 + CONTEXT_TOKENS // 2]),
+    )
+
+
+def _assemble(
+    config: Config,
+    how: Judgement,
+    headers: Mapping[Role, TraceHeader],
+    directions: list[Direction],
+    floors: list[Floor],
+    worst: list[WorstToken],
+) -> ParityReport:
+    engines = {role: _engine_report(role, headers[role].engine) for role in ROLES}
+    first = headers[directions[0].sampled_by]
+    return ParityReport(
+        run_id=first.run_id,
+        created_utc=first.created_utc,
+        command=first.command,
+        parity_check=__version__,
+        config=dump_config(config),
+        model=first.model,
+        host=first.host,
+        engines=tuple(engines.values()),
+        differences=_differences(headers),
+        workload=WorkloadReport(
+            prompts=max(direction.measurement.clusters for direction in directions),
+            samples=sum(direction.measurement.samples for direction in directions),
+            tokens=sum(direction.measurement.tokens for direction in directions),
+            sampling=dict(first.sampling),
+            logprob_path=first.logprob_path,
+        ),
+        objective=how.objective,
+        directions=tuple(directions),
+        floors=tuple(floors),
+        verdict=overall(gate for direction in directions for gate in direction.gates),
+        worst_tokens=tuple(worst),
+        warnings=tuple(_warnings(headers)),
+        artifacts=(),
+    )
+
+
+def _engine_report(role: Role, engine: Mapping[str, Any]) -> EngineReport:
+    return EngineReport(
+        role=role,
+        label=engine["label"],
+        version=engine["version"],
+        family=engine["family"],
+        device=engine["device"],
+        packages=engine["packages"],
+        settings={name: Setting(**setting) for name, setting in engine["settings"].items()},
+        config=engine["config"],
+        environment=engine["environment"],
+    )
+
+
+def _differences(headers: Mapping[Role, TraceHeader]) -> tuple[provenance.Difference, ...]:
+    reference, candidate = (headers[role].engine for role in ROLES)
+    requested = {
+        name: (setting["requested"], candidate["settings"][name]["requested"])
+        for name, setting in reference["settings"].items()
+    }
+    for role in ROLES:
+        asked = headers[role].config.get(role, {}).get("engine_args", {})
+        for name in asked:
+            other = headers[role].config.get(OTHER[role], {}).get("engine_args", {})
+            requested.setdefault(name, (asked[name], other.get(name)))
+    return provenance.differences(reference, candidate, requested)
+
+
+def _warnings(headers: Mapping[Role, TraceHeader]) -> list[ReportWarning]:
+    found = []
+    distributions = {role: headers[role].logprob_distribution for role in ROLES}
+    if len(set(distributions.values())) > 1:
+        raw = next(role for role in ROLES if distributions[role] == "raw")
+        found.append(
+            ReportWarning(
+                "mixed-distributions",
+                f"the {raw} returns raw logprobs, the {OTHER[raw]} processed ones: they belong to "
+                "different distributions unless T = 1 and nothing is truncated or penalised",
+            )
+        )
+    return found

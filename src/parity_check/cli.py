@@ -1,0 +1,208 @@
+"""The command line: parse, one call per command, return an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from parity_check import __version__
+from parity_check.console import Console
+from parity_check.errors import ExitCode, ParityCheckError
+
+cli = typer.Typer(
+    name="parity-check",
+    help="Did my rollout engine change the numbers that my RL trainer learns from?",
+    epilog="Exit codes: 0 parity · 1 drift · 2 usage or input · 3 an engine failed · "
+    "4 inconclusive · 70 a bug in parity-check · 130 interrupted",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # rich tracebacks with locals would leak prompts
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclass(slots=True)
+class State:
+    """What a command and the catch site share."""
+
+    console: Console
+
+
+class Engine(StrEnum):
+    reference = "reference"
+    candidate = "candidate"
+
+
+class ScorePath(StrEnum):
+    decode = "decode"
+    prefill = "prefill"
+
+
+ConfigFile = Annotated[
+    Path, typer.Option("--config", "-c", help="The configuration, TOML (or YAML by suffix).")
+]
+Overlay = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key of the configuration."),
+]
+OutDirectory = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Where run directories go (run.out).")
+]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.")]
+Quiet = Annotated[int, typer.Option("--quiet", "-q", count=True, help="Say the verdict alone.")]
+Color = Annotated[
+    bool | None, typer.Option("--color/--no-color", help="Default: as the terminal allows.")
+]
+ShowProgress = Annotated[
+    bool | None, typer.Option("--progress/--no-progress", help="Default: on a terminal.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved configuration, start nothing.")
+]
+
+
+@cli.command()
+def compare(
+    context: typer.Context,
+    config: ConfigFile,
+    overlay: Overlay = None,
+    out: OutDirectory = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Run identical prompts through both engines and compare their logprobs."""
+    from parity_check import app
+    from parity_check.config import load_config
+
+    console = _console(context, verbose - quiet, color, progress)
+    loaded = load_config(config, _with_out(overlay, out))
+    if dry_run:
+        app.dry_run(loaded, console)
+        return
+    raise typer.Exit(app.compare(loaded, console))
+
+
+@cli.command()
+def record(
+    context: typer.Context,
+    config: ConfigFile,
+    engine: Annotated[Engine, typer.Option(help="Which engine samples.")],
+    trace: Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")],
+    overlay: Overlay = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Sample rollouts with one engine and store their logprobs."""
+    from parity_check import app
+    from parity_check.config import load_config
+
+    console = _console(context, verbose - quiet, color, progress)
+    loaded = load_config(config, overlay or [])
+    if dry_run:
+        app.dry_run(loaded, console)
+        return
+    app.record(loaded, engine.value, trace, console)
+
+
+@cli.command()
+def replay(
+    context: typer.Context,
+    config: ConfigFile,
+    engine: Annotated[Engine, typer.Option(help="Which engine evaluates.")],
+    trace: Annotated[Path, typer.Option(help="The trace whose tokens are replayed.")],
+    replayed: Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")],
+    path: Annotated[
+        ScorePath, typer.Option(help="Through decode, a token a step, or through prefill.")
+    ] = ScorePath.decode,
+    overlay: Overlay = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Put the tokens of a trace through another engine and store its logprobs."""
+    from parity_check import app
+    from parity_check.config import load_config
+
+    console = _console(context, verbose - quiet, color, progress)
+    loaded = load_config(config, overlay or [])
+    if dry_run:
+        app.dry_run(loaded, console)
+        return
+    operation = "replay" if path is ScorePath.decode else "rescore"
+    app.replay(loaded, engine.value, operation, trace, replayed, console)
+
+
+@cli.command()
+def doctor(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Look at the engines of this one.")
+    ] = None,
+    overlay: Overlay = None,
+    color: Color = None,
+) -> None:
+    """Interpreters, environments, versions, devices: what is there, and what would be made."""
+    from parity_check import doctor as checks
+    from parity_check.config import load_config
+
+    console = _console(context, 0, color, None)
+    loaded = None if config is None else load_config(config, overlay or [])
+    raise typer.Exit(checks.run(loaded, console))
+
+
+@cli.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"parity-check {__version__}")
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line; the only place where errors are caught."""
+    state = State(Console())
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        cli(obj=state)
+    except ParityCheckError as error:
+        state.console.error(error)
+        sys.exit(error.exit_code)
+    except Exception:
+        traceback.print_exc()
+        state.console.err.print("this is a bug in parity-check, please report it")
+        sys.exit(ExitCode.BUG)
+    sys.exit(ExitCode.PARITY)
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """A CI job that is cancelled leaves no engine behind either."""
+    raise KeyboardInterrupt
+
+
+def _console(
+    context: typer.Context, verbosity: int, color: bool | None, progress: bool | None
+) -> Console:
+    console = Console(verbosity, color, progress)
+    context.obj.console = console
+    return console
+
+
+def _with_out(overlay: list[str] | None, out: Path | None) -> list[str]:
+    return [*(overlay or []), *([] if out is None else [f"run.out={str(out)!r}"])]

@@ -1,0 +1,131 @@
+"""The frozen ParityReport: everything that any renderer needs, and nothing that it must compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from parity_check.errors import ExitCode
+from parity_check.gates import GateResult, Verdict
+from parity_check.metrics import Measurement
+from parity_check.objectives import Objective
+from parity_check.provenance import Difference
+
+SCHEMA_VERSION = 1
+EXIT_CODES: dict[Verdict, ExitCode] = {
+    "parity": ExitCode.PARITY,
+    "drift": ExitCode.DRIFT,
+    "inconclusive": ExitCode.INCONCLUSIVE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One parity setting: what was asked for, what is in force, and how that is known."""
+
+    requested: Any
+    in_force: Any
+    proof: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """One engine as it really ran."""
+
+    role: str
+    label: str
+    version: str
+    family: str
+    device: str
+    packages: dict[str, str]
+    settings: dict[str, Setting]
+    config: dict[str, Any]
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """An engine against itself, in another batch order and composition."""
+
+    engine: str
+    measurement: Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """One behaviour engine's rollouts, evaluated by the other engine."""
+
+    sampled_by: str
+    evaluated_by: str
+    measurement: Measurement
+    gates: tuple[GateResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorstToken:
+    """A token with a large |Δ| in its context. Logprobs in nats, position from 0."""
+
+    sampled_by: str
+    sample_id: str
+    position: int
+    token_id: int
+    log_ratio: float
+    behaviour_logprob: float
+    evaluating_logprob: float
+    before: str
+    token: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportWarning:
+    """Something that the reader must know to read the numbers right."""
+
+    id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadReport:
+    """What was compared."""
+
+    prompts: int
+    samples: int
+    tokens: int
+    sampling: dict[str, Any]
+    logprob_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """The one value in the middle: computed towards, rendered from."""
+
+    run_id: str
+    created_utc: str
+    command: str
+    parity_check: str
+    config: dict[str, Any]
+    model: dict[str, Any]
+    host: dict[str, Any]
+    engines: tuple[EngineReport, ...]
+    differences: tuple[Difference, ...]
+    workload: WorkloadReport
+    objective: Objective
+    directions: tuple[Direction, ...]
+    floors: tuple[Floor, ...]
+    verdict: Verdict
+    worst_tokens: tuple[WorstToken, ...]
+    warnings: tuple[ReportWarning, ...]
+    artifacts: tuple[str, ...]
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def gates(self) -> tuple[GateResult, ...]:
+        return tuple(gate for direction in self.directions for gate in direction.gates)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return EXIT_CODES[self.verdict]
+
+    def engine(self, role: str) -> EngineReport:
+        return next(engine for engine in self.engines if engine.role == role)

@@ -1,0 +1,97 @@
+"""Each defect is counted as what it is, once."""
+
+import numpy as np
+import pytest
+
+from parity_check import hygiene
+
+
+def f32(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def test_every_kind_of_value_is_counted_apart() -> None:
+    values = f32(-1.0, np.nan, np.nan, np.inf, -np.inf, -9999.0, 1.0, 0.0)
+    assert hygiene.count_values(values, nulls=1) == {
+        "missing": 1,
+        "nan": 1,
+        "positive_infinity": 1,
+        "negative_infinity": 1,
+        "floor": 1,
+        "positive": 1,
+    }
+    assert hygiene.usable_values(values).tolist() == [True, *[False] * 6, True]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -9999.0, 1.0])
+def test_one_bad_value_is_noticed(bad: float) -> None:
+    assert hygiene.looks_clean(f32(-1.0, -2.0, 0.0))
+    assert not hygiene.looks_clean(f32(-1.0, bad, -2.0))
+
+
+def test_a_hair_above_zero_is_rounding() -> None:
+    assert hygiene.looks_clean(f32(1e-7, -1.0))
+
+
+def test_nothing_is_clean() -> None:
+    assert hygiene.looks_clean(f32())
+
+
+def test_a_one_sided_run_of_zeros_is_padding() -> None:
+    ours = f32(-1, 0, 0, 0, 0, -1)
+    theirs = f32(-1, -2, -2, -2, -2, -1)
+    padded = hygiene.padding(ours, theirs, np.array([0, 6]))
+    assert padded is not None
+    assert padded.tolist() == [False, True, True, True, True, False]
+
+
+def test_certain_tokens_are_not_padding() -> None:
+    ours, theirs = f32(*[0.0] * 8), f32(*[-1e-6] * 8)
+    assert hygiene.padding(ours, theirs, np.array([0, 8])) is None
+
+
+def test_a_short_run_and_a_run_across_samples_are_not_padding() -> None:
+    ours, theirs = f32(-1, 0, 0, 0, -1), f32(*[-2.0] * 5)
+    assert hygiene.padding(ours, theirs, np.array([0, 5])) is None
+    ours, theirs = f32(-1, 0, 0, 0, 0, -1), f32(*[-2.0] * 6)
+    assert hygiene.padding(ours, theirs, np.array([0, 3, 6])) is None
+
+
+def test_samples_without_tokens_do_not_confuse_the_runs() -> None:
+    ours, theirs = f32(0, 0, 0, 0), f32(*[-2.0] * 4)
+    padded = hygiene.padding(ours, theirs, np.array([0, 0, 4, 4]))
+    assert padded is not None
+    assert padded.all()
+
+
+def test_alternatives_are_checked_for_duplicates_gaps_and_the_sampled_token() -> None:
+    ids = np.array([[5, 6, 7], [5, 6, 5], [5, 6, -1], [5, 6, 7], [5, 6, 7]], np.int32)
+    logprobs = np.tile(f32(-0.5, -1.5, -2.5), (5, 1))
+    token_ids = np.array([6, 6, 6, 9, 9], np.int32)
+    sampled = f32(-1.5, -1.5, -1.5, -1.0, -3.0)
+    assert hygiene.count_alternatives(ids, logprobs, token_ids, sampled) == {
+        "top_duplicate": 1,
+        "top_missing": 1,
+        "sampled_not_returned": 1,
+    }
+
+
+def test_a_masked_alternative_is_not_a_missing_one() -> None:
+    ids, logprobs = np.array([[5, 6]], np.int32), f32(-0.1, -np.inf)[None]
+    counts = hygiene.count_alternatives(ids, logprobs, None, f32(-0.1))
+    assert not any(counts.values())
+
+
+def test_a_nan_alternative_is_a_missing_one() -> None:
+    ids, logprobs = np.array([[5, 6]], np.int32), f32(-0.1, np.nan)[None]
+    assert hygiene.count_alternatives(ids, logprobs, None, f32(-0.1))["top_missing"] == 1
+
+
+def test_wrong_lengths() -> None:
+    assert hygiene.count_wrong_lengths(np.array([4, 5, 6]), np.array([4, 6, 6])) == 1
+
+
+def test_entries_come_in_table_order_with_their_sentence() -> None:
+    entries = hygiene.hygiene_counts("candidate", {"positive": 2, "missing": 1, "nan": 0})
+    assert [(entry.kind, entry.count) for entry in entries] == [("missing", 1), ("positive", 2)]
+    assert all(entry.sentence == hygiene.KINDS[entry.kind] for entry in entries)

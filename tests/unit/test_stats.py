@@ -1,0 +1,172 @@
+"""Closed-form expectations of the estimators."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t as student
+
+from parity_check import stats
+
+LABELS = {"sampled_by": "reference", "level": 0.95}
+
+
+def test_ratio_of_sums_is_the_sandwich_of_its_docstring() -> None:
+    sums, weights = np.array([1.0, 4.0, 3.0]), np.array([2.0, 3.0, 5.0])
+    mean, error = stats.ratio_of_sums(sums, weights)
+    squares = sum((s - 0.8 * w) ** 2 for s, w in zip(sums, weights, strict=True))
+    assert mean == pytest.approx(0.8)
+    assert error == pytest.approx(math.sqrt(3 / 2 * squares) / 10)
+
+
+def test_equal_cluster_sizes_give_the_error_of_the_mean_of_means() -> None:
+    means = np.random.default_rng(0).normal(size=12)
+    _, error = stats.ratio_of_sums(50 * means, np.full(12, 50.0))
+    assert error == pytest.approx(means.std(ddof=1) / math.sqrt(12))
+
+
+def test_the_interval_uses_t_with_clusters_minus_one_degrees() -> None:
+    sums = np.arange(10.0)
+    estimate = stats.mean_estimate("m", "nats", sums, np.ones(10), **LABELS)
+    half = student.ppf(0.975, 9) * sums.std(ddof=1) / math.sqrt(10)
+    assert estimate.ci_high == pytest.approx(4.5 + half)
+    assert estimate.ci_low == pytest.approx(4.5 - half)
+    assert (estimate.n, estimate.clusters, estimate.note) == (10, 10, "")
+
+
+def test_too_few_clusters_give_no_interval_and_say_how_many_are_needed() -> None:
+    estimate = stats.mean_estimate("m", "nats", np.arange(7.0), np.ones(7), **LABELS)
+    assert estimate.value == 3.0
+    assert (estimate.ci_low, estimate.ci_high) == (None, None)
+    assert estimate.note == "no interval: 7 prompts, at least 8 are needed"
+
+
+def test_clusters_without_tokens_do_not_count() -> None:
+    sums, weights = np.r_[np.arange(8.0), 0.0, 0.0], np.r_[np.ones(8), 0.0, 0.0]
+    assert stats.mean_estimate("m", "", sums, weights, **LABELS) == stats.mean_estimate(
+        "m", "", sums[:8], weights[:8], **LABELS
+    )
+
+
+def test_a_mean_over_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="a mean over nothing"):
+        stats.mean_estimate("m", "", np.zeros(3), np.zeros(3), **LABELS)
+
+
+def test_no_instance_is_bounded_by_the_rule_of_three() -> None:
+    estimate = stats.share_estimate(
+        "s", np.zeros(10), np.full(10, 100.0), effective_n=500.0, **LABELS
+    )
+    assert (estimate.value, estimate.ci_low) == (0.0, 0.0)
+    assert estimate.ci_high == pytest.approx(3 / 500, rel=2e-3)
+    assert estimate.note == "no instance in 1,000: rule of three on an effective 500"
+
+
+def test_no_exception_is_bounded_from_below() -> None:
+    estimate = stats.share_estimate(
+        "s", np.full(10, 100.0), np.full(10, 100.0), effective_n=1000.0, **LABELS
+    )
+    assert (estimate.value, estimate.ci_high) == (1.0, 1.0)
+    assert estimate.ci_low == pytest.approx(1 - 3 / 1000, rel=1e-3)
+
+
+def test_the_interval_of_a_share_stays_within_what_a_share_can_be() -> None:
+    sums = np.r_[1.0, np.zeros(9)]
+    estimate = stats.share_estimate("s", sums, np.full(10, 10.0), effective_n=100.0, **LABELS)
+    assert estimate.ci_low == 0.0
+    assert 0.01 < estimate.ci_high < 1.0
+
+
+def test_design_effect_of_identical_tokens_in_a_cluster_is_the_cluster_size() -> None:
+    values = np.random.default_rng(1).normal(size=4000)
+    deff = stats.design_effect(5 * values, 5 * values**2, np.full(4000, 5.0))
+    assert deff == pytest.approx(5.0, rel=0.01)
+
+
+def test_design_effect_is_one_where_nothing_varies() -> None:
+    assert stats.design_effect(np.full(9, 2.0), np.full(9, 2.0), np.full(9, 2.0)) == 1.0
+
+
+def test_folding_keeps_every_sum() -> None:
+    rows = np.random.default_rng(2).normal(size=(1000, 3))
+    folded = stats.fold(rows)
+    assert folded.shape == (stats.FOLDS, 3)
+    assert folded.sum(axis=0) == pytest.approx(rows.sum(axis=0))
+
+
+def test_ess_of_equal_ratios_is_one_with_no_spread() -> None:
+    counts = np.full(20, 8.0)
+    estimate = stats.effective_sample_size(counts, 1.5 * counts, 2.25 * counts, seed=0, **LABELS)
+    assert (estimate.value, estimate.ci_low, estimate.ci_high) == (1.0, 1.0, 1.0)
+
+
+def test_ess_interval_is_reproducible_and_holds_the_value() -> None:
+    ratios = np.exp(np.random.default_rng(3).normal(0, 0.3, (40, 25)))
+    sums = np.full(40, 25.0), ratios.sum(axis=1), np.square(ratios).sum(axis=1)
+    first = stats.effective_sample_size(*sums, seed=7, **LABELS)
+    assert first.value == pytest.approx(ratios.sum() ** 2 / (1000 * np.square(ratios).sum()))
+    assert first.ci_low < first.value < first.ci_high <= 1.0
+    assert first == stats.effective_sample_size(*sums, seed=7, **LABELS)
+
+
+@given(st.floats(min_value=2.0**-32, max_value=16000.0, width=32))
+def test_a_bin_stands_for_its_members_within_half_a_percent(magnitude: float) -> None:
+    index = int(stats.magnitude_bins(np.array([magnitude], np.float32))[0])
+    assert abs(stats.bin_middle(index) - magnitude) <= 0.005 * magnitude
+
+
+def test_bins_are_ordered_and_zero_is_the_lowest() -> None:
+    magnitudes = np.r_[0.0, np.logspace(-9, 4, 500)].astype(np.float32)
+    bins = stats.magnitude_bins(magnitudes)
+    assert (np.diff(bins) >= 0).all()
+    assert (bins[0], stats.bin_middle(0)) == (0, 0.0)
+
+
+def histogram(magnitudes: np.ndarray) -> np.ndarray:
+    """[folds, BINS] of magnitudes [clusters, tokens]."""
+    counts = np.zeros((stats.FOLDS, stats.BINS), np.int64)
+    for cluster, row in enumerate(magnitudes):
+        bins = stats.magnitude_bins(row.astype(np.float32))
+        counts[cluster % stats.FOLDS] += np.bincount(bins, minlength=stats.BINS)
+    return counts
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.9, 0.99, 0.999])
+def test_quantiles_are_within_half_a_percent_of_the_sorted_ones(probability: float) -> None:
+    magnitudes = np.abs(np.random.default_rng(4).standard_t(4, (300, 100)))
+    estimate = stats.quantile_estimate(
+        probability, histogram(magnitudes), magnitudes.max(), 300, **LABELS
+    )
+    exact = np.quantile(magnitudes, probability, method="inverted_cdf")
+    assert estimate.value == pytest.approx(exact, rel=0.005)
+    assert estimate.ci_low <= estimate.value <= estimate.ci_high
+    assert estimate.n == 30_000
+
+
+def test_a_quantile_beyond_what_the_sample_shows_says_so() -> None:
+    magnitudes = np.abs(np.random.default_rng(5).normal(size=(20, 30)))
+    estimate = stats.quantile_estimate(
+        0.999, histogram(magnitudes), magnitudes.max(), 20, **LABELS
+    )
+    assert estimate.ci_high == magnitudes.max()
+    assert "too few tokens" in estimate.note
+
+
+def test_quantile_intervals_cover_the_truth() -> None:
+    rng = np.random.default_rng(6)
+    truth, covered = student.ppf(0.95, 4), 0
+    for _ in range(300):
+        magnitudes = np.abs(rng.standard_t(4, (60, 40)))
+        estimate = stats.quantile_estimate(
+            0.9, histogram(magnitudes), magnitudes.max(), 60, **LABELS
+        )
+        covered += estimate.ci_low <= truth <= estimate.ci_high
+    assert covered >= 0.92 * 300
+
+
+def test_prompts_needed_follows_its_formula() -> None:
+    assert stats.prompts_needed(0.01, 1e-3) == math.ceil(36.0**2)
+    assert stats.prompts_needed(0.01, 0.0) is None
+    assert stats.prompts_needed(1.0, 1e-9) is None
