@@ -52,7 +52,7 @@ def session(
     """Provision, then hand out a pool of engines whose work is shown; all ended on leaving."""
     model_path = checkpoint.locate_model(config.model)
     with console.activity() as activity:
-        specs = {role: _spec(role, config, model_path, activity) for role in roles}
+        specs = {role: _spec(role, config, model_path, activity, console) for role in roles}
         with EnginePool(
             specs, run.work, run.path, config.run.stall_timeout_s, partial(_shower, activity)
         ) as engines:
@@ -68,7 +68,9 @@ def session(
             )
 
 
-def _spec(role: Role, config: Config, model_path: str, activity: Activity) -> EngineSpec:
+def _spec(
+    role: Role, config: Config, model_path: str, activity: Activity, console: Console
+) -> EngineSpec:
     engine = config.engine(role)
     resolved = environment.resolve(
         python="current" if engine.kind == "fake" else engine.python,
@@ -77,6 +79,8 @@ def _spec(role: Role, config: Config, model_path: str, activity: Activity) -> En
         say=partial(activity.update, role),
         needs_vllm=engine.kind == "vllm",
     )
+    for note in resolved.notes:
+        console.detail(f"{role}: {note}")
     return engine_spec(role, config, model_path, resolved)
 
 

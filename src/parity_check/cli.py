@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -45,6 +45,11 @@ class ScorePath(StrEnum):
     decode = "decode"
     prefill = "prefill"
 
+
+OPERATIONS: dict[ScorePath, Literal["replay", "rescore"]] = {
+    ScorePath.decode: "replay",
+    ScorePath.prefill: "rescore",
+}
 
 ConfigFile = Annotated[
     Path, typer.Option("--config", "-c", help="The configuration, TOML (or YAML by suffix).")
@@ -144,8 +149,7 @@ def replay(
     if dry_run:
         app.dry_run(loaded, console)
         return
-    operation = "replay" if path is ScorePath.decode else "rescore"
-    app.replay(loaded, engine.value, operation, trace, replayed, console)
+    app.replay(loaded, engine.value, OPERATIONS[path], trace, replayed, console)
 
 
 @cli.command()

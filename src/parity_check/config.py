@@ -239,11 +239,11 @@ def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
             if candidate.exists():
                 tree[table][key] = str(candidate.resolve())
     for role in ROLES:
-        table = tree.get(role)
-        value = table.get("python") if isinstance(table, dict) else None
-        if isinstance(value, str) and value != "current" and "/" in value:
+        engine = tree.get(role)
+        value = engine.get("python") if isinstance(engine, dict) else None
+        if isinstance(engine, dict) and isinstance(value, str) and "/" in value:
             # Not resolved: a virtual environment's interpreter is a link, and must stay one.
-            table["python"] = str(base.absolute() / Path(value).expanduser())
+            engine["python"] = str(base.absolute() / Path(value).expanduser())
 
 
 def _explain(error: ValidationError) -> str:
@@ -261,12 +261,9 @@ def _explain(error: ValidationError) -> str:
 
 
 def _explain_unknown_key(location: tuple[int | str, ...]) -> str:
-    table: type[BaseModel] = Config
+    table: Any = Config
     for part in location[:-1]:
-        annotation = table.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        table = annotation
+        table = table.model_fields[str(part)].annotation
     close = difflib.get_close_matches(str(location[-1]), table.model_fields, n=1)
     dotted = ".".join(map(str, location))
     return f"unknown key `{dotted}`" + (f" (did you mean `{close[0]}`?)" if close else "")

@@ -88,7 +88,7 @@ _ROWS = (
     ),
     Metric(
         "mean_importance_ratio", "mean importance ratio", "ratio", "target", 1.0, True,
-        "mean exp Δ (Δ cut at 20, as in verl)",
+        "mean exp Δ (Δ cut at ±20, as in verl)",
         "NeMo-RL sampling_importance_ratio, PipelineRL ratio_new_old",
         "the behaviour engine's bookkeeping only: raw logprobs, truncated support, shifted tokens",
     ),
@@ -149,7 +149,7 @@ _ROWS = (
     ),
     Metric(
         "chi2_sequence_product", "χ², sequence product", "1", "target", 0.0, False,
-        "mean over sequences of exp(2 ΣΔ) - 1 (ΣΔ cut at 20)", "verl rollout_corr/chi2_seq",
+        "mean over sequences of exp(2 ΣΔ) - 1 (ΣΔ cut at ±20)", "verl rollout_corr/chi2_seq",
         "bias times length",
     ),
     Metric(
@@ -185,7 +185,7 @@ _ROWS = (
 METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
 
 RATIO_CAP = 20.0
-"""Exponentials take Δ up to this (verl's SAFETY_BOUND): e^20 is a broken token, e^800 is inf."""
+"""Exponentials take |Δ| up to this (verl's SAFETY_BOUND): e^20 is a broken token, e^800 is inf."""
 
 TAIL_THRESHOLDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 POSITION_EDGES = (0, 16, 64, 256, 1024, 4096, 16384)
@@ -214,14 +214,15 @@ def token_columns(behaviour: F32, evaluating: F32) -> Floats:
     np.subtract(evaluating, behaviour, out=delta, dtype=np.float64)
     np.abs(delta, out=size)
     np.square(delta, out=square)
-    np.expm1(np.minimum(delta, RATIO_CAP), out=k3)
+    exponent = np.clip(delta, -RATIO_CAP, RATIO_CAP)
+    np.expm1(exponent, out=k3)
     np.add(k3, 1.0, out=ratio)
     np.square(ratio, out=squared_ratio)
     np.abs(k3, out=moved)
     moved *= np.exp(behaviour)
     k3 -= delta
     np.maximum(k3, 0.0, out=k3)
-    np.expm1(np.minimum(-delta, RATIO_CAP), out=reverse)
+    np.expm1(-exponent, out=reverse)
     np.maximum(ratio, reverse + 1.0, out=multiple)
     reverse += delta
     np.maximum(reverse, 0.0, out=reverse)
@@ -710,8 +711,8 @@ def _capped_exp(value: float) -> float:
 
 def _sequence_means(estimator: _Estimator, sequences: _Sequences) -> list[Estimate]:
     counts = sequences.sums(np.ones(len(sequences.length)))
-    totals = np.minimum(sequences.total, RATIO_CAP)
-    means = np.minimum(sequences.total / sequences.length, RATIO_CAP)
+    totals = np.clip(sequences.total, -RATIO_CAP, RATIO_CAP)
+    means = np.clip(sequences.total / sequences.length, -RATIO_CAP, RATIO_CAP)
     return [
         estimator.mean(name, "1", sequences.sums(np.expm1(2 * values)), counts, -1.0)
         for name, values in (("chi2_sequence_product", totals), ("chi2_sequence_geometric", means))

@@ -202,23 +202,22 @@ def _schema() -> pa.Schema:
     import pyarrow as pa
 
     ids, logprobs = pa.list_(pa.int32()), pa.list_(pa.float32())
-    return pa.schema(
-        [
-            pa.field("sample_id", pa.string(), nullable=False),
-            pa.field("prompt_id", pa.string(), nullable=False),
-            pa.field("sample_index", pa.int32(), nullable=False),
-            pa.field("prompt_group", pa.string(), nullable=False),
-            pa.field("prompt_token_ids", ids, nullable=False),
-            pa.field("completion_token_ids", ids, nullable=False),
-            pa.field("logprobs", logprobs, nullable=False),
-            pa.field("top_token_ids", pa.list_(ids)),
-            pa.field("top_logprobs", pa.list_(logprobs)),
-            pa.field("finish_reason", pa.string()),
-            pa.field("seed", pa.int64()),
-            pa.field("policy_version", pa.int64()),
-            pa.field("text", pa.string()),
-        ]
-    )
+    columns: list[pa.Field[Any]] = [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),
+        pa.field("prompt_group", pa.string(), nullable=False),
+        pa.field("prompt_token_ids", ids, nullable=False),
+        pa.field("completion_token_ids", ids, nullable=False),
+        pa.field("logprobs", logprobs, nullable=False),
+        pa.field("top_token_ids", pa.list_(ids)),
+        pa.field("top_logprobs", pa.list_(logprobs)),
+        pa.field("finish_reason", pa.string()),
+        pa.field("seed", pa.int64()),
+        pa.field("policy_version", pa.int64()),
+        pa.field("text", pa.string()),
+    ]
+    return pa.schema(columns)
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -287,4 +286,5 @@ def _rectangle(column: Any, dtype: type[np.generic]) -> NDArray[Any] | None:
     if len(widths) == 0 or widths[0] == 0 or (widths != widths[0]).any():
         return None
     flat = rows.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
-    return flat.reshape(-1, int(widths[0]))
+    rectangle: NDArray[Any] = flat.reshape(-1, int(widths[0]))
+    return rectangle

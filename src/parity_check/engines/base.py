@@ -93,7 +93,8 @@ def _engine_args(
     version: Version,
 ) -> dict[str, Any]:
     ours = parity_settings.engine_arguments(engine.settings, version)
-    overrides = {**ours.pop("hf_overrides", {}), **(engine.engine_args.get("hf_overrides") or {})}
+    theirs: dict[str, Any] = dict(engine.engine_args)
+    overrides = ours.pop("hf_overrides", {}) | (theirs.pop("hf_overrides", None) or {})
     arguments: dict[str, Any] = {
         "model": model_path,
         "dtype": config.model.dtype,
@@ -105,7 +106,7 @@ def _engine_args(
         **({"revision": config.model.revision} if config.model.revision else {}),
         **environment.engine_args,
         **ours,
-        **engine.engine_args,
+        **theirs,
     }
     if overrides:
         arguments["hf_overrides"] = overrides

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from parity_check.config import Role
 from parity_check.errors import ExitCode
 from parity_check.gates import GateResult, Verdict
 from parity_check.metrics import Measurement
@@ -47,7 +48,7 @@ class EngineReport:
 class Floor:
     """An engine against itself, in another batch order and composition."""
 
-    engine: str
+    engine: Role
     measurement: Measurement
 
 
@@ -55,8 +56,8 @@ class Floor:
 class Direction:
     """One behaviour engine's rollouts, evaluated by the other engine."""
 
-    sampled_by: str
-    evaluated_by: str
+    sampled_by: Role
+    evaluated_by: Role
     measurement: Measurement
     gates: tuple[GateResult, ...]
 

