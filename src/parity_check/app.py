@@ -221,7 +221,9 @@ def record_trace(
     """Sample rollouts with one engine and write them as a trace."""
     samples = rollouts.generate(engine, prompts, token_ids, session.config.workload)
     header = _header(session, engine, "decode", sampled_by=engine.spec.role)
-    return write_trace(path, samples, header, rollouts.vocabulary(engine, samples))
+    written = write_trace(path, samples, header, rollouts.vocabulary(engine, samples))
+    engine.forget()
+    return written
 
 
 def score_trace(
@@ -250,7 +252,9 @@ def score_trace(
         sampling=trace.header.sampling,
         replayed_from=trace.header.token_digest,
     )
-    return write_trace(path, samples, header, trace.vocabulary())
+    written = write_trace(path, samples, header, trace.vocabulary())
+    engine.forget()
+    return written
 
 
 def _header(

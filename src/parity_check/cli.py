@@ -9,16 +9,29 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from parity_check import __version__
 from parity_check.console import Console
-from parity_check.errors import ExitCode, ParityCheckError
+from parity_check.errors import ExitCode, Interrupted, ParityCheckError
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Commands(typer.core.TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Typer itself would end without a word.
+            raise Interrupted from None
+
 
 cli = typer.Typer(
     name="parity-check",
+    cls=Commands,
     help="Did my rollout engine change the numbers that my RL trainer learns from?",
     epilog="Exit codes: 0 parity · 1 drift · 2 usage or input · 3 an engine failed · "
     "4 inconclusive · 70 a bug in parity-check · 130 interrupted",
@@ -182,7 +195,9 @@ def _version(
 def main() -> NoReturn:
     """Run the command line; the only place where errors are caught."""
     state = State(Console())
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    for number in INTERRUPTS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
     try:
         cli(obj=state)
     except ParityCheckError as error:
@@ -195,8 +210,10 @@ def main() -> NoReturn:
     sys.exit(ExitCode.PARITY)
 
 
-def _as_interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """A CI job that is cancelled leaves no engine behind either."""
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """End in order, leaving no engine behind; an impatient second Ctrl-C must not prevent that."""
+    for each in INTERRUPTS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

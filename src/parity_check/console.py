@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from parity_check.errors import ParityCheckError
+from parity_check.errors import Interrupted, OutputError, ParityCheckError
 
 
 class Console:
@@ -31,9 +32,14 @@ class Console:
         self._lock = threading.Lock()
 
     def data(self, text: str) -> None:
-        """Print to stdout exactly as given."""
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
-        sys.stdout.flush()
+        """Print to stdout exactly as given. Raises OutputError when it is full or closed."""
+        try:
+            sys.stdout.write(text if text.endswith("\n") else text + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            # Python tries once more when it exits, and would complain again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise OutputError(f"cannot write to stdout: {error.strerror}") from None
 
     def say(self, text: str) -> None:
         """A line of talk on stderr; silent when quiet."""
@@ -49,7 +55,10 @@ class Console:
         self.err.print(f"warning: {text}", soft_wrap=True, style="yellow")
 
     def error(self, error: ParityCheckError) -> None:
-        """The error, its details, its hint and its log, in this order."""
+        """The error, its details, its hint, its log and what was kept, in this order."""
+        if isinstance(error, Interrupted):
+            self.err.print(f"interrupted; {error.kept or 'nothing was recorded'}", soft_wrap=True)
+            return
         self.err.print(f"error: {error.message}", soft_wrap=True, style="bold red")
         for line in error.details:
             self.err.print(f"  {line}", soft_wrap=True)
@@ -57,6 +66,8 @@ class Console:
             self.err.print(f"hint: {error.hint}", soft_wrap=True)
         if error.log:
             self.err.print(f"log: {error.log}", soft_wrap=True)
+        if error.kept:
+            self.err.print(error.kept, soft_wrap=True)
 
     @contextmanager
     def activity(self) -> Iterator[Activity]:

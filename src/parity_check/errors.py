@@ -22,7 +22,8 @@ class ParityCheckError(Exception):
     """A failure that is not a bug of parity-check.
 
     `message` is one line that says what is wrong and where; `hint` says what to do; `log` is a
-    file with the details, and `details` are lines worth showing at once.
+    file with the details, and `details` are lines worth showing at once. `kept` names what a run
+    had recorded by then; the run's directory fills it in.
     """
 
     exit_code = ExitCode.USAGE
@@ -40,6 +41,7 @@ class ParityCheckError(Exception):
         self.hint = hint
         self.log = log
         self.details = details
+        self.kept: str | None = None
 
 
 class ConfigError(ParityCheckError):
@@ -56,6 +58,15 @@ class TraceMismatchError(ParityCheckError):
 
 class OutputError(ParityCheckError):
     """A result could not be written."""
+
+
+class Interrupted(ParityCheckError):
+    """Ctrl-C, or SIGTERM."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+    def __init__(self) -> None:
+        super().__init__("interrupted")
 
 
 class EngineEnvironmentError(ParityCheckError):

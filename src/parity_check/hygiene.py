@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,15 +149,15 @@ def count_alternatives(
     truncated. With `token_ids` [n], the sampled token must be returned when it is likelier than
     the least likely alternative.
     """
-    there = (ids >= 0) & ~np.isnan(logprobs)
+    # One row an alternative: k is small, and numpy is slow along a short last axis.
+    columns, values = np.ascontiguousarray(ids.T), np.ascontiguousarray(logprobs.T)
+    there = (columns >= 0) & ~np.isnan(values)
     twice = np.zeros(len(ids), np.bool_)
-    for shift in range(1, ids.shape[1]):
-        same = (ids[:, shift:] == ids[:, :-shift]) & there[:, shift:] & there[:, :-shift]
-        if same.any():
-            twice |= same.any(axis=1)
-    counts = Counter(top_duplicate=int(twice.sum()), top_missing=int((~there.all(axis=1)).sum()))
+    for one, other in combinations(range(len(columns)), 2):
+        twice |= (columns[one] == columns[other]) & there[one] & there[other]
+    counts = Counter(top_duplicate=int(twice.sum()), top_missing=int((~there.all(axis=0)).sum()))
     if token_ids is not None:
-        least = np.where(there, logprobs, np.inf).min(axis=1)
-        found = ((ids == token_ids[:, None]) & there).any(axis=1)
+        least = np.where(there, values, np.float32(np.inf)).min(axis=0)
+        found = ((columns == token_ids) & there).any(axis=0)
         counts["sampled_not_returned"] = int((~found & (sampled_logprobs > least)).sum())
     return counts

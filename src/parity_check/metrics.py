@@ -113,7 +113,7 @@ _ROWS = (
         "k3_kl", "k3 KL", "nats", "lower", 0.0, True,
         "mean (exp Δ - 1 - Δ), estimates KL(behaviour ‖ evaluating)",
         "Schulman; prime-rl mismatch_kl, verl k3_kl, NeMo-RL gen_kl_error",
-        "noise and bias alike; a few tokens that the evaluating engine likes carry it",
+        "noise and bias alike; a few tokens carry it, so read it beside the tail fraction",
     ),
     Metric(
         "reverse_k3_kl", "k3 KL, roles swapped", "nats", "lower", 0.0, False,
@@ -297,7 +297,7 @@ class Measurement:
 
 
 class Accumulator:
-    """Sums over the chunks seen so far; `estimates` them when asked."""
+    """What is kept of the chunks seen so far: sums a prompt, a row a sample, a histogram."""
 
     def __init__(self, objectives: Iterable[Objective], tail_thresholds: Iterable[float]) -> None:
         edges = [row.log_edges() for row in objectives if row.level == "token"]
@@ -333,7 +333,9 @@ class Accumulator:
         self._grow(chunk)
         usable = self._inspect(chunk)
         for first, last in _blocks(chunk.starts):
-            self._add_block(chunk, first, last, usable)
+            tokens = slice(int(chunk.starts[first]), int(chunk.starts[last]))
+            self._inspect_alternatives(chunk, tokens)
+            self._add_block(chunk, first, last, None if usable is None else usable[tokens])
 
     def part(self, name: str) -> Floats:
         """One group of columns of the sums, [clusters, width]."""
@@ -351,29 +353,43 @@ class Accumulator:
         logprobs = {"behaviour": chunk.behaviour_logprob, "evaluating": chunk.evaluating_logprob}
         nulls = {"behaviour": chunk.behaviour_nulls, "evaluating": chunk.evaluating_nulls}
         usable = hygiene.inspect_logprobs(logprobs, nulls, chunk.starts, self.defects)
-        for side, ids, top in (
-            ("behaviour", chunk.behaviour_top_ids, chunk.behaviour_top_logprobs),
-            ("evaluating", chunk.evaluating_top_ids, chunk.evaluating_top_logprobs),
-        ):
-            if ids is not None and top is not None:
-                self.defects[side].update(
-                    hygiene.count_alternatives(ids, top, chunk.token_ids, logprobs[side])
-                )
         if usable is not None:
             self.excluded += int(np.count_nonzero(~usable))
         return usable
 
+    def _inspect_alternatives(self, chunk: PairedChunk, tokens: slice) -> None:
+        sampled = None if chunk.token_ids is None else chunk.token_ids[tokens]
+        for side, ids, top, logprobs in (
+            (
+                "behaviour",
+                chunk.behaviour_top_ids,
+                chunk.behaviour_top_logprobs,
+                chunk.behaviour_logprob,
+            ),
+            (
+                "evaluating",
+                chunk.evaluating_top_ids,
+                chunk.evaluating_top_logprobs,
+                chunk.evaluating_logprob,
+            ),
+        ):
+            if ids is not None and top is not None:
+                counts = hygiene.count_alternatives(
+                    ids[tokens], top[tokens], sampled, logprobs[tokens]
+                )
+                self.defects[side].update(counts)
+
     def _add_block(
-        self, chunk: PairedChunk, first: int, last: int, usable: NDArray[np.bool_] | None
+        self, chunk: PairedChunk, first: int, last: int, keep: NDArray[np.bool_] | None
     ) -> None:
-        """Add samples `first` to `last`, leaving out tokens that are not usable."""
+        """Add samples `first` to `last`; `keep` says which of their tokens are usable."""
         size = last - first
         cluster = chunk.cluster[first:last]
         starts = chunk.starts[first : last + 1] - chunk.starts[first]
         tokens = slice(int(chunk.starts[first]), int(chunk.starts[last]))
         behaviour, evaluating = chunk.behaviour_logprob[tokens], chunk.evaluating_logprob[tokens]
         begin, sample, position = _segments(starts)
-        keep = None if usable is None else usable[tokens]
+        origin = starts[:-1]
         if keep is not None:
             behaviour, evaluating = behaviour[keep], evaluating[keep]
             before = np.concatenate([[0], np.cumsum(keep)])
@@ -395,14 +411,8 @@ class Accumulator:
             rows[:, self.parts["probability"]] = _by_probability(behaviour, columns, owner, size)
             self._count_thresholds(rows, columns, owner, lengths)
             self._count_magnitudes(columns[_COLUMN["abs_log_ratio"]], cluster, lengths)
-            differing = np.flatnonzero(columns[_COLUMN["identical"]] == 0.0)
-            found = np.searchsorted(differing, starts)
-            has = found[:-1] < found[1:]
-            where = differing[found[:-1][has]]
-            if keep is not None:
-                where = np.flatnonzero(keep)[where]
-            origin = chunk.starts[first:last][has] - chunk.starts[first]
-            first_differing[has] = where - origin
+            same = columns[_COLUMN["identical"]]
+            first_differing = _first_differing(same, starts, origin, keep)
             rows[:, self.parts["alternatives"]] = _alternatives(chunk, tokens, keep, owner, size)
         np.add.at(self.sums, cluster, rows)
         self.sequences.append(
@@ -436,6 +446,24 @@ def _blocks(starts: Ints) -> Iterator[tuple[int, int]]:
         last = max(first + 1, last)
         yield first, last
         first = last
+
+
+def _first_differing(
+    same: Floats, starts: Ints, origin: Ints, keep: NDArray[np.bool_] | None
+) -> Ints:
+    """Position of each sample's first token that is not the same, -1 for none.
+
+    `starts` [S + 1] are those of the usable tokens, `origin` [S] where samples begin among all.
+    """
+    differing = np.flatnonzero(same == 0.0)
+    found = np.searchsorted(differing, starts)
+    has = found[:-1] < found[1:]
+    where = differing[found[:-1][has]]
+    if keep is not None:
+        where = np.flatnonzero(keep)[where]
+    position = np.full(len(origin), -1, np.int64)
+    position[has] = where - origin[has]
+    return position
 
 
 def _segments(starts: Ints) -> tuple[Ints, Ints, Ints]:
@@ -476,9 +504,12 @@ def _alternatives(
         which, values = ids[tokens], logprobs[tokens]
         if keep is not None:
             which, values = which[keep], values[keep]
-        values = np.where((which >= 0) & (values <= hygiene.ROUNDING), values, -np.inf)
-        best.append(which[np.arange(len(which)), values.argmax(axis=1)])
-        there.append(values.max(axis=1) > hygiene.FLOOR)
+        # One row an alternative: k is small, and numpy is slow along a short last axis.
+        which, values = np.ascontiguousarray(which.T), np.ascontiguousarray(values.T)
+        values = np.where((which >= 0) & (values <= hygiene.ROUNDING), values, np.float32(-np.inf))
+        top = values.max(axis=0)
+        best.append(_id_of(top, which, values))
+        there.append(top > hygiene.FLOOR)
         entropy.append(renormalised_entropy(values))
     both = there[0] & there[1]
     owner, agree, gap = owner[both], (best[0] == best[1])[both], (entropy[1] - entropy[0])[both]
@@ -487,14 +518,24 @@ def _alternatives(
     return np.stack([counts, agreeing, np.bincount(owner, weights=gap, minlength=size)], axis=1)
 
 
-def renormalised_entropy(logprobs: NDArray[np.float32]) -> Floats:
-    """Entropy [n] of recorded alternatives (logprobs [n, k], -inf for none), renormalised. Nats."""
-    top = np.maximum(logprobs.max(axis=1, keepdims=True), hygiene.FLOOR)
-    weights = np.exp((logprobs - top).astype(np.float64))
-    total = weights.sum(axis=1)
-    shifted = np.where(weights > 0.0, logprobs - top, 0.0)
+def _id_of(top: F32, ids: I32, logprobs: F32) -> I32:
+    """The id that holds the largest logprob, the first where several do."""
+    chosen: I32 = ids[-1].copy()
+    for which, values in zip(ids[-2::-1], logprobs[-2::-1], strict=True):
+        np.copyto(chosen, which, where=values == top)
+    return chosen
+
+
+def renormalised_entropy(logprobs: F32) -> Floats:
+    """Entropy [n] of recorded alternatives (logprobs [k, n], -inf for none), renormalised. Nats."""
+    shifted = (logprobs - np.maximum(logprobs.max(axis=0), np.float32(hygiene.FLOOR))).astype(
+        np.float64
+    )
+    weights = np.exp(shifted)
+    total = weights.sum(axis=0)
     total[total == 0.0] = 1.0  # no alternative at all: such tokens are left out by the caller
-    entropy: Floats = np.log(total) - (weights * shifted).sum(axis=1) / total
+    np.maximum(shifted, hygiene.FLOOR, out=shifted)  # keeps 0 * -inf from being NaN
+    entropy: Floats = np.log(total) - (weights * shifted).sum(axis=0) / total
     return entropy
 
 
@@ -523,17 +564,20 @@ class _Estimator:
         self, row: Objective, low: Floats, high: Floats, weights: Floats, effective_n: float
     ) -> ClipEstimate:
         name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
-        share, p = self.positive_share, self.share
-        active = share * high + (1.0 - share) * low
-        counted = row.counted(low, high, share)
+        positive = self.positive_share
+
+        def share(part: str, sums: Floats) -> Estimate:
+            return self.share(name + part, sums, weights, effective_n)
+
         return ClipEstimate(
-            row, share,
-            counted=p(name, counted, weights, effective_n),
-            band=p(f"{name}_band", low + high, weights, effective_n),
-            low=p(f"{name}_low", low, weights, effective_n),
-            high=p(f"{name}_high", high, weights, effective_n),
-            active=p(f"{name}_active", active, weights, effective_n),
-        )  # fmt: skip
+            objective=row,
+            positive_share=positive,
+            counted=share("", row.counted(low, high, positive)),
+            band=share("_band", low + high),
+            low=share("_low", low),
+            high=share("_high", high),
+            active=share("_active", positive * high + (1.0 - positive) * low),
+        )
 
     def bin(self, label: str, low: float, high: float, cells: Floats) -> Bin | None:
         """Estimates of one bin from cells [clusters, count Δ |Δ| k3]; None for an empty one."""
@@ -674,7 +718,7 @@ def measure(
         clips=tuple(clips.values()),
         breakdowns=_breakdowns(estimator, sums),
         clips_by_length=tuple(
-            (_range_label(low, high, "tokens"), part.clip(estimator, by_length))
+            (f"{_range_label(low, high)} tokens", part.clip(estimator, by_length))
             for low, high in zip(LENGTH_EDGES, (*LENGTH_EDGES[1:], math.inf), strict=True)
             if len((part := sequences.between(low, high)).length)
         ),
@@ -782,8 +826,8 @@ def _first_divergence(sequences: _Sequences) -> FirstDivergence:
     )
 
 
-def _range_label(low: float, high: float, unit: str) -> str:
-    return f"{low:g}–{high - 1:g} {unit}" if high < math.inf else f"≥ {low:g} {unit}"
+def _range_label(low: float, high: float) -> str:
+    return f"{low:g}–{high - 1:g}" if high < math.inf else f"≥ {low:g}"
 
 
 def _breakdowns(estimator: _Estimator, sums: Accumulator) -> dict[str, tuple[Bin, ...]]:
@@ -792,7 +836,7 @@ def _breakdowns(estimator: _Estimator, sums: Accumulator) -> dict[str, tuple[Bin
     surprisals = sums.part("probability").reshape(clusters, _PROBABILITY_BINS, width)
     totals = sums.part("totals")[:, _BROKEN_DOWN]
     by_position = [
-        estimator.bin(_range_label(low, high, "position"), low, high, positions[:, index])
+        estimator.bin(_range_label(low, high), low, high, positions[:, index])
         for index, (low, high) in enumerate(
             zip(POSITION_EDGES, (*POSITION_EDGES[1:], math.inf), strict=True)
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import secrets
 import shutil
 from contextlib import suppress
@@ -12,6 +14,7 @@ from typing import Any, Self
 
 import tomli_w
 
+from parity_check.errors import Interrupted, ParityCheckError
 from parity_check.trace import cannot_write
 
 
@@ -19,7 +22,8 @@ class RunDirectory:
     """`runs/<id>/`, made before any engine starts so that a bad path fails in the first second.
 
     On leaving with an error, samples that were finished but not yet part of a trace are kept as
-    `<role>-<operation>.partial.jsonl`.
+    `<role>-<operation>.partial.jsonl`, and the error says what was kept. Ctrl-C becomes
+    Interrupted here.
     """
 
     def __init__(self, parent: Path, config: dict[str, Any]) -> None:
@@ -27,6 +31,7 @@ class RunDirectory:
         self.id = f"{self.created:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.path = parent.absolute() / self.id
         self.work = self.path / ".work"
+        self._shown = parent / self.id
         try:
             self.work.mkdir(parents=True)
         except OSError as error:
@@ -45,6 +50,12 @@ class RunDirectory:
         if kind is not None:
             self._keep_partial()
         shutil.rmtree(self.work, ignore_errors=True)
+        if isinstance(error, KeyboardInterrupt):
+            interrupted = Interrupted()
+            interrupted.kept = self._kept()
+            raise interrupted from None
+        if isinstance(error, ParityCheckError):
+            error.kept = self._kept()
 
     def write(self, name: str, text: str) -> Path:
         """Write a file of the run whole, or not at all. Raises OutputError."""
@@ -54,18 +65,34 @@ class RunDirectory:
             partial.write_text(text, encoding="utf-8")
             partial.replace(path)
         except OSError as error:
+            partial.unlink(missing_ok=True)
             raise cannot_write(path, error) from None
         return path
 
-    def kept(self) -> list[str]:
-        """What the directory holds of recorded work."""
-        return sorted(
-            file.name for file in self.path.iterdir() if file.suffix in (".parquet", ".jsonl")
-        )
+    def _kept(self) -> str | None:
+        """What the directory holds of recorded work, in words."""
+        recorded = (".parquet", ".jsonl")
+        names = sorted(file.name for file in self.path.iterdir() if file.suffix in recorded)
+        return f"kept in {self._shown}: {', '.join(names)}" if names else None
 
     def _keep_partial(self) -> None:
-        for part in self.work.glob("*/*.jsonl.part"):
-            operation = part.name.partition("-")[0]
-            if operation != "tokenize" and part.stat().st_size:
-                with suppress(OSError):
-                    part.replace(self.path / f"{part.parent.name}-{operation}.partial.jsonl")
+        for output in sorted(self.work.glob("*/*-*.jsonl*")):
+            operation = output.name.partition("-")[0]
+            if ".in." in output.name or operation == "tokenize":
+                continue
+            # The disk may be full: renaming and cutting short need no space, copying does.
+            with suppress(OSError):
+                if _cut_to_whole_lines(output):
+                    output.replace(self._free_name(f"{output.parent.name}-{operation}"))
+
+    def _free_name(self, stem: str) -> Path:
+        suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+        names = (f"{stem}{suffix}.partial.jsonl" for suffix in suffixes)
+        return next(path for name in names if not (path := self.path / name).exists())
+
+
+def _cut_to_whole_lines(path: Path) -> int:
+    """Drop a last line that a killed worker left unfinished; returns the size that is left."""
+    size = path.read_bytes().rfind(b"\n") + 1
+    os.truncate(path, size)
+    return size

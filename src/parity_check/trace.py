@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ SCHEMA_VERSION = 1
 METADATA_KEY = b"parity_check"
 VOCABULARY_KEY = b"parity_check_vocabulary"
 ROWS_PER_GROUP = 1024
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_HINT = "free some space, or choose another place with --out"
 
 LogprobPath = Literal["decode", "prefill"]
 Distribution = Literal["processed", "raw"]
@@ -152,9 +155,9 @@ def write_trace(
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
-    full = error.errno == errno.ENOSPC
-    reason = "no space left on the device" if full else (error.strerror or str(error))
-    hint = "free some space, or choose another place with --out" if full else None
+    """The error to raise for a file that could not be written."""
+    hint = DISK_FULL_HINT if error.errno in DISK_FULL else None
+    reason = os.strerror(error.errno) if error.errno else str(error)
     return OutputError(f"cannot write {path}: {reason}", hint=hint)
 
 

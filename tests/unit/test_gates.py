@@ -69,12 +69,8 @@ def test_verdict_by_the_interval(low: float, high: float, limit: Limit, verdict:
 
 
 @given(ESTIMATES, LIMITS, LIMITS, KINDS)
-def test_a_wider_limit_is_never_worse(
-    seen: Estimate, one: float, other: float, kind: str
-) -> None:
-    narrow, wide = (
-        judge(seen, Limit("m", value, kind, "test")) for value in sorted((one, other))
-    )
+def test_a_wider_limit_is_never_worse(seen: Estimate, one: float, other: float, kind: str) -> None:
+    narrow, wide = (judge(seen, Limit("m", value, kind, "test")) for value in sorted((one, other)))
     assert RANK[narrow.verdict] <= RANK[wide.verdict]
 
 

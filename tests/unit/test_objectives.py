@@ -55,7 +55,7 @@ def ppo(low: float, high: float) -> Callable[[float, int], bool]:
 
 
 def band(low: float, high: float) -> Callable[[float, int], bool]:
-    """PipelineRL, verl and slime CISPO: clamped != ratio. IcePop and masks: not low <= r <= high."""
+    """PipelineRL, verl and slime CISPO: clamped != ratio. IcePop, masks: not low <= r <= high."""
 
     def outside(ratio: float, _advantage: int) -> bool:
         return min(max(ratio, low), high) != ratio
@@ -107,7 +107,9 @@ REFERENCE: dict[str, tuple[Callable[[float, int], bool], str, str]] = {
 }
 
 
-def slow_share(name: str, made: list[list[tuple[float, float]]], advantage: int) -> tuple[float, int]:
+def slow_share(
+    name: str, made: list[list[tuple[float, float]]], advantage: int
+) -> tuple[float, int]:
     """Numerator and denominator of the framework's number when every advantage has this sign."""
     clipped, kind, weighting = REFERENCE[name]
     numerator, denominator = 0.0, 0
@@ -148,16 +150,14 @@ def test_the_random_data_exercises_every_counter() -> None:
         seen |= {
             name
             for name in REFERENCE
-            if 0 < sum(slow_share(name, made, sign)[0] for sign in (1, -1))
+            if sum(slow_share(name, made, sign)[0] for sign in (1, -1)) > 0
         }
     assert seen == set(REFERENCE)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_band_low_high_and_active_hang_together(name: str) -> None:
-    measured = measure(
-        [paired(samples(2, 0.5))], sampled_by="reference", positive_share=POSITIVE
-    )
+    measured = measure([paired(samples(2, 0.5))], sampled_by="reference", positive_share=POSITIVE)
     (clip,) = [clip for clip in measured.clips if clip.objective.name == name]
     assert clip.band.value == pytest.approx(clip.low.value + clip.high.value)
     assert clip.active.value == pytest.approx(

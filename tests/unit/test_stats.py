@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from parity_check import stats
@@ -60,7 +61,7 @@ def test_no_instance_is_bounded_by_the_rule_of_three() -> None:
         "s", np.zeros(10), np.full(10, 100.0), effective_n=500.0, **LABELS
     )
     assert (estimate.value, estimate.ci_low) == (0.0, 0.0)
-    assert estimate.ci_high == pytest.approx(3 / 500, rel=2e-3)
+    assert estimate.ci_high == pytest.approx(-math.log(0.025) / 500, rel=5e-3)
     assert estimate.note == "no instance in 1,000: rule of three on an effective 500"
 
 
@@ -69,7 +70,19 @@ def test_no_exception_is_bounded_from_below() -> None:
         "s", np.full(10, 100.0), np.full(10, 100.0), effective_n=1000.0, **LABELS
     )
     assert (estimate.value, estimate.ci_high) == (1.0, 1.0)
-    assert estimate.ci_low == pytest.approx(1 - 3 / 1000, rel=1e-3)
+    assert estimate.ci_low == pytest.approx(1 + math.log(0.025) / 1000, rel=1e-4)
+
+
+def test_exact_intervals_are_clopper_and_pearsons() -> None:
+    expected = binomtest(3, 50).proportion_ci(0.95, method="exact")
+    assert stats.exact_interval(3, 50, 0.95) == pytest.approx((expected.low, expected.high))
+    assert stats.exact_interval(50, 50, 0.95)[1] == 1.0
+
+
+def test_a_single_instance_is_not_taken_for_certain() -> None:
+    sums = np.r_[1.0, np.zeros(99)]
+    estimate = stats.share_estimate("s", sums, np.full(100, 10.0), effective_n=1000.0, **LABELS)
+    assert estimate.ci_high == pytest.approx(5.559e-3, rel=1e-3)
 
 
 def test_the_interval_of_a_share_stays_within_what_a_share_can_be() -> None:
@@ -147,9 +160,7 @@ def test_quantiles_are_within_half_a_percent_of_the_sorted_ones(probability: flo
 
 def test_a_quantile_beyond_what_the_sample_shows_says_so() -> None:
     magnitudes = np.abs(np.random.default_rng(5).normal(size=(20, 30)))
-    estimate = stats.quantile_estimate(
-        0.999, histogram(magnitudes), magnitudes.max(), 20, **LABELS
-    )
+    estimate = stats.quantile_estimate(0.999, histogram(magnitudes), magnitudes.max(), 20, **LABELS)
     assert estimate.ci_high == magnitudes.max()
     assert "too few tokens" in estimate.note
 

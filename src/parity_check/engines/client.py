@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from parity_check.engines.base import WORKER, EngineSpec
 from parity_check.errors import EngineError, InputError, OutputError, ParityCheckError
+from parity_check.trace import DISK_FULL_HINT, cannot_write
 
 Progress = Callable[[str, int, int], None]
 """Called with (operation, done, total) while an operation runs."""
@@ -91,6 +92,11 @@ class WorkerEngine:
         rows = {row["sample_id"]: row for row in self._bulk(op, requests, **parameters)}
         return [rows[request["sample_id"]] for request in requests]
 
+    def forget(self) -> None:
+        """Delete the results of finished operations: a trace holds what was wanted of them."""
+        for file in self._job_dir.glob("*.jsonl"):
+            file.unlink()
+
     def close(self) -> None:
         """End the worker: politely first, then the whole group."""
         if self._process.poll() is None:
@@ -112,7 +118,7 @@ class WorkerEngine:
             self._job_dir.mkdir(parents=True, exist_ok=True)
             log = self._log.open("ab")
         except OSError as error:
-            raise OutputError(f"cannot write {self._log}: {error.strerror}") from None
+            raise cannot_write(self._log, error) from None
         replies, worker_end = os.pipe()
         try:
             with log:
@@ -161,7 +167,7 @@ class WorkerEngine:
             with source.open("w", encoding="utf-8") as lines:
                 lines.writelines(json.dumps(request) + "\n" for request in requests)
         except OSError as error:
-            raise OutputError(f"cannot write {source}: {error.strerror}") from None
+            raise cannot_write(source, error) from None
         self._call(op, requests=source.name, out=out.name, **parameters)
         with out.open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
@@ -223,6 +229,8 @@ class WorkerEngine:
         kind, message = reply["kind"], reply["message"]
         if kind in INPUT_KINDS:
             return InputError(message, log=self._log)
+        if kind == "disk_full":
+            return OutputError(f"the {self.spec.role} engine {message}", hint=DISK_FULL_HINT)
         verb = "could not start" if op == "load" else f"failed to {op}"
         hint = HINTS.get(kind)
         return self._error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -37,6 +38,7 @@ class EnginePool:
         self._work_dir, self._log_dir = work_dir, log_dir
         self._stall_timeout_s, self._progress = stall_timeout_s, progress
         self._engines: dict[Role, WorkerEngine] = {}
+        self._lock, self._ended = threading.Lock(), False
         first, *others = specs.values()
         self.side_by_side = not any(first.shares_device_with(other) for other in others)
         self.resident = (
@@ -47,28 +49,26 @@ class EnginePool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._kill()
         for engine in self._engines.values():
-            if kind is None:
-                engine.close()
-            else:
-                engine.kill()
+            engine.close()
 
     def run(self, jobs: Mapping[Role, Job[T]]) -> dict[Role, T]:
         """Run one job on each named engine. The first failure ends the other engines' jobs."""
         if not self.side_by_side:
             return {role: job(self._engine(role)) for role, job in self._loaded_first(jobs)}
         with ThreadPoolExecutor(max_workers=len(jobs)) as threads:
-            futures = {
-                role: threads.submit(lambda r, j: j(self._engine(r)), role, job)
-                for role, job in jobs.items()
-            }
             try:
+                futures = {
+                    role: threads.submit(lambda r, j: j(self._engine(r)), role, job)
+                    for role, job in jobs.items()
+                }
                 wait(futures.values(), return_when=FIRST_EXCEPTION)
                 _raise_first(futures)
             except BaseException:
                 # Also on Ctrl-C, which only this thread sees: the others wait on their workers.
-                for engine in list(self._engines.values()):
-                    engine.kill()
+                self._kill()
                 raise
         return {role: future.result() for role, future in futures.items()}
 
@@ -80,16 +80,28 @@ class EnginePool:
             if not self.resident:
                 for other in list(self._engines):
                     self._engines.pop(other).close()
-            engine = WorkerEngine(
+            self._spawn(role).load()
+        return self._engines[role]
+
+    def _spawn(self, role: Role) -> WorkerEngine:
+        with self._lock:
+            if self._ended:
+                raise RuntimeError("the pool has ended")  # in a thread that nobody waits for
+            self._engines[role] = WorkerEngine(
                 self.specs[role],
                 self._work_dir / role,
                 self._log_dir / f"{role}.log",
                 self._stall_timeout_s,
                 self._progress(role),
             )
-            self._engines[role] = engine
-            engine.load()
-        return self._engines[role]
+            return self._engines[role]
+
+    def _kill(self) -> None:
+        """End all engines at once, and any that is just being started."""
+        with self._lock:
+            self._ended = True
+        for engine in self._engines.values():
+            engine.kill()
 
 
 def _raise_first(futures: Mapping[Role, Future[T]]) -> None:

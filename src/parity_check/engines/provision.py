@@ -89,7 +89,9 @@ def install(requirement: Requirement, recipe: Recipe, location: Path, say: Say) 
         _stop_if_disk_is_full(error)
         reason = "cannot be reached" if _is_unreachable(error.cause) else "do not have them"
 
-    plain = [_without_local(need) for need in needs]
+    left_out = {canonicalize_name(name) for name in recipe.cpu_only}
+    kept = [need for need in needs if canonicalize_name(need.name) not in left_out]
+    plain = [_without_local(need) for need in kept]
     # Later torchaudio releases name no torch version, but only work with their own.
     torch = [f"torchaudio<={_pinned(need).public}" for need in needs if need.name == "torch"]
     listed = _write(location / "requirements.txt", [*plain, *torch, *recipe.requires])

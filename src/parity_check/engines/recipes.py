@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -45,6 +45,7 @@ class Recipe:
     python: str = ""
     constraints: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
+    cpu_only: tuple[str, ...] = ()
     extension: Extension | None = None
     sizes: Sizes = Sizes()
     fallback_sizes: Sizes = Sizes()
@@ -53,13 +54,17 @@ class Recipe:
     engine_args: Mapping[str, object] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """A short hash of what decides the installed files, and of nothing else."""
-        extension = self.extension and (
-            self.extension.sdist,
-            self.extension.sources,
-            self.extension.flags,
-        )
-        identity = json.dumps([self.python, self.constraints, self.requires, extension])
+        """A short hash of what decides the installed files, and of nothing else.
+
+        What is empty leaves it alone, so a new kind of entry changes no other environment.
+        """
+        decisive = {
+            "constraints": self.constraints,
+            "requires": self.requires,
+            "cpu_only": self.cpu_only,
+            "extension": self.extension and asdict(self.extension),
+        }
+        identity = json.dumps({name: value for name, value in decisive.items() if value})
         return hashlib.sha256(identity.encode()).hexdigest()[:10]
 
 
@@ -74,7 +79,7 @@ def match(distribution: str, version: str, platform: str) -> Recipe:
     for entry in _entries():
         if _applies(entry, canonicalize_name(distribution), version, platform):
             _merge(merged, {key: entry[key] for key in entry.keys() - _MATCH_KEYS})
-    return _recipe(merged)
+    return _recipe(merged, Version(version).base_version)
 
 
 @cache
@@ -104,15 +109,16 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
             into[key] = value
 
 
-def _recipe(merged: Mapping[str, Any]) -> Recipe:
+def _recipe(merged: Mapping[str, Any], release: str) -> Recipe:
     extension = merged.get("extension")
     return Recipe(
         python=merged.get("python", ""),
         constraints=tuple(merged.get("constraints", ())),
         requires=tuple(merged.get("requires", ())),
+        cpu_only=tuple(merged.get("cpu_only", ())),
         extension=extension
         and Extension(
-            sdist=extension["sdist"],
+            sdist=extension["sdist"].format(release=release),
             machines=tuple(extension["machines"]),
             sources=tuple(extension["sources"]),
             flags=tuple(extension["flags"]),

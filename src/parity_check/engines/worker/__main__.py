@@ -26,19 +26,21 @@ load        backend, engine_args, family, settings     as describe
 describe                                               the engine's fingerprint
 tokenize    requests {prompt_id, text | messages}      out {prompt_id, token_ids}
 decode      ids: [...]                                 texts: [...], one string a token id
-generate    requests {sample_id, prompt_token_ids}     out {sample_id, token_ids, logprobs, text, ...}
+generate    requests {sample_id, prompt_token_ids}     out {sample_id, token_ids, logprobs, ...}
 replay      requests + completion_token_ids            out, the given tokens forced in decode
 rescore     requests + completion_token_ids            out, scored by prefill
 shutdown                                               {}
 
 Known failures have a `kind`: vllm_not_installed, bad_engine_args, wrong_family,
 setting_not_applied, unsupported, out_of_memory, prompt_too_long, token_out_of_vocabulary,
-replay_mismatch, load_failed; everything else is `internal`, with a traceback.
+replay_mismatch, load_failed, disk_full; everything else is `internal`, with a traceback.
 
 This directory runs in the engine's own interpreter (Python 3.9 and later): the standard library
 and that environment's packages, nothing of parity-check.
 """
 
+import contextlib
+import errno
 import json
 import os
 import queue
@@ -52,6 +54,7 @@ from pathlib import Path
 from failures import WorkerFailure
 
 PROGRESS_INTERVAL_S = 0.2
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Channel:
@@ -72,7 +75,7 @@ class Channel:
             self.send(id=command_id, progress={"done": done, "total": total, "unit": unit})
 
     def requests(self, name):
-        with open(self.job_dir / name, encoding="utf-8") as lines:
+        with (self.job_dir / name).open(encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
 
 
@@ -86,7 +89,7 @@ class Output:
         self._done = 0
 
     def __enter__(self):
-        self._file = open(self._part, "w", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+        self._file = self._part.open("w", encoding="utf-8")
         return self
 
     def write(self, **row):
@@ -101,7 +104,7 @@ class Output:
     def __exit__(self, kind, *_):
         self._file.close()
         if kind is None:
-            os.replace(self._part, self._path)
+            self._part.replace(self._path)
 
 
 def make_engine(command):
@@ -135,6 +138,13 @@ def run(engine, channel, command):
     return engine, {}
 
 
+def describe_error(error):
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return {"kind": "disk_full", "message": f"cannot write: {os.strerror(error.errno)}"}
+    kind = "out_of_memory" if isinstance(error, MemoryError) else "internal"
+    return {"kind": kind, "message": f"{type(error).__name__}: {error}".splitlines()[0]}
+
+
 def read_commands(commands):
     """Feed the queue from stdin; end the whole group when the parent is gone."""
     for line in sys.stdin:
@@ -159,13 +169,14 @@ def main():
             traceback.print_exc()
             channel.send(id=command["id"], ok=False, kind=failure.kind, message=failure.message)
         except BaseException as error:
-            traceback.print_exc()
+            # The log may be on the full disk that this is about.
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
             channel.send(
                 id=command["id"],
                 ok=False,
-                kind="out_of_memory" if isinstance(error, MemoryError) else "internal",
-                message=f"{type(error).__name__}: {error}".splitlines()[0],
                 traceback=traceback.format_exc(),
+                **describe_error(error),
             )
         else:
             channel.send(id=command["id"], ok=True, result=result)

@@ -6,13 +6,18 @@ A byte-level "language model": the logits of the next of 256 tokens are a hash o
     noise = 0.01          standard deviation, in nats, of an error added to each returned logprob
     seed = 1234           of the sampling and of the noise
     max_model_len = 4096
+    tokenizer = "bytes"   or "upper", which reads a text in upper case
+    rope_theta = 10000.0  what the engine says that it read from the checkpoint; also `dtype`
     delay_s = 0.0         time that each sample takes
     fault = {op = "replay", after = 3, how = "crash"}
                           at the given operation, after so many samples: crash (SIGKILL), exit,
                           hang, out_of_memory, or an exception
+                          (op: load, tokenize, decode, generate, replay, rescore)
 """
 
+import functools
 import hashlib
+import heapq
 import math
 import os
 import random
@@ -24,7 +29,17 @@ from failures import WorkerFailure
 
 VOCABULARY = 256
 END = 0
-ARGUMENTS = ("model", "seed", "noise", "max_model_len", "delay_s", "fault")
+DEFAULTS = {
+    "model": None,
+    "seed": 0,
+    "noise": 0.0,
+    "max_model_len": 4096,
+    "tokenizer": "bytes",
+    "rope_theta": None,
+    "dtype": None,
+    "delay_s": 0.0,
+    "fault": None,
+}
 
 
 def float32(value):
@@ -33,7 +48,11 @@ def float32(value):
 
 def logits(context):
     """[VOCABULARY] logits of the next token; a heavy head and a long tail, as text has them."""
-    last = bytes(token & 255 for token in context[-2:])
+    return logits_after(bytes(token & 255 for token in context[-2:]))
+
+
+@functools.lru_cache(maxsize=VOCABULARY * VOCABULARY)
+def logits_after(last):
     source = random.Random(hashlib.sha256(last).digest())
     return [source.gauss(0.0, 2.5) for _ in range(VOCABULARY)]
 
@@ -46,16 +65,9 @@ def log_softmax(values):
 
 class FakeEngine:
     def __init__(self, command):
-        self.arguments = {
-            "seed": 0,
-            "noise": 0.0,
-            "max_model_len": 4096,
-            "delay_s": 0.0,
-            "fault": None,
-            **command["engine_args"],
-        }
+        self.arguments = {**DEFAULTS, **command["engine_args"]}
         for name in self.arguments:
-            if name not in ARGUMENTS:
+            if name not in DEFAULTS:
                 raise WorkerFailure("bad_engine_args", f"unknown engine argument `{name}`")
         self.family = command["family"] or "v1"
         self.settings = command["settings"]
@@ -78,10 +90,14 @@ class FakeEngine:
             "platform": "cpu",
             "device": "none",
             "settings": in_force,
-            "config": {"max_model_len": self.arguments["max_model_len"]},
+            "config": {
+                name: self.arguments[name]
+                for name in ("max_model_len", "dtype")
+                if self.arguments[name] is not None
+            },
             "environment": {},
             "model": {
-                "rope_theta": None,
+                "rope_theta": self.arguments["rope_theta"],
                 "vocab_size": VOCABULARY,
                 "max_model_len": self.arguments["max_model_len"],
                 "architectures": ["Fake"],
@@ -107,9 +123,12 @@ class FakeEngine:
         for done, request in enumerate(requests):
             self.fault("tokenize", done)
             text = request["text"] or "".join(m["content"] for m in request["messages"])
+            if self.arguments["tokenizer"] == "upper":
+                text = text.upper()
             output.write(prompt_id=request["prompt_id"], token_ids=list(text.encode()))
 
     def decode(self, ids):
+        self.fault("decode", 0)
         return [bytes([token]).decode("latin-1") for token in ids]
 
     def check(self, requests, new_tokens):
@@ -144,8 +163,9 @@ class FakeEngine:
         for place, token in enumerate(tokens):
             _, returned = self.step(prompt + tokens[:place], command["sampling"])
             chosen.append(float32(returned[token] + noise.gauss(0.0, self.arguments["noise"])))
-            ranked = sorted(range(VOCABULARY), key=lambda i: -returned[i])
-            ranked = ranked[: command["top_logprobs"]]
+            ranked = heapq.nlargest(
+                command["top_logprobs"], range(VOCABULARY), key=returned.__getitem__
+            )
             top_ids.append(ranked)
             top_logprobs.append([float32(returned[i]) for i in ranked])
         return {"logprobs": chosen, "top_token_ids": top_ids, "top_logprobs": top_logprobs}

@@ -1,0 +1,72 @@
+"""Real engines, each started once and shared by all tests of its version."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from engines.support import HERE, VERSIONS, Engine, make_config, make_spec
+
+from parity_check import rollouts
+from parity_check.engines.base import WORKER
+from parity_check.engines.client import WorkerEngine
+from parity_check.prompts import read_prompts
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    version: str = request.param
+    directory = tmp_path_factory.mktemp(f"engine-{version}")
+    log = directory / "engine.log"
+    with WorkerEngine(make_spec(version), directory / "jobs", log, 300, lambda *_: None) as worker:
+        worker.load()
+        prompts = read_prompts("bundled:prompts")[::4]
+        yield Engine(
+            version,
+            VERSIONS[version][1],
+            worker,
+            make_config(version),
+            prompts,
+            rollouts.tokenize(worker, prompts),
+        )
+
+
+@pytest.fixture(scope="session")
+def in_process(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., dict[str, Any]]:
+    """Run a script of this directory in a version's own interpreter; returns its JSON answer."""
+
+    def run(version: str, script: str, payload: dict[str, Any], **engine: Any) -> dict[str, Any]:
+        directory = tmp_path_factory.mktemp("in-process")
+        spec = make_spec(version, **engine)
+        question, answer = directory / "question.json", directory / "answer.json"
+        load = {
+            "op": "load",
+            "engine_args": dict(spec.engine_args),
+            "family": spec.family,
+            "settings": spec.settings.model_dump(),
+        }
+        question.write_text(json.dumps({"load": load, **payload}))
+        done = subprocess.run(
+            [str(spec.python), str(HERE / script), str(WORKER), str(question), str(answer)],
+            env={
+                **{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
+                "PYTHONPATH": str(WORKER / "extension"),
+                **spec.environ,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found: dict[str, Any] = json.loads(answer.read_text())
+        return found
+
+    return run

@@ -1,0 +1,82 @@
+"""Forced and free requests in one batch, under pressure: mixed.py WORKER QUESTION ANSWER.
+
+Samples 16 prompts, then runs them again with every second one forced; the engine has little
+KV cache (preemption) and, on V1, small prefill chunks.
+"""
+
+import json
+import sys
+
+sys.path.insert(0, sys.argv[1])
+
+from vllm_engine import FORCED, VllmEngine, logprob_columns
+
+
+def run(engine, requests, params):
+    found = {}
+    for request, result in engine.finished(requests, params):
+        completion = result.outputs[0]
+        tokens = list(completion.token_ids)
+        columns = logprob_columns(tokens, completion.logprobs, 1)
+        found[request["sample_id"]] = {"tokens": tokens, "logprobs": columns["logprobs"]}
+    return [found[request["sample_id"]] for request in requests]
+
+
+def count_preemptions(engine):
+    """Count the scheduler's own calls; the numbers it reports differ from version to version."""
+    calls = []
+    if engine.family == "v0":
+        scheduler = type(engine.engine.scheduler[0])
+        name = "_preempt"
+    else:
+        scheduler = type(engine.engine.engine_core.engine_core.scheduler)
+        name = "_preempt_request" if hasattr(scheduler, "_preempt_request") else None
+    if name is None:
+        raise SystemExit("this scheduler has no preemption to count")
+    original = getattr(scheduler, name)
+
+    def counted(self, *args, **kwargs):
+        calls.append(1)
+        return original(self, *args, **kwargs)
+
+    setattr(scheduler, name, counted)
+    return calls
+
+
+def main():
+    _, _, question, answer = sys.argv
+    asked = json.load(open(question))
+    engine = VllmEngine(asked["load"])
+    preemptions = count_preemptions(engine)
+    requests = [
+        {"sample_id": str(number), "prompt_token_ids": ids}
+        for number, ids in enumerate(asked["prompts"])
+    ]
+    common = {"temperature": 0.8, "max_tokens": asked["max_tokens"], "ignore_eos": True}
+    free = engine.sampling_params(logprobs=1, **common)
+    sampled = run(engine, requests, [free] * len(requests))
+    params = [
+        free
+        if number % 2
+        else engine.sampling_params(
+            logprobs=1, extra_args={FORCED: sampled[number]["tokens"]}, **common
+        )
+        for number in range(len(requests))
+    ]
+    again = run(engine, requests, params)
+    everything = [
+        engine.sampling_params(logprobs=1, extra_args={FORCED: sample["tokens"]}, **common)
+        for sample in sampled
+    ]
+    replayed = run(engine, requests, everything)
+    found = {
+        "sampled": sampled,
+        "mixed": again,
+        "replayed": replayed,
+        "preemptions": len(preemptions),
+        "config": engine.effective_config(),
+    }
+    json.dump(found, open(answer, "w"))
+
+
+main()
