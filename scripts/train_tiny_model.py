@@ -55,7 +55,7 @@ SEQUENCE_LENGTH = 512
 BATCH_SIZE = 8
 STEPS = 1150
 WARMUP_STEPS = 20
-MUON_LR, ADAMW_LR = 4e-3, 4e-3
+MUON_LR, ADAMW_LR = 1e-2, 4e-3
 THREADS = 2
 LONGEST_PROMPT = 440  # tokens: a prompt and 64 sampled tokens fit a context of 512
 

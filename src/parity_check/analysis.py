@@ -10,8 +10,9 @@ from typing import Any, Literal
 from parity_check import __version__, provenance
 from parity_check.config import OTHER, ROLES, Config, Role, dump_config
 from parity_check.errors import InputError
+from parity_check.estimates import measure
 from parity_check.gates import Limit, choose_limits, judge_all, overall
-from parity_check.metrics import Measurement, measure
+from parity_check.measurement import Measurement
 from parity_check.objectives import Objective, choose_objective
 from parity_check.pairing import Index, check_headers, pair
 from parity_check.report.model import (

@@ -101,8 +101,9 @@ def compare(config: Config, console: Console) -> ExitCode:
             )
             live.engines.run({OTHER[role]: partial(_evaluate, live, run.path) for role in samplers})
         report = analyse(run.path, config)
-    run.write("report.json", json_report.render(report))
-    console.data(text_report.render(report))
+        run.write("report.json", json_report.render(report))
+        render = text_report.verdict_line if console.verbosity < 0 else text_report.render
+        console.data(render(report))
     return report.exit_code
 
 

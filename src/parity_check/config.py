@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from parity_check.errors import ConfigError
 
 Role = Literal["reference", "candidate"]
 ROLES: tuple[Role, Role] = ("reference", "candidate")
 OTHER: Mapping[Role, Role] = {"reference": "candidate", "candidate": "reference"}
+UNION_MEMBER = re.compile(r"bool|literal\[.*\]")
 SHAPING = (
     "temperature",
     "top_p",
@@ -25,11 +35,10 @@ SHAPING = (
     "repetition_penalty",
 )
 """The sampling parameters that shape the distribution."""
-Scalar = bool | int | float | str | list[Any] | dict[str, Any]
 
 
 class Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Table):
@@ -58,9 +67,17 @@ class EngineConfig(Table):
     family: Literal["v0", "v1"] | None = None
     """Asserted after the engine has started; left out, it is reported."""
     settings: Settings = Settings()
-    engine_args: dict[str, Scalar | None] = {}
+    engine_args: dict[str, Any] = {}
     """Given to vllm.LLM untouched, over everything that parity-check would pass."""
     env: dict[str, str] = {}
+
+    @field_validator("engine_args")
+    @classmethod
+    def _writable(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for name, value in arguments.items():
+            if not _is_plain(value):
+                raise ValueError(f"{name}: neither TOML nor JSON has a word for {value!r}")
+        return arguments
 
     @model_validator(mode="after")
     def _one_interpreter(self) -> Self:
@@ -123,7 +140,7 @@ class ObjectiveConfig(Table):
 class GatesConfig(BaseModel):
     """A profile, and any metric's own limit by its name, e.g. `k3_kl = 1e-3`."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
     profile: str = "standard"
@@ -191,6 +208,8 @@ def _read_tree(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name}: not UTF-8 at byte {error.start}") from None
     if path.suffix in (".yaml", ".yml"):
         return _read_yaml(path, text)
     try:
@@ -247,17 +266,33 @@ def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("constrained-str",))
+    first, *others = error.errors()
+    place = _place(first["loc"])
     if first["type"] == "extra_forbidden":
         return _explain_unknown_key(first["loc"])
     if first["type"] == "missing":
         return f"[{place}] is missing"
-    reason = first["msg"].removeprefix("Value error, ")
-    reason = reason[0].lower() + reason[1:]
+    same = [other for other in others if _place(other["loc"]) == place]
+    reasons = [each["msg"].removeprefix("Value error, ") for each in (first, *same)]
+    reason = ", or ".join(each[0].lower() + each[1:] for each in reasons)
     if isinstance(first["input"], str | int | float):
         reason += f" (got {first['input']!r})"
     return f"{place}: {reason}"
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """The dotted key, without the member of a union that pydantic adds."""
+    *parts, last = map(str, location)
+    return ".".join(parts if UNION_MEMBER.fullmatch(last) else [*parts, last])
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether TOML and JSON can both hold the value."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _explain_unknown_key(location: tuple[int | str, ...]) -> str:

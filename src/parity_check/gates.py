@@ -17,7 +17,8 @@ from typing import Literal, TypeAlias
 from parity_check import stats
 from parity_check.errors import ConfigError, TraceMismatchError
 from parity_check.hygiene import HygieneCount
-from parity_check.metrics import METRICS, Measurement
+from parity_check.measurement import Measurement
+from parity_check.metrics import METRICS
 from parity_check.objectives import Objective
 from parity_check.stats import Estimate
 

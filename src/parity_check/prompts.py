@@ -53,12 +53,13 @@ def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read the prompts {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: a JSON string may hold U+2028 and its like as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{path}, line {number}"
             try:
@@ -78,13 +79,14 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     except pa.ArrowInvalid:
         raise InputError(f"{path}: not a Parquet file, or cut short") from None
     for number, row in enumerate(rows):
-        yield f"{path}, row {number}", {k: v for k, v in row.items() if v is not None}
+        yield f"{path}, row {number}", row
 
 
 def _prompt(row: Any, place: str, number: int) -> Prompt:
     if not isinstance(row, dict):
         raise InputError(f"{place}: expected an object with one of {', '.join(CONTENT)}")
-    given = [name for name in CONTENT if row.get(name) is not None]
+    row = {name: value for name, value in row.items() if value is not None}
+    given = [name for name in CONTENT if name in row]
     if len(given) != 1:
         found = " and ".join(given) or "none of them"
         raise InputError(f"{place}: give exactly one of {', '.join(CONTENT)} (found {found})")
@@ -103,7 +105,7 @@ def _prompt(row: Any, place: str, number: int) -> Prompt:
 
 def _check_type(name: str, value: Any, place: str) -> None:
     if name == "prompt":
-        fits, wanted = isinstance(value, str), "a string"
+        fits, wanted = isinstance(value, str) and _is_unicode(value), "a string of valid Unicode"
     elif name == "prompt_token_ids":
         fits = isinstance(value, list) and _all(value, lambda x: type(x) is int and x >= 0)
         wanted = "a list of token ids"
@@ -112,6 +114,15 @@ def _check_type(name: str, value: Any, place: str) -> None:
         wanted = "a list of chat messages"
     if not fits:
         raise InputError(f"{place}: `{name}` must be {wanted}")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text can be encoded: JSON can spell a lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _all(values: Iterable[Any], test: Any) -> bool:

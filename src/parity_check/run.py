@@ -50,12 +50,15 @@ class RunDirectory:
         if kind is not None:
             self._keep_partial()
         shutil.rmtree(self.work, ignore_errors=True)
+        kept = self._kept()
+        if kind is not None and not any(self.path.glob("*.log")):
+            shutil.rmtree(self.path, ignore_errors=True)  # no engine was started
         if isinstance(error, KeyboardInterrupt):
-            interrupted = Interrupted()
-            interrupted.kept = self._kept()
-            raise interrupted from None
+            error = Interrupted()
+            error.kept = kept
+            raise error from None
         if isinstance(error, ParityCheckError):
-            error.kept = self._kept()
+            error.kept = kept
 
     def write(self, name: str, text: str) -> Path:
         """Write a file of the run whole, or not at all. Raises OutputError."""

@@ -43,11 +43,14 @@ class Outliers:
 
     def _add(self, chunk: PairedChunk) -> None:
         behaviour, evaluating = chunk.behaviour_logprob, chunk.evaluating_logprob
-        size = np.abs(evaluating.astype(np.float64) - behaviour)
+        with np.errstate(invalid="ignore"):
+            size = np.abs(evaluating.astype(np.float64) - behaviour)
         size[~np.isfinite(size)] = 0.0
         count = min(self._keep, int(np.count_nonzero(size)))
         if count:
-            tokens = np.sort(np.argpartition(-size, count - 1)[:count])
+            threshold = np.partition(size, -count)[-count]
+            large = np.flatnonzero(size >= threshold)
+            tokens = np.sort(large[np.argsort(-size[large], kind="stable")[:count]])
             samples = np.searchsorted(chunk.starts, tokens, side="right") - 1
             self._found += [
                 Outlier(

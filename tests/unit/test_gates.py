@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity_check.errors import ConfigError, TraceMismatchError
+from parity_check.estimates import measure
 from parity_check.gates import (
     PROFILES,
     GateResult,
@@ -17,7 +18,8 @@ from parity_check.gates import (
     judge_all,
     overall,
 )
-from parity_check.metrics import METRICS, Measurement, PairedChunk, measure
+from parity_check.measurement import Measurement
+from parity_check.metrics import METRICS, PairedChunk
 from parity_check.objectives import OBJECTIVES
 from parity_check.stats import Estimate
 

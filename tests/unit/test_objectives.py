@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from parity_check.errors import ConfigError
-from parity_check.metrics import PairedChunk, measure
+from parity_check.estimates import measure
+from parity_check.metrics import PairedChunk
 from parity_check.objectives import OBJECTIVES, choose_objective
 
 POSITIVE = 0.3  # share of positive advantages: not a half, so that the sides cannot be confused

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from parity_check.gates import GateResult
-from parity_check.metrics import METRICS, ClipEstimate, Measurement
+from parity_check.measurement import ClipEstimate, Measurement
+from parity_check.metrics import METRICS
 from parity_check.report.model import ParityReport
 from parity_check.stats import Estimate
 

@@ -8,7 +8,7 @@ from typing import Any
 from parity_check.config import Role
 from parity_check.errors import ExitCode
 from parity_check.gates import GateResult, Verdict
-from parity_check.metrics import Measurement
+from parity_check.measurement import Measurement
 from parity_check.objectives import Objective
 from parity_check.provenance import Difference
 
