@@ -135,7 +135,9 @@ PHRASES = """
 {digit}:15
 noon
 midnight
-1{digit}:{digit}5
+1{digit}:45
+1{digit}:30
+1{digit}:05
 
 [price]
 ${digit}.50
@@ -1285,7 +1287,7 @@ class Prompt:
 
 # Lengths in tokens at which documents are cut.
 CUTS: dict[str, list[int]] = {
-    "story": [8, 12, 20, 32, 48, 64, 90, 120, 150, 190, 230, 280, 330, 380, 420, LONGEST_PROMPT],
+    "story": [10, 14, 20, 32, 48, 64, 90, 120, 150, 190, 230, 280, 330, 380, 420, LONGEST_PROMPT],
     "dialogue": [14, 24, 40, 60, 85, 115, 160, 220, 300, 400],
     "instruction": [10, 18, 30, 45, 65, 90, 125, 170, 240, 350],
     "description": [10, 22, 40, 70, 110, 180, 260, 360],

@@ -28,7 +28,14 @@ from parity_check.report import json as json_report
 from parity_check.report import text as text_report
 from parity_check.rollouts import LogprobOperation
 from parity_check.run import RunDirectory
-from parity_check.trace import LogprobPath, Trace, TraceHeader, read_header, write_trace
+from parity_check.trace import (
+    LogprobPath,
+    Trace,
+    TraceHeader,
+    check_writable,
+    read_header,
+    write_trace,
+)
 
 PATH_OF: Mapping[LogprobOperation, LogprobPath] = {"replay": "decode", "rescore": "prefill"}
 
@@ -138,6 +145,7 @@ def _repeat(session: Session, source: Path, directory: Path, engine: WorkerEngin
 
 def record(config: Config, role: Role, path: Path, console: Console) -> None:
     """Sample rollouts with one engine into a trace."""
+    check_writable(path)
     prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
@@ -159,6 +167,7 @@ def replay(
 ) -> None:
     """Put a trace's tokens through one engine, into another trace."""
     read_header(source)
+    check_writable(path)
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
         session(config, [role], run, console) as live,

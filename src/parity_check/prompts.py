@@ -73,9 +73,10 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(path).to_pylist()
+        with path.open("rb") as file:
+            rows = pq.read_table(file).to_pylist()
     except OSError as error:
-        raise InputError(f"cannot read the prompts {path}: {error.strerror or error}") from None
+        raise InputError(f"cannot read the prompts {path}: {error.strerror}") from None
     except pa.ArrowInvalid:
         raise InputError(f"{path}: not a Parquet file, or cut short") from None
     for number, row in enumerate(rows):

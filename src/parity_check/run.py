@@ -68,7 +68,8 @@ class RunDirectory:
             partial.write_text(text, encoding="utf-8")
             partial.replace(path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             raise cannot_write(path, error) from None
         return path
 

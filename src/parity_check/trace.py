@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -138,9 +139,8 @@ def write_trace(
     rows = [
         {field.name: getattr(sample, field.name) for field in fields(Sample)} for sample in samples
     ]
-    partial = path.with_name(path.name + ".part")
+    partial = _partial(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(
             pa.Table.from_pylist(rows, schema=schema),
             partial,
@@ -149,9 +149,28 @@ def write_trace(
         )
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise cannot_write(path, error) from None
     return header
+
+
+def check_writable(path: Path) -> None:
+    """Make the directories above a trace that is to be written, and try. Raises OutputError."""
+    try:
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True)
+        _partial(path).touch()
+        _partial(path).unlink()
+    except FileExistsError:
+        raise OutputError(f"cannot write {path}: {path.parent} is not a directory") from None
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def _partial(path: Path) -> Path:
+    """Where a trace is written until it is whole."""
+    return path.with_name(path.name + ".part")
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
@@ -230,7 +249,8 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except OSError as error:
-        raise InputError(f"cannot read the trace {path}: {error.strerror or error}") from None
+        reason = os.strerror(error.errno) if error.errno else error
+        raise InputError(f"cannot read the trace {path}: {reason}") from None
     except pa.ArrowInvalid:
         raise InputError(f"{path}: not a Parquet file, or cut short") from None
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from engines.support import HERE, VERSIONS, Engine, make_config, make_spec
 
+from engines.support import HERE, VERSIONS, Engine, make_config, make_spec
 from parity_check import rollouts
 from parity_check.engines.base import WORKER
 from parity_check.engines.client import WorkerEngine

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from parity_check import rollouts
 from parity_check.checkpoint import locate_model
 from parity_check.config import Config, parse_config

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines.support import VERSIONS, Engine, logprobs_of
 
+from engines.support import VERSIONS, Engine, logprobs_of
 from parity_check.errors import EngineError
 
 SAMPLING = {

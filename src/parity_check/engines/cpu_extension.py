@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-from parity_check.engines.provision import run_uv
+from parity_check.engines.provision import UvFailedError, run_uv
 from parity_check.engines.recipes import Extension
 from parity_check.errors import EngineEnvironmentError
 
@@ -89,7 +89,11 @@ def _fetch_sdist(requirement: str, location: Path, into: Path) -> Path:
     lock = into / "pylock.toml"
     python = str(location / "bin" / "python")
     listing = ["--format", "pylock.toml", "--output-file", str(lock), str(into / "sdist.in")]
-    run_uv(["pip", "compile", "--quiet", "--no-deps", "--python", python, *listing], location)
+    try:
+        run_uv(["pip", "compile", "--quiet", "--no-deps", "--python", python, *listing], location)
+    except UvFailedError as error:
+        message = f"vLLM's C extension must be rebuilt from {requirement}: {error.cause}"
+        raise EngineEnvironmentError(message, hint=error.hint, log=error.log) from error
     (package,) = tomllib.loads(lock.read_text(encoding="utf-8"))["packages"]
     if "sdist" not in package:
         raise EngineEnvironmentError(

@@ -147,7 +147,7 @@ def cause_of(talk: str) -> str:
     text = talk[start.start() :] if start else talk
     text = re.sub(r"^\s*(error:|cause:|hint:|[×╰─▶├│]+)\s*", "", text, flags=re.MULTILINE)
     line = " ".join(text.split())
-    line = re.sub(r",? (and|we can conclude) .*?requirements are unsatisfiable\.?", "", line)
+    line = line.removesuffix(", we can conclude that your requirements are unsatisfiable.")
     return line if len(line) <= 400 else line[:397] + "…"
 
 
@@ -240,9 +240,8 @@ def _drop_misfits(location: Path) -> tuple[str, ...]:
     if not misfits or not _builds(site, "torch", "+cpu"):
         return ()
     run_uv(["pip", "uninstall", *misfits], location)
-    return (
-        f"left out, for want of a CPU build: {', '.join(misfits)}; multimodal models will not load.",
-    )
+    names = ", ".join(misfits)
+    return (f"Left out for want of a CPU build: {names}; multimodal models will not load.",)
 
 
 def _builds(site: Path, name: str, local: str) -> list[Path]:

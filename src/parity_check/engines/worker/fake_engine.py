@@ -162,7 +162,9 @@ class FakeEngine:
         noise = random.Random(f"{self.arguments['seed']} {sample_id}")
         for place, token in enumerate(tokens):
             _, returned = self.step(prompt + tokens[:place], command["sampling"])
-            chosen.append(float32(returned[token] + noise.gauss(0.0, self.arguments["noise"])))
+            if self.arguments["noise"]:
+                returned = [x + noise.gauss(0.0, self.arguments["noise"]) for x in returned]
+            chosen.append(float32(returned[token]))
             ranked = heapq.nlargest(
                 command["top_logprobs"], range(VOCABULARY), key=returned.__getitem__
             )

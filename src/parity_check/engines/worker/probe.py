@@ -4,7 +4,9 @@ Run by the engine's own interpreter (3.9 and later), standard library only. The 
 stdout is one JSON object, and the exit status is 0 for known problems too:
 
     {"ok": true, "packages": {...}, "distribution": ..., "platform": ..., "prefix": ..., ...}
-    {"ok": false, "kind": "no_vllm" | "import_failed" | "extension_failed", "message": ..., ...}
+    {"ok": false, "kind": ..., "message": ..., ...}
+
+The kinds are `no_vllm`, `import_failed`, `wrong_platform` and `extension_failed`.
 
 Without `--check` nothing heavy is imported: versions come from the installed metadata. With it,
 torch and vllm are imported and one C operation is called; `build` then says what compiling an
@@ -82,6 +84,13 @@ def build_facts(torch):
     }
 
 
+def device_of_vllm():
+    """The device that vLLM itself decides on; empty where it recognises none."""
+    from vllm.platforms import current_platform
+
+    return current_platform.device_type or ""
+
+
 def call_one_op(torch, device):
     """Run vLLM's own RMSNorm kernel; an exception says why it cannot be."""
     # Loads the extension, whichever of its builds fits this processor.
@@ -108,11 +117,14 @@ def check(facts):
         import vllm  # noqa: F401
     except Exception as error:
         return {"ok": False, "kind": "import_failed", "message": one_line(error), **facts}
-    device = "cpu" if facts["platform"] == "cpu" else "cuda"
-    if device == "cuda" and not torch.cuda.is_available():
+    if facts["platform"] == "cuda" and not torch.cuda.is_available():
         return {"ok": True, **facts}
+    found = device_of_vllm()
+    if found != facts["platform"]:
+        message = "vllm runs on {!r} here, not on {}".format(found, facts["platform"])
+        return {"ok": False, "kind": "wrong_platform", "message": message, **facts}
     try:
-        call_one_op(torch, device)
+        call_one_op(torch, found)
     except Exception as error:
         return {"ok": False, "kind": "extension_failed", "message": one_line(error), **facts}
     try:

@@ -236,18 +236,12 @@ class VllmEngine:
             "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1",
         }
 
-    def rope_theta(self):
-        text_config = self.model_config.hf_text_config
-        parameters = getattr(text_config, "rope_parameters", None)
-        if isinstance(parameters, dict) and "rope_theta" in parameters:
-            return parameters["rope_theta"]
-        return getattr(text_config, "rope_theta", None)
-
     def describe(self):
         import torch
         import transformers
         from vllm.platforms import current_platform
 
+        rope_bases = self.observed()["rope_bases"]
         return {
             "backend": "vllm",
             "version": self.version,
@@ -267,7 +261,7 @@ class VllmEngine:
             "config": self.effective_config(),
             "environment": ENVIRONMENT,
             "model": {
-                "rope_theta": self.rope_theta(),
+                "rope_theta": rope_bases[0] if len(rope_bases) == 1 else None,
                 "vocab_size": self.vocabulary_size(),
                 "max_model_len": self.model_config.max_model_len,
                 "architectures": list(

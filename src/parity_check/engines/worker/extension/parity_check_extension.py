@@ -219,7 +219,11 @@ class ParityExtension:
     """RPC endpoints; the prefix keeps them clear of the worker's own attributes."""
 
     def parity_check_observed(self):
-        return dict(observed, patched=list(patched))
+        runner = self.model_runner
+        model = runner.get_model() if hasattr(runner, "get_model") else runner.model
+        # A config can say one base and the model be built with another: ask the model.
+        bases = {m.base for m in model.modules() if "RotaryEmbedding" in type(m).__name__}
+        return dict(observed, patched=list(patched), rope_bases=sorted(bases))
 
 
 _patch_v0()

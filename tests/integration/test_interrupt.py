@@ -1,0 +1,208 @@
+"""Ctrl-C, SIGTERM and a hang-up in each phase: exit 130, one line, the work kept, nothing left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from parity_check import app
+from parity_check.config import load_config
+from parity_check.console import Console
+from parity_check.errors import ExitCode, Interrupted
+from support import (
+    Finished,
+    assert_tidy,
+    fake_config,
+    finish,
+    lines_of,
+    only_run,
+    processes_naming,
+    start_cli,
+    wait_for,
+    worker_of,
+)
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def hang(op: str, after: int = 0) -> dict[str, Any]:
+    return {"fault": {"op": op, "how": "hang", "after": after}}
+
+
+def assert_interrupted(done: Finished, directory: Path, kept: str) -> None:
+    assert done.returncode == 130, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == f"interrupted; {kept}"
+    assert done.stderr.count("interrupted") == 1
+    assert_tidy(directory)
+
+
+def both_started(directory: Path) -> None:
+    worker_of("reference", directory)
+    worker_of("candidate", directory)
+
+
+def tokenizing(directory: Path) -> None:
+    wait_for(
+        lambda: lines_of("runs/*/.work/reference/tokenize-*.part", directory) == 1, "one prompt"
+    )
+
+
+@pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("fault", "phase"), [(hang("load"), both_started), (hang("tokenize", 1), tokenizing)]
+)
+def test_before_anything_is_recorded(
+    tmp_path: Path,
+    fault: dict[str, Any],
+    phase: Callable[[Path], None],
+    signalled: signal.Signals,
+) -> None:
+    config = fake_config(tmp_path, reference=fault, candidate=fault)
+    process = start_cli("compare", "-c", config, cwd=tmp_path)
+    phase(tmp_path)
+    process.send_signal(signalled)
+    assert_interrupted(finish(process), tmp_path, "nothing was recorded")
+
+
+def generating(directory: Path) -> subprocess.Popen[str]:
+    """A run whose candidate has finished its trace, and whose reference has two samples of four."""
+    config = fake_config(directory, reference=hang("generate", after=2))
+    process = start_cli("compare", "-c", config, cwd=directory)
+    wait_for(lambda: list(directory.glob("runs/*/candidate.parquet")), "the candidate's trace")
+    wait_for(
+        lambda: lines_of("runs/*/.work/reference/generate-*.part", directory) == 2, "two samples"
+    )
+    return process
+
+
+@pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_while_generating(tmp_path: Path, signalled: signal.Signals) -> None:
+    process = generating(tmp_path)
+    process.send_signal(signalled)
+    done = finish(process)
+    run = only_run(tmp_path)
+    assert_interrupted(
+        done,
+        tmp_path,
+        f"kept in runs/{run.name}: candidate.parquet, reference-generate.partial.jsonl",
+    )
+    assert len((run / "reference-generate.partial.jsonl").read_text().splitlines()) == 2
+
+
+def test_an_impatient_second_ctrl_c_prevents_no_tidying(tmp_path: Path) -> None:
+    process = generating(tmp_path)
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+    done = finish(process)
+    assert_interrupted(
+        done,
+        tmp_path,
+        f"kept in runs/{only_run(tmp_path).name}: candidate.parquet, "
+        "reference-generate.partial.jsonl",
+    )
+
+
+def test_ctrl_c_goes_to_the_whole_foreground_group(tmp_path: Path) -> None:
+    """As a terminal sends it. The workers are not in that group, so only parity-check decides."""
+    process = generating(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    assert finish(process).returncode == 130
+    assert "KeyboardInterrupt" not in (only_run(tmp_path) / "reference.log").read_text()
+    assert_tidy(tmp_path)
+
+
+def test_while_replaying(tmp_path: Path) -> None:
+    config = fake_config(tmp_path, candidate=hang("replay", after=1))
+    process = start_cli("compare", "-c", config, cwd=tmp_path)
+    wait_for(
+        lambda: list(tmp_path.glob("runs/*/candidate-replayed-by-reference.parquet")),
+        "the reference's replay",
+    )
+    wait_for(lambda: lines_of("runs/*/.work/candidate/replay-*.part", tmp_path) == 1, "a sample")
+    process.send_signal(signal.SIGINT)
+    assert_interrupted(
+        finish(process),
+        tmp_path,
+        f"kept in runs/{only_run(tmp_path).name}: candidate-replay.partial.jsonl, "
+        "candidate-replayed-by-reference.parquet, candidate.parquet, reference.parquet",
+    )
+
+
+def test_while_an_interpreter_is_checked(tmp_path: Path) -> None:
+    """The phase before any engine: the same in kind as provisioning."""
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n# {tmp_path}\nexec sleep 1000\n")
+    script.chmod(0o755)
+    tree = {"reference": {"python": "./python"}, "candidate": {"kind": "fake"}}
+    (tmp_path / "parity.toml").write_text(tomli_w.dumps(tree))
+    process = start_cli("compare", "-c", "parity.toml", cwd=tmp_path)
+    [sleeper] = wait_for(lambda: children(process.pid), "the probe")
+    process.send_signal(signal.SIGINT)
+    assert_interrupted(finish(process), tmp_path, "nothing was recorded")
+    assert not Path(f"/proc/{sleeper}").exists()
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def children(pid: int) -> list[int]:
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+
+
+def test_while_analysing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too short a time to hit from outside."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "analyse", interrupted)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Interrupted) as caught:
+        app.compare(load_config(fake_config(tmp_path)), Console(-1))
+    assert caught.value.exit_code == ExitCode.INTERRUPTED
+    assert caught.value.kept == (
+        f"kept in runs/{only_run(tmp_path).name}: candidate-replayed-by-reference.parquet, "
+        "candidate.parquet, reference-replayed-by-candidate.parquet, reference.parquet"
+    )
+    assert_tidy(tmp_path)
+
+
+def test_while_recording_one_trace(tmp_path: Path) -> None:
+    config = fake_config(tmp_path, reference=hang("generate", after=1))
+    process = start_cli(
+        "record", "-c", config, "--engine", "reference", "-o", "t.parquet", cwd=tmp_path
+    )
+    wait_for(lambda: lines_of("runs/*/.work/reference/generate-*.part", tmp_path) == 1, "a sample")
+    process.send_signal(signal.SIGINT)
+    assert_interrupted(
+        finish(process),
+        tmp_path,
+        f"kept in runs/{only_run(tmp_path).name}: reference-generate.partial.jsonl",
+    )
+    assert not list(tmp_path.glob("t.parquet*"))
+
+
+def test_signals_that_were_ignored_stay_ignored(tmp_path: Path) -> None:
+    """Under nohup the hang-up of the terminal must not end the run."""
+    config = fake_config(tmp_path, reference=hang("load"), candidate=hang("load"))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited across exec
+    try:
+        process = start_cli("compare", "-c", config, cwd=tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    both_started(tmp_path)
+    process.send_signal(signal.SIGHUP)
+    assert processes_naming(f"{tmp_path}/parity.toml") == [process.pid]
+    process.send_signal(signal.SIGINT)
+    assert_interrupted(finish(process), tmp_path, "nothing was recorded")
