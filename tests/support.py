@@ -97,7 +97,10 @@ def start_cli(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> Finished:
-    stdout, stderr = process.communicate(timeout=DEADLINE_S)
+    try:
+        stdout, stderr = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
     return Finished(process.args, process.returncode, stdout, stderr)
 
 

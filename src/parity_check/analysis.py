@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from parity_check import __version__, provenance
-from parity_check.config import OTHER, ROLES, Config, Role, dump_config
+from parity_check.config import OTHER, ROLES, Judging, Role, dump_config
 from parity_check.errors import InputError
 from parity_check.estimates import measure
-from parity_check.gates import Limit, choose_limits, judge_all, overall
+from parity_check.gates import Limit, choose_limits, judge_all, overall, worst_floor
 from parity_check.measurement import Measurement
 from parity_check.objectives import Objective, choose_objective
 from parity_check.pairing import Index, check_headers, pair
@@ -59,7 +59,7 @@ class Judgement:
     cluster_by: Literal["prompt", "sample"]
 
 
-def judgement(config: Config) -> Judgement:
+def judgement(config: Judging) -> Judgement:
     """Raises ConfigError for an unknown objective, profile or metric, and for limits ≤ 0."""
     chosen = config.objective
     objective = choose_objective(chosen.kind, chosen.epsilon_low, chosen.epsilon_high)
@@ -73,7 +73,7 @@ def judgement(config: Config) -> Judgement:
     )
 
 
-def analyse(directory: Path, config: Config) -> ParityReport:
+def analyse(directory: Path, config: Judging) -> ParityReport:
     """Read a run's traces, measure and judge. Raises InputError, TraceMismatchError."""
     how = judgement(config)
     samplers: list[Role] = [r for r in ROLES if (directory / sampled_name(r)).exists()]
@@ -81,22 +81,24 @@ def analyse(directory: Path, config: Config) -> ParityReport:
         raise InputError(f"{directory}: no traces here", hint="name the directory of a run")
     pairs = {role: _pair(directory, role) for role in samplers}
     floors = [
-        Floor(role, measure_pair(baseline, Trace(path), role, how))
+        Floor(role, measure_pair(_baseline(pairs, role), Trace(path), role, how))
         for role in ROLES
-        for baseline in [_baseline(pairs, role)]
         for path in sorted(directory.glob(repeat_name(role, "*")))
     ]
-    directions, worst = [], []
-    for role, (behaviour, evaluating) in pairs.items():
-        outliers = Outliers(WORST_TOKENS)
-        measured = measure_pair(behaviour, evaluating, role, how, outliers)
-        gates = judge_all(measured, how.limits, [floor.measurement for floor in floors])
-        directions.append(Direction(role, OTHER[role], measured, gates))
-        worst += [worst_token(behaviour, role, outlier) for outlier in outliers.largest()]
-    worst.sort(key=lambda token: -abs(token.log_ratio))
-    headers = {OTHER[role]: evaluating.header for role, (_, evaluating) in pairs.items()}
-    headers |= {role: behaviour.header for role, (behaviour, _) in pairs.items()}
-    return _assemble(config, how, headers, directions, floors, worst[:WORST_TOKENS])
+    return _assemble(config, how, pairs, floors)
+
+
+def analyse_pair(behaviour: Path, evaluating: Path, judging: Judging) -> ParityReport:
+    """Measure and judge two stored traces; the one that was replayed evaluates the other.
+
+    Raises InputError, TraceMismatchError.
+    """
+    first, second = Trace(behaviour), Trace(evaluating)
+    if first.header.replayed_from == second.header.token_digest:
+        first, second = second, first
+    check_headers(first.header, second.header)
+    role: Role = "candidate" if first.header.sampled_by == "candidate" else "reference"
+    return _assemble(judging, judgement(judging), {role: (first, second)}, [])
 
 
 def _pair(directory: Path, sampled_by: Role) -> tuple[Trace, Trace]:
@@ -155,24 +157,26 @@ def worst_token(trace: Trace, sampled_by: str, outlier: Outlier) -> WorstToken:
 
 
 def _assemble(
-    config: Config,
+    judging: Judging,
     how: Judgement,
-    headers: Mapping[Role, TraceHeader],
-    directions: list[Direction],
-    floors: list[Floor],
-    worst: list[WorstToken],
+    pairs: Mapping[Role, tuple[Trace, Trace]],
+    floors: Sequence[Floor],
 ) -> ParityReport:
-    engines = {role: _engine_report(role, headers[role].engine) for role in ROLES}
+    found = [_direction(role, *pair, how, floors) for role, pair in pairs.items()]
+    directions = [direction for direction, _ in found]
+    worst = sorted((token for _, tokens in found for token in tokens), key=_size)
+    headers = {OTHER[role]: evaluating.header for role, (_, evaluating) in pairs.items()}
+    headers |= {role: behaviour.header for role, (behaviour, _) in pairs.items()}
     first = headers[directions[0].sampled_by]
     return ParityReport(
         run_id=first.run_id,
         created_utc=first.created_utc,
         command=first.command,
         parity_check=__version__,
-        config=dump_config(config),
+        config=dump_config(judging),
         model=first.model,
         host=first.host,
-        engines=tuple(engines.values()),
+        engines=tuple(_engine_report(role, headers[role].engine) for role in ROLES),
         differences=_differences(headers),
         workload=WorkloadReport(
             prompts=max(direction.measurement.clusters for direction in directions),
@@ -185,10 +189,34 @@ def _assemble(
         directions=tuple(directions),
         floors=tuple(floors),
         verdict=overall(gate for direction in directions for gate in direction.gates),
-        worst_tokens=tuple(worst),
+        worst_tokens=tuple(worst[:WORST_TOKENS]),
         warnings=tuple(_warnings(headers)),
-        artifacts=(),
+        artifacts=tuple(pair.path.name for both in pairs.values() for pair in both),
     )
+
+
+def _direction(
+    role: Role, behaviour: Trace, evaluating: Trace, how: Judgement, floors: Sequence[Floor]
+) -> tuple[Direction, list[WorstToken]]:
+    outliers = Outliers(WORST_TOKENS)
+    measured = measure_pair(behaviour, evaluating, role, how, outliers)
+    own = [floor.measurement for floor in floors]
+    direction = Direction(
+        sampled_by=role,
+        evaluated_by=OTHER[role],
+        measurement=measured,
+        gates=judge_all(measured, how.limits, own),
+        floors={
+            estimate.name: floor
+            for estimate in measured.estimates
+            if (floor := worst_floor(estimate.name, own)) is not None
+        },
+    )
+    return direction, [worst_token(behaviour, role, each) for each in outliers.largest()]
+
+
+def _size(token: WorstToken) -> float:
+    return -abs(token.log_ratio)
 
 
 def _engine_report(role: Role, engine: Mapping[str, Any]) -> EngineReport:

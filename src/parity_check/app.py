@@ -2,116 +2,128 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
-from parity_check import checkpoint, provenance, rollouts
-from parity_check.analysis import analyse, judgement, repeat_name, replayed_name, sampled_name
-from parity_check.config import OTHER, ROLES, SHAPING, Config, Role, dump_config
-from parity_check.console import Activity, Console
+from parity_check.analysis import (
+    analyse,
+    analyse_pair,
+    judgement,
+    repeat_name,
+    replayed_name,
+    sampled_name,
+)
+from parity_check.config import OTHER, ROLES, Config, Judging, Role, dump_config
+from parity_check.console import Console
 from parity_check.engines import environment
-from parity_check.engines.base import EngineSpec, engine_spec
-from parity_check.engines.client import Progress, WorkerEngine
-from parity_check.engines.pool import EnginePool
-from parity_check.engines.settings import distribution_in_force
+from parity_check.engines.client import WorkerEngine
 from parity_check.errors import ExitCode, TraceMismatchError
 from parity_check.prompts import Prompt, read_prompts
-from parity_check.report import json as json_report
-from parity_check.report import text as text_report
+from parity_check.report import github, table
+from parity_check.report.model import ParityReport
+from parity_check.report.renderers import RENDERERS, Format
 from parity_check.rollouts import LogprobOperation
 from parity_check.run import RunDirectory
-from parity_check.trace import (
-    LogprobPath,
-    Trace,
-    TraceHeader,
-    check_writable,
-    read_header,
-    write_trace,
+from parity_check.session import (
+    Session,
+    record_trace,
+    score_trace,
+    session,
+    tokenize_prompts,
 )
-
-PATH_OF: Mapping[LogprobOperation, LogprobPath] = {"replay": "decode", "rescore": "prefill"}
+from parity_check.trace import cannot_write, check_writable, read_header
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
-    """What every command with engines needs, once it is under way."""
+class Delivery:
+    """Where a report goes, and what its verdict does to the exit code."""
 
-    config: Config
-    run_id: str
-    created_utc: str
-    model_path: str
-    model: dict[str, Any]
-    engines: EnginePool
+    format: Format = "text"
+    write: Mapping[Path, Format] = field(default_factory=dict)
+    exit_zero: bool = False
+    inconclusive: ExitCode = ExitCode.INCONCLUSIVE
 
-
-@contextmanager
-def session(
-    config: Config, roles: Sequence[Role], run: RunDirectory, console: Console
-) -> Iterator[Session]:
-    """Provision, then hand out a pool of engines whose work is shown; all ended on leaving."""
-    model_path = checkpoint.locate_model(config.model)
-    with console.activity() as activity:
-        specs = {role: _spec(role, config, model_path, activity, console) for role in roles}
-        with EnginePool(
-            specs, run.work, run.path, config.run.stall_timeout_s, partial(_shower, activity)
-        ) as engines:
-            for role in roles:
-                activity.update(role, "starting the engine")
-            yield Session(
-                config=config,
-                run_id=run.id,
-                created_utc=run.created.isoformat(timespec="seconds"),
-                model_path=model_path,
-                model=provenance.model_fingerprint(model_path, config.model.revision),
-                engines=engines,
-            )
+    def check(self) -> None:
+        """Raises OutputError for a file that cannot be written, before the long work."""
+        for path in self.write:
+            check_writable(path)
 
 
-def _spec(
-    role: Role, config: Config, model_path: str, activity: Activity, console: Console
-) -> EngineSpec:
-    engine = config.engine(role)
-    resolved = environment.resolve(
-        python="current" if engine.kind == "fake" else engine.python,
-        requirement=engine.requirement,
-        cache=environment.default_cache(),
-        say=partial(activity.update, role),
-        needs_vllm=engine.kind == "vllm",
-    )
-    for note in resolved.notes:
-        console.detail(f"{role}: {note}")
-    return engine_spec(role, config, model_path, resolved)
+def compare(
+    config: Config, delivery: Delivery, console: Console, reference_trace: Path | None = None
+) -> ExitCode:
+    """Record, replay, measure, report: the main job.
 
-
-def _shower(activity: Activity, role: Role) -> Progress:
-    return lambda operation, done, total: activity.update(role, operation, done, total)
-
-
-def compare(config: Config, console: Console) -> ExitCode:
-    """Record, replay, measure, report: the main job."""
+    With `reference_trace`, a trace recorded earlier stands in for the reference engine.
+    """
     judgement(config)
-    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    delivery.check()
+    stored = reference_trace is not None
+    roles: tuple[Role, ...] = ("candidate",) if stored else ROLES
+    samplers: tuple[Role, ...] = ("reference",) if stored else config.workload.samplers()
+    prompts = [] if stored else read_prompts(config.workload.prompts, config.workload.num_prompts)
+    if reference_trace is not None:
+        read_header(reference_trace)
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
-        with session(config, ROLES, run, console) as live:
+        if reference_trace is not None:
+            _copy(reference_trace, run.path / sampled_name("reference"))
+        with session(config, roles, run, console) as live:
+            if reference_trace is not None:
+                _check_model(live, reference_trace)
             ids = tokenize_prompts(live, prompts)
-            samplers = config.workload.samplers()
             live.engines.run(
-                {role: partial(_sample, live, run.path, prompts, ids) for role in samplers}
+                {
+                    role: partial(_sample, live, run.path, prompts, ids)
+                    for role in samplers
+                    if role in roles
+                }
             )
-            live.engines.run({OTHER[role]: partial(_evaluate, live, run.path) for role in samplers})
+            live.engines.run(
+                {OTHER[role]: partial(_evaluate, live, run.path, samplers) for role in samplers}
+            )
         report = analyse(run.path, config)
-        run.write("report.json", json_report.render(report))
-        render = text_report.verdict_line if console.verbosity < 0 else text_report.render
-        console.data(render(report))
-    return report.exit_code
+        run.write("report.json", RENDERERS["json"](report))
+    return deliver(report, delivery, console)
+
+
+def compare_traces(
+    behaviour: Path, evaluating: Path, judging: Judging, delivery: Delivery, console: Console
+) -> ExitCode:
+    """Compare two stored traces, one replayed from the other; no engine is needed."""
+    judgement(judging)
+    delivery.check()
+    return deliver(analyse_pair(behaviour, evaluating, judging), delivery, console)
+
+
+def report(run: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
+    """Render and judge a finished run again, by the limits of `config`; the run stays as it is."""
+    judgement(config)
+    delivery.check()
+    return deliver(analyse(run, config), delivery, console)
+
+
+def deliver(report: ParityReport, delivery: Delivery, console: Console) -> ExitCode:
+    """Print and write a report; returns the exit code. On GitHub Actions, annotate as well."""
+    for path, format in delivery.write.items():
+        _write(path, RENDERERS[format](report))
+    quiet = console.verbosity < 0 and delivery.format == "text"
+    console.data(table.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
+    if os.environ.get("GITHUB_ACTIONS") == "true" and delivery.format == "text":
+        console.data(github.render(report))
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        if summary:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(RENDERERS["markdown"](report))
+    if delivery.exit_zero:
+        return ExitCode.PARITY
+    inconclusive = report.exit_code is ExitCode.INCONCLUSIVE
+    return delivery.inconclusive if inconclusive else report.exit_code
 
 
 def _sample(
@@ -128,12 +140,14 @@ def _sample(
     _repeat(session, sampled, directory, engine)
 
 
-def _evaluate(session: Session, directory: Path, engine: WorkerEngine) -> None:
+def _evaluate(
+    session: Session, directory: Path, samplers: Sequence[Role], engine: WorkerEngine
+) -> None:
     """The other engine's rollouts on this one; its A/A runs too where it sampled nothing itself."""
     sampler = OTHER[engine.spec.role]
     replayed = directory / replayed_name(sampler)
     score_trace(session, "replay", directory / sampled_name(sampler), replayed, engine)
-    if engine.spec.role not in session.config.workload.samplers():
+    if engine.spec.role not in samplers:
         _repeat(session, replayed, directory, engine)
 
 
@@ -178,16 +192,6 @@ def replay(
     console.say(f"wrote {path}: {header.samples} samples, {header.tokens} tokens")
 
 
-def _check_model(session: Session, source: Path) -> None:
-    recorded, loaded = read_header(source).model, session.model
-    for key in recorded:
-        if recorded[key] != loaded.get(key):
-            raise TraceMismatchError(
-                f"{source} was recorded with another model: {key}: "
-                f"{recorded[key]} ≠ {loaded.get(key)}"
-            )
-
-
 def dry_run(config: Config, console: Console) -> None:
     """Print the resolved configuration and say what would be provisioned."""
     judgement(config)
@@ -203,102 +207,27 @@ def dry_run(config: Config, console: Console) -> None:
     console.data(tomli_w.dumps(dump_config(config)))
 
 
-def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Start all engines, check how they read the model, tokenize, insist that they agree."""
-    written = checkpoint.read_config(session.model_path)
-
-    def job(engine: WorkerEngine) -> list[list[int]]:
-        if written is not None:
-            checkpoint.check_reading(
-                engine.spec.role, engine.description, session.config.model, written
+def _check_model(session: Session, source: Path) -> None:
+    recorded, loaded = read_header(source).model, session.model
+    for key in recorded:
+        if recorded[key] != loaded.get(key):
+            raise TraceMismatchError(
+                f"{source} was recorded with another model: {key}: "
+                f"{recorded[key]} ≠ {loaded.get(key)}"
             )
-        return rollouts.tokenize(engine, prompts)
-
-    ids = session.engines.run(dict.fromkeys(session.engines.specs, job))
-    first, *others = ids.values()
-    for other in others:
-        rollouts.check_same_ids(prompts, first, other)
-    return first
 
 
-def record_trace(
-    session: Session,
-    prompts: Sequence[Prompt],
-    token_ids: Sequence[list[int]],
-    path: Path,
-    engine: WorkerEngine,
-) -> TraceHeader:
-    """Sample rollouts with one engine and write them as a trace."""
-    samples = rollouts.generate(engine, prompts, token_ids, session.config.workload)
-    header = _header(session, engine, "decode", sampled_by=engine.spec.role)
-    written = write_trace(path, samples, header, rollouts.vocabulary(engine, samples))
-    engine.forget()
-    return written
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise cannot_write(target, error) from None
 
 
-def score_trace(
-    session: Session,
-    operation: LogprobOperation,
-    source: Path,
-    path: Path,
-    engine: WorkerEngine,
-    shuffle: int | None = None,
-) -> TraceHeader:
-    """Put a trace's tokens through one engine and write its logprobs as another trace."""
-    trace = Trace(source)
-    samples = rollouts.score(
-        engine,
-        operation,
-        trace.samples(),
-        {k: v for k, v in trace.header.sampling.items() if k in SHAPING},
-        session.config.workload.top_logprobs,
-        shuffle,
-    )
-    header = _header(
-        session,
-        engine,
-        PATH_OF[operation],
-        sampled_by=trace.header.sampled_by,
-        sampling=trace.header.sampling,
-        replayed_from=trace.header.token_digest,
-    )
-    written = write_trace(path, samples, header, trace.vocabulary())
-    engine.forget()
-    return written
-
-
-def _header(
-    session: Session,
-    engine: WorkerEngine,
-    path: LogprobPath,
-    *,
-    sampled_by: str,
-    sampling: dict[str, Any] | None = None,
-    replayed_from: str | None = None,
-) -> TraceHeader:
-    workload = session.config.workload
-    requested = engine.spec.settings.model_dump()
-    settings = {
-        name: {"requested": requested[name], **found}
-        for name, found in engine.description["settings"].items()
-    }
-    return TraceHeader(
-        run_id=session.run_id,
-        created_utc=session.created_utc,
-        command=shlex.join(["parity-check", *sys.argv[1:]]),
-        sampled_by=sampled_by,
-        evaluated_by=engine.spec.role,
-        engine={"label": engine.spec.label, **engine.description, "settings": settings},
-        model=session.model,
-        sampling=sampling
-        or {
-            **workload.sampling(),
-            "max_tokens": workload.max_tokens,
-            "ignore_eos": workload.ignore_eos,
-        },
-        logprob_path=path,
-        logprob_distribution=distribution_in_force(engine.description),
-        host=provenance.host_fingerprint(),
-        config=dump_config(session.config),
-        replayed_from=replayed_from,
-    )
+def _write(path: Path, content: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    try:
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from None

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
 from parity_check import __version__
 from parity_check.console import Console
 from parity_check.errors import ExitCode, Interrupted, ParityCheckError
+
+if TYPE_CHECKING:
+    from parity_check.app import Delivery
+    from parity_check.report.renderers import Format as FormatName
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -59,6 +63,19 @@ class ScorePath(StrEnum):
     prefill = "prefill"
 
 
+class Format(StrEnum):
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+    github = "github"
+    junit = "junit"
+
+
+class Inconclusive(StrEnum):
+    passes = "pass"
+    fails = "fail"
+
+
 OPERATIONS: dict[ScorePath, Literal["replay", "rescore"]] = {
     ScorePath.decode: "replay",
     ScorePath.prefill: "rescore",
@@ -87,28 +104,89 @@ DryRun = Annotated[
 ]
 
 
+OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout gets.")]
+WriteTo = Annotated[
+    list[str] | None,
+    typer.Option("--write", metavar="FORMAT=PATH", help="Also write the report to a file."),
+]
+ExitZero = Annotated[
+    bool, typer.Option("--exit-zero", help="Exit with 0 whatever the verdict; failures still fail.")
+]
+OnInconclusive = Annotated[
+    Inconclusive | None, typer.Option(help="Let an inconclusive verdict pass (0) or fail (1).")
+]
+
+
 @cli.command()
 def compare(
     context: typer.Context,
-    config: ConfigFile,
+    traces: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[A.parquet B.parquet]", help="Two stored traces, no engine."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="The configuration, TOML (or YAML by suffix)."),
+    ] = None,
+    reference_trace: Annotated[
+        Path | None,
+        typer.Option(help="A stored trace in place of the reference engine."),
+    ] = None,
     overlay: Overlay = None,
     out: OutDirectory = None,
+    format: OutputFormat = Format.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
     dry_run: DryRun = False,
     verbose: Verbose = 0,
     quiet: Quiet = 0,
     color: Color = None,
     progress: ShowProgress = None,
 ) -> None:
-    """Run identical prompts through both engines and compare their logprobs."""
+    """Run identical prompts through both engines and compare their logprobs.
+
+    Or compare two stored traces, one of them replayed from the other.
+    """
     from parity_check import app
-    from parity_check.config import load_config
+    from parity_check.config import load_config, load_judging
 
     console = _console(context, verbose - quiet, color, progress)
+    delivery = _delivery(format, write, exit_zero, inconclusive)
+    if traces:
+        if len(traces) != 2 or reference_trace is not None:
+            raise typer.BadParameter("give two traces, or -c with engines", param_hint="traces")
+        judging = load_judging(config, overlay or [])
+        raise typer.Exit(app.compare_traces(traces[0], traces[1], judging, delivery, console))
+    if config is None:
+        raise typer.BadParameter("give a configuration (-c), or two traces", param_hint="--config")
     loaded = load_config(config, _with_out(overlay, out))
     if dry_run:
         app.dry_run(loaded, console)
         return
-    raise typer.Exit(app.compare(loaded, console))
+    raise typer.Exit(app.compare(loaded, delivery, console, reference_trace))
+
+
+@cli.command()
+def report(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
+    overlay: Overlay = None,
+    format: OutputFormat = Format.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    quiet: Quiet = 0,
+    color: Color = None,
+) -> None:
+    """Render and judge a finished run again, with other limits if you like; no engine needed."""
+    from parity_check import app
+    from parity_check.config import load_config
+
+    console = _console(context, -quiet, color, None)
+    delivery = _delivery(format, write, exit_zero, inconclusive)
+    loaded = load_config(run / "config.toml", overlay or [])
+    raise typer.Exit(app.report(run, loaded, delivery, console))
 
 
 @cli.command()
@@ -223,6 +301,26 @@ def _console(
     console = Console(verbosity, color, progress)
     context.obj.console = console
     return console
+
+
+def _delivery(
+    format: Format, write: list[str] | None, exit_zero: bool, inconclusive: Inconclusive | None
+) -> Delivery:
+    from parity_check.app import Delivery
+
+    files: dict[Path, FormatName] = {}
+    for item in write or []:
+        name, _, path = item.partition("=")
+        if name not in Format.__members__ or not path:
+            known = ", ".join(Format)
+            raise typer.BadParameter(f"{item}: FORMAT=PATH, one of {known}", param_hint="--write")
+        files[Path(path)] = cast("FormatName", name)
+    outcome = {
+        None: ExitCode.INCONCLUSIVE,
+        Inconclusive.passes: ExitCode.PARITY,
+        Inconclusive.fails: ExitCode.DRIFT,
+    }[inconclusive]
+    return Delivery(format.value, files, exit_zero, outcome)
 
 
 def _with_out(overlay: list[str] | None, out: Path | None) -> list[str]:

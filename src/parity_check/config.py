@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -39,6 +39,9 @@ SHAPING = (
 
 class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+T = TypeVar("T", bound=Table)
 
 
 class ModelConfig(Table):
@@ -163,16 +166,21 @@ class RunConfig(Table):
     """A worker without any sign of progress for so long is killed."""
 
 
-class Config(Table):
+class Judging(Table):
+    """The part of a configuration that needs no engine: how numbers are judged."""
+
+    objective: ObjectiveConfig = ObjectiveConfig()
+    gates: GatesConfig = GatesConfig()
+    stats: StatsConfig = StatsConfig()
+
+
+class Config(Judging):
     """A whole parity.toml."""
 
     model: ModelConfig = ModelConfig()
     reference: EngineConfig
     candidate: EngineConfig
     workload: Workload = Workload()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    gates: GatesConfig = GatesConfig()
-    stats: StatsConfig = StatsConfig()
     run: RunConfig = RunConfig()
 
     def engine(self, role: Role) -> EngineConfig:
@@ -192,13 +200,27 @@ def load_config(path: Path, overlay: Sequence[str] = ()) -> Config:
 
 
 def parse_config(tree: Mapping[str, Any], source: str) -> Config:
+    return _validate(Config, tree, source)
+
+
+def _validate(table: type[T], tree: Mapping[str, Any], source: str) -> T:
     try:
-        return Config.model_validate(tree)
+        return table.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(error)}") from None
+        raise ConfigError(f"{source}: {_explain(table, error)}") from None
 
 
-def dump_config(config: Config) -> dict[str, Any]:
+def load_judging(path: Path | None, overlay: Sequence[str] = ()) -> Judging:
+    """How to judge stored traces: a whole configuration, or the defaults, with overlays."""
+    if path is not None:
+        return load_config(path, overlay)
+    tree: dict[str, Any] = {}
+    for item in overlay:
+        _overlay(tree, item)
+    return _validate(Judging, tree, "--set")
+
+
+def dump_config(config: Judging) -> dict[str, Any]:
     """The resolved configuration: JSON- and TOML-ready, every default written out."""
     return config.model_dump(mode="json", exclude_none=True)
 
@@ -265,11 +287,11 @@ def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
             engine["python"] = str(base.absolute() / Path(value).expanduser())
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(root: type[Table], error: ValidationError) -> str:
     first, *others = error.errors()
     place = _place(first["loc"])
     if first["type"] == "extra_forbidden":
-        return _explain_unknown_key(first["loc"])
+        return _explain_unknown_key(root, first["loc"])
     if first["type"] == "missing":
         return f"[{place}] is missing"
     same = [other for other in others if _place(other["loc"]) == place]
@@ -295,8 +317,8 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _explain_unknown_key(location: tuple[int | str, ...]) -> str:
-    table: Any = Config
+def _explain_unknown_key(root: type[Table], location: tuple[int | str, ...]) -> str:
+    table: Any = root
     for part in location[:-1]:
         table = table.model_fields[str(part)].annotation
     close = difflib.get_close_matches(str(location[-1]), table.model_fields, n=1)

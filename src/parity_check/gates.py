@@ -215,9 +215,9 @@ def judge(
 
 def _words(estimate: Estimate) -> str:
     if estimate.ci_low is None or estimate.ci_high is None:
-        return f"{estimate.value:.4g}"
-    interval = f"{estimate.ci_low:.3g} to {estimate.ci_high:.3g}"
-    return f"{estimate.value:.4g} ({100 * estimate.level:g} % interval {interval})"
+        return f"{estimate.value:.5g}"
+    interval = f"{estimate.ci_low:.5g} to {estimate.ci_high:.5g}"
+    return f"{estimate.value:.5g} ({100 * estimate.level:g} % interval {interval})"
 
 
 def _required(
@@ -283,11 +283,16 @@ def judge_all(
                 GateResult(limit.metric, measurement.sampled_by, "inconclusive", reason, limit)
             )
             continue
-        own = [floor for run in floors if (floor := run.get(limit.metric)) is not None]
-        target = METRICS[limit.metric].target
-        worst = max(own, key=lambda floor: abs(floor.value - target), default=None)
-        results.append(judge(estimate, limit, worst, identical=identical))
+        floor = worst_floor(limit.metric, floors)
+        results.append(judge(estimate, limit, floor, identical=identical))
     return tuple(results)
+
+
+def worst_floor(metric: str, floors: Iterable[Measurement]) -> Estimate | None:
+    """The noise floor that is farthest from what an engine identical to itself would show."""
+    own = [floor for run in floors if (floor := run.get(metric)) is not None]
+    target = METRICS[metric].target
+    return max(own, key=lambda floor: abs(floor.value - target), default=None)
 
 
 def overall(results: Iterable[GateResult]) -> Verdict:

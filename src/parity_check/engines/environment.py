@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -159,16 +160,14 @@ def _extension_checked(
     python: Path, probe: Probe, environ: Mapping[str, str], remembered: Path
 ) -> Probe:
     """The probe after one C operation, run once per installation of vLLM; the good are kept."""
-    try:
-        known = json.loads(remembered.read_text(encoding="utf-8"))
-        if known == asdict(probe):
+    with suppress(OSError, ValueError):
+        if json.loads(remembered.read_text(encoding="utf-8")) == asdict(probe):
             return probe
-    except (OSError, ValueError):
-        pass
     checked = run_probe(python, environ, check=True)
     if not checked.kind:
         # Importing vllm may have changed the stamp, and `build` is not part of a plain probe.
-        provision.write_json(remembered, asdict(replace(checked, build={})))
+        with suppress(OSError):
+            provision.write_json(remembered, asdict(replace(checked, build={})))
     return checked
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Self, TypeVar
@@ -15,6 +15,7 @@ from parity_check.engines.client import Progress, WorkerEngine
 T = TypeVar("T")
 Job = Callable[[WorkerEngine], T]
 
+SIGNAL_POLL_S = 0.2
 FULL_DEVICE = 0.95
 """Two engines that together ask for less of a device's memory than this stay loaded together."""
 
@@ -64,7 +65,7 @@ class EnginePool:
                     role: threads.submit(lambda r, j: j(self._engine(r)), role, job)
                     for role, job in jobs.items()
                 }
-                wait(futures.values(), return_when=FIRST_EXCEPTION)
+                _wait(futures.values())
                 _raise_first(futures)
             except BaseException:
                 # Also on Ctrl-C, which only this thread sees: the others wait on their workers.
@@ -102,6 +103,18 @@ class EnginePool:
             self._ended = True
         for engine in self._engines.values():
             engine.kill()
+
+
+def _wait(futures: Iterable[Future[T]]) -> None:
+    """Until all are done or one has failed.
+
+    In short turns: a signal that comes just before a lock is waited for does not wake the wait.
+    """
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, SIGNAL_POLL_S, FIRST_EXCEPTION)
+        if any(future.exception() for future in done):
+            return
 
 
 def _raise_first(futures: Mapping[Role, Future[T]]) -> None:

@@ -11,6 +11,7 @@ from parity_check.gates import GateResult, Verdict
 from parity_check.measurement import Measurement
 from parity_check.objectives import Objective
 from parity_check.provenance import Difference
+from parity_check.stats import Estimate
 
 SCHEMA_VERSION = 1
 EXIT_CODES: dict[Verdict, ExitCode] = {
@@ -60,6 +61,8 @@ class Direction:
     evaluated_by: Role
     measurement: Measurement
     gates: tuple[GateResult, ...]
+    floors: dict[str, Estimate]
+    """The worse of the two engines' noise floors, by metric."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,240 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
-from parity_check.gates import GateResult, Verdict
-from parity_check.metrics import METRICS
-from parity_check.report import numbers
-from parity_check.report.model import Direction, EngineReport, ParityReport
+from parity_check.report import table
+from parity_check.report.model import ParityReport
 from parity_check.report.numbers import columns
-
-MARKS: dict[Verdict, str] = {"parity": "✓", "drift": "✗", "inconclusive": "?"}
-SHOWN = (
-    "mean_log_ratio",
-    "rms_log_ratio",
-    "mean_abs_log_ratio",
-    "mean_importance_ratio",
-    "k3_kl",
-    "clip_fraction",
-    "tail_fraction",
-    "ess",
-    "identical_fraction",
-    "top1_agreement",
-)
-"""Metrics of the table that have a row whether gated or not."""
-PACKAGES = ("torch", "transformers", "python")
 
 
 def render(report: ParityReport) -> str:
     return "\n".join(_lines(report)) + "\n"
 
 
-def verdict_line(report: ParityReport) -> str:
-    """The last line: the verdict, how many gates stand behind it, the exit code."""
-    gates = report.gates
-    outcome = {
-        "parity": f"all {len(gates)} gates inside their limits",
-        "drift": _count(gates, "drift") + " outside their limits",
-        "inconclusive": _count(gates, "inconclusive") + " not settled",
-    }[report.verdict]
-    mark = MARKS[report.verdict]
-    return f"{mark} {report.verdict.upper()}  {outcome}  (exit {int(report.exit_code)})"
-
-
-def _count(gates: tuple[GateResult, ...], verdict: Verdict) -> str:
-    return f"{sum(gate.verdict == verdict for gate in gates)} of {len(gates)} gates"
-
-
 def _lines(report: ParityReport) -> Iterator[str]:
     model = report.model["name"]
     yield f"parity-check {report.parity_check}   run {report.run_id}   model {model}"
     yield ""
-    yield from _engines(report)
+    yield from columns(table.engine_rows(report), "<<<<")
     yield ""
-    yield from _workload(report)
+    yield f"workload  {table.workload(report)}"
     for direction in report.directions:
         yield ""
-        yield from _direction(report, direction)
+        yield table.direction_title(direction)
+        yield from columns(table.direction_rows(report, direction), "<>>>><")
+        yield table.quantiles(direction)
     yield ""
-    yield from _legend(report)
-    if any(gate.verdict != "parity" for gate in report.gates):
+    yield from table.legend(report)
+    reasons = list(table.reasons(report))
+    if reasons:
         yield ""
-        yield from _reasons(report)
+        yield from reasons
     for warning in report.warnings:
         yield ""
         yield f"warning [{warning.id}]: {warning.message}"
     if report.worst_tokens:
         yield ""
-        yield from _worst(report)
+        yield from columns(table.worst_rows(report), "<>>><")
     yield ""
-    yield verdict_line(report)
-
-
-def _engines(report: ParityReport) -> Iterator[str]:
-    reference, candidate = report.engines
-    differences = {difference.key: difference for difference in report.differences}
-    rows = [("", "reference", "candidate", "")]
-    rows.append(("engine", _engine_name(reference), _engine_name(candidate), ""))
-    for name in PACKAGES:
-        if name in reference.packages or name in candidate.packages:
-            pair = [engine.packages.get(name, "–") for engine in report.engines]
-            rows.append((name, pair[0], pair[1], ""))
-    shown = [*reference.settings, *(key for key in differences if key not in reference.settings)]
-    for key in shown:
-        mark = ""
-        if key in differences:
-            mark = "← differs" if differences[key].requested else "← differs, not requested"
-        rows.append((key, _setting(reference, key), _setting(candidate, key), mark))
-    yield from columns(rows, "<<<<")
-
-
-def _engine_name(engine: EngineReport) -> str:
-    return f"{engine.label}, {engine.family.upper()}, {engine.device}"
-
-
-def _setting(engine: EngineReport, key: str) -> str:
-    setting = engine.settings.get(key)
-    if setting is None:
-        return _plain(engine.config.get(key))
-    default = ' ("default")' if setting.requested == "default" else ""
-    return _plain(setting.in_force) + default
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return "–" if value is None or value == "" else str(value)
-
-
-def _workload(report: ParityReport) -> Iterator[str]:
-    workload = report.workload
-    sampling = workload.sampling
-    neutral = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-    told = [f"temperature {sampling['temperature']:g}"]
-    told += [f"{k} {sampling[k]:g}" for k, off in neutral.items() if sampling[k] != off]
-    told += [
-        f"{k} {sampling[k]:g}" for k in ("presence_penalty", "frequency_penalty") if sampling[k]
-    ]
-    yield (
-        f"workload  {workload.prompts} prompts, {workload.samples} samples, "
-        f"{workload.tokens:,} tokens, {', '.join(told)}; {workload.logprob_path}-path logprobs"
-    )
-
-
-def _direction(report: ParityReport, direction: Direction) -> Iterator[str]:
-    measured = direction.measurement
-    yield (
-        f"sampled by the {direction.sampled_by}, replayed by the {direction.evaluated_by}: "
-        f"{measured.samples} samples, {measured.tokens:,} tokens, {measured.clusters} prompts"
-    )
-    gates = {gate.metric: gate for gate in direction.gates}
-    rows = [("", "value", f"{100 * measured.level:g} % interval", "A/A floor", "limit", "")]
-    rows += [_row(report, direction, name, gates.get(name)) for name in _shown(direction, gates)]
-    yield from columns(rows, "<>>>><")
-    yield _quantiles(direction)
-    for gate in direction.gates:
-        if gate.metric.startswith("hygiene."):
-            yield f"✗ {gate.metric}: {gate.reason}"
-
-
-def _shown(direction: Direction, gates: dict[str, GateResult]) -> list[str]:
-    return [
-        estimate.name
-        for estimate in direction.measurement.estimates
-        if estimate.name in SHOWN or estimate.name in gates
-    ]
-
-
-def _row(
-    report: ParityReport, direction: Direction, name: str, gate: GateResult | None
-) -> tuple[str, str, str, str, str, str]:
-    estimate = direction.measurement[name]
-    floors = [floor.measurement.get(name) for floor in report.floors]
-    floor = max(
-        (each for each in floors if each is not None),
-        key=lambda each: abs(each.value - METRICS[name].target),
-        default=None,
-    )
-    return (
-        _label(report, name),
-        numbers.value(estimate),
-        numbers.interval(estimate),
-        "–" if floor is None else numbers.value(floor),
-        "" if gate is None else numbers.limit(gate.limit),
-        "" if gate is None else f"{MARKS[gate.verdict]} {gate.verdict}",
-    )
-
-
-def _label(report: ParityReport, name: str) -> str:
-    if name == "clip_fraction":
-        return f"clip fraction, {report.objective.label}"
-    if name == "tail_fraction":
-        return f"tokens with |Δ| > {report.config['stats']['tail_threshold']:g}"
-    return METRICS[name].label
-
-
-def _quantiles(direction: Direction) -> str:
-    measured = direction.measurement
-    shown = "  ".join(
-        f"p{100 * float(probability):g} {estimate.value:.2g}"
-        for probability, estimate in measured.quantiles.items()
-    )
-    return f"|Δ| {shown}  max {measured.largest:.2g} (the maximum is shown, never gated)"
-
-
-def _legend(report: ParityReport) -> Iterator[str]:
-    objective = report.objective
-    edges = " to ".join(
-        "∞" if edge is None else f"{edge:g}" for edge in (objective.low, objective.high)
-    )
-    yield (
-        "Δ = logprob of the evaluating engine − logprob of the engine that sampled, nats per "
-        "token; ratio = exp Δ"
-    )
-    clusters = "prompt" if report.config["stats"]["cluster_by"] == "prompt" else "sample"
-    yield (
-        f"intervals are clustered by {clusters}; A/A floor: the worse of the two engines against "
-        "itself, in another batch order"
-    )
-    yield (
-        f"clip fraction: {objective.counter}, {objective.unit} band {edges} ({objective.source}); "
-        "an estimate of what the loss would clip on its first step if nothing else moved"
-    )
-
-
-def _reasons(report: ParityReport) -> Iterator[str]:
-    for direction in report.directions:
-        for gate in direction.gates:
-            if gate.verdict != "parity" and not gate.metric.startswith("hygiene."):
-                yield (
-                    f"{MARKS[gate.verdict]} {_label(report, gate.metric)}, sampled by the "
-                    f"{direction.sampled_by}: {gate.reason}"
-                )
-                if gate.required_limit is not None:
-                    needed = numbers.number(gate.metric, gate.required_limit)
-                    yield f"    smallest limit that would pass: {needed}"
-
-
-def _worst(report: ParityReport) -> Iterator[str]:
-    rows = [("worst tokens", "Δ", "behaviour", "evaluating", "context")]
-    for token in report.worst_tokens:
-        context = f"{_visible(token.before)}⟦{_visible(token.token)}⟧{_visible(token.after)}"
-        rows.append(
-            (
-                f"{token.sample_id}:{token.position} ({token.sampled_by})",
-                f"{token.log_ratio:+.3f}",
-                f"{token.behaviour_logprob:.3f}",
-                f"{token.evaluating_logprob:.3f}",
-                context,
-            )
-        )
-    yield from columns(rows, "<>>><")
-
-
-def _visible(text: str) -> str:
-    """Text on one line, with control characters escaped as JSON does."""
-    escaped = json.dumps(text, ensure_ascii=False)[1:-1].replace('\\"', '"').replace("\\\\", "\\")
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped)
+    yield table.verdict_line(report)

@@ -63,6 +63,10 @@ def log_softmax(values):
     return [value - total for value in values]
 
 
+def text_of(ids):
+    return bytes(ids).decode("latin-1")
+
+
 class FakeEngine:
     def __init__(self, command):
         self.arguments = {**DEFAULTS, **command["engine_args"]}
@@ -129,7 +133,7 @@ class FakeEngine:
 
     def decode(self, ids):
         self.fault("decode", 0)
-        return [bytes([token]).decode("latin-1") for token in ids]
+        return list(text_of(ids))
 
     def check(self, requests, new_tokens):
         for request in requests:
@@ -188,7 +192,7 @@ class FakeEngine:
                 sample_id=request["sample_id"],
                 token_ids=tokens,
                 finish_reason="stop" if tokens[-1] == END else "length",
-                text="".join(self.decode(tokens)),
+                text=text_of(tokens),
                 **self.columns(request["sample_id"], prompt, tokens, command),
             )
 

@@ -1,0 +1,32 @@
+"""Workflow commands for GitHub Actions: one annotation a gate that is not parity."""
+
+from __future__ import annotations
+
+from parity_check.report import table
+from parity_check.report.model import ParityReport
+
+LEVELS = {"parity": "notice", "drift": "error", "inconclusive": "warning"}
+
+
+def render(report: ParityReport) -> str:
+    lines = [
+        f"::{LEVELS[gate.verdict]} title={_property(f'parity-check ({gate.metric})')}::"
+        f"{_data(f'sampled by the {gate.sampled_by}: {gate.reason}')}"
+        for gate in report.gates
+        if gate.verdict != "parity"
+    ]
+    lines += [
+        f"::warning title={_property(f'parity-check ({warning.id})')}::{_data(warning.message)}"
+        for warning in report.warnings
+    ]
+    level = LEVELS[report.verdict]
+    lines.append(f"::{level} title=parity-check::{_data(table.verdict_line(report))}")
+    return "\n".join(lines) + "\n"
+
+
+def _data(message: str) -> str:
+    return message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(value: str) -> str:
+    return _data(value).replace(":", "%3A").replace(",", "%2C")

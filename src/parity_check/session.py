@@ -1,0 +1,183 @@
+"""Engines under way: provisioned, started, and turned into traces."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from parity_check import checkpoint, provenance, rollouts
+from parity_check.config import SHAPING, Config, Role, dump_config
+from parity_check.console import Activity, Console
+from parity_check.engines import environment
+from parity_check.engines.base import EngineSpec, engine_spec
+from parity_check.engines.client import Progress, WorkerEngine
+from parity_check.engines.pool import EnginePool
+from parity_check.engines.settings import distribution_in_force
+from parity_check.prompts import Prompt
+from parity_check.rollouts import LogprobOperation
+from parity_check.run import RunDirectory
+from parity_check.trace import LogprobPath, Trace, TraceHeader, write_trace
+
+PATH_OF: Mapping[LogprobOperation, LogprobPath] = {"replay": "decode", "rescore": "prefill"}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What every command with engines needs, once it is under way."""
+
+    config: Config
+    run_id: str
+    created_utc: str
+    model_path: str
+    model: dict[str, Any]
+    engines: EnginePool
+
+
+@contextmanager
+def session(
+    config: Config, roles: Sequence[Role], run: RunDirectory, console: Console
+) -> Iterator[Session]:
+    """Provision, then hand out a pool of engines whose work is shown; all ended on leaving."""
+    model_path = checkpoint.locate_model(config.model)
+    with console.activity() as activity:
+        specs = {role: _spec(role, config, model_path, activity, console) for role in roles}
+        with EnginePool(
+            specs, run.work, run.path, config.run.stall_timeout_s, partial(_shower, activity)
+        ) as engines:
+            for role in roles:
+                activity.update(role, "starting the engine")
+            yield Session(
+                config=config,
+                run_id=run.id,
+                created_utc=run.created.isoformat(timespec="seconds"),
+                model_path=model_path,
+                model=provenance.model_fingerprint(model_path, config.model.revision),
+                engines=engines,
+            )
+
+
+def _spec(
+    role: Role, config: Config, model_path: str, activity: Activity, console: Console
+) -> EngineSpec:
+    engine = config.engine(role)
+    resolved = environment.resolve(
+        python="current" if engine.kind == "fake" else engine.python,
+        requirement=engine.requirement,
+        cache=environment.default_cache(),
+        say=partial(activity.update, role),
+        needs_vllm=engine.kind == "vllm",
+    )
+    for note in resolved.notes:
+        console.detail(f"{role}: {note}")
+    return engine_spec(role, config, model_path, resolved)
+
+
+def _shower(activity: Activity, role: Role) -> Progress:
+    return lambda operation, done, total: activity.update(role, operation, done, total)
+
+
+def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Start all engines, check how they read the model, tokenize, insist that they agree."""
+    written = checkpoint.read_config(session.model_path)
+
+    def job(engine: WorkerEngine) -> list[list[int]]:
+        if written is not None:
+            checkpoint.check_reading(
+                engine.spec.role, engine.description, session.config.model, written
+            )
+        return rollouts.tokenize(engine, prompts)
+
+    ids = session.engines.run(dict.fromkeys(session.engines.specs, job))
+    first, *others = ids.values()
+    for other in others:
+        rollouts.check_same_ids(prompts, first, other)
+    return first
+
+
+def record_trace(
+    session: Session,
+    prompts: Sequence[Prompt],
+    token_ids: Sequence[list[int]],
+    path: Path,
+    engine: WorkerEngine,
+) -> TraceHeader:
+    """Sample rollouts with one engine and write them as a trace."""
+    samples = rollouts.generate(engine, prompts, token_ids, session.config.workload)
+    header = _header(session, engine, "decode", sampled_by=engine.spec.role)
+    written = write_trace(path, samples, header, rollouts.vocabulary(engine, samples))
+    engine.forget()
+    return written
+
+
+def score_trace(
+    session: Session,
+    operation: LogprobOperation,
+    source: Path,
+    path: Path,
+    engine: WorkerEngine,
+    shuffle: int | None = None,
+) -> TraceHeader:
+    """Put a trace's tokens through one engine and write its logprobs as another trace."""
+    trace = Trace(source)
+    samples = rollouts.score(
+        engine,
+        operation,
+        trace.samples(),
+        {k: v for k, v in trace.header.sampling.items() if k in SHAPING},
+        session.config.workload.top_logprobs,
+        shuffle,
+    )
+    header = _header(
+        session,
+        engine,
+        PATH_OF[operation],
+        sampled_by=trace.header.sampled_by,
+        sampling=trace.header.sampling,
+        replayed_from=trace.header.token_digest,
+    )
+    written = write_trace(path, samples, header, trace.vocabulary())
+    engine.forget()
+    return written
+
+
+def _header(
+    session: Session,
+    engine: WorkerEngine,
+    path: LogprobPath,
+    *,
+    sampled_by: str,
+    sampling: dict[str, Any] | None = None,
+    replayed_from: str | None = None,
+) -> TraceHeader:
+    workload = session.config.workload
+    requested = engine.spec.settings.model_dump()
+    settings = {
+        name: {"requested": requested[name], **found}
+        for name, found in engine.description["settings"].items()
+    }
+    return TraceHeader(
+        run_id=session.run_id,
+        created_utc=session.created_utc,
+        command=shlex.join(["parity-check", *sys.argv[1:]]),
+        sampled_by=sampled_by,
+        evaluated_by=engine.spec.role,
+        engine={"label": engine.spec.label, **engine.description, "settings": settings},
+        model=session.model,
+        sampling=sampling
+        or {
+            **workload.sampling(),
+            "max_tokens": workload.max_tokens,
+            "ignore_eos": workload.ignore_eos,
+        },
+        logprob_path=path,
+        logprob_distribution=distribution_in_force(engine.description),
+        host=provenance.host_fingerprint(),
+        config=dump_config(session.config),
+        replayed_from=replayed_from,
+    )
