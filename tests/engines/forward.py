@@ -6,6 +6,7 @@ ANSWER:   {"raw": [[…]], "processed": [[…]]}, natural logs; null for a token
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -26,7 +27,7 @@ def rows(logprobs, completion):
 
 def main():
     _, _, question, answer = sys.argv
-    asked = json.load(open(question))
+    asked = json.loads(Path(question).read_text())
     model = AutoModelForCausalLM.from_pretrained(
         asked["load"]["engine_args"]["model"], torch_dtype=torch.float32
     ).eval()
@@ -39,7 +40,7 @@ def main():
             found["processed"].append(
                 rows(processed(logits, asked["temperature"], asked["top_p"]), completion)
             )
-    json.dump(found, open(answer, "w"))
+    Path(answer).write_text(json.dumps(found))
 
 
 main()

@@ -6,6 +6,7 @@ KV cache (preemption) and, on V1, small prefill chunks.
 
 import json
 import sys
+from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 
@@ -45,7 +46,7 @@ def count_preemptions(engine):
 
 def main():
     _, _, question, answer = sys.argv
-    asked = json.load(open(question))
+    asked = json.loads(Path(question).read_text())
     engine = VllmEngine(asked["load"])
     preemptions = count_preemptions(engine)
     requests = [
@@ -76,7 +77,7 @@ def main():
         "preemptions": len(preemptions),
         "config": engine.effective_config(),
     }
-    json.dump(found, open(answer, "w"))
+    Path(answer).write_text(json.dumps(found))
 
 
 main()

@@ -56,6 +56,11 @@ def test_unknown_engine_argument(tmp_path: Path) -> None:
     )
 
 
+def test_speculative_decoding_is_refused(tmp_path: Path) -> None:
+    done = record(tmp_path, "candidate", "candidate.engine_args.speculative_config.method=ngram")
+    expect(done, 3, "could not start: forced decode does not work with `speculative_config`")
+
+
 def test_engine_argument_with_a_value_that_vllm_refuses(tmp_path: Path) -> None:
     done = record(tmp_path, "candidate", "candidate.engine_args.kv_cache_dtype=float3")
     expect(done, 3, "could not start", "cache_dtype Input should be", "candidate.log")

@@ -87,8 +87,10 @@ def test_logprobs_are_those_of_a_float32_forward(
             **sampling,
         },
     )
-    processed = np.array(sum(expected["processed"], []), dtype=np.float64)
-    raw = np.array(sum(expected["raw"], []), dtype=np.float64)
+    processed, raw = (
+        np.array([value for row in expected[name] for value in row], dtype=np.float64)
+        for name in ("processed", "raw")
+    )
     inside = np.isfinite(processed)  # bf16 moves a few tokens over the edge of the support
     assert inside.mean() > 0.99
     returned = logprobs_of(sampled)
@@ -162,3 +164,16 @@ def test_forced_and_free_requests_share_a_batch_under_pressure(
         if number % 2 == 0:
             assert mixed["tokens"] == sampled["tokens"]
             np.testing.assert_allclose(mixed["logprobs"], sampled["logprobs"], atol=1e-5)
+
+
+def test_chat_messages_go_through_the_checkpoint_template(engine: Engine) -> None:
+    prompts = [
+        {"prompt_id": "chat", "messages": [{"role": "user", "content": "What is 2 + 3?"}]},
+        {"prompt_id": "text", "text": "What is 2 + 3?"},
+    ]
+    chat, text = engine.worker.tokenize(prompts)
+    texts = engine.worker.decode(chat)
+    assert texts[0] == "<|bos|>"
+    assert texts.count("<|bos|>") == 1
+    assert "".join(engine.worker.decode(text[1:])) in "".join(texts)
+    assert len(chat) > len(text)

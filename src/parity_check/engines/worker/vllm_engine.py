@@ -301,8 +301,11 @@ class VllmEngine:
 
         return SamplingParams(detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **fields)
 
-    def finished(self, requests, params):
-        """Run all requests as one batch; yield (request, output) in the order of completion."""
+    def finished(self, requests, params, tick=lambda: None):
+        """Run all requests as one batch; yield (request, output) in the order of completion.
+
+        `tick` is called after every step, a sign of life while no request finishes.
+        """
         by_id = {}
         for request, request_params in zip(requests, params):
             self._counter += 1
@@ -312,7 +315,9 @@ class VllmEngine:
                 request_id, {"prompt_token_ids": request["prompt_token_ids"]}, request_params
             )
         while self.engine.has_unfinished_requests():
-            for result in self.engine.step():
+            results = self.engine.step()
+            tick()
+            for result in results:
                 if result.finished:
                     yield by_id[result.request_id], result
 
@@ -345,7 +350,7 @@ class VllmEngine:
             logprobs=command["top_logprobs"],
             **command["sampling"],
         )
-        for request, result in self.finished(requests, [params] * len(requests)):
+        for request, result in self.finished(requests, [params] * len(requests), output.tick):
             completion = result.outputs[0]
             tokens = list(completion.token_ids)
             output.write(
@@ -368,7 +373,7 @@ class VllmEngine:
             )
             for request in requests
         ]
-        for request, result in self.finished(requests, params):
+        for request, result in self.finished(requests, params, output.tick):
             completion = result.outputs[0]
             tokens = list(completion.token_ids)
             if tokens != request["completion_token_ids"]:
@@ -399,7 +404,7 @@ class VllmEngine:
         completions = {
             request["sample_id"]: request["completion_token_ids"] for request in requests
         }
-        for request, result in self.finished(scored, [params] * len(scored)):
+        for request, result in self.finished(scored, [params] * len(scored), output.tick):
             tokens = completions[request["sample_id"]]
             columns = logprob_columns(
                 tokens, result.prompt_logprobs[-len(tokens) :], command["top_logprobs"]
