@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import tomli_w
 
 from parity_check.cli import INTERRUPTS, main
+from parity_check.metrics import PairedChunk
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="parity-check-tests-"))
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 
+UNWANTED = ("PYTHONDONTWRITEBYTECODE", "PARITY_CHECK_", "GITHUB_", "FORCE_COLOR", "NO_COLOR")
 COMMAND = [sys.executable, "-m", "parity_check"]
 DEADLINE_S = 30.0
 SMALL = {"num_prompts": 4, "samples_per_prompt": 1, "max_tokens": 4, "repeats": 0}
@@ -35,7 +38,7 @@ Finished = subprocess.CompletedProcess[str]
 
 def environment() -> dict[str, str]:
     """The caller's, with a cache of its own; bytecode is kept, or every call compiles scipy."""
-    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(UNWANTED)}
     return {
         **inherited,
         "PARITY_CHECK_CACHE": str(SCRATCH / "cache"),
@@ -193,3 +196,16 @@ def assert_tidy(directory: Path) -> None:
     left = [file.name for file in directory.rglob("*")]
     assert ".work" not in left
     assert not [name for name in left if name.endswith(".part")]
+
+
+def chunk_of(samples: list[list[tuple[float, float]]]) -> PairedChunk:
+    """A chunk from samples of (behaviour, evaluating) logprobs, each sample its own cluster."""
+    flat = [pair for sample in samples for pair in sample]
+    columns = np.array(flat, dtype=np.float32).reshape(-1, 2)
+    return PairedChunk(
+        behaviour_logprob=columns[:, 0],
+        evaluating_logprob=columns[:, 1],
+        starts=np.cumsum([0, *map(len, samples)]),
+        cluster=np.arange(len(samples), dtype=np.int32),
+        group=np.zeros(len(samples), dtype=np.int32),
+    )

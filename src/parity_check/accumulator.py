@@ -212,7 +212,8 @@ def _by_probability(behaviour: F32, columns: Floats, owner: Ints, size: int) -> 
     index = owner * PROBABILITY_BINS + bins
     cells = size * PROBABILITY_BINS
     sums = np.empty((cells, len(BROKEN_DOWN)))
-    for place, column in enumerate(BROKEN_DOWN):
+    sums[:, 0] = np.bincount(index, minlength=cells)
+    for place, column in enumerate(BROKEN_DOWN[1:], start=1):
         sums[:, place] = np.bincount(index, weights=columns[column], minlength=cells)
     return sums.reshape(size, -1)
 

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from parity_check.batch import SampleBatch
 from parity_check.errors import TraceMismatchError
 from parity_check.metrics import PairedChunk
-from parity_check.trace import SampleBatch, TraceHeader
+from parity_check.trace import TraceHeader
 
 
 class Index:

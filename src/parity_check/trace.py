@@ -7,14 +7,15 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from parity_check.batch import BATCH_COLUMNS, SampleBatch, batch_of
 from parity_check.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -82,27 +83,6 @@ class TraceHeader:
     schema_version: int = SCHEMA_VERSION
 
 
-@dataclass(frozen=True, slots=True)
-class SampleBatch:
-    """Whole samples as flat columns: sample s owns tokens `starts[s]:starts[s + 1]`.
-
-    `logprobs` holds NaN where the engine returned none, `nulls` of them. The top-k arrays are
-    [tokens, k], absent when k was not recorded or differs from token to token.
-    """
-
-    sample_ids: list[str]
-    prompt_ids: list[str]
-    prompt_groups: list[str]
-    prompt_starts: NDArray[np.int64]
-    prompt_token_ids: NDArray[np.int32]
-    starts: NDArray[np.int64]
-    token_ids: NDArray[np.int32]
-    logprobs: NDArray[np.float32]
-    nulls: int
-    top_token_ids: NDArray[np.int32] | None
-    top_logprobs: NDArray[np.float32] | None
-
-
 def token_digest(samples: Iterable[Sample]) -> str:
     """SHA-256 over sample ids, prompt ids and completion ids, in order."""
     digest = hashlib.sha256()
@@ -135,7 +115,7 @@ def write_trace(
         METADATA_KEY: json.dumps(asdict(header)).encode(),
         VOCABULARY_KEY: json.dumps(dict(vocabulary)).encode(),
     }
-    schema = _schema().with_metadata(metadata)
+    schema = trace_schema().with_metadata(metadata)
     rows = [
         {field.name: getattr(sample, field.name) for field in fields(Sample)} for sample in samples
     ]
@@ -216,11 +196,23 @@ class Trace:
         raise IndexError(number)
 
     def batches(self) -> Iterator[SampleBatch]:
-        for index in range(self._file.num_row_groups):
-            yield _batch(self._file.read_row_group(index))
+        """Row groups in order; the next is read while the caller works on this one."""
+
+        def read(index: int) -> SampleBatch:
+            return batch_of(self._file.read_row_group(index, columns=BATCH_COLUMNS))
+
+        groups = self._file.num_row_groups
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead = reader.submit(read, 0)
+            for index in range(1, groups):
+                batch = ahead.result()
+                ahead = reader.submit(read, index)
+                yield batch
+            yield ahead.result()
 
 
-def _schema() -> pa.Schema:
+def trace_schema() -> pa.Schema:
+    """The columns of a trace."""
     import pyarrow as pa
 
     ids, logprobs = pa.list_(pa.int32()), pa.list_(pa.float32())
@@ -267,47 +259,3 @@ def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
             hint="record it again, or use the parity-check version that wrote it",
         )
     return TraceHeader(**fields_read)
-
-
-def _batch(table: pa.Table) -> SampleBatch:
-    import pyarrow as pa
-
-    table = table.combine_chunks()
-
-    def column(name: str) -> Any:
-        chunked = table.column(name)
-        return chunked.chunk(0) if chunked.num_chunks else pa.array([], type=chunked.type)
-
-    completion, logprobs = column("completion_token_ids"), column("logprobs")
-    starts = np.asarray(completion.offsets, dtype=np.int64)
-    if not np.array_equal(starts, np.asarray(logprobs.offsets, dtype=np.int64)):
-        raise InputError("a sample has another number of logprobs than of completion tokens")
-    prompts = column("prompt_token_ids")
-    prompt_starts = np.asarray(prompts.offsets, dtype=np.int64)
-    values = logprobs.flatten()
-    return SampleBatch(
-        sample_ids=column("sample_id").to_pylist(),
-        prompt_ids=column("prompt_id").to_pylist(),
-        prompt_groups=column("prompt_group").to_pylist(),
-        prompt_starts=prompt_starts - prompt_starts[0],
-        prompt_token_ids=prompts.flatten().to_numpy(zero_copy_only=False),
-        starts=starts - starts[0],
-        token_ids=completion.flatten().to_numpy(zero_copy_only=False),
-        logprobs=values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False),
-        nulls=values.null_count,
-        top_token_ids=_rectangle(column("top_token_ids"), np.int32),
-        top_logprobs=_rectangle(column("top_logprobs"), np.float32),
-    )
-
-
-def _rectangle(column: Any, dtype: type[np.generic]) -> NDArray[Any] | None:
-    """[tokens, k] from a list<list<…>> column, or None where k varies or nothing was recorded."""
-    if column.null_count:
-        return None
-    rows = column.flatten()
-    widths = np.diff(np.asarray(rows.offsets))
-    if len(widths) == 0 or widths[0] == 0 or (widths != widths[0]).any():
-        return None
-    flat = rows.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
-    rectangle: NDArray[Any] = flat.reshape(-1, int(widths[0]))
-    return rectangle

@@ -177,3 +177,16 @@ def test_chat_messages_go_through_the_checkpoint_template(engine: Engine) -> Non
     assert texts.count("<|bos|>") == 1
     assert "".join(engine.worker.decode(text[1:])) in "".join(texts)
     assert len(chat) > len(text)
+
+
+def test_replay_is_bitwise_on_model_runner_v2(in_process: Callable[..., dict[str, Any]]) -> None:
+    """The runner that GPUs get from 0.22 on, here through Triton's interpreter."""
+    sampling = {"plain": {"temperature": 0.7}, "cut": {"temperature": 0.7, "top_k": 20}}
+    prompts = [[1, *range(40, 52)], [1, *range(100, 107)], [1, *range(300, 330)]]
+    found = in_process(
+        "0.32.0", "runner_v2.py", {"prompts": prompts, "max_tokens": 6, "sampling": sampling}
+    )
+    assert found["runner"] == "v2"
+    assert "v1-runner-v2" in found["observed"]["patched"]
+    for name in sampling:
+        assert found[name]["replayed"] == found[name]["sampled"]

@@ -13,12 +13,10 @@ import pytest
 import tomli_w
 
 from parity_check import app
-from parity_check.config import load_config
-from parity_check.console import Console
-from parity_check.errors import ExitCode, Interrupted
 from support import (
     Finished,
     assert_tidy,
+    call_cli,
     fake_config,
     finish,
     lines_of,
@@ -148,8 +146,16 @@ def test_while_an_interpreter_is_checked(tmp_path: Path) -> None:
     [sleeper] = wait_for(lambda: children(process.pid), "the probe")
     process.send_signal(signal.SIGINT)
     assert_interrupted(finish(process), tmp_path, "nothing was recorded")
-    assert not Path(f"/proc/{sleeper}").exists()
+    wait_for(lambda: not command_of(sleeper), "the end of the probe")
     assert not list((tmp_path / "runs").iterdir())
+
+
+def command_of(pid: int) -> bytes:
+    """Empty for a process that has ended, even where nobody has asked for its status yet."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def children(pid: int) -> list[int]:
@@ -167,15 +173,13 @@ def test_while_analysing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise KeyboardInterrupt
 
     monkeypatch.setattr(app, "analyse", interrupted)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(Interrupted) as caught:
-        app.compare(load_config(fake_config(tmp_path)), Console(-1))
-    assert caught.value.exit_code == ExitCode.INTERRUPTED
-    assert caught.value.kept == (
+    done = call_cli("compare", "-c", fake_config(tmp_path), cwd=tmp_path)
+    assert_interrupted(
+        done,
+        tmp_path,
         f"kept in runs/{only_run(tmp_path).name}: candidate-replayed-by-reference.parquet, "
-        "candidate.parquet, reference-replayed-by-candidate.parquet, reference.parquet"
+        "candidate.parquet, reference-replayed-by-candidate.parquet, reference.parquet",
     )
-    assert_tidy(tmp_path)
 
 
 def test_while_recording_one_trace(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class EnginePool:
         """Run one job on each named engine. The first failure ends the other engines' jobs."""
         if not self.side_by_side:
             return {role: job(self._engine(role)) for role, job in self._loaded_first(jobs)}
-        with ThreadPoolExecutor(max_workers=len(jobs)) as threads:
+        with ThreadPoolExecutor(max_workers=len(self.specs)) as threads:
             try:
                 futures = {
                     role: threads.submit(lambda r, j: j(self._engine(r)), role, job)

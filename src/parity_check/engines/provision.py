@@ -75,26 +75,21 @@ def install(requirement: Requirement, recipe: Recipe, location: Path, say: Say) 
         run_uv([*common, str(requirement), *recipe.requires], location, told)
         return ()
 
-    listed = _write(location / "requirements.txt", [*map(str, needs), *recipe.requires])
-    try:
-        run_uv([*common, "-r", listed], location, told)
-        return _drop_misfits(location)
-    except UvFailedError as error:
-        _stop_if_disk_is_full(error)
-    try:
-        index = ["--index", CPU_INDEX, "--index-strategy", "unsafe-best-match"]
-        run_uv([*common, *index, "-r", listed], location, told)
-        return ()
-    except UvFailedError as error:
-        _stop_if_disk_is_full(error)
-        reason = "cannot be reached" if _is_unreachable(error.cause) else "do not have them"
+    # Later torchaudio releases name no torch version, but only work with their own.
+    audio = [f"torchaudio<={_pinned(need).public}" for need in needs if need.name == "torch"]
+    more = [*audio, *recipe.requires]
+    listed = _write(location / "requirements.txt", [*map(str, needs), *more])
+    for index in ([], ["--index", CPU_INDEX, "--index-strategy", "unsafe-best-match"]):
+        try:
+            run_uv([*common, *index, "-r", listed], location, told)
+            return _drop_misfits(location)
+        except UvFailedError as error:
+            _stop_if_disk_is_full(error)
+            reason = "cannot be reached" if _is_unreachable(error.cause) else "does not have them"
 
     left_out = {canonicalize_name(name) for name in recipe.cpu_only}
     kept = [need for need in needs if canonicalize_name(need.name) not in left_out]
-    plain = [_without_local(need) for need in kept]
-    # Later torchaudio releases name no torch version, but only work with their own.
-    torch = [f"torchaudio<={_pinned(need).public}" for need in needs if need.name == "torch"]
-    listed = _write(location / "requirements.txt", [*plain, *torch, *recipe.requires])
+    listed = _write(location / "requirements.txt", [*map(_without_local, kept), *more])
     run_uv([*common, "-r", listed], location, _teller(say, recipe.fallback_sizes.download_gb))
     return (
         f"PyTorch's CPU builds could not be had ({CPU_INDEX} {reason}), so torch came from the "

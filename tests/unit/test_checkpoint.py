@@ -1,0 +1,77 @@
+"""The model that is loaded, and whether engines read it as it was written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parity_check.checkpoint import check_reading, locate_model, read_config, rope_theta
+from parity_check.config import ModelConfig
+from parity_check.errors import ConfigError, InputError
+
+
+def test_the_bundled_model_is_found_and_read() -> None:
+    path = locate_model(ModelConfig())
+    config = read_config(path)
+    assert config is not None
+    assert rope_theta(config) is not None
+    assert config["torch_dtype"] == "bfloat16"
+
+
+def test_a_hub_name_needs_a_revision() -> None:
+    assert locate_model(ModelConfig(path="org/name", revision="abc")) == "org/name"
+    assert read_config("org/name") is None
+    with pytest.raises(ConfigError, match="a hub name needs a revision"):
+        locate_model(ModelConfig(path="org/name"))
+
+
+@pytest.mark.parametrize("path", ["/no/such/dir", "nowhere", "a/b/c"])
+def test_a_missing_model_is_refused(path: str) -> None:
+    with pytest.raises(InputError, match=f"^model {path}: no such directory$"):
+        locate_model(ModelConfig(path=path))
+
+
+def test_a_broken_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config.json: not valid JSON"):
+        read_config(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"rope_theta": 10000}, 1e4),
+        ({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, 5e5),
+        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, 5e5),
+        ({"rope_theta": 1e4, "rope_parameters": None}, 1e4),
+        ({"text_config": {"rope_theta": 1e6}}, 1e6),
+        ({}, None),
+    ],
+)
+def test_the_rope_base_of_either_form(config: dict[str, Any], expected: float | None) -> None:
+    assert rope_theta(json.loads(json.dumps(config))) == expected
+
+
+def described(theta: float | None, **config: Any) -> dict[str, Any]:
+    return {"model": {"rope_theta": theta}, "config": config}
+
+
+@pytest.mark.parametrize(("written", "read"), [(5e5, 5e5), (500000, 5e5), (None, 1e4), (5e5, None)])
+def test_a_faithful_reading_passes(written: float | None, read: float | None) -> None:
+    config = {} if written is None else {"rope_theta": written}
+    check_reading("candidate", described(read, dtype="bfloat16"), ModelConfig(), config)
+
+
+def test_another_rope_base_is_refused() -> None:
+    with pytest.raises(InputError, match=r"reads rope_theta 10000 .* config.json says 500000"):
+        check_reading("candidate", described(1e4), ModelConfig(), {"rope_theta": 5e5})
+
+
+def test_another_dtype_is_refused() -> None:
+    with pytest.raises(InputError, match="candidate engine runs in float16, float32 was asked for"):
+        check_reading(
+            "candidate", described(None, dtype="float16"), ModelConfig(dtype="float32"), {}
+        )

@@ -1,0 +1,145 @@
+"""Two traces, token by token: paired when equal, refused by name at the first difference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from parity_check.errors import TraceMismatchError
+from parity_check.pairing import Index, check_headers, pair
+from parity_check.trace import SampleBatch, TraceHeader
+
+
+def batch(**changes: Any) -> SampleBatch:
+    """Two samples, of two prompts: tokens 10, 11, 12 and 20, 21."""
+    whole = SampleBatch(
+        sample_ids=["p/0", "q/0"],
+        prompt_ids=["p", "q"],
+        prompt_groups=["g", "g"],
+        prompt_starts=np.array([0, 1, 2]),
+        prompt_token_ids=np.int32([1, 2]),
+        starts=np.array([0, 3, 5]),
+        token_ids=np.int32([10, 11, 12, 20, 21]),
+        logprobs=np.float32([-1, -2, -3, -4, -5]),
+        nulls=0,
+        top_token_ids=np.int32([[10], [11], [12], [20], [21]]),
+        top_logprobs=np.float32([[-1], [-2], [-3], [-4], [-5]]),
+    )
+    return replace(whole, **changes)
+
+
+def header(**changes: Any) -> TraceHeader:
+    first = TraceHeader(
+        run_id="r",
+        created_utc="",
+        command="",
+        sampled_by="reference",
+        evaluated_by="reference",
+        engine={},
+        model={"name": "m", "weights_fingerprint": "w"},
+        sampling={"temperature": 1.0},
+        logprob_path="decode",
+        logprob_distribution="processed",
+        host={},
+        config={},
+        token_digest="a" * 64,
+    )
+    return replace(first, **changes)
+
+
+def test_equal_tokens_are_paired() -> None:
+    right = batch(logprobs=np.float32([-1, -2, -3, -4, -6]), nulls=1)
+    clusters, groups = Index(), Index()
+    [chunk] = pair([batch()], [right], "prompt", clusters, groups)
+    assert chunk.behaviour_logprob.tolist() == [-1, -2, -3, -4, -5]
+    assert chunk.evaluating_logprob.tolist() == [-1, -2, -3, -4, -6]
+    assert (chunk.behaviour_nulls, chunk.evaluating_nulls) == (0, 1)
+    assert chunk.cluster.tolist() == [0, 1]
+    assert (list(clusters.names), list(groups.names)) == (["p", "q"], ["g"])
+
+
+def test_clusters_are_prompts_or_samples() -> None:
+    twice = batch(prompt_ids=["p", "p"])
+    for cluster_by, expected in (("prompt", [0, 0]), ("sample", [0, 1])):
+        [chunk] = pair([twice], [twice], cluster_by, Index(), Index())  # type: ignore[arg-type]
+        assert chunk.cluster.tolist() == expected
+
+
+def test_clusters_are_numbered_across_batches() -> None:
+    later = batch(sample_ids=["q/1", "r/0"], prompt_ids=["q", "r"])
+    chunks = list(pair([batch(), later], [batch(), later], "prompt", Index(), Index()))
+    assert [chunk.cluster.tolist() for chunk in chunks] == [[0, 1], [1, 2]]
+
+
+def test_alternatives_are_paired_on_both_sides_or_on_neither() -> None:
+    without = batch(top_token_ids=None, top_logprobs=None)
+    [chunk] = pair([batch()], [without], "prompt", Index(), Index())
+    assert chunk.behaviour_top_ids is None
+    assert chunk.evaluating_top_ids is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_ids": ["p/0", "x/0"]}, "sample q/0 meets sample x/0: other samples or order"),
+        ({"sample_ids": ["p/0"]}, "sample q/0 meets sample None"),
+        ({"starts": np.array([0, 2, 5])}, "sample p/0: 3 tokens meet 2"),
+        (
+            {"token_ids": np.int32([10, 11, 12, 20, 99])},
+            "sample q/0, token 1: id 21 meets id 99",
+        ),
+        (
+            {"token_ids": np.int32([99, 11, 12, 20, 99])},
+            "sample p/0, token 0: id 10 meets id 99",
+        ),
+        ({"prompt_token_ids": np.int32([1, 3])}, "the prompts' token ids differ"),
+        ({"prompt_starts": np.array([0, 0, 2])}, "the prompts' token ids differ"),
+    ],
+)
+def test_the_first_difference_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TraceMismatchError, match=message):
+        list(pair([batch()], [batch(**changes)], "prompt", Index(), Index()))
+
+
+def test_a_longer_trace_is_refused() -> None:
+    for left, right in ((1, 2), (2, 1)):
+        with pytest.raises(TraceMismatchError, match="one trace has more samples than the other"):
+            list(pair([batch()] * left, [batch()] * right, "prompt", Index(), Index()))
+
+
+def replayed(**changes: Any) -> TraceHeader:
+    return header(evaluated_by="candidate", replayed_from="a" * 64, **changes)
+
+
+def test_a_replay_of_the_trace_is_accepted() -> None:
+    check_headers(header(), replayed())
+
+
+@pytest.mark.parametrize(
+    ("evaluating", "message"),
+    [
+        (header(), "was not replayed from this behaviour trace: it names token digest none"),
+        (header(replayed_from="b" * 64), "it names token digest bbbbbbbbbbbb, expected aaaaaaaaaa"),
+        (
+            replayed(model={"name": "m", "weights_fingerprint": "x"}),
+            "the traces are of different models: weights_fingerprint: w ≠ x",
+        ),
+        (replayed(logprob_path="prefill"), "differ in logprob path: decode ≠ prefill"),
+        (
+            replayed(logprob_distribution="raw"),
+            "differ in logprob distribution: processed ≠ raw",
+        ),
+        (replayed(sampling={"temperature": 0.7}), "differ in temperature: 1.0 ≠ 0.7"),
+        (replayed(sampling={}), "differ in temperature: 1.0 ≠ None"),
+    ],
+)
+def test_traces_that_cannot_be_compared(evaluating: TraceHeader, message: str) -> None:
+    with pytest.raises(TraceMismatchError, match=message):
+        check_headers(header(), evaluating)
+
+
+def test_raw_against_processed_may_be_what_is_asked() -> None:
+    check_headers(header(), replayed(logprob_distribution="raw"), same_distribution=False)

@@ -1,0 +1,114 @@
+"""The user's prompts: what is read, and the line that is at fault."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parity_check.errors import InputError
+from parity_check.prompts import Prompt, read_prompts
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+def written(path: Path, *rows: object) -> str:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return str(path)
+
+
+def test_all_three_kinds(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    source = written(
+        tmp_path / "p.jsonl",
+        {"prompt": "a", "prompt_id": "first", "prompt_group": "g"},
+        {"prompt_token_ids": [0, 5]},
+        {"messages": messages, "prompt": None, "prompt_id": None},
+    )
+    assert read_prompts(source) == [
+        Prompt("first", "g", "a", None, None),
+        Prompt("p0001", "all", None, None, [0, 5]),
+        Prompt("p0002", "all", None, messages, None),
+    ]
+
+
+@given(st.lists(TEXT, min_size=1, max_size=5))
+def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    """JSON may hold U+2028, U+0085 and form feeds as they are: they end no line."""
+    path = tmp_path_factory.mktemp("prompts") / "p.jsonl"
+    source = written(path, *({"prompt": text} for text in texts))
+    assert [prompt.text for prompt in read_prompts(source)] == texts
+
+
+def test_parquet_reads_as_jsonl_does(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": "é", "prompt_group": "g"},
+        {"prompt_token_ids": [1, 2], "prompt_id": "x"},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([
+        ("prompt", pa.string()), ("prompt_token_ids", pa.list_(pa.int64())),
+        ("prompt_id", pa.string()), ("prompt_group", pa.string()),
+    ])), tmp_path / "p.parquet")  # fmt: skip
+    assert read_prompts(str(tmp_path / "p.parquet")) == read_prompts(
+        written(tmp_path / "p.jsonl", *rows)
+    )
+
+
+def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": "b"}\r\n')
+    assert [p.text for p in read_prompts(str(tmp_path / "p.jsonl"))] == ["a", "b"]
+
+
+def test_the_limit_takes_the_first(tmp_path: Path) -> None:
+    source = written(tmp_path / "p.jsonl", *({"prompt": str(i)} for i in range(5)))
+    assert [p.text for p in read_prompts(source, 2)] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "not valid JSON"),
+        ("3", "expected an object"),
+        ("{}", "found none of them"),
+        ('{"prompt": "a", "messages": []}', "found prompt and messages"),
+        ('{"prompt_token_ids": [true]}', "must be a list of token ids"),
+        ('{"prompt_token_ids": [1.0]}', "must be a list of token ids"),
+        ('{"prompt_token_ids": "12"}', "must be a list of token ids"),
+        ('{"messages": {"a": 1}}', "must be a list of chat messages"),
+        ('{"prompt": ["a"]}', "must be a string"),
+    ],
+)
+def test_the_line_at_fault_is_named(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "fine"}\n\n' + line)
+    with pytest.raises(InputError) as caught:
+        read_prompts(str(path))
+    assert caught.value.message.startswith(f"{path}, line 3: ")
+    assert reason in caught.value.message
+
+
+def test_what_is_not_utf8_is_named_by_its_byte(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_bytes(b'{"prompt": "\xff"}')
+    with pytest.raises(InputError, match=r"p.jsonl: not UTF-8 at byte 12"):
+        read_prompts(str(tmp_path / "p.jsonl"))
+
+
+def test_the_bundled_prompts_are_as_promised() -> None:
+    prompts = read_prompts("bundled:prompts")
+    assert len(prompts) == 96
+    groups = {prompt.group for prompt in prompts}
+    assert len(groups) > 1
+    assert all(prompt.text for prompt in prompts)
+
+
+def test_a_third_of_the_bundled_prompts_share_long_prefixes() -> None:
+    texts = [prompt.text or "" for prompt in read_prompts("bundled:prompts")]
+    prefixes = [text[:200] for text in texts if len(text) >= 200]
+    sharing = sum(prefixes.count(text[:200]) > 1 for text in texts if len(text) >= 200)
+    assert sharing >= len(texts) / 3

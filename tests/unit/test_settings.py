@@ -1,0 +1,103 @@
+"""How each vLLM version spells a request for the four parity settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from packaging.version import Version
+
+from parity_check.config import Settings
+from parity_check.engines.settings import (
+    distribution_in_force,
+    engine_arguments,
+    environment_variables,
+)
+
+EXPLICIT = Settings()
+LEFT_ALONE = Settings(
+    logprobs_mode="default",
+    enable_prefix_caching="default",
+    async_scheduling="default",
+    lm_head_dtype="default",
+)
+NATIVE_HEAD = {"hf_overrides": {"head_dtype": "float32"}}
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("0.8.5", {"enable_prefix_caching": False}),
+        (
+            "0.18.1",
+            {
+                "logprobs_mode": "processed_logprobs",
+                "enable_prefix_caching": False,
+                "async_scheduling": False,
+            },
+        ),
+        (
+            "0.32.0",
+            {
+                "logprobs_mode": "processed_logprobs",
+                "enable_prefix_caching": False,
+                "async_scheduling": False,
+                **NATIVE_HEAD,
+            },
+        ),
+    ],
+)
+def test_every_setting_that_the_version_knows_is_passed(
+    version: str, expected: dict[str, Any]
+) -> None:
+    assert engine_arguments(EXPLICIT, Version(version)) == expected
+
+
+@pytest.mark.parametrize("version", ["0.8.5", "0.18.1", "0.32.0"])
+def test_a_default_is_left_to_the_engine(version: str) -> None:
+    assert engine_arguments(LEFT_ALONE, Version(version)) == {}
+    assert environment_variables(LEFT_ALONE, Version(version), None) == {}
+
+
+@pytest.mark.parametrize("version", ["0.8.5", "0.8.5.post2", "0.10.2", "0.18.1", "0.25.9"])
+def test_a_float32_head_is_asked_of_the_extension_or_of_the_engine(version: str) -> None:
+    """Exactly one of the two: before 0.26 the override is accepted and ignored."""
+    assert environment_variables(EXPLICIT, Version(version), None) == {
+        "PARITY_CHECK_LM_HEAD": "float32"
+    }
+    assert "hf_overrides" not in engine_arguments(EXPLICIT, Version(version))
+    assert environment_variables(EXPLICIT, Version("0.26.0"), None) == {}
+    assert engine_arguments(EXPLICIT, Version("0.26.0"))["hf_overrides"] == {
+        "head_dtype": "float32"
+    }
+
+
+def test_the_head_of_the_model_needs_no_request() -> None:
+    model_head = Settings(lm_head_dtype="model")
+    for version in ("0.8.5", "0.32.0"):
+        assert environment_variables(model_head, Version(version), None) == {}
+        assert "hf_overrides" not in engine_arguments(model_head, Version(version))
+
+
+@pytest.mark.parametrize(
+    ("version", "family", "expected"),
+    [("0.8.5", "v0", "0"), ("0.8.5", "v1", "1"), ("0.8.5", None, None), ("0.18.1", "v1", None)],
+)
+def test_the_family_is_chosen_where_there_is_a_choice(
+    version: str, family: str | None, expected: str | None
+) -> None:
+    variables = environment_variables(LEFT_ALONE, Version(version), family)
+    assert variables.get("VLLM_USE_V1") == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("processed_logprobs", "processed"),
+        ("raw_logprobs", "raw"),
+        ("raw_logits", "raw"),
+    ],
+)
+def test_the_distribution_is_what_is_in_force(mode: str, expected: str) -> None:
+    description = {"settings": {"logprobs_mode": {"in_force": mode}}}
+    assert distribution_in_force(description) == expected

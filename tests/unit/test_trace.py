@@ -1,0 +1,228 @@
+"""Traces: written and read, they are the same; what is no whole trace is refused."""
+
+from __future__ import annotations
+
+import errno
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parity_check.errors import InputError, OutputError
+from parity_check.trace import (
+    ROWS_PER_GROUP,
+    Sample,
+    Trace,
+    TraceHeader,
+    check_writable,
+    read_header,
+    token_digest,
+    write_trace,
+)
+
+HEADER = TraceHeader(
+    run_id="r",
+    created_utc="2026-01-01T00:00:00+00:00",
+    command="parity-check record",
+    sampled_by="reference",
+    evaluated_by="reference",
+    engine={"label": "fake", "settings": {"é": [1, None]}},
+    model={"name": "m"},
+    sampling={"temperature": 0.7, "ignore_eos": False},
+    logprob_path="decode",
+    logprob_distribution="processed",
+    host={},
+    config={},
+)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+IDS = st.integers(0, 2**31 - 1)
+LOGPROBS = st.none() | st.floats(width=32) | st.sampled_from([-math.inf, math.nan, -9999.0])
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Sample:
+    tokens = draw(st.lists(IDS, max_size=4))
+    width = draw(st.integers(0, 2))
+    top = draw(st.booleans())
+    rows = [draw(st.lists(IDS, min_size=width, max_size=width)) for _ in tokens]
+    return Sample(
+        sample_id=draw(TEXT),
+        prompt_id=draw(TEXT),
+        sample_index=draw(st.integers(0, 9)),
+        prompt_group=draw(TEXT),
+        prompt_token_ids=draw(st.lists(IDS, max_size=4)),
+        completion_token_ids=tokens,
+        logprobs=[draw(LOGPROBS) for _ in tokens],
+        top_token_ids=rows if top else None,
+        top_logprobs=[[draw(st.floats(width=32)) for _ in row] for row in rows] if top else None,
+        finish_reason=draw(st.none() | TEXT),
+        seed=draw(st.none() | st.integers(-(2**63), 2**63 - 1)),
+        policy_version=draw(st.none() | st.integers(0, 5)),
+        text=draw(st.none() | TEXT),
+    )
+
+
+def a_sample(number: int = 0, **changes: Any) -> Sample:
+    sample = Sample(
+        sample_id=f"p/{number}",
+        prompt_id="p",
+        sample_index=number,
+        prompt_group="all",
+        prompt_token_ids=[1, 2],
+        completion_token_ids=[3, 4, 5],
+        logprobs=[-1.0, None, -0.5],
+        top_token_ids=[[3, 9], [4, 9], [9, 5]],
+        top_logprobs=[[-1.0, -2.0], [-1.0, -2.0], [-0.25, -0.5]],
+        finish_reason="length",
+        seed=None,
+        policy_version=None,
+        text="abc",
+    )
+    return replace(sample, **changes)
+
+
+@given(st.lists(samples(), min_size=1, max_size=5), st.dictionaries(IDS, TEXT, max_size=5))
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Sample], vocabulary: dict[int, str]
+) -> None:
+    path = tmp_path_factory.mktemp("trace") / "t.parquet"
+    written = write_trace(path, rows, HEADER, vocabulary)
+    trace = Trace(path)
+    assert repr(list(trace.samples())) == repr(rows)  # NaN is not equal to itself
+    assert trace.vocabulary() == vocabulary
+    assert trace.header == written == read_header(path)
+    assert written.samples == len(rows)
+    assert written.tokens == sum(len(row.completion_token_ids) for row in rows)
+    assert written.token_digest == token_digest(rows)
+
+
+def test_flat_columns(tmp_path: Path) -> None:
+    rows = [a_sample(), a_sample(1, completion_token_ids=[], logprobs=[], top_token_ids=[],
+                                 top_logprobs=[]), a_sample(2)]  # fmt: skip
+    write_trace(tmp_path / "t.parquet", rows, HEADER, {})
+    [batch] = Trace(tmp_path / "t.parquet").batches()
+    assert batch.sample_ids == ["p/0", "p/1", "p/2"]
+    assert batch.starts.tolist() == [0, 3, 3, 6]
+    assert batch.token_ids.tolist() == [3, 4, 5, 3, 4, 5]
+    np.testing.assert_array_equal(batch.logprobs, np.float32([-1, np.nan, -0.5] * 2))
+    assert batch.logprobs.dtype == np.float32
+    assert batch.nulls == 2
+    assert batch.prompt_starts.tolist() == [0, 2, 4, 6]
+    assert batch.top_token_ids is not None
+    assert batch.top_token_ids.tolist() == [[3, 9], [4, 9], [9, 5]] * 2
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"top_token_ids": None, "top_logprobs": None},
+        {"top_token_ids": [[1]] * 3, "top_logprobs": [[-1.0]] * 3},
+        {"top_token_ids": [[]] * 3, "top_logprobs": [[]] * 3},
+    ],
+)
+def test_ragged_alternatives_are_no_rectangle(tmp_path: Path, second: dict[str, Any]) -> None:
+    write_trace(tmp_path / "t.parquet", [a_sample(), a_sample(1, **second)], HEADER, {})
+    [batch] = Trace(tmp_path / "t.parquet").batches()
+    assert batch.top_token_ids is None
+    assert batch.top_logprobs is None
+
+
+def test_samples_are_found_across_row_groups(tmp_path: Path) -> None:
+    count = ROWS_PER_GROUP + 3
+    write_trace(tmp_path / "t.parquet", [a_sample(i) for i in range(count)], HEADER, {})
+    trace = Trace(tmp_path / "t.parquet")
+    assert [len(batch.sample_ids) for batch in trace.batches()] == [ROWS_PER_GROUP, 3]
+    for number in (0, ROWS_PER_GROUP - 1, ROWS_PER_GROUP, count - 1):
+        assert trace.sample(number) == a_sample(number)
+    with pytest.raises(IndexError):
+        trace.sample(count)
+
+
+def test_the_digest_depends_on_every_id() -> None:
+    base = token_digest([a_sample()])
+    assert token_digest([a_sample(logprobs=[0.0] * 3, text=None)]) == base
+    for change in (
+        {"sample_id": "q"},
+        {"prompt_token_ids": [1]},
+        {"prompt_token_ids": [1, 2, 3], "completion_token_ids": [4, 5]},
+        {"completion_token_ids": [3, 5, 4]},
+    ):
+        assert token_digest([a_sample(**change)]) != base
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -9])
+def test_a_trace_cut_short_is_refused(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "t.parquet"
+    write_trace(path, [a_sample()], HEADER, {})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(InputError, match="not a Parquet file, or cut short"):
+        read_header(path)
+
+
+def test_a_missing_trace_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none.parquet: No such file or directory"):
+        read_header(tmp_path / "none.parquet")
+
+
+def test_another_parquet_file_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="a Parquet file, but not a parity-check trace"):
+        Trace(tmp_path / "t.parquet")
+
+
+def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t.parquet", [a_sample()], replace(HEADER, schema_version=99), {})
+    with pytest.raises(InputError, match="trace schema 99, this parity-check reads 1"):
+        Trace(tmp_path / "t.parquet")
+
+
+def test_an_empty_trace_is_refused(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t.parquet", [], HEADER, {})
+    with pytest.raises(InputError, match="the trace has no samples"):
+        Trace(tmp_path / "t.parquet")
+
+
+def test_logprobs_that_do_not_fit_the_tokens_are_refused(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t.parquet", [a_sample(logprobs=[-1.0])], HEADER, {})
+    with pytest.raises(InputError, match="another number of logprobs than of completion tokens"):
+        list(Trace(tmp_path / "t.parquet").batches())
+
+
+def test_a_full_disk_leaves_nothing_that_looks_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Any, where: Path, **__: Any) -> None:
+        where.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "Error writing bytes to file")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"from before")
+    with pytest.raises(
+        OutputError, match=f"^cannot write {path}: No space left on device$"
+    ) as caught:
+        write_trace(path, [a_sample()], HEADER, {})
+    assert caught.value.hint == "free some space, or choose another place with --out"
+    assert path.read_bytes() == b"from before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "t.parquet")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_file_is_no_place_to_write_below(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file is not a directory"):
+        check_writable(tmp_path / "file" / "t.parquet")
+    with pytest.raises(OutputError, match="Not a directory"):
+        check_writable(tmp_path / "file" / "deeper" / "t.parquet")
