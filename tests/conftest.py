@@ -11,6 +11,10 @@ import pytest
 from support import Finished, fake_config, only_run, run_cli
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regen", action="store_true", help="Write the golden files anew.")
+
+
 class Run(NamedTuple):
     """A finished `compare`: where it ran, its directory, its streams and its report."""
 

@@ -12,7 +12,7 @@ from parity_check.config import OTHER, ROLES, Judging, Role, dump_config
 from parity_check.errors import InputError
 from parity_check.estimates import measure
 from parity_check.gates import Limit, choose_limits, judge_all, overall, worst_floor
-from parity_check.measurement import Measurement
+from parity_check.measurement import ClipEstimate, Measurement
 from parity_check.objectives import Objective, choose_objective
 from parity_check.pairing import Index, check_headers, pair
 from parity_check.report.model import (
@@ -25,9 +25,12 @@ from parity_check.report.model import (
     WorkloadReport,
     WorstToken,
 )
+from parity_check.stats import Estimate
 from parity_check.trace import Trace, TraceHeader
 from parity_check.worst import Outlier, Outliers
 
+TRUNCATION = "tis-token"
+"""The cap whose share stands beside a clip rate, for losses that recompute their logprobs."""
 WORST_TOKENS = 8
 CONTEXT_TOKENS = 8
 
@@ -122,7 +125,8 @@ def measure_pair(
     outliers: Outliers | None = None,
 ) -> Measurement:
     """Measure one pair of traces, a row group at a time."""
-    chunks = pair(behaviour.batches(), evaluating.batches(), how.cluster_by, Index(), Index())
+    groups = Index()
+    chunks = pair(behaviour.batches(), evaluating.batches(), how.cluster_by, Index(), groups)
     return measure(
         chunks if outliers is None else outliers.watch(chunks),
         sampled_by=sampled_by,
@@ -130,6 +134,7 @@ def measure_pair(
         level=how.level,
         tail_threshold=how.tail_threshold,
         positive_share=how.positive_share,
+        groups=groups.names,
     )
 
 
@@ -206,13 +211,35 @@ def _direction(
         evaluated_by=OTHER[role],
         measurement=measured,
         gates=judge_all(measured, how.limits, own),
-        floors={
-            estimate.name: floor
-            for estimate in measured.estimates
-            if (floor := worst_floor(estimate.name, own)) is not None
-        },
+        floors=_floors(measured, own),
+        largest_floor=max((floor.largest for floor in own), default=None),
+        beside=_truncation(measured) if how.objective.wiring == "bypass" else None,
     )
     return direction, [worst_token(behaviour, role, each) for each in outliers.largest()]
+
+
+def _floors(measured: Measurement, own: Sequence[Measurement]) -> dict[str, Estimate]:
+    """The worst floor of everything that a report shows."""
+    found = {each.name: worst_floor(each.name, own) for each in measured.estimates}
+    shares = [
+        {
+            **{quantile.name: quantile for quantile in floor.quantiles.values()},
+            **{length: clip.counted for length, clip in floor.clips_by_length},
+            "truncation_fraction": _truncation(floor).counted,
+        }
+        for floor in own
+    ]
+    for floor in shares:
+        for name, estimate in floor.items():
+            worst = found.get(name)
+            if worst is None or estimate.value > worst.value:
+                found[name] = estimate
+    return {name: floor for name, floor in found.items() if floor is not None}
+
+
+def _truncation(measured: Measurement) -> ClipEstimate:
+    """The share of importance weights that TIS would cut."""
+    return next(clip for clip in measured.clips if clip.objective.name == TRUNCATION)
 
 
 def _size(token: WorstToken) -> float:

@@ -24,8 +24,9 @@ from parity_check.console import Console
 from parity_check.engines import environment
 from parity_check.engines.client import WorkerEngine
 from parity_check.errors import ExitCode, TraceMismatchError
+from parity_check.files import cannot_write, check_writable, whole, write_text
 from parity_check.prompts import Prompt, read_prompts
-from parity_check.report import github, table
+from parity_check.report import github, sentences
 from parity_check.report.model import ParityReport
 from parity_check.report.renderers import RENDERERS, Format
 from parity_check.rollouts import LogprobOperation
@@ -37,7 +38,7 @@ from parity_check.session import (
     session,
     tokenize_prompts,
 )
-from parity_check.trace import cannot_write, check_writable, read_header
+from parity_check.trace import read_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +112,28 @@ def report(run: Path, config: Config, delivery: Delivery, console: Console) -> E
 def deliver(report: ParityReport, delivery: Delivery, console: Console) -> ExitCode:
     """Print and write a report; returns the exit code. On GitHub Actions, annotate as well."""
     for path, format in delivery.write.items():
-        _write(path, RENDERERS[format](report))
+        write_text(path, RENDERERS[format](report))
     quiet = console.verbosity < 0 and delivery.format == "text"
-    console.data(table.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
-    if os.environ.get("GITHUB_ACTIONS") == "true" and delivery.format == "text":
-        console.data(github.render(report))
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        if summary:
-            with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(RENDERERS["markdown"](report))
+    console.data(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        _annotate(report, delivery, console)
     if delivery.exit_zero:
         return ExitCode.PARITY
     inconclusive = report.exit_code is ExitCode.INCONCLUSIVE
     return delivery.inconclusive if inconclusive else report.exit_code
+
+
+def _annotate(report: ParityReport, delivery: Delivery, console: Console) -> None:
+    """Annotations where stdout is for people, and the step summary in any case."""
+    if delivery.format == "text":
+        console.data(github.render(report))
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(RENDERERS["markdown"](report))
+        except OSError as error:
+            raise cannot_write(Path(summary), error) from None
 
 
 def _sample(
@@ -218,16 +228,5 @@ def _check_model(session: Session, source: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    try:
-        shutil.copyfile(source, target)
-    except OSError as error:
-        raise cannot_write(target, error) from None
-
-
-def _write(path: Path, content: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    try:
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from None
+    with whole(target) as partial:
+        shutil.copyfile(source, partial)

@@ -31,7 +31,7 @@ class SampleBatch:
     """Whole samples as flat columns: sample s owns tokens `starts[s]:starts[s + 1]`.
 
     `logprobs` holds NaN where the engine returned none, `nulls` of them. The top-k arrays are
-    [tokens, k], absent when k was not recorded or differs from token to token.
+    [tokens, k], absent where none were recorded; a missing entry has id -1 and logprob NaN.
     """
 
     sample_ids: list[str]
@@ -64,6 +64,7 @@ def batch_of(table: pa.Table) -> SampleBatch:
     prompts = column("prompt_token_ids")
     prompt_starts = np.asarray(prompts.offsets, dtype=np.int64)
     values = logprobs.flatten()
+    tokens = int(starts[-1] - starts[0])
     return SampleBatch(
         sample_ids=column("sample_id").to_pylist(),
         prompt_ids=column("prompt_id").to_pylist(),
@@ -74,19 +75,30 @@ def batch_of(table: pa.Table) -> SampleBatch:
         token_ids=completion.flatten().to_numpy(zero_copy_only=False),
         logprobs=values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False),
         nulls=values.null_count,
-        top_token_ids=_rectangle(column("top_token_ids"), np.int32),
-        top_logprobs=_rectangle(column("top_logprobs"), np.float32),
+        top_token_ids=_rectangle(column("top_token_ids"), tokens, np.int32, -1),
+        top_logprobs=_rectangle(column("top_logprobs"), tokens, np.float32, np.nan),
     )
 
 
-def _rectangle(column: Any, dtype: type[np.generic]) -> NDArray[Any] | None:
-    """[tokens, k] from a list<list<…>> column, or None where k varies or nothing was recorded."""
-    if column.null_count:
-        return None
+def _rectangle(
+    column: Any, tokens: int, dtype: type[np.generic], nothing: float
+) -> NDArray[Any] | None:
+    """[tokens, k] from a list<list<…>> column, or None where nothing was recorded.
+
+    A token with fewer than k entries is filled up with `nothing`.
+    """
     rows = column.flatten()
-    widths = np.diff(np.asarray(rows.offsets))
-    if len(widths) == 0 or widths[0] == 0 or (widths != widths[0]).any():
+    if len(rows) != tokens:
+        return None  # some sample has none at all
+    ends = np.asarray(rows.offsets, dtype=np.int64)
+    widths = np.diff(ends)
+    width = int(widths.max(initial=0))
+    if width == 0:
         return None
     flat = rows.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
-    rectangle: NDArray[Any] = flat.reshape(-1, int(widths[0]))
-    return rectangle
+    if (widths == width).all():
+        whole: NDArray[Any] = flat.reshape(-1, width)
+        return whole
+    filled: NDArray[Any] = np.full((tokens, width), nothing, dtype)
+    filled[np.arange(width) < widths[:, None]] = flat
+    return filled

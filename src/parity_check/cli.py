@@ -148,19 +148,23 @@ def compare(
 
     Or compare two stored traces, one of them replayed from the other.
     """
-    from parity_check import app
     from parity_check.config import load_config, load_judging
 
     console = _console(context, verbose - quiet, color, progress)
-    delivery = _delivery(format, write, exit_zero, inconclusive)
     if traces:
         if len(traces) != 2 or reference_trace is not None:
             raise typer.BadParameter("give two traces, or -c with engines", param_hint="traces")
         judging = load_judging(config, overlay or [])
+        delivery = _delivery(format, write, exit_zero, inconclusive)
+        from parity_check import app
+
         raise typer.Exit(app.compare_traces(traces[0], traces[1], judging, delivery, console))
     if config is None:
         raise typer.BadParameter("give a configuration (-c), or two traces", param_hint="--config")
     loaded = load_config(config, _with_out(overlay, out))
+    delivery = _delivery(format, write, exit_zero, inconclusive)
+    from parity_check import app
+
     if dry_run:
         app.dry_run(loaded, console)
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -134,13 +134,15 @@ def measure(
     level: float = 0.95,
     tail_threshold: float = 1.0,
     positive_share: float = 0.5,
+    groups: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> Measurement:
     """Measure one sampling direction in one pass over its chunks.
 
     `objective` is the one that `clip_fraction` reports (GRPO as TRL counts it by default); all rows
     of OBJECTIVES are estimated beside it. `positive_share` is the share of tokens with a positive
-    advantage, unknown to an engine comparison. `seed` feeds the bootstrap of `ess`, nothing else.
+    advantage, unknown to an engine comparison. `groups` names the numbers of the prompt groups; it
+    is read after the last chunk. `seed` feeds the bootstrap of `ess`, nothing else.
     Raises TraceMismatchError when not one token could be compared.
     """
     objective = OBJECTIVES["grpo"] if objective is None else objective
@@ -186,7 +188,7 @@ def measure(
         *_alternative_means(estimator, sums.part("alternatives")),
     ]  # fmt: skip
     order = list(METRICS)
-    by_length = objective if objective.level == "sequence-mean" else OBJECTIVES["gspo"]
+    by_length = OBJECTIVES["gspo"] if objective.level == "token" else objective
     return Measurement(
         sampled_by=sampled_by,
         level=level,
@@ -206,7 +208,7 @@ def measure(
         largest=sums.largest,
         first_divergence=_first_divergence(sequences),
         clips=tuple(clips.values()),
-        breakdowns=_breakdowns(estimator, sums),
+        breakdowns=_breakdowns(estimator, sums, groups or {}),
         clips_by_length=tuple(
             (f"{_range_label(low, high)} tokens", part.clip(estimator, by_length))
             for low, high in zip(LENGTH_EDGES, (*LENGTH_EDGES[1:], math.inf), strict=True)
@@ -320,7 +322,10 @@ def _range_label(low: float, high: float) -> str:
     return f"{low:g}–{high - 1:g}" if high < math.inf else f"≥ {low:g}"
 
 
-def _breakdowns(estimator: _Estimator, sums: Accumulator) -> dict[str, tuple[Bin, ...]]:
+def _breakdowns(
+    estimator: _Estimator, sums: Accumulator, groups: Mapping[str, int]
+) -> dict[str, tuple[Bin, ...]]:
+    names = {number: name for name, number in groups.items()}
     clusters, width = len(sums.sums), len(BROKEN_DOWN)
     positions = sums.part("position").reshape(clusters, len(POSITION_EDGES), width)
     surprisals = sums.part("probability").reshape(clusters, PROBABILITY_BINS, width)
@@ -341,7 +346,7 @@ def _breakdowns(estimator: _Estimator, sums: Accumulator) -> dict[str, tuple[Bin
         for index, (low, high) in enumerate(pairwise(SURPRISAL_EDGES))
     ]
     by_group = [
-        estimator.bin(str(group), group, group + 1, totals[sums.group == group])
+        estimator.bin(names.get(group, str(group)), group, group + 1, totals[sums.group == group])
         for group in np.unique(sums.group[totals[:, 0] > 0]).tolist()
     ]
     return {

@@ -179,12 +179,12 @@ def judge(
         advice = (
             "enable batch invariance"
             if limit.kind == "exact"
-            else f"enable batch invariance, or choose a limit beyond {needed:.3g}"
+            else f"enable batch invariance, or choose a limit beyond {needed:.5g}"
         )
         return replace(
             result,
             reason=f"the engine does not repeat itself at this limit: its own noise floor is "
-            f"{floor.value:.3g}, the limit {limit.wording()}; {advice}",
+            f"{floor.value:.5g}, the limit {limit.wording()}; {advice}",
         )
     if limit.kind == "exact":
         if estimate.value == limit.value:

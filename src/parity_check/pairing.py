@@ -70,7 +70,7 @@ def pair(
     for left, right in zip_longest(behaviour, evaluating):
         if left is None or right is None:
             raise TraceMismatchError("one trace has more samples than the other")
-        _check_batch(left, right)
+        check_same_tokens(left, right)
         topk = left.top_token_ids is not None and right.top_token_ids is not None
         yield PairedChunk(
             behaviour_logprob=left.logprobs,
@@ -88,7 +88,8 @@ def pair(
         )
 
 
-def _check_batch(left: SampleBatch, right: SampleBatch) -> None:
+def check_same_tokens(left: SampleBatch, right: SampleBatch) -> None:
+    """Raises TraceMismatchError at the first sample or token that differs."""
     for ours, theirs in zip_longest(left.sample_ids, right.sample_ids):
         if ours != theirs:
             raise TraceMismatchError(f"sample {ours} meets sample {theirs}: other samples or order")

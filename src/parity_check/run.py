@@ -15,7 +15,7 @@ from typing import Any, Self
 import tomli_w
 
 from parity_check.errors import Interrupted, ParityCheckError
-from parity_check.trace import cannot_write
+from parity_check.files import cannot_write, write_text
 
 
 class RunDirectory:
@@ -63,14 +63,7 @@ class RunDirectory:
     def write(self, name: str, text: str) -> Path:
         """Write a file of the run whole, or not at all. Raises OutputError."""
         path = self.path / name
-        partial = path.with_name(path.name + ".part")
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
-            raise cannot_write(path, error) from None
+        write_text(path, text)
         return path
 
     def _kept(self) -> str | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from parity_check.batch import BATCH_COLUMNS, SampleBatch, batch_of
-from parity_check.errors import InputError, OutputError
+from parity_check.errors import InputError
+from parity_check.files import whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,8 +25,6 @@ SCHEMA_VERSION = 1
 METADATA_KEY = b"parity_check"
 VOCABULARY_KEY = b"parity_check_vocabulary"
 ROWS_PER_GROUP = 1024
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-DISK_FULL_HINT = "free some space, or choose another place with --out"
 
 LogprobPath = Literal["decode", "prefill"]
 Distribution = Literal["processed", "raw"]
@@ -119,45 +116,14 @@ def write_trace(
     rows = [
         {field.name: getattr(sample, field.name) for field in fields(Sample)} for sample in samples
     ]
-    partial = _partial(path)
-    try:
+    with whole(path) as partial:
         pq.write_table(
             pa.Table.from_pylist(rows, schema=schema),
             partial,
             compression="zstd",
             row_group_size=ROWS_PER_GROUP,
         )
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise cannot_write(path, error) from None
     return header
-
-
-def check_writable(path: Path) -> None:
-    """Make the directories above a trace that is to be written, and try. Raises OutputError."""
-    try:
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True)
-        _partial(path).touch()
-        _partial(path).unlink()
-    except FileExistsError:
-        raise OutputError(f"cannot write {path}: {path.parent} is not a directory") from None
-    except OSError as error:
-        raise cannot_write(path, error) from None
-
-
-def _partial(path: Path) -> Path:
-    """Where a trace is written until it is whole."""
-    return path.with_name(path.name + ".part")
-
-
-def cannot_write(path: Path, error: OSError) -> OutputError:
-    """The error to raise for a file that could not be written."""
-    hint = DISK_FULL_HINT if error.errno in DISK_FULL else None
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return OutputError(f"cannot write {path}: {reason}", hint=hint)
 
 
 def read_header(path: Path) -> TraceHeader:

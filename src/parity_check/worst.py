@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity_check import hygiene
 from parity_check.metrics import PairedChunk
 
 
@@ -45,7 +46,9 @@ class Outliers:
         behaviour, evaluating = chunk.behaviour_logprob, chunk.evaluating_logprob
         with np.errstate(invalid="ignore"):
             size = np.abs(evaluating.astype(np.float64) - behaviour)
-        size[~np.isfinite(size)] = 0.0
+        for logprobs in (behaviour, evaluating):
+            if not hygiene.looks_clean(logprobs):
+                size[~hygiene.usable_values(logprobs)] = 0.0
         count = min(self._keep, int(np.count_nonzero(size)))
         if count:
             threshold = np.partition(size, -count)[-count]

@@ -55,7 +55,7 @@ def test_an_interpreter_without_vllm(tmp_path: Path) -> None:
     config = vllm_config(tmp_path, python="bare/bin/python")
     done = call_cli("doctor", "-c", config, cwd=tmp_path)
     assert done.returncode == 3
-    assert f"broken: {tmp_path}/bare/bin/python has no vllm" in done.stdout
+    assert f"not usable: {tmp_path}/bare/bin/python has no vllm" in done.stdout
 
 
 def test_bad_input_is_told_as_everywhere(tmp_path: Path) -> None:

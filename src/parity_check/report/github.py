@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity_check.report import table
+from parity_check.report import sentences
 from parity_check.report.model import ParityReport
 
 LEVELS = {"parity": "notice", "drift": "error", "inconclusive": "warning"}
@@ -11,7 +11,7 @@ LEVELS = {"parity": "notice", "drift": "error", "inconclusive": "warning"}
 def render(report: ParityReport) -> str:
     lines = [
         f"::{LEVELS[gate.verdict]} title={_property(f'parity-check ({gate.metric})')}::"
-        f"{_data(f'sampled by the {gate.sampled_by}: {gate.reason}')}"
+        f"{_data(f'sampled by the {gate.sampled_by}: {sentences.reason(gate)}')}"
         for gate in report.gates
         if gate.verdict != "parity"
     ]
@@ -20,7 +20,7 @@ def render(report: ParityReport) -> str:
         for warning in report.warnings
     ]
     level = LEVELS[report.verdict]
-    lines.append(f"::{level} title=parity-check::{_data(table.verdict_line(report))}")
+    lines.append(f"::{level} title=parity-check::{_data(sentences.verdict_line(report))}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,21 +1,28 @@
-"""report.json: the public, versioned form of a ParityReport. Never a NaN."""
+"""report.json: the public, versioned form of a ParityReport (schema.json). Never a NaN."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import asdict
+from importlib.resources import files
 from typing import Any
 
 from parity_check.gates import GateResult
-from parity_check.measurement import ClipEstimate, Measurement
+from parity_check.measurement import Bin, ClipEstimate, Measurement
 from parity_check.metrics import METRICS
-from parity_check.report.model import ParityReport
+from parity_check.report.model import Direction, ParityReport
 from parity_check.stats import Estimate
 
 
 def render(report: ParityReport) -> str:
     return json.dumps(to_dict(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) that every report keeps to."""
+    text = files("parity_check.report").joinpath("schema.json").read_text(encoding="utf-8")
+    return json.loads(text)  # type: ignore[no-any-return]
 
 
 def to_dict(report: ParityReport) -> dict[str, Any]:
@@ -37,34 +44,21 @@ def to_dict(report: ParityReport) -> dict[str, Any]:
         "differences": [asdict(difference) for difference in report.differences],
         "workload": asdict(report.workload),
         "objective": report.objective.name,
+        "directions": [_direction(direction) for direction in report.directions],
         "metrics": [
             _metric(report, estimate)
             for direction in report.directions
             for estimate in direction.measurement.estimates
         ],
-        "quantiles": {
-            direction.sampled_by: _quantiles(direction.measurement)
-            for direction in report.directions
-        },
-        "clips": {
-            direction.sampled_by: [_clip(clip) for clip in direction.measurement.clips]
-            for direction in report.directions
-        },
-        "clips_by_length": {
-            direction.sampled_by: {
-                label: _clip(clip) for label, clip in direction.measurement.clips_by_length
-            }
-            for direction in report.directions
-        },
-        "breakdowns": {
-            direction.sampled_by: {
-                name: [
-                    {"bin": bin.label, "metrics": [_estimate(each) for each in bin.estimates]}
-                    for bin in bins
-                ]
-                for name, bins in direction.measurement.breakdowns.items()
-            }
-            for direction in report.directions
+        **{
+            name: {each.sampled_by: of(each.measurement) for each in report.directions}
+            for name, of in (
+                ("quantiles", _quantiles),
+                ("tails", _tails),
+                ("clips", _clips),
+                ("clips_by_length", _clips_by_length),
+                ("breakdowns", _breakdowns),
+            )
         },
         "gates": [_gate(gate) for gate in report.gates],
         "hygiene": [
@@ -72,9 +66,22 @@ def to_dict(report: ParityReport) -> dict[str, Any]:
             for direction in report.directions
             for count in direction.measurement.hygiene
         ],
-        "worst_tokens": [asdict(token) for token in report.worst_tokens],
+        "worst_tokens": [_finite_values(asdict(token)) for token in report.worst_tokens],
         "warnings": [asdict(warning) for warning in report.warnings],
         "artifacts": list(report.artifacts),
+    }
+
+
+def _direction(direction: Direction) -> dict[str, Any]:
+    measured = direction.measurement
+    return {
+        "sampled_by": direction.sampled_by,
+        "evaluated_by": direction.evaluated_by,
+        "prompts": measured.clusters,
+        "samples": measured.samples,
+        "tokens": measured.tokens,
+        "excluded": measured.excluded,
+        "first_divergence": asdict(measured.first_divergence),
     }
 
 
@@ -92,23 +99,54 @@ def _metric(report: ParityReport, estimate: Estimate) -> dict[str, Any]:
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:
-    return {name: _finite(value) for name, value in asdict(estimate).items()}
+    return _finite_values(asdict(estimate))
 
 
 def _quantiles(measured: Measurement) -> dict[str, Any]:
+    intervals = {
+        name: {
+            "ci_low": _finite(estimate.ci_low),
+            "ci_high": _finite(estimate.ci_high),
+            "note": estimate.note,
+        }
+        for name, estimate in measured.quantiles.items()
+    }
     found = {name: _finite(estimate.value) for name, estimate in measured.quantiles.items()}
-    return {"abs_log_ratio": {**found, "max": _finite(measured.largest)}}
+    return {
+        "abs_log_ratio": {**found, "max": _finite(measured.largest)},
+        "abs_log_ratio_intervals": intervals,
+    }
+
+
+def _tails(measured: Measurement) -> list[dict[str, Any]]:
+    return [{"threshold": edge, **_estimate(estimate)} for edge, estimate in measured.tails]
+
+
+def _clips(measured: Measurement) -> list[dict[str, Any]]:
+    return [_clip(clip) for clip in measured.clips]
+
+
+def _clips_by_length(measured: Measurement) -> dict[str, Any]:
+    return {label: _clip(clip) for label, clip in measured.clips_by_length}
 
 
 def _clip(clip: ClipEstimate) -> dict[str, Any]:
     return {
-        "objective": {name: _finite(value) for name, value in asdict(clip.objective).items()},
+        "objective": _finite_values(asdict(clip.objective)),
         "positive_share": clip.positive_share,
         **{
             name: _estimate(getattr(clip, name))
             for name in ("counted", "band", "low", "high", "active")
         },
     }
+
+
+def _breakdowns(measured: Measurement) -> dict[str, Any]:
+    return {name: [_bin(each) for each in bins] for name, bins in measured.breakdowns.items()}
+
+
+def _bin(each: Bin) -> dict[str, Any]:
+    return {"bin": each.label, "metrics": [_estimate(estimate) for estimate in each.estimates]}
 
 
 def _gate(gate: GateResult) -> dict[str, Any]:
@@ -124,6 +162,10 @@ def _gate(gate: GateResult) -> dict[str, Any]:
         "required_limit": _finite(gate.required_limit),
         "prompts_needed": gate.prompts_needed,
     }
+
+
+def _finite_values(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: _finite(value) for name, value in values.items()}
 
 
 def _finite(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
+from parity_check.report import sentences
 from parity_check.report.model import ParityReport
 
 
@@ -31,7 +32,7 @@ def render(report: ParityReport) -> str:
             name=gate.metric,
         )
         if gate.verdict != "parity":
-            ET.SubElement(case, "failure", type=gate.verdict, message=gate.reason)
+            ET.SubElement(case, "failure", type=gate.verdict, message=sentences.reason(gate))
         else:
             ET.SubElement(case, "system-out").text = gate.reason
     ET.indent(suite)

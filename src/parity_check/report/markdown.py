@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from parity_check.report import table
+from parity_check.provenance import Difference
+from parity_check.report import numbers, sentences, table
 from parity_check.report.model import ParityReport
 
 
@@ -13,43 +14,52 @@ def render(report: ParityReport) -> str:
 
 
 def _lines(report: ParityReport) -> Iterator[str]:
-    yield f"## parity-check: {table.verdict_line(report)}"
+    yield f"## parity-check: {sentences.verdict_line(report)}"
     yield ""
-    yield f"Run `{report.run_id}`, model `{report.model['name']}`; {table.workload(report)}."
-    for direction in report.directions:
+    yield f"Run `{report.run_id}`, model `{report.model['name']}`; {sentences.workload(report)}."
+    yield ""
+    yield _versions(report)
+    differences = sentences.unrequested(report)
+    if differences:
         yield ""
-        yield f"### {table.direction_title(direction)}"
-        yield ""
-        yield from _table(table.direction_rows(report, direction))
-        yield ""
-        yield table.quantiles(direction)
-    reasons = list(table.reasons(report))
-    if reasons:
-        yield ""
-        yield "### Why"
-        yield ""
-        yield from (f"- {reason}" for reason in reasons)
+        yield f"Differs though nobody asked for it: {'; '.join(map(_difference, differences))}."
+    for title, reasons in sentences.reasons(report):
+        yield from ("", f"**{title}**", "", *(f"- {reason}" for reason in reasons))
     for warning in report.warnings:
         yield ""
         yield f"> **{warning.id}**: {warning.message}"
-    yield ""
-    yield "<details><summary>Engines and settings</summary>"
-    yield ""
-    yield from _table(table.engine_rows(report))
-    yield ""
-    yield "</details>"
-    yield ""
-    yield "<details><summary>How to read this</summary>"
-    yield ""
-    yield from (f"- {line}" for line in table.legend(report))
-    yield ""
-    yield "</details>"
+    for direction in report.directions:
+        yield ""
+        yield f"### {sentences.direction_title(direction)}"
+        yield ""
+        yield from _table(table.direction_rows(report, direction), "<>>>><")
+        yield ""
+        yield sentences.first_divergence(direction)
+    yield from _details("Engines and settings", _table(table.engine_rows(report), "<<<<"))
+    if report.worst_tokens:
+        lines = numbers.columns(table.worst_rows(report), "<>>><")
+        yield from _details("Worst tokens", ["~~~text", *lines, "~~~"])
+    yield from _details("How to read this", (f"- {line}" for line in sentences.legend(report)))
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _versions(report: ParityReport) -> str:
+    names = (f"{each.role}: {each.label}, {each.family.upper()}" for each in report.engines)
+    return "Engines: " + "; ".join(names) + "."
+
+
+def _difference(difference: Difference) -> str:
+    values = (table.plain(value) for value in (difference.reference, difference.candidate))
+    return f"`{difference.key}` ({' → '.join(values)})"
+
+
+def _details(summary: str, lines: Iterable[str]) -> Iterator[str]:
+    yield from ("", f"<details><summary>{summary}</summary>", "", *lines, "", "</details>")
+
+
+def _table(rows: Sequence[Sequence[str]], alignment: str) -> Iterator[str]:
     head, *body = rows
     yield _row(head)
-    yield _row(["---"] * len(head))
+    yield _row(["---:" if side == ">" else "---" for side in alignment])
     yield from map(_row, body)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from parity_check.config import Role
 from parity_check.errors import ExitCode
 from parity_check.gates import GateResult, Verdict
-from parity_check.measurement import Measurement
+from parity_check.measurement import ClipEstimate, Measurement
 from parity_check.objectives import Objective
 from parity_check.provenance import Difference
 from parity_check.stats import Estimate
@@ -62,7 +62,11 @@ class Direction:
     measurement: Measurement
     gates: tuple[GateResult, ...]
     floors: dict[str, Estimate]
-    """The worse of the two engines' noise floors, by metric."""
+    """The worst of the engines' noise floors: by metric, quantile or length bin of the clip."""
+    largest_floor: float | None
+    """The largest |Δ| of an engine against itself."""
+    beside: ClipEstimate | None
+    """The truncation share, where the objective's own number is a clip rate."""
 
 
 @dataclass(frozen=True, slots=True)

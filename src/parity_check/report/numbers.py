@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
-from parity_check.gates import Limit
+from parity_check.gates import Kind, Limit
 from parity_check.metrics import METRICS
 from parity_check.stats import Estimate
 
 SMALL = ("k2_kl", "k3_kl", "reverse_k3_kl")
+RESOLVED = 5e-6
+"""The least that five decimals show."""
 
 
 def number(metric: str, value: float) -> str:
     """A value of a metric, in the metric's own notation."""
-    return _notation(metric)(value)
+    row = METRICS.get(metric)
+    return _notation(metric, row.unit if row else "nats")(value)
 
 
 def value(estimate: Estimate) -> str:
-    return number(estimate.name, estimate.value)
+    return _notation(estimate.name, estimate.unit)(estimate.value)
+
+
+def magnitude(nats: float) -> str:
+    """A |Δ| that is no estimate."""
+    return _decimal(nats)
 
 
 def interval(estimate: Estimate) -> str:
     """`[low, high]`, or a dash where there is no interval (the estimate's note says why)."""
     if estimate.ci_low is None or estimate.ci_high is None:
         return "–"
-    low, high = (number(estimate.name, end) for end in (estimate.ci_low, estimate.ci_high))
+    notation = _notation(estimate.name, estimate.unit)
+    low, high = (notation(end) for end in (estimate.ci_low, estimate.ci_high))
     return f"[{low}, {high}]"
 
 
@@ -34,6 +44,12 @@ def limit(limit: Limit) -> str:
     if limit.kind == "two_sided":
         return f"{limit.target:g} ± {limit.value:g}" if limit.target else f"± {limit.value:g}"
     return {"upper": "≤ ", "lower": "≥ ", "exact": "= "}[limit.kind] + written
+
+
+def passing(limit: float, kind: Kind) -> str:
+    """The limit that just passes, to three digits, rounded so that it still does."""
+    outward = ROUND_FLOOR if kind == "lower" else ROUND_CEILING
+    return f"{float(Context(prec=3, rounding=outward).create_decimal(Decimal(limit))):g}"
 
 
 def columns(rows: Sequence[Sequence[str]], alignment: str, gap: str = "  ") -> list[str]:
@@ -48,18 +64,36 @@ def columns(rows: Sequence[Sequence[str]], alignment: str, gap: str = "  ") -> l
     ]
 
 
-def _notation(metric: str) -> Callable[[float], str]:
+def _notation(metric: str, unit: str) -> Callable[[float], str]:
     row = METRICS.get(metric)
-    unit = row.unit if row else "nats"
     if metric in SMALL:
-        return "{:.2e}".format
+        return _scientific
     if unit == "share":
         return _percentage
     if unit == "nats" and row is not None and row.better == "target":
-        return "{:+.5f}".format
-    return "{:.5f}".format
+        return _signed
+    return _decimal
+
+
+def _scientific(value: float) -> str:
+    return f"{value:.2e}" if value else "0"
+
+
+def _signed(value: float) -> str:
+    """Five decimals; what is not zero never looks like zero."""
+    if not value:
+        return "0"
+    return f"{value:+.5f}" if abs(value) >= RESOLVED else f"{value:+.1e}"
+
+
+def _decimal(value: float) -> str:
+    if not value:
+        return "0"
+    return f"{value:.5f}" if abs(value) >= RESOLVED else f"{value:.1e}"
 
 
 def _percentage(share: float) -> str:
     percent = 100 * share
-    return f"{percent:.3f} %" if percent == 0 or percent >= 0.01 else f"{percent:.1e} %"
+    if percent in (0, 100):
+        return f"{percent:g} %"
+    return f"{percent:.3f} %" if percent >= 0.01 else f"{percent:.1e} %"

@@ -1,4 +1,4 @@
-"""What a report says, as rows of cells and as sentences: shared by text and Markdown."""
+"""What a report shows as rows of cells: shared by text and Markdown."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from parity_check.gates import GateResult, Verdict
-from parity_check.metrics import METRICS
-from parity_check.report import numbers
+from parity_check.gates import GateResult
+from parity_check.report import numbers, sentences
 from parity_check.report.model import Direction, EngineReport, ParityReport
+from parity_check.stats import Estimate
 
 Row = tuple[str, ...]
 
-MARKS: dict[Verdict, str] = {"parity": "✓", "drift": "✗", "inconclusive": "?"}
 SHOWN = (
     "mean_log_ratio",
     "rms_log_ratio",
@@ -28,22 +27,6 @@ SHOWN = (
 )
 """Metrics that have a row whether gated or not."""
 PACKAGES = ("torch", "transformers", "python")
-
-
-def verdict_line(report: ParityReport) -> str:
-    """The last line: the verdict, how many gates stand behind it, the exit code."""
-    gates = report.gates
-    outcome = {
-        "parity": f"all {len(gates)} gates inside their limits",
-        "drift": _count(gates, "drift") + " outside their limits",
-        "inconclusive": _count(gates, "inconclusive") + " not settled",
-    }[report.verdict]
-    mark = MARKS[report.verdict]
-    return f"{mark} {report.verdict.upper()}  {outcome}  (exit {int(report.exit_code)})"
-
-
-def _count(gates: tuple[GateResult, ...], verdict: Verdict) -> str:
-    return f"{sum(gate.verdict == verdict for gate in gates)} of {len(gates)} gates"
 
 
 def engine_rows(report: ParityReport) -> list[Row]:
@@ -72,114 +55,71 @@ def _engine_name(engine: EngineReport) -> str:
 def _setting(engine: EngineReport, key: str) -> str:
     setting = engine.settings.get(key)
     if setting is None:
-        return _plain(engine.config.get(key))
+        return plain(engine.config.get(key))
     default = ' ("default")' if setting.requested == "default" else ""
-    return _plain(setting.in_force) + default
+    return plain(setting.in_force) + default
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A setting's value as a person writes it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return "–" if value is None or value == "" else str(value)
 
 
-def workload(report: ParityReport) -> str:
-    """What was compared, in one line."""
-    compared = report.workload
-    sampling = compared.sampling
-    neutral = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-    told = [f"temperature {sampling['temperature']:g}"]
-    told += [f"{k} {sampling[k]:g}" for k, off in neutral.items() if sampling[k] != off]
-    told += [
-        f"{k} {sampling[k]:g}" for k in ("presence_penalty", "frequency_penalty") if sampling[k]
-    ]
-    return (
-        f"{compared.prompts} prompts, {compared.samples} samples, "
-        f"{compared.tokens:,} tokens, {', '.join(told)}; {compared.logprob_path}-path logprobs"
-    )
-
-
-def direction_title(direction: Direction) -> str:
-    measured = direction.measurement
-    return (
-        f"sampled by the {direction.sampled_by}, replayed by the {direction.evaluated_by}: "
-        f"{measured.samples} samples, {measured.tokens:,} tokens, {measured.clusters} prompts"
-    )
-
-
 def direction_rows(report: ParityReport, direction: Direction) -> list[Row]:
-    """A header, then a row a metric: value, interval, floor, limit, verdict."""
+    """A header, then a row a number: value, interval, floor, limit, verdict."""
     gates = {gate.metric: gate for gate in direction.gates}
     level = f"{100 * direction.measurement.level:g} % interval"
     rows: list[Row] = [("", "value", level, "A/A floor", "limit", "")]
     for estimate in direction.measurement.estimates:
-        gate, floor = gates.get(estimate.name), direction.floors.get(estimate.name)
-        if gate is None and estimate.name not in SHOWN:
+        gate, name = gates.get(estimate.name), estimate.name
+        if gate is None and name not in SHOWN:
             continue
-        rows.append(
-            (
-                _label(report, estimate.name),
-                numbers.value(estimate),
-                numbers.interval(estimate),
-                "–" if floor is None else numbers.value(floor),
-                "" if gate is None else numbers.limit(gate.limit),
-                "" if gate is None else f"{MARKS[gate.verdict]} {gate.verdict}",
+        label = sentences.label(report, name)
+        label += ", nats" if estimate.unit == "nats" else ""
+        if estimate.n != direction.measurement.tokens:
+            label += f", n = {estimate.n:,}"
+        rows.append(_row(label, estimate, direction.floors.get(name), gate))
+        if name == "clip_fraction":
+            rows += _share_rows(report, direction)
+    return rows + list(_magnitude_rows(direction))
+
+
+def _row(
+    label: str, estimate: Estimate, floor: Estimate | None, gate: GateResult | None = None
+) -> Row:
+    return (
+        label,
+        numbers.value(estimate),
+        numbers.interval(estimate),
+        "–" if floor is None else numbers.value(floor),
+        "" if gate is None else numbers.limit(gate.limit),
+        "" if gate is None else f"{sentences.MARKS[gate.verdict]} {gate.verdict}",
+    )
+
+
+def _share_rows(report: ParityReport, direction: Direction) -> Iterator[Row]:
+    """Below the clip fraction: by length where whole sequences count, and the other wiring."""
+    if report.objective.level != "token":
+        for length, clip in direction.measurement.clips_by_length:
+            yield _row(
+                f"  {length}, n = {clip.counted.n:,}", clip.counted, direction.floors.get(length)
             )
-        )
-    return rows
+    if direction.beside is not None:
+        estimate = direction.beside.counted
+        label = sentences.share_label(direction.beside.objective)
+        yield _row(label, estimate, direction.floors.get(estimate.name))
 
 
-def _label(report: ParityReport, name: str) -> str:
-    if name == "clip_fraction":
-        return f"clip fraction, {report.objective.label}"
-    if name == "tail_fraction":
-        return f"tokens with |Δ| > {report.config['stats']['tail_threshold']:g}"
-    return METRICS[name].label
-
-
-def quantiles(direction: Direction) -> str:
-    measured = direction.measurement
-    shown = "  ".join(
-        f"p{100 * float(probability):g} {estimate.value:.2g}"
-        for probability, estimate in measured.quantiles.items()
-    )
-    return f"|Δ| {shown}  max {measured.largest:.2g} (the maximum is shown, never gated)"
-
-
-def legend(report: ParityReport) -> Iterator[str]:
-    """How to read the numbers, a sentence each."""
-    objective = report.objective
-    edges = " to ".join(
-        "∞" if edge is None else f"{edge:g}" for edge in (objective.low, objective.high)
-    )
-    yield (
-        "Δ = logprob of the evaluating engine − logprob of the engine that sampled, nats per "
-        "token; ratio = exp Δ"
-    )
-    clusters = "prompt" if report.config["stats"]["cluster_by"] == "prompt" else "sample"
-    yield (
-        f"intervals are clustered by {clusters}; A/A floor: the worse of the two engines against "
-        "itself, in another batch order"
-    )
-    yield (
-        f"clip fraction: {objective.counter}, {objective.unit} band {edges} ({objective.source}); "
-        "an estimate of what the loss would clip on its first step if nothing else moved"
-    )
-
-
-def reasons(report: ParityReport) -> Iterator[str]:
-    """Why each gate that is not parity is not, a sentence each."""
-    for gate in report.gates:
-        if gate.verdict == "parity":
-            continue
-        needed = ""
-        if gate.required_limit is not None:
-            smallest = numbers.number(gate.metric, gate.required_limit).removeprefix("+")
-            needed = f"; the smallest limit that would pass is {smallest}"
-        yield (
-            f"{MARKS[gate.verdict]} {_label(report, gate.metric)}, sampled by the "
-            f"{gate.sampled_by}: {gate.reason}{needed}"
-        )
+def _magnitude_rows(direction: Direction) -> Iterator[Row]:
+    measured, floor = direction.measurement, direction.largest_floor
+    for estimate in measured.quantiles.values():
+        label = f"|Δ| {estimate.name.removeprefix('abs_log_ratio_')}, nats"
+        yield _row(label, estimate, direction.floors.get(estimate.name))
+    largest = numbers.magnitude(measured.largest)
+    own = "–" if floor is None else numbers.magnitude(floor)
+    yield ("|Δ| max, nats", largest, "–", own, "never gated", "")
 
 
 def worst_rows(report: ParityReport) -> list[Row]:

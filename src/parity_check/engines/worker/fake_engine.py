@@ -167,7 +167,8 @@ class FakeEngine:
         for place, token in enumerate(tokens):
             _, returned = self.step(prompt + tokens[:place], command["sampling"])
             if self.arguments["noise"]:
-                returned = [x + noise.gauss(0.0, self.arguments["noise"]) for x in returned]
+                error = self.arguments["noise"]
+                returned = [min(0.0, x + noise.gauss(0.0, error)) for x in returned]
             chosen.append(float32(returned[token]))
             ranked = heapq.nlargest(
                 command["top_logprobs"], range(VOCABULARY), key=returned.__getitem__

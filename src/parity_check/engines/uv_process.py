@@ -1,0 +1,93 @@
+"""Run uv, and say in one line why it failed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import uv
+
+from parity_check.errors import EngineEnvironmentError
+
+
+class UvFailedError(EngineEnvironmentError):
+    """uv stopped; `cause` is its own explanation on one line."""
+
+    def __init__(self, cause: str, log: Path) -> None:
+        super().__init__(cause, log=log)
+        self.cause = cause
+
+    @property
+    def disk_is_full(self) -> bool:
+        return "os error 28" in self.cause or "No space left" in self.cause
+
+    @property
+    def index_is_unreachable(self) -> bool:
+        return "ailed to fetch" in self.cause or "ailed to download" in self.cause
+
+
+def run_uv(
+    arguments: Sequence[str], location: Path, tell: Callable[[str], None] | None = None
+) -> None:
+    """Run uv on the environment at `location`, its talk going to `provision.log` there.
+
+    `tell` receives uv's lines as they come. An interrupt takes uv's whole process group along.
+    Raises UvFailedError.
+    """
+    log = location / "provision.log"
+    environ = {**os.environ, "VIRTUAL_ENV": str(location), "NO_COLOR": "1", "UV_NO_PROGRESS": "1"}
+    said: list[str] = []
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ uv {' '.join(arguments)}\n")
+        file.flush()
+        process = subprocess.Popen(
+            [uv.find_uv_bin(), *arguments],
+            # Elsewhere, uv would read the settings of the project that the user stands in.
+            cwd=location,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                file.write(line)
+                said.append(line)
+                if tell is not None:
+                    tell(line)
+            status = process.wait()
+        except BaseException:
+            _kill_group(process)
+            raise
+    if status != 0:
+        raise UvFailedError(cause_of("".join(said)), log)
+
+
+def cause_of(talk: str) -> str:
+    """uv's explanation of a failure as one line, without its decoration."""
+    start = re.search(r"^(error: |\s*[×x] )", talk, re.MULTILINE)
+    text = talk[start.start() :] if start else talk
+    text = re.sub(r"^\s*(error:|cause:|hint:|[×╰─▶├│]+)\s*", "", text, flags=re.MULTILINE)
+    line = " ".join(text.split())
+    line = line.removesuffix(", we can conclude that your requirements are unsatisfiable.")
+    return line if len(line) <= 400 else line[:397] + "…"
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """End uv and what it started; it keeps its cache whole either way."""
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    except ProcessLookupError:
+        process.wait()

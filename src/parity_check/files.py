@@ -1,0 +1,60 @@
+"""Files that are whole or not there, and what to say when they cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from parity_check.errors import OutputError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_HINT = "free some space, or choose another place with --out"
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place to write to, moved to `path` at the end of the block; nothing stays of a failure.
+
+    Raises OutputError.
+    """
+    partial = _partial(path)
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise cannot_write(path, error) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole, or not at all. Raises OutputError."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: Path) -> None:
+    """Make the directories above a file that is to be written, and try. Raises OutputError."""
+    try:
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True)
+        _partial(path).touch()
+        _partial(path).unlink()
+    except FileExistsError:
+        raise OutputError(f"cannot write {path}: {path.parent} is not a directory") from None
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    """The error to raise for a file that could not be written."""
+    hint = DISK_FULL_HINT if error.errno in DISK_FULL else None
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return OutputError(f"cannot write {path}: {reason}", hint=hint)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
