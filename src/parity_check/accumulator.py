@@ -79,7 +79,10 @@ class Accumulator:
     def _inspect(self, chunk: PairedChunk) -> NDArray[np.bool_] | None:
         logprobs = {"behaviour": chunk.behaviour_logprob, "evaluating": chunk.evaluating_logprob}
         nulls = {"behaviour": chunk.behaviour_nulls, "evaluating": chunk.evaluating_nulls}
-        usable = hygiene.inspect_logprobs(logprobs, nulls, chunk.starts, self.defects)
+        voided = {"behaviour": chunk.behaviour_voided, "evaluating": chunk.evaluating_voided}
+        usable = hygiene.inspect_logprobs(logprobs, nulls, chunk.starts, self.defects, voided)
+        self.defects["behaviour"]["wrong_length"] += chunk.behaviour_wrong_lengths
+        self.defects["evaluating"]["wrong_length"] += chunk.evaluating_wrong_lengths
         if usable is not None:
             self.excluded += int(np.count_nonzero(~usable))
         return usable

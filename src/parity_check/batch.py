@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parity_check.errors import InputError
-
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -32,6 +30,8 @@ class SampleBatch:
 
     `logprobs` holds NaN where the engine returned none, `nulls` of them. The top-k arrays are
     [tokens, k], absent where none were recorded; a missing entry has id -1 and logprob NaN.
+    `wrong_lengths` samples held another number of logprobs than of tokens: nobody knows which
+    belongs to which, so all their tokens, `voided` of them, have NaN.
     """
 
     sample_ids: list[str]
@@ -45,10 +45,12 @@ class SampleBatch:
     nulls: int
     top_token_ids: NDArray[np.int32] | None
     top_logprobs: NDArray[np.float32] | None
+    wrong_lengths: int = 0
+    voided: int = 0
 
 
 def batch_of(table: pa.Table) -> SampleBatch:
-    """The batch of a table of samples. Raises InputError for logprobs that match no tokens."""
+    """The batch of a table of samples."""
     import pyarrow as pa
 
     table = table.combine_chunks()
@@ -57,13 +59,11 @@ def batch_of(table: pa.Table) -> SampleBatch:
         chunked = table.column(name)
         return chunked.chunk(0) if chunked.num_chunks else pa.array([], type=chunked.type)
 
-    completion, logprobs = column("completion_token_ids"), column("logprobs")
+    completion = column("completion_token_ids")
     starts = np.asarray(completion.offsets, dtype=np.int64)
-    if not np.array_equal(starts, np.asarray(logprobs.offsets, dtype=np.int64)):
-        raise InputError("a sample has another number of logprobs than of completion tokens")
+    logprobs, nulls, fits = _logprobs(column("logprobs"), np.diff(starts))
     prompts = column("prompt_token_ids")
     prompt_starts = np.asarray(prompts.offsets, dtype=np.int64)
-    values = logprobs.flatten()
     tokens = int(starts[-1] - starts[0])
     return SampleBatch(
         sample_ids=column("sample_id").to_pylist(),
@@ -73,11 +73,30 @@ def batch_of(table: pa.Table) -> SampleBatch:
         prompt_token_ids=prompts.flatten().to_numpy(zero_copy_only=False),
         starts=starts - starts[0],
         token_ids=completion.flatten().to_numpy(zero_copy_only=False),
-        logprobs=values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False),
-        nulls=values.null_count,
+        logprobs=logprobs,
+        nulls=nulls,
         top_token_ids=_rectangle(column("top_token_ids"), tokens, np.int32, -1),
         top_logprobs=_rectangle(column("top_logprobs"), tokens, np.float32, np.nan),
+        wrong_lengths=int(np.count_nonzero(~fits)),
+        voided=int(np.diff(starts)[~fits].sum()),
     )
+
+
+def _logprobs(
+    column: Any, lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], int, NDArray[np.bool_]]:
+    """The logprobs of samples of these lengths, how many are null, and which samples fit."""
+    flat = column.flatten()
+    ends: NDArray[np.int64] = np.asarray(column.offsets, dtype=np.int64)
+    own = np.diff(ends)
+    values = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    fits = own == lengths
+    if fits.all():
+        return values, flat.null_count, fits
+    kept = np.repeat(fits, own)
+    filled = np.full(int(lengths.sum()), np.nan, np.float32)
+    filled[np.repeat(fits, lengths)] = values[kept]
+    return filled, int(flat.is_null().to_numpy(zero_copy_only=False)[kept].sum()), fits
 
 
 def _rectangle(

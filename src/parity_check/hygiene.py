@@ -78,12 +78,16 @@ def looks_clean(logprobs: NDArray[np.float32]) -> bool:
     return bool(logprobs.min() > FLOOR and logprobs.max() <= ROUNDING)
 
 
-def count_values(logprobs: NDArray[np.float32], nulls: int = 0) -> Counter[str]:
-    """Count unusable values of logprobs [n]; `nulls` of its NaN stand for entries not there."""
+def count_values(logprobs: NDArray[np.float32], nulls: int = 0, voided: int = 0) -> Counter[str]:
+    """Count unusable values of logprobs [n].
+
+    `nulls` of its NaN stand for entries not there, and `voided` for those of samples of a wrong
+    length, which are counted apart.
+    """
     nan = int(np.isnan(logprobs).sum())
     return Counter(
         missing=nulls,
-        nan=nan - nulls,
+        nan=nan - nulls - voided,
         positive_infinity=int(np.isposinf(logprobs).sum()),
         negative_infinity=int(np.isneginf(logprobs).sum()),
         floor=int(((logprobs <= FLOOR) & np.isfinite(logprobs)).sum()),
@@ -122,13 +126,15 @@ def inspect_logprobs(
     nulls: Mapping[str, int],
     starts: NDArray[np.int64],
     defects: Mapping[str, Counter[str]],
+    voided: Mapping[str, int] | None = None,
 ) -> NDArray[np.bool_] | None:
     """Add both sides' defects to `defects`; returns which tokens may enter a mean, None for all."""
     masks = []
     for side, other in permutations(sides):
         logprobs = sides[side]
         if not looks_clean(logprobs):
-            defects[side].update(count_values(logprobs, nulls[side]))
+            gone = (voided or {}).get(side, 0)
+            defects[side].update(count_values(logprobs, nulls[side], gone))
             masks.append(usable_values(logprobs))
         padded = padding(logprobs, sides[other], starts)
         if padded is not None:

@@ -24,7 +24,8 @@ class PairedChunk:
 
     Sample s owns tokens `starts[s]:starts[s + 1]`; `cluster` and `group` [S] number its prompt and
     its prompt group. A logprob that an engine did not return is NaN; `*_nulls` say how many of the
-    NaN are such. The alternatives are [n, k], on both sides or on neither.
+    NaN are such, and `*_voided` how many belong to the `*_wrong_lengths` samples whose logprobs
+    match no tokens. The alternatives are [n, k], on both sides or on neither.
     """
 
     behaviour_logprob: F32
@@ -39,6 +40,10 @@ class PairedChunk:
     token_ids: I32 | None = None
     behaviour_nulls: int = 0
     evaluating_nulls: int = 0
+    behaviour_wrong_lengths: int = 0
+    evaluating_wrong_lengths: int = 0
+    behaviour_voided: int = 0
+    evaluating_voided: int = 0
 
 
 @dataclass(frozen=True, slots=True)

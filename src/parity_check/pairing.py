@@ -85,6 +85,10 @@ def pair(
             token_ids=left.token_ids,
             behaviour_nulls=left.nulls,
             evaluating_nulls=right.nulls,
+            behaviour_wrong_lengths=left.wrong_lengths,
+            evaluating_wrong_lengths=right.wrong_lengths,
+            behaviour_voided=left.voided,
+            evaluating_voided=right.voided,
         )
 
 

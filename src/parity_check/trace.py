@@ -138,6 +138,9 @@ class Trace:
         self.path = path
         self._file = _open(path)
         self.header = _header(self._file, path)
+        missing = set(trace_schema().names) - set(self._file.schema_arrow.names)
+        if missing:
+            raise InputError(f"{path}: a column is missing: {', '.join(sorted(missing))}")
         if self._file.metadata.num_rows == 0:
             raise InputError(f"{path}: the trace has no samples")
 
@@ -148,7 +151,7 @@ class Trace:
 
     def samples(self) -> Iterator[Sample]:
         for index in range(self._file.num_row_groups):
-            for row in self._file.read_row_group(index).to_pylist():
+            for row in self._read(index).to_pylist():
                 yield Sample(**row)
 
     def sample(self, number: int) -> Sample:
@@ -156,7 +159,7 @@ class Trace:
         for index in range(self._file.num_row_groups):
             rows = self._file.metadata.row_group(index).num_rows
             if number < rows:
-                [row] = self._file.read_row_group(index).slice(number, 1).to_pylist()
+                [row] = self._read(index).slice(number, 1).to_pylist()
                 return Sample(**row)
             number -= rows
         raise IndexError(number)
@@ -165,7 +168,7 @@ class Trace:
         """Row groups in order; the next is read while the caller works on this one."""
 
         def read(index: int) -> SampleBatch:
-            return batch_of(self._file.read_row_group(index, columns=BATCH_COLUMNS))
+            return batch_of(self._read(index, BATCH_COLUMNS))
 
         groups = self._file.num_row_groups
         with ThreadPoolExecutor(max_workers=1) as reader:
@@ -175,6 +178,15 @@ class Trace:
                 ahead = reader.submit(read, index)
                 yield batch
             yield ahead.result()
+
+    def _read(self, index: int, columns: list[str] | None = None) -> pa.Table:
+        import pyarrow as pa
+
+        try:
+            return self._file.read_row_group(index, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{self.path}: cannot be read: {reason}") from None
 
 
 def trace_schema() -> pa.Schema:
@@ -217,11 +229,18 @@ def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
     raw = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
     if raw is None:
         raise InputError(f"{path}: a Parquet file, but not a parity-check trace")
-    fields_read = json.loads(raw)
-    version = fields_read.get("schema_version")
+    unknown = InputError(f"{path}: its metadata is not the provenance of a trace")
+    try:
+        fields_read = json.loads(raw)
+        version = fields_read.get("schema_version")
+    except (ValueError, AttributeError):
+        raise unknown from None
     if version != SCHEMA_VERSION:
         raise InputError(
             f"{path}: trace schema {version}, this parity-check reads {SCHEMA_VERSION}",
             hint="record it again, or use the parity-check version that wrote it",
         )
-    return TraceHeader(**fields_read)
+    try:
+        return TraceHeader(**fields_read)
+    except TypeError:
+        raise unknown from None

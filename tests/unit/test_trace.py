@@ -200,10 +200,14 @@ def test_an_empty_trace_is_refused(tmp_path: Path) -> None:
         Trace(tmp_path / "t.parquet")
 
 
-def test_logprobs_that_do_not_fit_the_tokens_are_refused(tmp_path: Path) -> None:
-    write_trace(tmp_path / "t.parquet", [a_sample(logprobs=[-1.0])], HEADER, {})
-    with pytest.raises(InputError, match="another number of logprobs than of completion tokens"):
-        list(Trace(tmp_path / "t.parquet").batches())
+def test_logprobs_that_do_not_fit_the_tokens_are_void(tmp_path: Path) -> None:
+    samples = [a_sample(sample_id="fits"), a_sample(logprobs=[None])]
+    write_trace(tmp_path / "t.parquet", samples, HEADER, {})
+    [batch] = Trace(tmp_path / "t.parquet").batches()
+    tokens = len(samples[0].completion_token_ids)
+    assert batch.logprobs[:tokens] == pytest.approx([-1.0, math.nan, -0.5], nan_ok=True)
+    assert np.isnan(batch.logprobs[tokens:]).all()
+    assert (batch.wrong_lengths, batch.voided, batch.nulls) == (1, tokens, 1)
 
 
 def test_a_full_disk_leaves_nothing_that_looks_whole(
