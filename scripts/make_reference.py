@@ -35,34 +35,37 @@ INTRODUCTION = """\
 
 Generated from the program's own tables by `python scripts/make_reference.py`; do not edit.
 
-**Δ** of a token is the logprob of the evaluating engine minus the logprob of the behaviour engine, the one that sampled
-the token, for the same token id in the same context, in nats. Its **importance ratio** is r = exp Δ, with the behaviour
-engine always in the denominator. Each sampling direction is measured and printed on its own. Estimates of a divergence
-are of KL(behaviour ‖ evaluating). Means are over tokens unless a row says sequences; exponentials take Δ up to
-±{cap:g}.
+**Δ** of a token is the logprob of the evaluating engine minus the logprob of the behaviour engine,
+the one that sampled the token, for the same token id in the same context, in nats. Its **importance
+ratio** is r = exp Δ, with the behaviour engine always in the denominator. Each sampling direction
+is measured and printed on its own. Estimates of a divergence are of KL(behaviour ‖ evaluating).
+Means are over tokens unless a row says sequences; exponentials take Δ up to ±{cap:g}.
 
-Two identities hold in every report: k3 = mean ratio − 1 − mean Δ (but for tokens beyond ±{cap:g}), and the mean ratio is
-1 for any normalised evaluating engine, provided that the behaviour engine recorded the logprobs of the distribution it
-sampled from and truncated nothing. A mean ratio off 1 therefore accuses the behaviour engine's bookkeeping.
+Two identities hold in every report: k3 = mean ratio − 1 − mean Δ (but for tokens beyond ±{cap:g}),
+and the mean ratio is 1 for any normalised evaluating engine, provided that the behaviour engine
+recorded the logprobs of the distribution it sampled from and truncated nothing. A mean ratio off 1
+therefore accuses the behaviour engine's bookkeeping.
 """
 
 INTERVALS = """\
 ## Intervals
 
-Tokens of one prompt share a context and samples share a prompt, so every interval is clustered by prompt
-(`stats.cluster_by`):
+Tokens of one prompt share a context and samples share a prompt, so every interval is clustered by
+prompt (`stats.cluster_by`):
 
-- means: the ratio of sums M = Σsᵢ / Σnᵢ over clusters, SE² = G/(G−1) · Σ(sᵢ − M nᵢ)² / (Σnᵢ)², M ± t(G−1) · SE
-  (Miller, arXiv 2411.00640);
-- shares: never narrower than the exact binomial interval of n over its design effect (Korn and Graubard 1998). Nothing
-  seen has an upper end all the same, 3.7 / effective n at 95 %;
+- means: the ratio of sums M = Σsᵢ / Σnᵢ over clusters, SE² = G/(G−1) · Σ(sᵢ − M nᵢ)² / (Σnᵢ)², M ±
+  t(G−1) · SE (Miller, arXiv 2411.00640);
+- shares: never narrower than the exact binomial interval of n over its design effect (Korn and
+  Graubard 1998). Nothing seen has an upper end all the same, 3.7 / effective n at 95 %;
 - quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide;
-- effective sample size: BCa bootstrap over at most {folds} groups of clusters, 1,999 resamples, a fixed seed;
+- effective sample size: BCa bootstrap over at most {folds} groups of clusters, 1,999 resamples, a
+  fixed seed;
 - fewer than {fewest} clusters: no interval, and no verdict.
 
-How often the printed 95 % interval covers the truth, and how often a drift that sits exactly on its limit is called
-parity (nominal: at most 2.5 %), in 2,000 simulated runs each. Tokens are 90 % normal and 10 % Student t4, each sample and
-each prompt has an offset of its own, lengths differ, two samples a prompt:
+How often the printed 95 % interval covers the truth, and how often a drift that sits exactly on its
+limit is called parity (nominal: at most 2.5 %), in 2,000 simulated runs each. Tokens are 90 %
+normal and 10 % Student t4, each sample and each prompt has an offset of its own, lengths differ,
+two samples a prompt:
 
 | clusters | mean Δ | share of \\|Δ\\| > 0.03 | mean Δ² | false parity at the limit |
 |---:|---:|---:|---:|---:|
@@ -70,19 +73,22 @@ each prompt has an offset of its own, lengths differ, two samples a prompt:
 | 64 | 95.7 % | 96.6 % | 88.2 % | 0.5 % |
 | 256 | 94.6 % | 96.5 % | 91.3 % | 2.5 % |
 
-Again: `pytest tests/unit/test_coverage.py -s`. The mean of Δ², and with it k2, k3 and RMS Δ, is **not** covered as often
-as the interval says: the variance of Δ² is infinite under t4 tails, and a few tokens that a sample happens to miss carry
-the value. More prompts help slowly. That is why a tail fraction is gated beside k3: its interval is honest at any tail.
+Again: `pytest tests/unit/test_coverage.py -s`. The mean of Δ², and with it k2, k3 and RMS Δ, is
+**not** covered as often as the interval says: the variance of Δ² is infinite under t4 tails, and a
+few tokens that a sample happens to miss carry the value. More prompts help slowly. That is why a
+tail fraction is gated beside k3: its interval is honest at any tail.
 
 ## Verdicts
 
-A limit is judged by the printed interval: inside it is **parity**, wholly outside **drift**, anything else
-**inconclusive**. Parity of a run needs every gate, so no correction for their number is due; each gate calls drift
-falsely in 2.5 % of runs that sit on its limit. Where an engine against itself is outside the limit, the gate is
-inconclusive: no verdict on the other engine is possible. When every token compared is bit-identical, the bound that a
-small sample puts on rare events does not stand in the way of parity. `required_limit` is the limit that would just have
-passed. `prompts_needed` is (3.6 s / d)², with s the spread of a cluster's mean and d the distance from the estimate to
-its limit: a 90 % chance of parity if nothing drifts; for a share of which nothing was seen it follows the rule of three.
+A limit is judged by the printed interval: inside it is **parity**, wholly outside **drift**,
+anything else **inconclusive**. Parity of a run needs every gate, so no correction for their number
+is due; each gate calls drift falsely in 2.5 % of runs that sit on its limit. Where an engine
+against itself is outside the limit, the gate is inconclusive: no verdict on the other engine is
+possible. When every token compared is bit-identical, the bound that a small sample puts on rare
+events does not stand in the way of parity. `required_limit` is the limit that would just have
+passed. `prompts_needed` is (3.6 s / d)², with s the spread of a cluster's mean and d the distance
+from the estimate to its limit: a 90 % chance of parity if nothing drifts; for a share of which
+nothing was seen it follows the rule of three.
 """
 
 
@@ -101,7 +107,10 @@ def page() -> str:
 
 
 def _metrics() -> Iterator[str]:
-    yield "## Metrics\n\nAny of these can be given a limit in `[gates]`; those marked *gated* have one in the profiles."
+    yield (
+        "## Metrics\n\nAny of these can be given a limit in `[gates]`; those marked *gated* have "
+        "one in the profiles."
+    )
     heads = ("metric", "definition", "unit", "good is", "moved by", "source")
     yield _table(heads, [_metric(row) for row in METRICS.values()])
 
@@ -109,14 +118,8 @@ def _metrics() -> Iterator[str]:
 def _metric(row: Metric) -> Sequence[str]:
     gated = ", *gated*" if row.gated else ""
     good = BETTER.get(row.better, f"{row.target:g}")
-    return (
-        f"`{row.name}`<br>{row.label}{gated}",
-        row.definition,
-        row.unit,
-        good,
-        row.moved_by,
-        row.source,
-    )
+    name = f"`{row.name}`<br>{row.label}{gated}"
+    return (name, row.definition, row.unit, good, row.moved_by, row.source)
 
 
 def _shown() -> Iterator[str]:
@@ -126,17 +129,19 @@ def _shown() -> Iterator[str]:
     positions = ", ".join(f"{edge:,}" for edge in POSITION_EDGES)
     surprise = ", ".join(f"{math.exp(-edge):.2g}" for edge in SURPRISAL_EDGES)
     yield f"""\
-Beside them, shown and never gated: quantiles of |Δ| ({quantiles}) and the maximum; the tail fraction at {tails} and at
-`stats.tail_threshold`; where samples first differ in a bit. In the JSON report also every objective below, the clip
-rates of a sequence objective by length (bins from {lengths} tokens), and mean Δ, mean |Δ| and k3 by position (bins from
-{positions}), by the behaviour engine's probability (edges {surprise}) and by prompt group.
+Beside them, shown and never gated: quantiles of |Δ| ({quantiles}) and the maximum; the tail
+fraction at {tails} and at `stats.tail_threshold`; where samples first differ in a bit. In the JSON
+report also every objective below, the clip rates of a sequence objective by length (bins from
+{lengths} tokens), and mean Δ, mean |Δ| and k3 by position (bins from {positions}), by the behaviour
+engine's probability (edges {surprise}) and by prompt group.
 """
 
 
 def _profiles() -> Iterator[str]:
     yield (
-        "## Profiles\n\n`gates.profile` chooses a column of limits; a key of `[gates]` overrides one. The clip "
-        "fraction has another limit where the objective compares whole sequences."
+        "## Profiles\n\n`gates.profile` chooses a set of limits; a key of `[gates]` overrides one. "
+        "`sequence_clip_fraction` is the limit of `clip_fraction` where the objective compares "
+        "whole sequences."
     )
     for name, limits in PROFILES.items():
         yield f"### `{name}`"
@@ -163,17 +168,19 @@ def _objectives() -> Iterator[str]:
     yield """\
 ## Objectives
 
-`[objective] kind` chooses whose clip rate `clip_fraction` is. All are estimated in every run and stand in the JSON
-report with four parts: `low` and `high`, the shares beyond each edge; `band`, their sum; `active`, p · high + (1 − p) ·
-low for a share p of positive advantages (`objective.positive_share`, unknown to an engine comparison); and `counted`,
-what the framework's own counter would show. All comparisons are strict: a ratio on the edge is not clipped.
+`[objective] kind` chooses whose clip rate `clip_fraction` is. All are estimated in every run and
+stand in the JSON report with four parts: `low` and `high`, the shares beyond each edge; `band`,
+their sum; `active`, p · high + (1 − p) · low for a share p of positive advantages
+(`objective.positive_share`, unknown to an engine comparison); and `counted`, what the framework's
+own counter would show. All comparisons are strict: a ratio on the edge is not clipped.
 
-**Bypass** losses take the ratio of trainer over rollout engine, so mismatch enters the ratio: the number is the
-objective's own clip rate at its first step. **Recompute** losses start at a ratio of 1 and see the mismatch in an
-importance weight only: the number is the share of weights that the cap or mask would change. A report prints both kinds.
+**Bypass** losses take the ratio of trainer over rollout engine, so mismatch enters the ratio: the
+number is the objective's own clip rate at its first step. **Recompute** losses start at a ratio of
+1 and see the mismatch in an importance weight only: the number is the share of weights that the cap
+or mask would change. A report about a bypass loss prints the share of TIS beside its clip rate.
 
-`epsilon_low` and `epsilon_high` override the edges: a distance from 1 for clips (from 0 where the edge is of the log
-ratio), the edge itself for caps, masks, `dual-clip` and `cispo-trl`.
+`epsilon_low` and `epsilon_high` override the edges: a distance from 1 for clips (from 0 where the
+edge is of the log ratio), the edge itself for caps, masks, `dual-clip` and `cispo-trl`.
 """
     heads = (
         "kind",
@@ -193,10 +200,10 @@ def _objective(row: Objective) -> Sequence[str]:
     edges = " to ".join("–" if edge is None else f"{edge:g}" for edge in (row.low, row.high))
     if row.low is None:
         edges = f"above {row.high:g}"
+    edges += " (log ratio)" if row.unit == "log ratio" else ""
     return (
-        f"`{row.name}`", f"{row.label}. {row.sentence}", row.wiring, LEVELS[row.level],
-        edges + (" (log ratio)" if row.unit == "log ratio" else ""), _counts(row), f"{row.averaging}s",
-        row.counter, row.source,
+        f"`{row.name}`", f"{row.label}. {row.sentence}", row.wiring, LEVELS[row.level], edges,
+        _counts(row), f"{row.averaging}s", row.counter, row.source,
     )  # fmt: skip
 
 
@@ -209,8 +216,8 @@ def _counts(row: Objective) -> str:
 
 def _hygiene() -> Iterator[str]:
     yield (
-        "## Hygiene\n\nLogprobs that cannot be what they claim are counted by kind, kept out of every mean, and gated "
-        "at 0. What each usually is:"
+        "## Hygiene\n\nLogprobs that cannot be what they claim are counted by kind, kept out of "
+        "every mean, and gated at 0. What each usually is:"
     )
     yield _table(("kind", "usually"), [(f"`{kind}`", words) for kind, words in KINDS.items()])
 

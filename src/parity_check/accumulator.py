@@ -206,13 +206,15 @@ def _segments(starts: Ints) -> tuple[Ints, Ints, Ints]:
 # nats 0, 1/128, 1/8, 1/2, 1, 2, 4, 8 and more.
 SURPRISAL_EDGES = (0.0, 1 / 128, 1 / 8, 1 / 2, 1.0, 2.0, 4.0, 8.0, math.inf)
 PROBABILITY_BINS = len(SURPRISAL_EDGES) - 1
-_OCTAVE_TO_BIN = np.array([0, 1, 1, 1, 1, 2, 2, 3, 4, 5, 6, 7])
+_OCTAVE_TO_BIN = (0, 1, 1, 1, 1, 2, 2, 3, 4, 5, 6, 7)
+_EXPONENT_TO_BIN = np.array([_OCTAVE_TO_BIN[min(max(e - 127 + 8, 0), 11)] for e in range(256)])
 
 
 def _by_probability(behaviour: F32, columns: Floats, owner: Ints, size: int) -> Floats:
-    octave = ((-behaviour).view(np.int32) >> 23) - (127 - 8)
-    bins = _OCTAVE_TO_BIN[np.clip(octave, 0, len(_OCTAVE_TO_BIN) - 1)]
-    index = owner * PROBABILITY_BINS + bins
+    exponent = behaviour.view(np.uint32) >> np.uint32(23)
+    exponent &= np.uint32(255)  # without the sign, which every logprob but 0 has
+    index = owner * PROBABILITY_BINS
+    index += _EXPONENT_TO_BIN.take(exponent)
     cells = size * PROBABILITY_BINS
     sums = np.empty((cells, len(BROKEN_DOWN)))
     sums[:, 0] = np.bincount(index, minlength=cells)

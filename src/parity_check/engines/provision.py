@@ -141,8 +141,8 @@ def _teller(say: Say, download_gb: float) -> Say:
         if resolved := re.match(r"Resolved (\d+) packages", line):
             size = f" (up to {download_gb:g} GB)" if download_gb else ""
             say(f"installing {resolved[1]} packages{size}")
-        elif download := re.match(r"Downloading (\S+ \(.*\))", line):
-            say(f"downloading {download[1]}")
+        elif download := re.match(r"Downloading (\S+ \((\d{3,}[\d.]*MiB|.*GiB)\))", line):
+            say(f"downloading {download[1]}")  # the large ones; there are a hundred small ones
 
     return tell
 

@@ -1,0 +1,99 @@
+"""The guides and the reference say what the program does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from parity_check.cli import cli
+from parity_check.config import dump_config, load_config
+from parity_check.metrics import METRICS
+from parity_check.objectives import OBJECTIVES
+from parity_check.report.renderers import RENDERERS
+from support import fake_config
+
+ROOT = Path(__file__).parents[2]
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+REFERENCE = ROOT / "docs" / "reference" / "metrics.md"
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def workflow() -> dict[str, dict[str, object]]:
+    [text] = blocks(ROOT / "docs" / "guides" / "ci.md", "yaml")
+    tree: dict[str, dict[str, object]] = yaml.safe_load(text)
+    return tree
+
+
+def shell_lines() -> Iterator[str]:
+    for guide in GUIDES:
+        yield from "\n".join(blocks(guide, "sh")).splitlines()
+    steps = workflow()["jobs"]["parity"]["steps"]  # type: ignore[index]
+    yield from (step["run"] for step in steps if "run" in step)
+
+
+COMMANDS = [line for line in shell_lines() if line.startswith("parity-check ")]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_exists(line: str, tmp_path: Path) -> None:
+    _, name, *arguments = shlex.split(line)
+    commands = typer.main.get_command(cli).commands  # type: ignore[attr-defined]
+    known = {option for param in commands[name].params for option in param.opts}
+    options = [argument for argument in arguments if argument.startswith("-")]
+    assert set(options) <= known, line
+    for option, value in pairwise(arguments):
+        if option == "--write":
+            assert value.split("=")[0] in RENDERERS
+        if option == "--format":
+            assert value in RENDERERS
+        if option == "--set" and "…" not in value:
+            dump_config(load_config(fake_config(tmp_path), [value]))
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(COMMANDS) >= 12
+
+
+def test_the_workflow_is_complete() -> None:
+    tree = workflow()
+    assert {"name", "permissions", "jobs"} <= set(tree)
+    assert True in tree, "YAML reads the key `on` as true"
+    job = tree["jobs"]["parity"]
+    assert job["runs-on"]  # type: ignore[index]
+    steps = job["steps"]  # type: ignore[index]
+    assert all(("uses" in step) != ("run" in step) for step in steps)
+    assert steps[-1]["if"] == "always()", "what was found is kept when the job fails"
+
+
+def test_the_reference_is_what_the_tables_say() -> None:
+    script = ROOT / "scripts" / "make_reference.py"
+    done = subprocess.run(
+        [sys.executable, script, "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_reference_names_everything() -> None:
+    page = REFERENCE.read_text(encoding="utf-8")
+    assert not [name for name in (*METRICS, *OBJECTIVES) if f"`{name}`" not in page]
+
+
+@pytest.mark.parametrize("page", [*GUIDES, REFERENCE], ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if not link.startswith("http"):
+            assert (page.parent / link).exists(), link
