@@ -8,8 +8,8 @@ them, each part in a process of its own, the best of several runs:
 - `compare`: what `parity-check compare A B` does after its imports, Parquet to verdict;
 - `metrics`: the same numbers from arrays in memory, a chunk of 1,024 samples at a time;
 - `numpy`: whole-array means of the same quantities; no interval, breakdown or other objective;
-- `torch`: a loop over samples with the operations that RL trainers log, as they do it (an
-  interpreter that has torch is needed: `--torch-python`).
+- `torch`: a loop over samples with the operations that RL trainers log, as they do it, up to a
+  million tokens (an interpreter that has torch is needed: `--torch-python`).
 
 Tokens per second count the tokens of one trace, each compared with its counterpart. CPU seconds
 are of all threads: on a busy machine they say more than the wall. Peak memory is that of the whole
@@ -31,12 +31,15 @@ LENGTH = 512
 SAMPLES_PER_PROMPT = 4
 LOAD_LIMIT = 0.5
 NAMES = ("behaviour", "evaluating")
-HEAD = "| part | tokens | s | CPU s | M tokens/s | peak MiB |\n|---|---:|---:|---:|---:|---:|"
+HEAD = (
+    "| part | tokens | s | CPU s | M tokens/s | M tokens/CPU s | peak MiB |\n"
+    "|---|---:|---:|---:|---:|---:|---:|"
+)
 
 TORCH = """
-import json, resource, sys, time
+import json, sys, time
 import numpy, torch
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # samples are too short for more
 directory, length, repeats = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 sides = [numpy.load(f"{directory}/{name}.npy") for name in ("behaviour", "evaluating")]
 sides = [torch.from_numpy(side).split(length) for side in sides]
@@ -59,7 +62,8 @@ for _ in range(repeats):
     [sum(column) / len(rows) for column in zip(*rows)]
     seconds = min(seconds, time.perf_counter() - started)
     cpu_seconds = min(cpu_seconds, time.process_time() - used)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+peak = int(status["VmHWM"].split()[0]) / 1024
 print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak}))
 """
 
@@ -194,7 +198,6 @@ PARTS = {"compare": compare, "metrics": metrics, "numpy": numpy}
 
 def measure_part(name: str, directory: Path, repeats: int) -> None:
     """Run in the child: print the best time and the peak memory."""
-    import resource
     import time
 
     job = PARTS[name](directory)
@@ -204,7 +207,9 @@ def measure_part(name: str, directory: Path, repeats: int) -> None:
         job()
         seconds = min(seconds, time.perf_counter() - started)
         cpu_seconds = min(cpu_seconds, time.process_time() - used)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss: a child inherits that of the process which started it.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
+    peak = int(status["VmHWM"].split()[0]) / 1024
     print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak}))
 
 
@@ -217,10 +222,10 @@ def child(command: Sequence[str]) -> dict[str, float]:
 
 
 def report(name: str, tokens: int, found: dict[str, float]) -> None:
-    rate = tokens / found["seconds"] / 1e6
+    rates = [tokens / found[name] / 1e6 for name in ("seconds", "cpu_seconds")]
     cells = (
         name, f"{tokens:,}", f"{found['seconds']:.2f}", f"{found['cpu_seconds']:.2f}",
-        f"{rate:.1f}", f"{found['peak_mib']:.0f}",
+        *(f"{rate:.1f}" for rate in rates), f"{found['peak_mib']:.0f}",
     )  # fmt: skip
     print("| " + " | ".join(cells) + " |", flush=True)
 
@@ -252,7 +257,7 @@ def main() -> None:
                     repeats = ["--repeats", str(options.repeats)]
                     found = child([sys.executable, __file__, *arguments, *repeats])
                     report(name, tokens, found)
-            if options.torch_python and tokens <= 1e7:
+            if options.torch_python and tokens <= 1e6:
                 found = child([options.torch_python, "-c", TORCH, made, str(LENGTH), "2"])
                 report("torch", tokens, found)
 

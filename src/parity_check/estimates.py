@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parity_check import hygiene, stats
 from parity_check.accumulator import (
-    BROKEN_DOWN,
-    POSITION_EDGES,
-    PROBABILITY_BINS,
-    SURPRISAL_EDGES,
     Accumulator,
 )
+from parity_check.breakdowns import breakdowns, range_label
 from parity_check.errors import TraceMismatchError
-from parity_check.measurement import Bin, ClipEstimate, FirstDivergence, Measurement
+from parity_check.estimator import Estimator
+from parity_check.measurement import ClipEstimate, FirstDivergence, Measurement
 from parity_check.metrics import COLUMN, COLUMNS, I32, METRICS, RATIO_CAP, PairedChunk
 from parity_check.objectives import OBJECTIVES, Objective
 from parity_check.stats import Estimate, Floats, Ints
@@ -27,59 +24,6 @@ from parity_check.stats import Estimate, Floats, Ints
 TAIL_THRESHOLDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 LENGTH_EDGES = (0, 128, 512, 2048, 8192)
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
-
-
-@dataclass(frozen=True, slots=True)
-class _Estimator:
-    """Turns per-cluster sums into estimates of one sampling direction at one level."""
-
-    sampled_by: str
-    level: float
-    positive_share: float
-
-    def mean(
-        self, name: str, unit: str, sums: Floats, weights: Floats, lowest: float = -math.inf
-    ) -> Estimate:
-        return stats.mean_estimate(
-            name, unit, sums, weights, sampled_by=self.sampled_by, level=self.level, lowest=lowest
-        )
-
-    def share(self, name: str, sums: Floats, weights: Floats, effective_n: float) -> Estimate:
-        return stats.share_estimate(
-            name, sums, weights,
-            sampled_by=self.sampled_by, level=self.level, effective_n=effective_n,
-        )  # fmt: skip
-
-    def clip(
-        self, row: Objective, low: Floats, high: Floats, weights: Floats, effective_n: float
-    ) -> ClipEstimate:
-        name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
-        positive = self.positive_share
-
-        def share(part: str, sums: Floats) -> Estimate:
-            return self.share(name + part, sums, weights, effective_n)
-
-        return ClipEstimate(
-            objective=row,
-            positive_share=positive,
-            counted=share("", row.counted(low, high, positive)),
-            band=share("_band", low + high),
-            low=share("_low", low),
-            high=share("_high", high),
-            active=share("_active", positive * high + (1.0 - positive) * low),
-        )
-
-    def bin(self, label: str, low: float, high: float, cells: Floats) -> Bin | None:
-        """Estimates of one bin from cells [clusters, count Δ |Δ| k3]; None for an empty one."""
-        count, delta, size, k3 = cells.T
-        if not count.any():
-            return None
-        estimates = (
-            self.mean("mean_log_ratio", "nats", delta, count),
-            self.mean("mean_abs_log_ratio", "nats", size, count, 0.0),
-            self.mean("k3_kl", "nats", k3, count, 0.0),
-        )
-        return Bin(label, low, high, estimates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +50,7 @@ class _Sequences:
         )
         return len(size) / deff
 
-    def clip(self, estimator: _Estimator, row: Objective) -> ClipEstimate:
+    def clip(self, estimator: Estimator, row: Objective) -> ClipEstimate:
         value = self.total if row.level == "sequence-sum" else self.total / self.length
         weight = np.ones(len(value)) if row.averaging == "sequence" else self.length.astype(float)
         low, high = row.log_edges()
@@ -159,7 +103,7 @@ def measure(
             "nothing was compared: no token has a usable logprob on both sides",
             hint=f"{sums.excluded} tokens were excluded; see the hygiene counts",
         )
-    estimator = _Estimator(sampled_by, level, positive_share)
+    estimator = Estimator(sampled_by, level, positive_share)
     sequences = _sequences(sums)
     present = count > 0
     clusters = int(present.sum())
@@ -208,9 +152,9 @@ def measure(
         largest=sums.largest,
         first_divergence=_first_divergence(sequences),
         clips=tuple(clips.values()),
-        breakdowns=_breakdowns(estimator, sums, groups or {}),
+        breakdowns=breakdowns(estimator, sums, groups or {}),
         clips_by_length=tuple(
-            (f"{_range_label(low, high)} tokens", part.clip(estimator, by_length))
+            (f"{range_label(low, high)} tokens", part.clip(estimator, by_length))
             for low, high in zip(LENGTH_EDGES, (*LENGTH_EDGES[1:], math.inf), strict=True)
             if len((part := sequences.between(low, high)).length)
         ),
@@ -222,7 +166,7 @@ def measure(
     )  # fmt: skip
 
 
-def _token_means(estimator: _Estimator, column: dict[str, Floats]) -> list[Estimate]:
+def _token_means(estimator: Estimator, column: dict[str, Floats]) -> list[Estimate]:
     count, mean = column["count"], estimator.mean
     delta, squares = column["log_ratio"], column["squared_log_ratio"]
     return [
@@ -245,7 +189,7 @@ def _capped_exp(value: float) -> float:
     return math.exp(min(value, RATIO_CAP))
 
 
-def _sequence_means(estimator: _Estimator, sequences: _Sequences) -> list[Estimate]:
+def _sequence_means(estimator: Estimator, sequences: _Sequences) -> list[Estimate]:
     counts = sequences.sums(np.ones(len(sequences.length)))
     totals = np.clip(sequences.total, -RATIO_CAP, RATIO_CAP)
     means = np.clip(sequences.total / sequences.length, -RATIO_CAP, RATIO_CAP)
@@ -255,7 +199,7 @@ def _sequence_means(estimator: _Estimator, sequences: _Sequences) -> list[Estima
     ]
 
 
-def _alternative_means(estimator: _Estimator, cells: Floats) -> list[Estimate]:
+def _alternative_means(estimator: Estimator, cells: Floats) -> list[Estimate]:
     count, agree, gap = cells.T
     if not count.any():
         return []
@@ -266,7 +210,7 @@ def _alternative_means(estimator: _Estimator, cells: Floats) -> list[Estimate]:
 
 
 def _tail(
-    estimator: _Estimator, sums: Accumulator, threshold: float, effective_n: float
+    estimator: Estimator, sums: Accumulator, threshold: float, effective_n: float
 ) -> Estimate:
     beyond = (
         sums.part("ups")[:, np.searchsorted(sums.ups, threshold)]
@@ -277,7 +221,7 @@ def _tail(
 
 
 def _token_clip(
-    estimator: _Estimator,
+    estimator: Estimator,
     sums: Accumulator,
     sequences: _Sequences,
     row: Objective,
@@ -316,44 +260,3 @@ def _first_divergence(sequences: _Sequences) -> FirstDivergence:
         earliest=int(where.min()) if len(where) else None,
         median=float(np.median(where)) if len(where) else None,
     )
-
-
-def _range_label(low: float, high: float) -> str:
-    return f"{low:g}–{high - 1:g}" if high < math.inf else f"≥ {low:g}"
-
-
-def _breakdowns(
-    estimator: _Estimator, sums: Accumulator, groups: Mapping[str, int]
-) -> dict[str, tuple[Bin, ...]]:
-    names = {number: name for name, number in groups.items()}
-    clusters, width = len(sums.sums), len(BROKEN_DOWN)
-    positions = sums.part("position").reshape(clusters, len(POSITION_EDGES), width)
-    surprisals = sums.part("probability").reshape(clusters, PROBABILITY_BINS, width)
-    totals = sums.part("totals")[:, BROKEN_DOWN]
-    by_position = [
-        estimator.bin(_range_label(low, high), low, high, positions[:, index])
-        for index, (low, high) in enumerate(
-            zip(POSITION_EDGES, (*POSITION_EDGES[1:], math.inf), strict=True)
-        )
-    ]
-    by_probability = [
-        estimator.bin(
-            f"p {math.exp(-high):.2g}–{math.exp(-low):.2g}",
-            math.exp(-high),
-            math.exp(-low),
-            surprisals[:, index],
-        )
-        for index, (low, high) in enumerate(pairwise(SURPRISAL_EDGES))
-    ]
-    by_group = [
-        estimator.bin(names.get(group, str(group)), group, group + 1, totals[sums.group == group])
-        for group in np.unique(sums.group[totals[:, 0] > 0]).tolist()
-    ]
-    return {
-        name: tuple(entry for entry in bins if entry is not None)
-        for name, bins in (
-            ("position", by_position),
-            ("behaviour_probability", by_probability),
-            ("prompt_group", by_group),
-        )
-    }

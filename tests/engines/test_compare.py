@@ -51,7 +51,8 @@ def raw_candidate(tmp_path_factory: pytest.TempPathFactory) -> Run:
         tmp_path_factory.mktemp("raw"),
         *("--set", "candidate.settings.logprobs_mode=raw_logprobs"),
         *("--set", "workload.temperature=0.7"),
-        *("--set", "workload.num_prompts=24"),
+        *("--set", "workload.samples_per_prompt=1"),
+        *("--set", "workload.max_tokens=32"),
         *("--set", "workload.repeats=0"),
     )
 

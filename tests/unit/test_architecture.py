@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "parity_check"
 WORKER = SOURCE / "engines" / "worker"
 PURE = (
     *("metrics", "accumulator", "estimates", "measurement", "stats", "objectives"),
-    *("hygiene", "gates", "pairing", "worst", "batch"),
+    *("hygiene", "gates", "pairing", "worst", "batch", "estimator", "breakdowns"),
 )
 COMPOSERS = ("cli", "app", "doctor", "session")
 FORBIDDEN = {
