@@ -75,7 +75,7 @@ def main():
         "mixed": again,
         "replayed": replayed,
         "preemptions": len(preemptions),
-        "config": engine.effective_config(),
+        "config": engine.describe()["config"],
     }
     Path(answer).write_text(json.dumps(found))
 
