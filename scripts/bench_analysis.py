@@ -208,7 +208,8 @@ def measure_part(name: str, directory: Path, repeats: int) -> None:
         seconds = min(seconds, time.perf_counter() - started)
         cpu_seconds = min(cpu_seconds, time.process_time() - used)
     # Not ru_maxrss: a child inherits that of the process which started it.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
     peak = int(status["VmHWM"].split()[0]) / 1024
     print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak}))
 

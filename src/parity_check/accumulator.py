@@ -71,9 +71,10 @@ class Accumulator:
     def _grow(self, chunk: PairedChunk) -> None:
         rows = int(chunk.cluster.max(initial=-1)) + 1
         if rows > len(self.sums):
-            spare = max(rows, 2 * len(self.sums)) - len(self.sums)
-            self.sums = np.pad(self.sums, ((0, spare), (0, 0)))
-            self.group = np.pad(self.group, (0, spare))
+            # Rows that are not written to yet take no memory, so room can be made in large steps.
+            sums, group = np.zeros((2 * rows, self.width)), np.zeros(2 * rows, np.int32)
+            sums[: len(self.sums)], group[: len(self.group)] = self.sums, self.group
+            self.sums, self.group = sums, group
         self.group[chunk.cluster] = chunk.group
 
     def _inspect(self, chunk: PairedChunk) -> NDArray[np.bool_] | None:

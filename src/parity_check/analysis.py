@@ -13,6 +13,7 @@ from parity_check.errors import InputError
 from parity_check.estimates import measure
 from parity_check.gates import Limit, choose_limits, judge_all, overall, worst_floor
 from parity_check.measurement import ClipEstimate, Measurement
+from parity_check.notices import notices
 from parity_check.objectives import Objective, choose_objective
 from parity_check.pairing import Index, check_headers, pair
 from parity_check.report.model import (
@@ -20,7 +21,6 @@ from parity_check.report.model import (
     EngineReport,
     Floor,
     ParityReport,
-    ReportWarning,
     Setting,
     WorkloadReport,
     WorstToken,
@@ -33,6 +33,11 @@ TRUNCATION = "tis-token"
 """The cap whose share stands beside a clip rate, for losses that recompute their logprobs."""
 WORST_TOKENS = 8
 CONTEXT_TOKENS = 8
+ASKED_BY_VARIABLE = {
+    "batch_invariant": "VLLM_BATCH_INVARIANT",
+    "model_runner": "VLLM_USE_V2_MODEL_RUNNER",
+}
+"""Facts of an engine that are asked for by an environment variable."""
 
 
 def sampled_name(role: Role) -> str:
@@ -173,6 +178,7 @@ def _assemble(
     headers = {OTHER[role]: evaluating.header for role, (_, evaluating) in pairs.items()}
     headers |= {role: behaviour.header for role, (behaviour, _) in pairs.items()}
     first = headers[directions[0].sampled_by]
+    differences = _differences(headers)
     return ParityReport(
         run_id=first.run_id,
         created_utc=first.created_utc,
@@ -182,7 +188,7 @@ def _assemble(
         model=first.model,
         host=first.host,
         engines=tuple(_engine_report(role, headers[role].engine) for role in ROLES),
-        differences=_differences(headers),
+        differences=differences,
         workload=WorkloadReport(
             prompts=max(direction.measurement.clusters for direction in directions),
             samples=sum(direction.measurement.samples for direction in directions),
@@ -195,7 +201,7 @@ def _assemble(
         floors=tuple(floors),
         verdict=overall(gate for direction in directions for gate in direction.gates),
         worst_tokens=tuple(worst[:WORST_TOKENS]),
-        warnings=tuple(_warnings(headers)),
+        warnings=tuple(notices(headers, differences)),
         artifacts=tuple(pair.path.name for both in pairs.values() for pair in both),
     )
 
@@ -260,30 +266,23 @@ def _engine_report(role: Role, engine: Mapping[str, Any]) -> EngineReport:
     )
 
 
+def _asked(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """What one engine's configuration asks for beside its settings, by the name of the fact."""
+    variables = engine.get("env", {})
+    return {
+        **engine.get("engine_args", {}),
+        **{fact: variables[name] for fact, name in ASKED_BY_VARIABLE.items() if name in variables},
+    }
+
+
 def _differences(headers: Mapping[Role, TraceHeader]) -> tuple[provenance.Difference, ...]:
     reference, candidate = (headers[role].engine for role in ROLES)
     requested = {
         name: (setting["requested"], candidate["settings"][name]["requested"])
         for name, setting in reference["settings"].items()
     }
-    for role in ROLES:
-        asked = headers[role].config.get(role, {}).get("engine_args", {})
-        for name in asked:
-            other = headers[role].config.get(OTHER[role], {}).get("engine_args", {})
-            requested.setdefault(name, (asked[name], other.get(name)))
+    asked = {role: _asked(headers[role].config.get(role, {})) for role in ROLES}
+    for name in {**asked["reference"], **asked["candidate"]}:
+        pair = (asked["reference"].get(name), asked["candidate"].get(name))
+        requested.setdefault(name, pair)
     return provenance.differences(reference, candidate, requested)
-
-
-def _warnings(headers: Mapping[Role, TraceHeader]) -> list[ReportWarning]:
-    found = []
-    distributions = {role: headers[role].logprob_distribution for role in ROLES}
-    if len(set(distributions.values())) > 1:
-        raw = next(role for role in ROLES if distributions[role] == "raw")
-        found.append(
-            ReportWarning(
-                "mixed-distributions",
-                f"the {raw} returns raw logprobs, the {OTHER[raw]} processed ones: they belong to "
-                "different distributions unless T = 1 and nothing is truncated or penalised",
-            )
-        )
-    return found

@@ -254,15 +254,20 @@ def doctor(
         Path | None, typer.Option("--config", "-c", help="Look at the engines of this one.")
     ] = None,
     overlay: Overlay = None,
+    start: Annotated[
+        bool, typer.Option("--start", help="Start the engines too: what is in force, proved.")
+    ] = False,
     color: Color = None,
 ) -> None:
-    """Interpreters, environments, versions, devices: what is there, and what would be made."""
+    """Interpreters, environments, versions, settings: what is there, and what would be made."""
     from parity_check import doctor as checks
     from parity_check.config import load_config
 
     console = _console(context, 0, color, None)
+    if config is None and start:
+        raise typer.BadParameter("give a configuration (-c)", param_hint="--start")
     loaded = None if config is None else load_config(config, overlay or [])
-    raise typer.Exit(checks.run(loaded, console))
+    raise typer.Exit(checks.run(loaded, console, start))
 
 
 @cli.callback(invoke_without_command=True)

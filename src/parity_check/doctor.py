@@ -6,23 +6,32 @@ import ctypes.util
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
 
 from parity_check import checkpoint, provenance
-from parity_check.config import ROLES, Config, Role
+from parity_check.config import ROLES, Config, EngineConfig, Role, dump_config
 from parity_check.console import Console
-from parity_check.engines import environment
+from parity_check.engines import environment, pinned, recipes
 from parity_check.engines.environment import EnvironmentPlan
+from parity_check.engines.settings import Way, usual_family, way
 from parity_check.errors import ExitCode
 from parity_check.prompts import read_prompts
 from parity_check.report.numbers import columns
+from parity_check.run import RunDirectory
+from parity_check.session import session
 
 GIB = 1 << 30
 
 
-def run(config: Config | None, console: Console) -> ExitCode:
-    """Print everything; 3 when an engine of the configuration can neither run nor be made."""
+def run(config: Config | None, console: Console, start: bool = False) -> ExitCode:
+    """Print everything; 3 when an engine of the configuration cannot run as it is asked to.
+
+    With `start`, also start the engines and print what they prove; raises EngineError.
+    """
     lines = list(_machine())
     plans: dict[Role, EnvironmentPlan] = {}
     if config is not None:
@@ -39,8 +48,14 @@ def run(config: Config | None, console: Console) -> ExitCode:
             )
             lines += ["", *_engine(role, config, plans[role])]
     console.data("\n".join(lines))
-    usable = all(plan.state in ("ready", "to provision") for plan in plans.values())
-    return ExitCode.PARITY if usable else ExitCode.ENGINE
+    if config is None:
+        return ExitCode.PARITY
+    if not all(_usable(config.engine(role), plan) for role, plan in plans.items()):
+        return ExitCode.ENGINE
+    if start:
+        for role, description in _started(config, console).items():
+            console.data("\n".join(["", *_proofs(role, description)]))
+    return ExitCode.PARITY
 
 
 def _machine() -> Iterator[str]:
@@ -92,8 +107,64 @@ def _engine(role: Role, config: Config, plan: EnvironmentPlan) -> Iterator[str]:
     elif plan.download_gb is not None:
         size = f"about {plan.download_gb:g} GB to download, {plan.disk_gb:g} GB on disk"
         rows.append(("  size", size))
-    requested = engine.settings.model_dump()
-    rows.append(("  asks for", ", ".join(f"{k} = {v}" for k, v in requested.items())))
+    yield from columns(rows, "<<")
+    yield from columns(list(_settings(engine, plan)), "<<<")
+
+
+def _settings(engine: EngineConfig, plan: EnvironmentPlan) -> Iterator[tuple[str, str, str]]:
+    """What is asked for, and how this version takes it."""
+    for name, value in engine.settings.model_dump().items():
+        asked = f"{name} = {_word(value)}"
+        way = _way(engine, plan, name)
+        if way is None:
+            yield ("  setting", asked, "")
+        else:
+            yield ("  setting", asked, way.how if way.honours(value) else f"cannot: {way.how}")
+
+
+def _word(value: str | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _way(engine: EngineConfig, plan: EnvironmentPlan, setting: str) -> Way | None:
+    """None where the version is not known, as that of a missing interpreter."""
+    if plan.environment is not None:
+        found = plan.environment
+        version, platform = found.packages["vllm"], found.platform
+    elif engine.requirement is not None:
+        target = pinned.parse(engine.requirement)
+        version, platform = target.version, recipes.platform_of(target.requirement.name) or ""
+    else:
+        return None
+    number = Version(version)
+    family = engine.family or usual_family(number, platform)
+    return way(setting, family, number, platform)
+
+
+def _usable(engine: EngineConfig, plan: EnvironmentPlan) -> bool:
+    """Whether the engine can run, with its settings as far as their versions tell."""
+    ways = {name: _way(engine, plan, name) for name in engine.settings.model_dump()}
+    return plan.state in ("ready", "to provision") and all(
+        way is None or way.honours(getattr(engine.settings, name)) for name, way in ways.items()
+    )
+
+
+def _started(config: Config, console: Console) -> dict[Role, dict[str, Any]]:
+    """Start both engines; their descriptions."""
+    with (
+        RunDirectory(Path(config.run.out), dump_config(config)) as run,
+        session(config, ROLES, run, console) as live,
+    ):
+        return live.engines.run(dict.fromkeys(ROLES, lambda engine: engine.description))
+
+
+def _proofs(role: Role, description: Mapping[str, Any]) -> Iterator[str]:
+    name = f"{description['family'].upper()} {description['version']}"
+    yield f"{role}  {name} started on {description['device']}; in force:"
+    rows = [
+        (f"  {name} = {_word(found['in_force'])}", found["proof"])
+        for name, found in description["settings"].items()
+    ]
     yield from columns(rows, "<<")
 
 

@@ -1,6 +1,7 @@
-"""Score completions with a float32 transformers forward: forward.py WORKER QUESTION ANSWER.
+"""Score completions with a transformers forward: forward.py WORKER QUESTION ANSWER.
 
-QUESTION: {"load": …, "samples": [{"prompt": ids, "completion": ids}], "temperature", "top_p"}
+QUESTION: {"load": …, "samples": [{"prompt": ids, "completion": ids}], "temperature", "top_p",
+           "body"?: "bfloat16"}; the body is float32 by default, the lm_head always is
 ANSWER:   {"raw": [[…]], "processed": [[…]]}, natural logs; null for a token outside the support.
 """
 
@@ -29,13 +30,16 @@ def main():
     _, _, question, answer = sys.argv
     asked = json.loads(Path(question).read_text())
     model = AutoModelForCausalLM.from_pretrained(
-        asked["load"]["engine_args"]["model"], torch_dtype=torch.float32
+        asked["load"]["engine_args"]["model"],
+        torch_dtype=getattr(torch, asked.get("body", "float32")),
     ).eval()
+    head = model.lm_head.weight.float()
     found = {"raw": [], "processed": []}
     with torch.inference_mode():
         for sample in asked["samples"]:
             prompt, completion = sample["prompt"], sample["completion"]
-            logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+            hidden = model.model(torch.tensor([prompt + completion])).last_hidden_state
+            logits = hidden[0, len(prompt) - 1 : -1].float() @ head.T
             found["raw"].append(rows(logits.log_softmax(-1), completion))
             found["processed"].append(
                 rows(processed(logits, asked["temperature"], asked["top_p"]), completion)

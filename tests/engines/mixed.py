@@ -10,17 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 
-from vllm_engine import FORCED, VllmEngine, logprob_columns
-
-
-def run(engine, requests, params):
-    found = {}
-    for request, result in engine.finished(requests, params):
-        completion = result.outputs[0]
-        tokens = list(completion.token_ids)
-        columns = logprob_columns(tokens, completion.logprobs, 1)
-        found[request["sample_id"]] = {"tokens": tokens, "logprobs": columns["logprobs"]}
-    return [found[request["sample_id"]] for request in requests]
+from rows import run
+from vllm_engine import FORCED, VllmEngine
 
 
 def count_preemptions(engine):
@@ -75,7 +66,7 @@ def main():
         "mixed": again,
         "replayed": replayed,
         "preemptions": len(preemptions),
-        "config": engine.effective_config(),
+        "config": engine.describe()["config"],
     }
     Path(answer).write_text(json.dumps(found))
 

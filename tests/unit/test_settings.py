@@ -9,9 +9,12 @@ from packaging.version import Version
 
 from parity_check.config import Settings
 from parity_check.engines.settings import (
+    Family,
     distribution_in_force,
     engine_arguments,
     environment_variables,
+    usual_family,
+    way,
 )
 
 EXPLICIT = Settings()
@@ -101,3 +104,45 @@ def test_the_family_is_chosen_where_there_is_a_choice(
 def test_the_distribution_is_what_is_in_force(mode: str, expected: str) -> None:
     description = {"settings": {"logprobs_mode": {"in_force": mode}}}
     assert distribution_in_force(description) == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "platform", "expected"),
+    [
+        ("0.8.5.post2", "cpu", "v0"),
+        ("0.9.2", "cpu", "v0"),
+        ("0.10.2", "cpu", "v1"),
+        ("0.8.5", "cuda", "v1"),
+        ("0.18.1", "cuda", "v1"),
+    ],
+)
+def test_the_family_that_a_version_starts_unasked(
+    version: str, platform: str, expected: str
+) -> None:
+    assert usual_family(Version(version), platform) == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "family", "version", "platform", "honoured"),
+    [
+        ("logprobs_mode", "processed_logprobs", "v0", "0.8.5", "cpu", True),
+        ("logprobs_mode", "raw_logprobs", "v0", "0.8.5", "cuda", False),
+        ("logprobs_mode", "raw_logprobs", "v1", "0.9.2", "cuda", True),
+        ("logprobs_mode", "processed_logprobs", "v1", "0.10.0", "cuda", False),
+        ("logprobs_mode", "processed_logprobs", "v1", "0.10.2.post2", "cpu", True),
+        ("async_scheduling", True, "v0", "0.8.5", "cuda", False),
+        ("async_scheduling", True, "v1", "0.18.1", "cpu", False),
+        ("async_scheduling", True, "v1", "0.18.1", "cuda", True),
+        ("async_scheduling", "default", "v1", "0.18.1", "cpu", True),
+        ("lm_head_dtype", "float32", "v1", "0.34.0rc1", "cuda", True),
+    ],
+)
+def test_what_a_version_can_honour(
+    setting: str, value: str | bool, family: Family, version: str, platform: str, honoured: bool
+) -> None:
+    assert way(setting, family, Version(version), platform).honours(value) is honoured
+
+
+def test_the_head_is_native_since_0_26() -> None:
+    assert "extension" in way("lm_head_dtype", "v1", Version("0.25.9"), "cuda").how
+    assert "native" in way("lm_head_dtype", "v1", Version("0.26.0"), "cuda").how

@@ -1,10 +1,15 @@
-"""The four parity settings: how each vLLM version spells a request for them."""
+"""The four parity settings: how each vLLM version is asked for them, and what it can honour.
+
+What a started engine really does is measured by the worker, in `worker/proofs.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from parity_check.config import Settings
@@ -14,8 +19,70 @@ LOGPROBS_MODE_SINCE = Version("0.10.0")
 ASYNC_SCHEDULING_SINCE = Version("0.10.0")
 NATIVE_FP32_HEAD_SINCE = Version("0.26.0")
 """From 0.10.2 on the override is accepted, and silently ignored for generation models."""
+V1_ON_CPU_SINCE = Version("0.10.0")
 FAMILY_SWITCH_UNTIL = Version("0.11.0")
 """VLLM_USE_V1 chooses the engine below this version; later ones know V1 alone."""
+
+Family = Literal["v0", "v1"]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How engines of a family, platform and range of versions take a request for a setting.
+
+    `only` is the one value that they can honour, None where they honour all. An empty `versions`
+    or `platform` fits every one.
+    """
+
+    setting: str
+    family: Family
+    versions: str
+    platform: str
+    how: str
+    only: str | bool | None = None
+
+    def honours(self, value: str | bool) -> bool:
+        return value == "default" or self.only is None or value == self.only
+
+
+WAYS = (
+    Way("logprobs_mode", "v0", "", "", "V0 always processes", only="processed_logprobs"),
+    Way("logprobs_mode", "v1", "<0.10", "", "always raw before 0.10", only="raw_logprobs"),
+    Way(
+        *("logprobs_mode", "v1", "<0.10.2", ""),
+        "native, but `processed` leaves temperature and truncation out before 0.10.2",
+        only="raw_logprobs",
+    ),
+    Way("logprobs_mode", "v1", "", "", "native"),
+    Way("enable_prefix_caching", "v0", "", "cpu", "native; on needs intel_extension_for_pytorch"),
+    Way("enable_prefix_caching", "v0", "", "", "native"),
+    Way("enable_prefix_caching", "v1", "", "", "native"),
+    Way("async_scheduling", "v0", "", "", "V0 has none", only=False),
+    Way("async_scheduling", "v1", "<0.10", "", "not before 0.10", only=False),
+    Way("async_scheduling", "v1", ">=0.14", "cpu", "forced off on this platform", only=False),
+    Way("async_scheduling", "v1", "", "", "native"),
+    Way("lm_head_dtype", "v0", "", "", "float32 by extension"),
+    Way("lm_head_dtype", "v1", "<0.26", "", "float32 by extension"),
+    Way("lm_head_dtype", "v1", "", "", "native: hf_overrides.head_dtype"),
+)
+"""The first that fits counts."""
+
+
+def way(setting: str, family: Family, version: Version, platform: str) -> Way:
+    """How an engine takes a request for a setting; `platform` is cpu or cuda."""
+    return next(
+        way
+        for way in WAYS
+        if (way.setting, way.family) == (setting, family)
+        and SpecifierSet(way.versions, prereleases=True).contains(version)
+        and way.platform in ("", platform)
+    )
+
+
+def usual_family(version: Version, platform: str) -> Family:
+    """The family that vLLM starts when it is not told which."""
+    return "v0" if platform == "cpu" and version < V1_ON_CPU_SINCE else "v1"
+
 
 EXTENSION = "parity_check_extension.ParityExtension"
 

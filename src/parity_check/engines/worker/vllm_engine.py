@@ -1,15 +1,20 @@
 """A vLLM engine, V0 or V1, from 0.8.5 to the newest."""
 
+import contextlib
 import difflib
 import json
-import os
-import platform
+import re
 import sys
+import time
 import traceback
 
+import effective
+import proofs
+from columns import logprob_columns
+from effective import plain
 from failures import WorkerFailure
+from proofs import FORCED
 
-FORCED = "parity_check_forced"
 SETTINGS = ("logprobs_mode", "enable_prefix_caching", "async_scheduling", "lm_head_dtype")
 NEUTRAL_PENALTIES = {
     "presence_penalty": 0.0,
@@ -17,13 +22,6 @@ NEUTRAL_PENALTIES = {
     "repetition_penalty": 1.0,
 }
 NEUTRAL_TRUNCATION = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
-ENVIRONMENT_PREFIXES = ("VLLM_", "NCCL_", "CUDA_", "TORCH", "OMP_", "LD_PRELOAD", "PARITY_CHECK_")
-# As given: vllm sets more of its own when it is imported, some of them random.
-ENVIRONMENT = {
-    name: value
-    for name, value in sorted(os.environ.items())
-    if name.startswith(ENVIRONMENT_PREFIXES)
-}
 
 
 def import_vllm():
@@ -84,9 +82,23 @@ def load_failure(error):
         )
     ):
         return WorkerFailure("out_of_memory", first_line(text))
+    if "unquantized lm_head" in lowered:  # said by vLLM and by the extension alike
+        return WorkerFailure("setting_not_applied", first_line(text))
     if isinstance(error, (TypeError, ValueError)):  # pydantic's ValidationError is a ValueError
         return WorkerFailure("bad_engine_args", first_line(text))
     return WorkerFailure("load_failed", first_line(text))
+
+
+@contextlib.contextmanager
+def failures_named():
+    """Turn what vLLM raises while it starts into the worker's words, and log the rest of it."""
+    try:
+        yield
+    except WorkerFailure:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise load_failure(error) from error
 
 
 def first_line(text):
@@ -95,32 +107,24 @@ def first_line(text):
     return " ".join(lines[:3]) if "validation error" in lines[0] else lines[0]
 
 
-def plain(value):
-    """A JSON-ready rendering of a config value."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if hasattr(value, "value") and type(value).__module__ != "builtins":  # an enum
-        return plain(value.value) if isinstance(value.value, (int, str)) else str(value)
-    return str(value).replace("torch.", "")
-
-
 class VllmEngine:
     """Loads on construction; raises WorkerFailure when that cannot be done as asked."""
 
     def __init__(self, command):
         vllm = import_vllm()
+        from vllm.platforms import current_platform
+
         engine_args = command["engine_args"]
         check_arguments(engine_args)
         inspect_models_in_process()
-        try:
+        with failures_named():
             self.llm = vllm.LLM(**engine_args)
-        except Exception as error:
-            traceback.print_exc()
-            raise load_failure(error) from error
         self.engine = self.llm.llm_engine
         self.config = self.engine.vllm_config
         self.model_config = self.config.model_config
         self.version = vllm.__version__
+        self.release = tuple(int(part) for part in re.findall(r"\d+", self.version)[:3])
+        self.device = current_platform.device_type
         self.family = "v1" if type(self.engine).__module__.startswith("vllm.v1") else "v0"
         wanted = command["family"]
         if wanted and wanted != self.family:
@@ -131,57 +135,33 @@ class VllmEngine:
             )
         self.tokenizer = self.llm.get_tokenizer()
         self._counter = 0
-        self.warm_up()
-        self.settings = self.read_settings()
+        self.refuse_what_the_platform_lacks()
+        started = time.perf_counter()
+        with failures_named():  # these are the first tokens that the engine computes
+            self.settings = proofs.self_check(self)
+        self.self_check_s = round(time.perf_counter() - started, 3)
         self.check_settings(command["settings"])
 
     # --- what is in force -----------------------------------------------------------------------
-
-    def warm_up(self):
-        """Two tokens: compiles what is compiled lazily, and shows the lm_head's dtype."""
-        token = self.vocabulary_size() // 2
-        requests = [{"sample_id": "warm-up", "prompt_token_ids": [token, token]}]
-        params = self.sampling_params(temperature=1.0, max_tokens=2, logprobs=1, ignore_eos=True)
-        for _ in self.finished(requests, [params]):
-            pass
 
     def observed(self):
         """What the extension saw in the (first) worker process."""
         return self.llm.collective_rpc("parity_check_observed")[0]
 
-    def read_settings(self):
-        """The four parity settings as the live engine has them, with where that was read."""
-        cache, scheduler = self.config.cache_config, self.config.scheduler_config
-        observed = self.observed()
-        head = observed["lm_head_dtype"]
-        if self.family == "v0":
-            mode = ("processed_logprobs", "V0 returns processed logprobs, always")
-            asynchronous = (False, "V0 has no async scheduling")
-        else:
-            mode = (
-                plain(getattr(self.model_config, "logprobs_mode", "raw_logprobs")),
-                "model_config.logprobs_mode",
+    def refuse_what_the_platform_lacks(self):
+        """Some engines start with a prefix cache that fails them at the first prefill."""
+        limit = proofs.platform_limit(
+            "enable_prefix_caching", self.family, self.device, self.release
+        )
+        if limit and self.config.cache_config.enable_prefix_caching:
+            raise WorkerFailure(
+                "setting_not_applied",
+                f"enable_prefix_caching = true was asked for, false is in force ({limit})",
             )
-            asynchronous = (
-                bool(getattr(scheduler, "async_scheduling", False)),
-                "scheduler_config.async_scheduling",
-            )
-        return {
-            "logprobs_mode": mode,
-            "enable_prefix_caching": (
-                bool(cache.enable_prefix_caching),
-                "cache_config.enable_prefix_caching",
-            ),
-            "async_scheduling": asynchronous,
-            "lm_head_dtype": (
-                "model" if head == self.dtype() else head,
-                f"the projection's output is {head}",
-            ),
-        }
 
     def check_settings(self, requested):
         for name in SETTINGS:
-            wanted, (found, source) = requested[name], self.settings[name]
+            wanted, (found, proof) = requested[name], self.settings[name]
             if wanted == "default" or wanted == found:
                 continue
             if name == "lm_head_dtype" and wanted == self.dtype():
@@ -189,8 +169,14 @@ class VllmEngine:
             raise WorkerFailure(
                 "setting_not_applied",
                 f"{name} = {json.dumps(wanted)} was asked for, "
-                f"{json.dumps(found)} is in force ({source})",
+                f"{json.dumps(found)} is in force ({proof})",
             )
+
+    def configured_logprobs_mode(self):
+        """What the engine's own config says; V0 has no word for what it always does."""
+        if self.family == "v0":
+            return "processed_logprobs"
+        return plain(getattr(self.model_config, "logprobs_mode", "raw_logprobs"))
 
     def dtype(self):
         return plain(self.model_config.dtype)
@@ -203,72 +189,8 @@ class VllmEngine:
             return "v0"
         return "v2" if getattr(self.config, "use_v2_model_runner", False) is True else "v1"
 
-    def effective_config(self):
-        """What the engine runs with, after its own defaults; public names of vLLM."""
-        config = self.config
-        compilation, parallel = config.compilation_config, config.parallel_config
-        level = getattr(compilation, "mode", getattr(compilation, "level", None))
-        graphs = getattr(compilation, "cudagraph_mode", None)
-        return {
-            "dtype": self.dtype(),
-            "quantization": plain(self.model_config.quantization),
-            "max_model_len": self.model_config.max_model_len,
-            "seed": self.model_config.seed,
-            "enforce_eager": bool(self.model_config.enforce_eager),
-            # Until 0.11 a level, 0 for none; since then a mode with a name.
-            "compilation": "NONE" if level in (0, None) else plain(getattr(level, "name", level)),
-            "custom_ops": ",".join(getattr(compilation, "custom_ops", None) or []),
-            "cudagraph_mode": "NONE" if graphs is None else plain(getattr(graphs, "name", graphs)),
-            "max_num_seqs": config.scheduler_config.max_num_seqs,
-            "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
-            "enable_chunked_prefill": bool(
-                getattr(
-                    config.scheduler_config,
-                    "enable_chunked_prefill",
-                    getattr(config.scheduler_config, "chunked_prefill_enabled", False),
-                )
-            ),
-            "block_size": config.cache_config.block_size,
-            "kv_cache_dtype": plain(config.cache_config.cache_dtype),
-            "tensor_parallel_size": parallel.tensor_parallel_size,
-            "pipeline_parallel_size": parallel.pipeline_parallel_size,
-            "model_runner": self.model_runner(),
-            "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1",
-        }
-
     def describe(self):
-        import torch
-        import transformers
-        from vllm.platforms import current_platform
-
-        rope_bases = self.observed()["rope_bases"]
-        return {
-            "backend": "vllm",
-            "version": self.version,
-            "family": self.family,
-            "packages": {
-                "vllm": self.version,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "python": platform.python_version(),
-            },
-            "platform": current_platform.device_type,
-            "device": current_platform.get_device_name(),
-            "settings": {
-                name: {"in_force": value, "proof": source}
-                for name, (value, source) in self.settings.items()
-            },
-            "config": self.effective_config(),
-            "environment": ENVIRONMENT,
-            "model": {
-                "rope_theta": rope_bases[0] if len(rope_bases) == 1 else None,
-                "vocab_size": self.vocabulary_size(),
-                "max_model_len": self.model_config.max_model_len,
-                "architectures": list(
-                    getattr(self.model_config.hf_config, "architectures", None) or []
-                ),
-            },
-        }
+        return effective.describe(self)
 
     # --- text -----------------------------------------------------------------------------------
 
@@ -432,15 +354,3 @@ class VllmEngine:
                 f"V1 returns raw prompt logprobs, without {', '.join(changed)}: replay instead, "
                 'or set logprobs_mode = "raw_logprobs"',
             )
-
-
-def logprob_columns(tokens, logprobs, top):
-    """The given tokens' logprobs (None where the engine gave none), and the top-k by rank."""
-    chosen, top_ids, top_logprobs = [], [], []
-    for token, entries in zip(tokens, logprobs):
-        entry = entries.get(token)
-        chosen.append(None if entry is None else entry.logprob)
-        ranked = sorted((e.rank, i, e.logprob) for i, e in entries.items() if e.rank is not None)
-        top_ids.append([token_id for _, token_id, _ in ranked[:top]])
-        top_logprobs.append([value for _, _, value in ranked[:top]])
-    return {"logprobs": chosen, "top_token_ids": top_ids, "top_logprobs": top_logprobs}

@@ -17,12 +17,15 @@ upcast at call time, so it stays right after an in-place weight update and with 
 
 import inspect
 import os
+import random
 
+import numpy as np
 import torch
 
 FORCED = "parity_check_forced"
+FP32_REQUESTED = os.environ.get("PARITY_CHECK_LM_HEAD") == "float32"
 
-observed = {"lm_head_dtype": None, "fp32_heads": 0}
+observed = {"lm_head_dtype": None, "scheduler": None}
 patched = []
 
 
@@ -164,6 +167,24 @@ def _patch_v1_runner_v2():
     patched.append("v1-runner-v2")
 
 
+# --- scheduler ----------------------------------------------------------------------------------
+
+
+def _observe_scheduler():
+    """Note the class of the scheduler, where it is built in this process; V0 has another one."""
+    try:
+        from vllm.v1.core.sched.scheduler import Scheduler
+    except ImportError:
+        return
+    init = Scheduler.__init__
+
+    def observed_init(self, *args, **kwargs):
+        observed["scheduler"] = type(self).__name__
+        init(self, *args, **kwargs)
+
+    Scheduler.__init__ = observed_init
+
+
 # --- lm_head ------------------------------------------------------------------------------------
 
 
@@ -182,6 +203,9 @@ def _observe_lm_head():
     LogitsProcessor.forward = observed_forward
 
 
+_fp32_heads = set()  # the identities of the projections that were taken over
+
+
 def _fp32_projection(hidden_states, weight):
     hidden = hidden_states.reshape(-1, hidden_states.shape[-1])
     version = tuple(int(x) for x in torch.__version__.split("+")[0].split(".")[:2])
@@ -197,15 +221,15 @@ def _patch_fp32_head():
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
     from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
-    def _get_logits(self, hidden_states, lm_head, embedding_bias):
+    def _get_logits(self, hidden_states, lm_head, embedding_bias=None):
         if not isinstance(
             lm_head.quant_method, (UnquantizedEmbeddingMethod, UnquantizedLinearMethod)
         ):
             raise RuntimeError(
-                "lm_head_dtype = float32 needs an unquantised lm_head, found "
+                "lm_head_dtype = float32 needs an unquantized lm_head, found "
                 + type(lm_head.quant_method).__name__
             )
-        observed["fp32_heads"] += 1
+        _fp32_heads.add(id(lm_head))
         logits = _fp32_projection(hidden_states, lm_head.weight)
         if embedding_bias is not None:
             logits = logits + embedding_bias.float()
@@ -215,20 +239,53 @@ def _patch_fp32_head():
     LogitsProcessor._get_logits = _get_logits
 
 
+# --- endpoints ----------------------------------------------------------------------------------
+
+_random_state = {}
+
+
 class ParityExtension:
     """RPC endpoints; the prefix keeps them clear of the worker's own attributes."""
 
     def parity_check_observed(self):
         runner = self.model_runner
         model = runner.get_model() if hasattr(runner, "get_model") else runner.model
+        modules = list(model.modules())
         # A config can say one base and the model be built with another: ask the model.
-        bases = {m.base for m in model.modules() if "RotaryEmbedding" in type(m).__name__}
-        return dict(observed, patched=list(patched), rope_bases=sorted(bases))
+        bases = {m.base for m in modules if "RotaryEmbedding" in type(m).__name__}
+        backends = {
+            type(m.impl).__name__
+            for m in modules
+            if "Attention" in type(m).__name__ and hasattr(m, "impl")
+        }
+        return dict(
+            observed,
+            patched=list(patched),
+            fp32_requested=FP32_REQUESTED,
+            fp32_heads=len(_fp32_heads),
+            rope_bases=sorted(bases),
+            attention_backends=sorted(name.removesuffix("Impl") for name in backends),
+        )
+
+    def parity_check_keep_random_state(self):
+        _random_state.update(
+            torch=torch.get_rng_state(), numpy=np.random.get_state(), python=random.getstate()
+        )
+        if torch.cuda.is_available():
+            _random_state["cuda"] = torch.cuda.get_rng_state()
+
+    def parity_check_restore_random_state(self):
+        torch.set_rng_state(_random_state["torch"])
+        np.random.set_state(_random_state["numpy"])
+        random.setstate(_random_state["python"])
+        if "cuda" in _random_state:
+            torch.cuda.set_rng_state(_random_state["cuda"])
 
 
 _patch_v0()
 _patch_v1_runner_v1()
 _patch_v1_runner_v2()
+_observe_scheduler()
 _observe_lm_head()
-if os.environ.get("PARITY_CHECK_LM_HEAD") == "float32":
+if FP32_REQUESTED:
     _patch_fp32_head()

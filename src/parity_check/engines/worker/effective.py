@@ -1,0 +1,127 @@
+"""What a started engine runs with, after its own defaults; public names of vLLM."""
+
+import os
+import platform
+
+ENVIRONMENT_PREFIXES = ("VLLM_", "NCCL_", "CUDA_", "TORCH", "OMP_", "LD_PRELOAD", "PARITY_CHECK_")
+# As given: vllm sets more of its own when it is imported, some of them random.
+ENVIRONMENT = {
+    name: value
+    for name, value in sorted(os.environ.items())
+    if name.startswith(ENVIRONMENT_PREFIXES)
+}
+
+# What vLLM takes from a generation_config.json, unless it is told not to.
+INJECTED = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
+
+
+def plain(value):
+    """A JSON-ready rendering of a config value."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "value") and type(value).__module__ != "builtins":  # an enum
+        return plain(value.value) if isinstance(value.value, (int, str)) else str(value)
+    return str(value).replace("torch.", "")
+
+
+def describe(engine):
+    """The engine's fingerprint, as the protocol gives it to the parent."""
+    import torch
+    import transformers
+    from vllm.platforms import current_platform
+
+    observed = engine.observed()
+    rope_bases = observed["rope_bases"]
+    return {
+        "backend": "vllm",
+        "version": engine.version,
+        "family": engine.family,
+        "packages": {
+            "vllm": engine.version,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "platform": engine.device,
+        "device": current_platform.get_device_name(),
+        "settings": {
+            name: {"in_force": value, "proof": proof}
+            for name, (value, proof) in engine.settings.items()
+        },
+        "self_check_s": engine.self_check_s,
+        "config": effective_config(engine, observed),
+        "environment": ENVIRONMENT,
+        "model": {
+            "rope_theta": rope_bases[0] if len(rope_bases) == 1 else None,
+            "vocab_size": engine.vocabulary_size(),
+            "max_model_len": engine.model_config.max_model_len,
+            "architectures": list(
+                getattr(engine.model_config.hf_config, "architectures", None) or []
+            ),
+            "sampling_defaults": listed(checkpoint_defaults(engine.model_config)),
+        },
+    }
+
+
+def effective_config(engine, observed):
+    config, model = engine.config, engine.model_config
+    cache, scheduler = config.cache_config, config.scheduler_config
+    compilation, parallel = config.compilation_config, config.parallel_config
+    level = getattr(compilation, "mode", getattr(compilation, "level", None))
+    graphs = getattr(compilation, "cudagraph_mode", None)
+    chunked = getattr(scheduler, "chunked_prefill_enabled", False)
+    return {
+        "dtype": engine.dtype(),
+        "quantization": plain(model.quantization),
+        "max_model_len": model.max_model_len,
+        "seed": model.seed,
+        "enforce_eager": bool(model.enforce_eager),
+        # Until 0.11 a level, 0 for none; since then a mode with a name.
+        "compilation": "NONE" if level in (0, None) else plain(getattr(level, "name", level)),
+        "custom_ops": ",".join(getattr(compilation, "custom_ops", None) or []),
+        "cudagraph_mode": "NONE" if graphs is None else plain(getattr(graphs, "name", graphs)),
+        "max_num_seqs": scheduler.max_num_seqs,
+        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        "enable_chunked_prefill": bool(getattr(scheduler, "enable_chunked_prefill", chunked)),
+        "block_size": cache.block_size,
+        "kv_cache_dtype": plain(cache.cache_dtype),
+        "attention_backend": ", ".join(observed["attention_backends"]),
+        "tensor_parallel_size": parallel.tensor_parallel_size,
+        "pipeline_parallel_size": parallel.pipeline_parallel_size,
+        "data_parallel_size": parallel.data_parallel_size,
+        "model_runner": engine.model_runner(),
+        "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1",
+        "sampling_defaults": listed(model.get_diff_sampling_param()),
+        "tied_embeddings": tied_embeddings(model),
+        "adds_bos": adds_bos(engine.tokenizer),
+    }
+
+
+def checkpoint_defaults(model_config):
+    """The sampling parameters that the checkpoint's generation_config.json sets."""
+    from transformers import GenerationConfig
+
+    try:
+        loaded = GenerationConfig.from_pretrained(
+            model_config.model, revision=model_config.revision
+        )
+    except OSError:  # there is none
+        return {}
+    written = loaded.to_diff_dict()
+    return {name: written[name] for name in INJECTED if written.get(name) is not None}
+
+
+def listed(parameters):
+    """{"top_p": 0.8, "top_k": 20} as one value that can be compared and shown."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(parameters.items()))
+
+
+def tied_embeddings(model_config):
+    text = getattr(model_config, "hf_text_config", model_config.hf_config)
+    return bool(getattr(text, "tie_word_embeddings", False))
+
+
+def adds_bos(tokenizer):
+    """Whether the tokenizer puts a BOS before a plain text."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer.encode("a")[:1] == [bos]

@@ -1,0 +1,198 @@
+"""What is in force for each of the four parity settings, measured on the started engine.
+
+A flag can be accepted and ignored, so every setting is proved by what it does to a few fixed
+token ids. The requests are forced or greedy, the workers' random states are put back and the
+prefix cache is emptied, so that the engine samples afterwards as it would have without.
+
+    logprobs_mode          The same forced tokens at T = 1 and T = 1/2. The differences between
+                           top-k logprobs ("gaps") double when the returned logprobs include the
+                           temperature and stay when they do not. What top_k = 1 cuts off has
+                           logprob -inf when they include the truncation (ties stay).
+    lm_head_dtype          Logits of half precision lie on a coarse grid, and so do the gaps, which
+                           the normalisation leaves alone. Beside it the dtype of the projection's
+                           output, and how many projections the extension took over.
+    enable_prefix_caching  Two equal requests, longer than a block: how many tokens of the second
+                           the engine took from its cache.
+    async_scheduling       The class of the scheduler that was built.
+"""
+
+import math
+from importlib.util import find_spec
+
+from columns import logprob_columns
+from failures import WorkerFailure
+
+FORCED = "parity_check_forced"
+STEPS = 8
+TOP = 20
+COLD = 0.5
+GRID_BITS = {"bfloat16": 10, "float16": 13}
+"""A logit of at least 1/8 (bfloat16) or 1/4 (float16) is a multiple of 2^-bits."""
+GRID_ERROR = 4e-6
+"""Of a difference of two float32 logprobs of size 10, in nats."""
+IPEX = "intel_extension_for_pytorch"
+
+
+def platform_limit(setting, family, device, version):
+    """Why this platform forces a setting off, or None. `version` is a tuple of numbers."""
+    if setting == "async_scheduling":
+        if family == "v0":
+            return "V0 has no async scheduling"
+        if device == "cpu" and version >= (0, 14):
+            return "forced off by this platform: V1 on CPU schedules synchronously"
+    on_v0_cpu = (family, device) == ("v0", "cpu")
+    if setting == "enable_prefix_caching" and on_v0_cpu and find_spec(IPEX) is None:
+        return "forced off by this platform: V0 on CPU has no prefix cache without " + IPEX
+    return None
+
+
+def self_check(engine):
+    """{setting: (in force, proof)} of a VllmEngine; the engine is left as it was found."""
+    engine.llm.collective_rpc("parity_check_keep_random_state")
+    logprobs = probe_logprobs(engine)
+    cached = probe_prefix_cache(engine)
+    engine.llm.collective_rpc("parity_check_restore_random_state")
+    observed = engine.observed()
+    return {
+        "logprobs_mode": logprobs_mode(engine, logprobs),
+        "enable_prefix_caching": prefix_caching(engine, cached),
+        "async_scheduling": async_scheduling(engine, observed["scheduler"]),
+        "lm_head_dtype": lm_head_dtype(engine, logprobs["warm"], observed),
+    }
+
+
+# --- probes -------------------------------------------------------------------------------------
+
+
+def fixed_ids(engine, length):
+    """Plain tokens of any vocabulary: the special ones are at its ends."""
+    return [(100 + 37 * place) % engine.vocabulary_size() for place in range(length)]
+
+
+def probe_logprobs(engine):
+    """Top-k logprobs of the same tokens at T = 1 (warm) and T = 1/2 (cold), and of top_k = 1.
+
+    A row is a step: {token id: logprob}.
+    """
+    limit = engine.model_config.max_logprobs
+    top = TOP if limit < 0 else min(TOP, limit, engine.vocabulary_size())
+    if top < 2:
+        raise WorkerFailure("unsupported", "the self-check of the settings needs max_logprobs >= 2")
+    forced = {FORCED: fixed_ids(engine, 2 * STEPS)[STEPS:]}
+    probes = {
+        "warm": {"temperature": 1.0, "max_tokens": STEPS, "extra_args": forced},
+        "cold": {"temperature": COLD, "max_tokens": STEPS, "extra_args": forced},
+        "cut": {"temperature": 1.0, "max_tokens": 1, "top_k": 1},
+    }
+    prompt = fixed_ids(engine, STEPS)
+    found = {}
+    for request, result in engine.finished(
+        [{"name": name, "prompt_token_ids": prompt} for name in probes],
+        [
+            engine.sampling_params(logprobs=top, ignore_eos=True, **fields)
+            for fields in probes.values()
+        ],
+    ):
+        completion = result.outputs[0]
+        columns = logprob_columns(list(completion.token_ids), completion.logprobs, top)
+        found[request["name"]] = [
+            dict(zip(ids, values))
+            for ids, values in zip(columns["top_token_ids"], columns["top_logprobs"])
+        ]
+    return found
+
+
+def probe_prefix_cache(engine):
+    """Tokens of a request that its equal predecessor left in the cache; None: cannot be told."""
+    length = min(2 * engine.config.cache_config.block_size, engine.model_config.max_model_len - 2)
+    if length < engine.config.cache_config.block_size:
+        return None
+    prompt = fixed_ids(engine, length + 1)
+    params = engine.sampling_params(temperature=0.0, max_tokens=1, ignore_eos=True)
+    for _ in range(2):
+        for _, result in engine.finished([{"prompt_token_ids": prompt}], [params]):
+            cached = result.num_cached_tokens
+    engine.llm.reset_prefix_cache()
+    return cached
+
+
+# --- readings -----------------------------------------------------------------------------------
+
+
+def gaps(row, ids):
+    """Differences of these tokens' logprobs to the largest of them, in nats."""
+    values = [row[token] for token in ids if math.isfinite(row[token])]
+    return [max(values) - value for value in values if value < max(values)]
+
+
+def gap_ratio(warm, cold):
+    """Sum of the gaps at T = 1/2 over their sum at T = 1, of the tokens that both rows name."""
+    pairs = [(w, c, sorted(set(w) & set(c))) for w, c in zip(warm, cold)]
+    total = sum(sum(gaps(w, ids)) for w, _, ids in pairs if ids)
+    return sum(sum(gaps(c, ids)) for _, c, ids in pairs if ids) / total if total else math.nan
+
+
+def logprobs_mode(engine, logprobs):
+    ratio = gap_ratio(logprobs["warm"], logprobs["cold"])
+    candidates = logprobs["cut"][0].values()
+    left = sum(map(math.isfinite, candidates))
+    proof = (
+        f"gaps at T = {COLD} are {ratio:.3f} times those at T = 1 (processed: {1 / COLD:g}, raw: "
+        f"1); top_k = 1 leaves {left} of {len(candidates)} top logprobs finite (raw: all)"
+    )
+    told = engine.configured_logprobs_mode()
+    if told.endswith("_logits"):  # not normalised: not one of the two that can be asked for
+        return told, proof
+    tempered, truncated = ratio > math.sqrt(1 / COLD), left < len(candidates)
+    if tempered and truncated:
+        return "processed_logprobs", proof
+    if tempered or truncated:
+        return "partly_processed_logprobs", proof
+    return "raw_logprobs", proof
+
+
+def on_grid(rows, bits):
+    """How many of the gaps are multiples of 2^-bits, and how many there are."""
+    found = [gap * 2**bits for row in rows for gap in gaps(row, row)]
+    near = [gap for gap in found if abs(gap - round(gap)) <= GRID_ERROR * 2**bits]
+    return len(near), len(found)
+
+
+def lm_head_dtype(engine, rows, observed):
+    """`model` or a dtype. Half-precision output is half precision; float32 must also be fine."""
+    model, output = engine.dtype(), observed["lm_head_dtype"]
+    taken = observed["fp32_heads"]
+    proof = f"the projection's output is {output}"
+    if observed["fp32_requested"]:
+        proof += f", the extension took over {taken} projection{'' if taken == 1 else 's'}"
+    found = output
+    if model in GRID_BITS:
+        bits = GRID_BITS[model]
+        near, count = on_grid(rows, bits)
+        proof += f"; {near} of {count} top-k gaps are multiples of 2^-{bits} ({model}: all of them)"
+        if near > count / 2:
+            found = model
+    return ("model" if found == model else found), proof
+
+
+def prefix_caching(engine, cached):
+    told = bool(engine.config.cache_config.enable_prefix_caching)
+    if cached is None:
+        return told, "cache_config.enable_prefix_caching; a hit cannot be seen here"
+    proof = f"the second of two equal requests took {cached} tokens from the cache"
+    return cached > 0, with_limit(engine, "enable_prefix_caching", proof)
+
+
+def async_scheduling(engine, scheduler):
+    told = bool(getattr(engine.config.scheduler_config, "async_scheduling", False))
+    if engine.family == "v0":
+        return False, platform_limit("async_scheduling", "v0", engine.device, engine.release)
+    if scheduler is None:
+        return told, "scheduler_config.async_scheduling; the scheduler is in another process"
+    proof = with_limit(engine, "async_scheduling", f"the live scheduler is {scheduler}")
+    return scheduler == "AsyncScheduler", proof
+
+
+def with_limit(engine, setting, proof):
+    limit = platform_limit(setting, engine.family, engine.device, engine.release)
+    return f"{proof}; {limit}" if limit else proof

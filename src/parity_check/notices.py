@@ -1,0 +1,101 @@
+"""What a reader must know of two engines to read their numbers right, as warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from parity_check.config import ROLES, Role
+from parity_check.provenance import Difference
+from parity_check.report.model import ReportWarning
+from parity_check.trace import TraceHeader
+
+FOLLOWS_FROM_VERSION = frozenset(
+    {
+        "attention_backend",
+        "block_size",
+        "compilation",
+        "cudagraph_mode",
+        "custom_ops",
+        "enable_chunked_prefill",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "model_runner",
+    }
+)
+"""Facts that differ from version to version, or from recipe to recipe: shown, not warned of."""
+LOWEST_TEMPERATURE = 0.01
+"""What every version raises a lower positive temperature to."""
+
+
+def notices(
+    headers: Mapping[Role, TraceHeader], differences: Sequence[Difference]
+) -> Iterator[ReportWarning]:
+    """`headers` are those of the traces that each engine wrote; no order matters to a reader."""
+    yield from _mixed_distributions(headers)
+    yield from _unrequested(differences)
+    yield from _checkpoint_defaults(headers)
+    sampling = next(iter(headers.values())).sampling
+    yield from _semantics(sampling, {header.engine["family"] for header in headers.values()})
+
+
+def _mixed_distributions(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
+    distributions = {role: headers[role].logprob_distribution for role in ROLES}
+    if len(set(distributions.values())) > 1:
+        raw, processed = sorted(ROLES, key=lambda role: distributions[role] != "raw")
+        yield ReportWarning(
+            "mixed-distributions",
+            f"the {raw} returns raw logprobs, the {processed} processed ones: they belong to "
+            "different distributions unless T = 1 and nothing is truncated or penalised",
+        )
+
+
+def _unrequested(differences: Sequence[Difference]) -> Iterator[ReportWarning]:
+    for difference in differences:
+        if not difference.requested and difference.key not in FOLLOWS_FROM_VERSION:
+            yield ReportWarning(
+                f"unrequested-difference.{difference.key}",
+                f"{difference.key} is {_shown(difference.reference)} in the reference and "
+                f"{_shown(difference.candidate)} in the candidate, which nobody asked for",
+            )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "nothing" if value in (None, "") else str(value)
+
+
+def _checkpoint_defaults(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
+    found = {header.engine["model"].get("sampling_defaults") for header in headers.values()}
+    for defaults in sorted(filter(None, found)):
+        yield ReportWarning(
+            "checkpoint-sampling-defaults",
+            f"the checkpoint's generation_config.json sets {defaults}: every request here says "
+            "otherwise, but an engine that serves this checkpoint applies it to requests that "
+            'leave it out, unless it is started with generation_config = "vllm"',
+        )
+
+
+def _semantics(sampling: Mapping[str, Any], families: set[str]) -> Iterator[ReportWarning]:
+    """Differences that no setting shows, where the sampling parameters make them matter."""
+    temperature = sampling["temperature"]
+    if sampling["top_p"] < 1 and sampling["min_p"] > 0 and len(families) > 1 and temperature:
+        yield ReportWarning(
+            "semantics.top-p-and-min-p",
+            "V0 applies top_p before min_p, V1 min_p before top_p: with both they keep different "
+            "tokens (0.08 to 0.10 mean |Δ| at top_p 0.8 and min_p 0.1, and tokens that only one "
+            "side allows); no setting changes that",
+        )
+    if temperature == 0:
+        yield ReportWarning(
+            "semantics.greedy",
+            "temperature 0 is greedy: logprobs are reported at T = 1, without top_k, top_p and "
+            "min_p",
+        )
+    if 0 < temperature < LOWEST_TEMPERATURE:
+        yield ReportWarning(
+            "semantics.clamped-temperature",
+            f"vLLM raises temperature {temperature:g} to {LOWEST_TEMPERATURE:g}, and reports "
+            "logprobs at that",
+        )

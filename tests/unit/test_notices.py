@@ -1,0 +1,75 @@
+"""Warnings about two engines: which differences deserve one, and when a meaning matters."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from parity_check.config import Workload
+from parity_check.notices import notices
+from parity_check.provenance import Difference
+
+
+def ids(
+    differences: list[Difference] | None = None,
+    families: tuple[str, str] = ("v0", "v1"),
+    distributions: tuple[str, str] = ("processed", "processed"),
+    defaults: str = "",
+    **sampling: float,
+) -> list[str]:
+    headers: Any = {
+        role: SimpleNamespace(
+            engine={"family": family, "model": {"sampling_defaults": defaults}},
+            logprob_distribution=distribution,
+            sampling=Workload.model_validate(sampling).sampling(),
+        )
+        for role, family, distribution in zip(
+            ("reference", "candidate"), families, distributions, strict=True
+        )
+    }
+    return [notice.id for notice in notices(headers, differences or [])]
+
+
+def test_nothing_to_say() -> None:
+    assert ids() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "requested", "expected"),
+    [
+        ("kv_cache_dtype", False, ["unrequested-difference.kv_cache_dtype"]),
+        ("enable_prefix_caching", False, ["unrequested-difference.enable_prefix_caching"]),
+        ("kv_cache_dtype", True, []),
+        ("block_size", False, []),  # a matter of the version
+    ],
+)
+def test_unrequested_differences(key: str, requested: bool, expected: list[str]) -> None:
+    assert ids([Difference(key, "auto", "fp8", requested)]) == expected
+
+
+def test_raw_against_processed() -> None:
+    assert ids(distributions=("processed", "raw")) == ["mixed-distributions"]
+
+
+def test_what_the_checkpoint_would_have_sampled_with() -> None:
+    assert ids(defaults="repetition_penalty 1.1") == ["checkpoint-sampling-defaults"]
+
+
+@pytest.mark.parametrize(
+    ("families", "sampling", "expected"),
+    [
+        (("v0", "v1"), {"top_p": 0.8, "min_p": 0.1}, ["semantics.top-p-and-min-p"]),
+        (("v1", "v1"), {"top_p": 0.8, "min_p": 0.1}, []),
+        (("v0", "v1"), {"top_p": 0.8}, []),
+        (("v0", "v1"), {"top_p": 0.8, "min_p": 0.1, "temperature": 0}, ["semantics.greedy"]),
+        (("v1", "v1"), {"temperature": 0}, ["semantics.greedy"]),
+        (("v1", "v1"), {"temperature": 0.005}, ["semantics.clamped-temperature"]),
+        (("v1", "v1"), {"temperature": 0.01}, []),
+    ],
+)
+def test_meanings_that_no_setting_shows(
+    families: tuple[str, str], sampling: dict[str, float], expected: list[str]
+) -> None:
+    assert ids(families=families, **sampling) == expected
