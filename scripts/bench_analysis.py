@@ -132,7 +132,7 @@ def lists(pa: object, values: object, length: int) -> object:
 def header(name: str) -> dict[str, object]:
     engine = {
         "label": name, "version": "0", "family": "v1", "device": "none", "packages": {},
-        "settings": {}, "config": {}, "environment": {},
+        "settings": {}, "config": {}, "environment": {}, "model": {},
     }  # fmt: skip
     sampling = {
         "temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "presence_penalty": 0.0,

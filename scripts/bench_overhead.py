@@ -55,9 +55,9 @@ def spec_of(role: Role, config: Config) -> EngineSpec:
 def run_compare(path: Path, out: Path) -> tuple[float, Path]:
     """Seconds, and the directory of the run."""
     started = time.monotonic()
+    command = [sys.executable, "-m", "parity_check", "compare", "-c", str(path), "-o", str(out)]
     done = subprocess.run(
-        [sys.executable, "-m", "parity_check", "compare", "-c", str(path), "-o", str(out)]
-        + ["--set", "workload.repeats=0", "--no-progress"],
+        [*command, "--set", "workload.repeats=0", "--no-progress"],
         capture_output=True,
         text=True,
         check=False,

@@ -165,6 +165,7 @@ def write(
         },
         "config": {"block_size": 16, "max_num_batched_tokens": 2048 if family == "v0" else 8192},
         "environment": {},
+        "model": {},
     }
     raw = wanted["logprobs_mode"] == "raw_logprobs"
     header = TraceHeader(
