@@ -67,7 +67,7 @@ def _shown(value: Any) -> str:
 
 
 def _checkpoint_defaults(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
-    found = {header.engine["model"].get("sampling_defaults") for header in headers.values()}
+    found = {header.engine.get("model", {}).get("sampling_defaults") for header in headers.values()}
     for defaults in sorted(filter(None, found)):
         yield ReportWarning(
             "checkpoint-sampling-defaults",
