@@ -94,7 +94,10 @@ def probe_logprobs(engine):
         ],
     ):
         completion = result.outputs[0]
-        columns = logprob_columns(list(completion.token_ids), completion.logprobs, top)
+        tokens = list(completion.token_ids)
+        if "extra_args" in probes[request["name"]] and tokens != forced[FORCED]:
+            raise WorkerFailure("unsupported", "this engine does not take the tokens it is given")
+        columns = logprob_columns(tokens, completion.logprobs, top)
         found[request["name"]] = [
             dict(zip(ids, values))
             for ids, values in zip(columns["top_token_ids"], columns["top_logprobs"])

