@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from parity_check.errors import Interrupted, OutputError, ParityCheckError
 
@@ -90,7 +97,7 @@ class Activity:
 
     def __init__(self, console: Console, bars: Progress | None) -> None:
         self._console, self._bars = console, bars
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._spoken: dict[str, str] = {}
         self._started = time.monotonic()
 
@@ -105,7 +112,7 @@ class Activity:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=None)
             self._bars.update(
-                self._tasks[name],  # type: ignore[arg-type]
+                self._tasks[name],
                 description=f"{name}: {step}",
                 completed=done or 0,
                 total=total,

@@ -45,7 +45,8 @@ class Run:
             text = (self.path / "report.json").read_text(encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot read the report of {self.path}: {error.strerror}") from None
-        return json.loads(text)  # type: ignore[no-any-return]
+        tree: dict[str, Any] = json.loads(text)
+        return tree
 
     def tokens(self) -> pd.DataFrame:
         """One row a token, both sampling directions below each other.
