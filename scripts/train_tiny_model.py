@@ -11,12 +11,13 @@
 """Make the bundled tiny language model and the bundled prompts, from text generated here.
 
     python scripts/train_tiny_model.py             # into src/parity_check/assets
-    python scripts/train_tiny_model.py --out DIR   # DIR/tiny, DIR/prompts.jsonl, DIR/README.md
+    python scripts/train_tiny_model.py --out DIR   # DIR/tiny, DIR/tiny-next, DIR/prompts.jsonl, …
 
 The text has two halves. Arithmetic questions come with worked answers that end in ``#### 42``, so
 that a reward can be checked. The rest is prose from a probabilistic grammar: stories, dialogue,
 instructions, descriptions, lists, letters, news, timetables. The grammar's choices give the model
-distributions with a language model's entropy, rare tokens and punctuation.
+distributions with a language model's entropy, rare tokens and punctuation; its ledgers, which
+repeat entries from far back, make the model read its whole context.
 
 Everything is seeded: the same machine makes the same files twice. Another CPU may round
 differently, so the shipped weights are known by their sha256, in the assets' README.md.
@@ -25,6 +26,7 @@ differently, so the shipped weights are known by their sha256, in the assets' RE
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import math
@@ -52,10 +54,12 @@ SEED = 20240
 TRAIN_DOCUMENTS = 40_000
 HELD_OUT_DOCUMENTS = 300
 SEQUENCE_LENGTH = 512
-BATCH_SIZE = 8
-STEPS = 1150
+BATCH_SIZE = 4
+STEPS = 2400
 WARMUP_STEPS = 20
-MUON_LR, ADAMW_LR = 1e-2, 4e-3
+MUON_LR, ADAMW_LR = 3e-3, 4e-3
+# The second checkpoint is the first one some steps on, as a policy is after an update or two.
+NEXT_STEPS, NEXT_LR = 8, 2e-4
 THREADS = 2
 LONGEST_PROMPT = 440  # tokens: a prompt and 64 sampled tokens fit a context of 512
 
@@ -815,6 +819,7 @@ class Writer:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
+        self.told: list[str] = []  # what a later sentence may repeat
         self._topic = dict(TOPIC_RULES[rng.choice(list(TOPIC_RULES))])
         self._topic["thing"] = self._favourites(self._topic["thing"])
         hero_is_she = rng.random() < 0.5
@@ -991,6 +996,15 @@ def turn(writer: Writer, index: int) -> str:
     return writer.write(f"\n{speaker}: {{turn}}")
 
 
+def entry(writer: Writer, index: int) -> str:
+    """A name and its number; half of the entries repeat one told before, however far back."""
+    told = writer.told
+    if not told or writer.rng.random() < 0.5:
+        told.append(writer.write("\n{town_name} {digit}{digit}{digit}"))
+        return told[-1]
+    return pick(writer.rng, told)
+
+
 def step(writer: Writer, index: int) -> str:
     return f"\n{index + 1}. {capitalised(writer.write('{do}{step_tail}'))}."
 
@@ -1027,6 +1041,7 @@ REGISTERS: dict[str, Register] = {
         prose("news_sentence"), (2, 10), lambda w: w.write("{town}, {month} {digit} —")
     ),
     "table": Register(lambda w, _: w.write("\n{row}"), (3, 9), lambda w: w.write("{town} {place}")),
+    "ledger": Register(entry, (8, 60)),
 }
 
 
@@ -1056,6 +1071,7 @@ MIX = {
     "letter": 4,
     "news": 4,
     "table": 2,
+    "ledger": 8,
     "chat": 14,
 }
 
@@ -1260,6 +1276,36 @@ def held_out_loss(model: LlamaForCausalLM, stream: torch.Tensor) -> float:
     return math.fsum(loss_of(model, row[None]).item() for row in rows) / len(rows)
 
 
+def next_policy(model: LlamaForCausalLM, stream: torch.Tensor) -> LlamaForCausalLM:
+    """``model``, a few small steps closer to worked answers, which a reward would favour."""
+    following = copy.deepcopy(model).train()
+    optimizer = torch.optim.AdamW(following.parameters(), lr=NEXT_LR, weight_decay=0.0)
+    for rows in batches(stream, NEXT_STEPS):
+        loss_of(following, rows).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return following.eval()
+
+
+def solved_problems() -> list[str]:
+    """Enough right answers to fill ``next_policy``'s batches."""
+    writers = (Writer(random.Random(f"{SEED}/next/{index}")) for index in range(800))
+    return [make_problem(writer).text() for writer in writers]
+
+
+@torch.no_grad()
+def mean_difference(
+    model: LlamaForCausalLM, following: LlamaForCausalLM, stream: torch.Tensor
+) -> float:
+    """Mean absolute difference of the two models' logprobs of the stream's tokens, in nats."""
+    rows = stream[: SEQUENCE_LENGTH * 8].view(8, SEQUENCE_LENGTH)
+    before, after = (
+        m(input_ids=rows[:, :-1]).logits.log_softmax(-1).gather(-1, rows[:, 1:, None])
+        for m in (model, following)
+    )
+    return float((after - before).abs().mean())
+
+
 @torch.no_grad()
 def continuation(
     model: LlamaForCausalLM, tokenizer: Tokenizer, prompt: str, temperature: float
@@ -1299,7 +1345,7 @@ FAMILIES = {
     "worksheet": (180, 215),
     "story": (220, 250),
     "dialogue": (268, 300),
-    "description": (300, 330),
+    "ledger": (300, 330),
 }
 FAMILY_SIZE = 8
 
@@ -1405,38 +1451,58 @@ def write_weights(model: LlamaForCausalLM, path: Path, *, tied: bool) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def readme(parameters: int, weights_sha256: str) -> str:
+def readme(parameters: int, digests: dict[str, str]) -> str:
+    weights = "".join(
+        f"- sha256 of `{name}/model.safetensors`: `{digest}`\n" for name, digest in digests.items()
+    )
     return f"""\
 - `tiny/`: a small Llama-architecture model and its tokenizer. `prompts.jsonl`: 96 unseen prompts.
+- `tiny-next/`: the same, {NEXT_STEPS} training steps on, for what an update of the weights does.
 - Made by `python scripts/train_tiny_model.py`, in minutes on two CPU cores.
 - {parameters:,} parameters in bf16: 4 layers, hidden 256, vocabulary 4096, untied lm_head.
 - Licence: Apache-2.0, like the project. All text, for training and prompts, is the script's own.
-- sha256 of `tiny/model.safetensors`: `{weights_sha256}`
-"""
+{weights}"""
+
+
+def write_checkpoint(
+    folder: Path, tokenizer: Tokenizer, model: LlamaForCausalLM, *, tied: bool
+) -> str:
+    """A checkpoint as transformers and vLLM read it. Returns its weights' sha256."""
+    ids = {"bos_token_id": SPECIAL_TOKENS.index(BOS), "eos_token_id": SPECIAL_TOKENS.index(EOS)}
+    folder.mkdir()
+    write_weights(model, folder / "model.safetensors", tied=tied)
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    write_json(folder / "config.json", model_config(tied=tied))
+    write_json(folder / "generation_config.json", ids)
+    write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer))
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def write_assets(
-    out: Path, tokenizer: Tokenizer, model: LlamaForCausalLM, prompts: list[Prompt], *, tied: bool
-) -> str:
-    """Write every file aside, then move it into place. Returns the weights' sha256."""
-    ids = {"bos_token_id": SPECIAL_TOKENS.index(BOS), "eos_token_id": SPECIAL_TOKENS.index(EOS)}
-    (out / "tiny").mkdir(parents=True, exist_ok=True)
+    out: Path,
+    tokenizer: Tokenizer,
+    models: dict[str, LlamaForCausalLM],
+    prompts: list[Prompt],
+    *,
+    tied: bool,
+) -> dict[str, str]:
+    """Write every file aside, then move it into place. Returns the checkpoints' sha256."""
+    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as name:
-        tiny = Path(name) / "tiny"
-        tiny.mkdir()
-        write_weights(model, tiny / "model.safetensors", tied=tied)
-        digest = hashlib.sha256((tiny / "model.safetensors").read_bytes()).hexdigest()
-        tokenizer.save(str(tiny / "tokenizer.json"), pretty=False)
-        write_json(tiny / "config.json", model_config(tied=tied))
-        write_json(tiny / "generation_config.json", ids)
-        write_json(tiny / "tokenizer_config.json", tokenizer_config(tokenizer))
+        aside = Path(name)
+        digests = {
+            folder: write_checkpoint(aside / folder, tokenizer, model, tied=tied)
+            for folder, model in models.items()
+        }
         lines = [json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts]
-        (Path(name) / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
-        (Path(name) / "README.md").write_text(readme(count(model), digest), encoding="utf-8")
-        for path in sorted(p for p in Path(name).rglob("*") if p.is_file()):
+        (aside / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
+        text = readme(count(models["tiny"]), digests)
+        (aside / "README.md").write_text(text, encoding="utf-8")
+        for path in sorted(p for p in aside.rglob("*") if p.is_file()):
             path.chmod(0o644)
-            path.replace(out / path.relative_to(name))
-    return digest
+            (out / path.relative_to(aside)).parent.mkdir(exist_ok=True)
+            path.replace(out / path.relative_to(aside))
+    return digests
 
 
 # ------------------------------------------------------------------------------------ the command
@@ -1466,15 +1532,19 @@ def main() -> None:
     print(f"{len(documents)} documents, {len(stream)} tokens, {len(prompts)} prompts", flush=True)
 
     model, train_loss = train(stream, arguments.steps, tied=arguments.tied)
-    digest = write_assets(arguments.out, tokenizer, model, prompts, tied=arguments.tied)
+    following = next_policy(model, token_stream(tokenizer, solved_problems()))
+    models = {"tiny": model, "tiny-next": following}
+    digests = write_assets(arguments.out, tokenizer, models, prompts, tied=arguments.tied)
 
     held_out = [make_document("held-out", index) for index in range(HELD_OUT_DOCUMENTS)]
     unseen = sorted(set(held_out) - set(documents))
     print(f"parameters      {count(model):,}")
     print(f"bytes           {sum(p.stat().st_size for p in (arguments.out / 'tiny').iterdir()):,}")
     print(f"train loss      {train_loss:.3f}")
-    print(f"held-out loss   {held_out_loss(model, token_stream(tokenizer, unseen)):.3f}")
-    print(f"sha256          {digest}")
+    unseen_stream = token_stream(tokenizer, unseen)
+    print(f"held-out loss   {held_out_loss(model, unseen_stream):.3f}")
+    print(f"next, mean |Δ|  {mean_difference(model, following, unseen_stream):.4f} nats")
+    print(f"sha256          {digests}")
     for prompt in (prompts[0], prompts[ARITHMETIC_PROMPTS + 3]):
         print(f"--- {prompt.prompt}⟶{continuation(model, tokenizer, prompt.prompt, 0.8)}")
 

@@ -6,16 +6,34 @@ import signal
 import sys
 import traceback
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
 from parity_check import __version__
 from parity_check.console import Console
 from parity_check.errors import ExitCode, Interrupted, ParityCheckError
+from parity_check.options import (
+    OPERATIONS,
+    Color,
+    ConfigFile,
+    DryRun,
+    Engine,
+    ExitZero,
+    Format,
+    Inconclusive,
+    OnInconclusive,
+    OutDirectory,
+    OutputFormat,
+    Overlay,
+    Quiet,
+    ScorePath,
+    ShowProgress,
+    Verbose,
+    WriteTo,
+)
 
 if TYPE_CHECKING:
     from parity_check.app import Delivery
@@ -51,70 +69,6 @@ class State:
     """What a command and the catch site share."""
 
     console: Console
-
-
-class Engine(StrEnum):
-    reference = "reference"
-    candidate = "candidate"
-
-
-class ScorePath(StrEnum):
-    decode = "decode"
-    prefill = "prefill"
-
-
-class Format(StrEnum):
-    text = "text"
-    json = "json"
-    markdown = "markdown"
-    github = "github"
-    junit = "junit"
-
-
-class Inconclusive(StrEnum):
-    passes = "pass"
-    fails = "fail"
-
-
-OPERATIONS: dict[ScorePath, Literal["replay", "rescore"]] = {
-    ScorePath.decode: "replay",
-    ScorePath.prefill: "rescore",
-}
-
-ConfigFile = Annotated[
-    Path, typer.Option("--config", "-c", help="The configuration, TOML (or YAML by suffix).")
-]
-Overlay = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key of the configuration."),
-]
-OutDirectory = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Where run directories go (run.out).")
-]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.")]
-Quiet = Annotated[int, typer.Option("--quiet", "-q", count=True, help="Say the verdict alone.")]
-Color = Annotated[
-    bool | None, typer.Option("--color/--no-color", help="Default: as the terminal allows.")
-]
-ShowProgress = Annotated[
-    bool | None, typer.Option("--progress/--no-progress", help="Default: on a terminal.")
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved configuration, start nothing.")
-]
-
-
-OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout gets.")]
-WriteTo = Annotated[
-    list[str] | None,
-    typer.Option("--write", metavar="FORMAT=PATH", help="Also write the report to a file."),
-]
-ExitZero = Annotated[
-    bool, typer.Option("--exit-zero", help="Exit with 0 whatever the verdict; failures still fail.")
-]
-OnInconclusive = Annotated[
-    Inconclusive | None, typer.Option(help="Let an inconclusive verdict pass (0) or fail (1).")
-]
 
 
 @cli.command()

@@ -1,0 +1,74 @@
+"""The options that commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+class Engine(StrEnum):
+    reference = "reference"
+    candidate = "candidate"
+
+
+class ScorePath(StrEnum):
+    decode = "decode"
+    prefill = "prefill"
+
+
+class Format(StrEnum):
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+    github = "github"
+    junit = "junit"
+
+
+class Inconclusive(StrEnum):
+    passes = "pass"
+    fails = "fail"
+
+
+OPERATIONS: Mapping[ScorePath, Literal["replay", "rescore"]] = {
+    ScorePath.decode: "replay",
+    ScorePath.prefill: "rescore",
+}
+
+ConfigFile = Annotated[
+    Path, typer.Option("--config", "-c", help="The configuration, TOML (or YAML by suffix).")
+]
+Overlay = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key of the configuration."),
+]
+OutDirectory = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Where run directories go (run.out).")
+]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.")]
+Quiet = Annotated[int, typer.Option("--quiet", "-q", count=True, help="Say the verdict alone.")]
+Color = Annotated[
+    bool | None, typer.Option("--color/--no-color", help="Default: as the terminal allows.")
+]
+ShowProgress = Annotated[
+    bool | None, typer.Option("--progress/--no-progress", help="Default: on a terminal.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved configuration, start nothing.")
+]
+
+
+OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout gets.")]
+WriteTo = Annotated[
+    list[str] | None,
+    typer.Option("--write", metavar="FORMAT=PATH", help="Also write the report to a file."),
+]
+ExitZero = Annotated[
+    bool, typer.Option("--exit-zero", help="Exit with 0 whatever the verdict; failures still fail.")
+]
+OnInconclusive = Annotated[
+    Inconclusive | None, typer.Option(help="Let an inconclusive verdict pass (0) or fail (1).")
+]
