@@ -1,7 +1,8 @@
 """Do the printed intervals cover the truth as often as they say? Seeded simulations.
 
-Tokens are a mixture of normal and t4 noise with an offset of their own for each sample and each
-prompt, samples have unequal lengths, two to a prompt. Run with `-s` to see the table.
+Tokens are a mixture of normal and Student's t noise with an offset of their own for each sample and
+each prompt, samples have unequal lengths, two to a prompt. Under t6 tails Δ² has a variance, under
+t4 tails it has none. Run with `-s` to see the table.
 """
 
 import numpy as np
@@ -15,18 +16,19 @@ pytestmark = pytest.mark.slow
 SIMULATIONS = 2000
 CLUSTERS = (16, 64, 256)
 LIMIT = 1e-3
+TAILS = (4, 6)
 LABELS = {"sampled_by": "reference", "level": 0.95}
 
 
-def simulate(rng: np.random.Generator, clusters: int, bias: float) -> dict[str, np.ndarray]:
-    """Per-cluster sums of one run."""
+def simulate(rng: np.random.Generator, clusters: int, tail: int) -> dict[str, np.ndarray]:
+    """Per-cluster sums of one run without bias; `tail` is the noise's degrees of freedom."""
     lengths = rng.integers(8, 57, (clusters, 2))
     ends = lengths.cumsum()
     tokens = int(ends[-1])
     heavy = rng.random(tokens) < 0.1
-    noise = np.where(heavy, 0.05 * rng.standard_t(4, tokens), 0.01 * rng.normal(size=tokens))
+    noise = np.where(heavy, 0.05 * rng.standard_t(tail, tokens), 0.01 * rng.normal(size=tokens))
     offset = rng.normal(0, 2e-3, (clusters, 1)) + rng.normal(0, 2e-3, (clusters, 2))
-    delta = bias + noise + np.repeat(offset.ravel(), lengths.ravel())
+    delta = noise + np.repeat(offset.ravel(), lengths.ravel())
     starts = np.concatenate([[0], ends[1:-1:2]])
     return {
         "n": lengths.sum(axis=1).astype(float),
@@ -51,25 +53,31 @@ def estimates(run: dict[str, np.ndarray]) -> dict[str, Estimate]:
     }
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    """The mean of Δ² is shown, not held to 93 %: its variance is infinite under t4 tails.
+def truths(rng: np.random.Generator, tail: int) -> dict[str, float]:
+    runs = [simulate(rng, 20_000, tail) for _ in range(20)]
+    tokens = sum(run["n"].sum() for run in runs)
+    return {"mean Δ": 0.0} | {
+        name: float(sum(run[name].sum() for run in runs) / tokens)
+        for name in ("|Δ| > 0.03", "mean Δ²")
+    }
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_intervals_cover_the_truth_as_often_as_they_say(tail: int) -> None:
+    """Where Δ² has no variance (t4), no interval of its mean can keep its word: 90 % is asked.
 
     That is why k3 is never gated without the tail fraction beside it.
     """
     rng = np.random.default_rng(20261121)
-    large = [simulate(rng, 20_000, 0.0) for _ in range(20)]
-    tokens = sum(run["n"].sum() for run in large)
-    truths = {
-        name: sum(run[name].sum() for run in large) / tokens for name in ("|Δ| > 0.03", "mean Δ²")
-    }
-    truths = {"mean Δ": 0.0, **truths}
-    print("\nclusters  " + "  ".join(f"{name:>12}" for name in truths) + "  false parity")
+    expected = truths(rng, tail)
+    columns = "  ".join(f"{name:>12}" for name in expected)
+    print(f"\nt{tail} tails\nclusters  {columns}  false parity")
     for clusters in CLUSTERS:
-        hits, parity = dict.fromkeys(truths, 0), 0
+        hits, parity = dict.fromkeys(expected, 0), 0
         for _ in range(SIMULATIONS):
-            run = simulate(rng, clusters, 0.0)
+            run = simulate(rng, clusters, tail)
             for name, estimate in estimates(run).items():
-                hits[name] += covers(estimate, truths[name])
+                hits[name] += covers(estimate, expected[name])
             # At the limit itself, parity is wrong.
             run["mean Δ"] += LIMIT * run["n"]
             limit = Limit("mean_log_ratio", LIMIT, "two_sided", "test")
@@ -81,8 +89,8 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
             + f"  {parity / SIMULATIONS:12.1%}"
         )
         assert 0.93 <= shares["mean Δ"] <= 0.97
-        assert 0.93 <= shares["|Δ| > 0.03"] <= 0.98
-        assert shares["mean Δ²"] >= 0.85
+        assert 0.93 <= shares["|Δ| > 0.03"] <= 0.97
+        assert (0.90 if tail == 4 else 0.93) <= shares["mean Δ²"] <= 0.97
         assert parity / SIMULATIONS <= 0.035
 
 
