@@ -65,8 +65,8 @@ prompt (`stats.cluster_by`):
 
 How often the printed 95 % interval covers the truth, and how often a drift that sits exactly on its
 limit is called parity (nominal: at most 2.5 %), in 2,000 simulated runs each. Tokens are 90 %
-normal and 10 % Student's t with 6 or 4 degrees of freedom, each sample and each prompt has an offset
-of its own, lengths differ, two samples a prompt:
+normal and 10 % Student's t with 6 or 4 degrees of freedom, each sample and each prompt has an
+offset of its own, lengths differ, two samples a prompt:
 
 | tails | clusters | mean Δ | share of \\|Δ\\| > 0.03 | mean Δ² | false parity at the limit |
 |---|---:|---:|---:|---:|---:|
@@ -77,7 +77,7 @@ of its own, lengths differ, two samples a prompt:
 | t4 | 64 | 95.9 % | 96.6 % | 92.8 % | 0.4 % |
 | t4 | 256 | 94.6 % | 96.5 % | 94.2 % | 2.5 % |
 
-Again: `pytest tests/unit/test_coverage.py -s`. Under t4 tails Δ² has no variance, so an interval for
+Again: `pytest tests/unit/test_coverage.py -s`. Under t4 tails Δ² has no variance, so an interval of
 its mean, and with it for k2, k3 and RMS Δ, cannot keep its word for every such noise: over 6,000
 runs it covered 91.8, 92.9 and 93.7 % (without the correction for skewness 85 to 91 %). A few tokens
 that a sample happens to miss carry the value. That is why a tail fraction is gated beside k3: its

@@ -59,7 +59,7 @@ STEPS = 2400
 WARMUP_STEPS = 20
 MUON_LR, ADAMW_LR = 3e-3, 4e-3
 # The second checkpoint is the first one some steps on, as a policy is after an update or two.
-NEXT_STEPS, NEXT_LR = 8, 2e-4
+NEXT_STEPS, NEXT_LR = 8, 4e-4
 THREADS = 2
 LONGEST_PROMPT = 440  # tokens: a prompt and 64 sampled tokens fit a context of 512
 
@@ -1278,7 +1278,9 @@ def held_out_loss(model: LlamaForCausalLM, stream: torch.Tensor) -> float:
 
 def next_policy(model: LlamaForCausalLM, stream: torch.Tensor) -> LlamaForCausalLM:
     """``model``, a few small steps closer to worked answers, which a reward would favour."""
-    following = copy.deepcopy(model).train()
+    following = (
+        copy.deepcopy(model).bfloat16().float().train()
+    )  # from the weights as they are stored
     optimizer = torch.optim.AdamW(following.parameters(), lr=NEXT_LR, weight_decay=0.0)
     for rows in batches(stream, NEXT_STEPS):
         loss_of(following, rows).backward()

@@ -31,7 +31,10 @@ def bundled(reference: str, kind: str) -> Path | None:
     prefix, _, name = reference.partition(":")
     if prefix != "bundled":
         return None
-    known = {"model": {"tiny": ASSETS / "tiny"}, "prompts": {"prompts": ASSETS / "prompts.jsonl"}}
+    known = {
+        "model": {name: ASSETS / name for name in ("tiny", "tiny-next")},
+        "prompts": {"prompts": ASSETS / "prompts.jsonl"},
+    }
     if name not in known[kind]:
         names = ", ".join(f"bundled:{each}" for each in known[kind])
         raise InputError(f"{reference}: no such bundled {kind}", hint=f"there is {names}")
