@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,45 +14,33 @@ from parity_check.analysis import (
     analyse,
     analyse_pair,
     judgement,
-    repeat_name,
     replayed_name,
     sampled_name,
 )
 from parity_check.config import OTHER, ROLES, Config, Judging, Role, dump_config
 from parity_check.console import Console
+from parity_check.delivery import Delivery
 from parity_check.engines import environment
 from parity_check.engines.client import WorkerEngine
-from parity_check.errors import ExitCode, TraceMismatchError
+from parity_check.errors import ExitCode
 from parity_check.files import cannot_write, check_writable, whole, write_text
-from parity_check.prompts import Prompt, read_prompts
+from parity_check.prompts import read_prompts
 from parity_check.report import github, sentences
 from parity_check.report.model import ParityReport
-from parity_check.report.renderers import RENDERERS, Format
+from parity_check.report.renderers import RENDERERS
 from parity_check.rollouts import LogprobOperation
 from parity_check.run import RunDirectory
 from parity_check.session import (
     Session,
+    check_model,
     record_trace,
+    repeat,
+    sample_with_repeats,
     score_trace,
     session,
     tokenize_prompts,
 )
 from parity_check.trace import read_header
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """Where a report goes, and what its verdict does to the exit code."""
-
-    format: Format = "text"
-    write: Mapping[Path, Format] = field(default_factory=dict)
-    exit_zero: bool = False
-    inconclusive: ExitCode = ExitCode.INCONCLUSIVE
-
-    def check(self) -> None:
-        """Raises OutputError for a file that cannot be written, before the long work."""
-        for path in self.write:
-            check_writable(path)
 
 
 def compare(
@@ -76,11 +63,11 @@ def compare(
             _copy(reference_trace, run.path / sampled_name("reference"))
         with session(config, roles, run, console) as live:
             if reference_trace is not None:
-                _check_model(live, reference_trace)
+                check_model(live, reference_trace)
             ids = tokenize_prompts(live, prompts)
             live.engines.run(
                 {
-                    role: partial(_sample, live, run.path, prompts, ids)
+                    role: partial(sample_with_repeats, live, run.path, prompts, ids)
                     for role in samplers
                     if role in roles
                 }
@@ -136,20 +123,6 @@ def _annotate(report: ParityReport, delivery: Delivery, console: Console) -> Non
             raise cannot_write(Path(summary), error) from None
 
 
-def _sample(
-    session: Session,
-    directory: Path,
-    prompts: Sequence[Prompt],
-    token_ids: Sequence[list[int]],
-    engine: WorkerEngine,
-) -> None:
-    """An engine's own rollouts, and its A/A runs on them."""
-    role = engine.spec.role
-    sampled = directory / sampled_name(role)
-    record_trace(session, prompts, token_ids, sampled, engine)
-    _repeat(session, sampled, directory, engine)
-
-
 def _evaluate(
     session: Session, directory: Path, samplers: Sequence[Role], engine: WorkerEngine
 ) -> None:
@@ -158,13 +131,7 @@ def _evaluate(
     replayed = directory / replayed_name(sampler)
     score_trace(session, "replay", directory / sampled_name(sampler), replayed, engine)
     if engine.spec.role not in samplers:
-        _repeat(session, replayed, directory, engine)
-
-
-def _repeat(session: Session, source: Path, directory: Path, engine: WorkerEngine) -> None:
-    for number in range(1, session.config.workload.repeats + 1):
-        path = directory / repeat_name(engine.spec.role, number)
-        score_trace(session, "replay", source, path, engine, shuffle=number)
+        repeat(session, replayed, directory, engine)
 
 
 def record(config: Config, role: Role, path: Path, console: Console) -> None:
@@ -196,7 +163,7 @@ def replay(
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
         session(config, [role], run, console) as live,
     ):
-        _check_model(live, source)
+        check_model(live, source)
         job = partial(score_trace, live, operation, source, path)
         header = live.engines.run({role: job})[role]
     console.say(f"wrote {path}: {header.samples} samples, {header.tokens} tokens")
@@ -215,16 +182,6 @@ def dry_run(config: Config, console: Console) -> None:
             )
             console.say(f"{role}: {plan.state}, {plan.location}")
     console.data(tomli_w.dumps(dump_config(config)))
-
-
-def _check_model(session: Session, source: Path) -> None:
-    recorded, loaded = read_header(source).model, session.model
-    for key in recorded:
-        if recorded[key] != loaded.get(key):
-            raise TraceMismatchError(
-                f"{source} was recorded with another model: {key}: "
-                f"{recorded[key]} ≠ {loaded.get(key)}"
-            )
 
 
 def _copy(source: Path, target: Path) -> None:

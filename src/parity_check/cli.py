@@ -36,7 +36,7 @@ from parity_check.options import (
 )
 
 if TYPE_CHECKING:
-    from parity_check.app import Delivery
+    from parity_check.delivery import Delivery
     from parity_check.report.renderers import Format as FormatName
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -269,7 +269,7 @@ def _console(
 def _delivery(
     format: Format, write: list[str] | None, exit_zero: bool, inconclusive: Inconclusive | None
 ) -> Delivery:
-    from parity_check.app import Delivery
+    from parity_check.delivery import Delivery
 
     files: dict[Path, FormatName] = {}
     for item in write or []:

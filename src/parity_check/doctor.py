@@ -10,14 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from packaging.version import Version
-
 from parity_check import checkpoint, provenance
 from parity_check.config import ROLES, Config, EngineConfig, Role, dump_config
 from parity_check.console import Console
-from parity_check.engines import environment, pinned, recipes
+from parity_check.engines import environment
 from parity_check.engines.environment import EnvironmentPlan
-from parity_check.engines.settings import Way, usual_family, way
 from parity_check.errors import ExitCode
 from parity_check.prompts import read_prompts
 from parity_check.report.numbers import columns
@@ -115,7 +112,7 @@ def _settings(engine: EngineConfig, plan: EnvironmentPlan) -> Iterator[tuple[str
     """What is asked for, and how this version takes it."""
     for name, value in engine.settings.model_dump().items():
         asked = f"{name} = {_word(value)}"
-        way = _way(engine, plan, name)
+        way = environment.way_in(plan, engine, name)
         if way is None:
             yield ("  setting", asked, "")
         else:
@@ -126,24 +123,9 @@ def _word(value: str | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def _way(engine: EngineConfig, plan: EnvironmentPlan, setting: str) -> Way | None:
-    """None where the version is not known, as that of a missing interpreter."""
-    if plan.environment is not None:
-        found = plan.environment
-        version, platform = found.packages["vllm"], found.platform
-    elif engine.requirement is not None:
-        target = pinned.parse(engine.requirement)
-        version, platform = target.version, recipes.platform_of(target.requirement.name) or ""
-    else:
-        return None
-    number = Version(version)
-    family = engine.family or usual_family(number, platform)
-    return way(setting, family, number, platform)
-
-
 def _usable(engine: EngineConfig, plan: EnvironmentPlan) -> bool:
     """Whether the engine can run, with its settings as far as their versions tell."""
-    ways = {name: _way(engine, plan, name) for name in engine.settings.model_dump()}
+    ways = {name: environment.way_in(plan, engine, name) for name in engine.settings.model_dump()}
     return plan.state in ("ready", "to provision") and all(
         way is None or way.honours(getattr(engine.settings, name)) for name, way in ways.items()
     )

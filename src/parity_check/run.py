@@ -27,16 +27,18 @@ class RunDirectory:
     """
 
     def __init__(self, parent: Path, config: dict[str, Any]) -> None:
+        self._open(parent / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
+        self.write("config.toml", tomli_w.dumps(config))
+
+    def _open(self, shown: Path) -> None:
         self.created = datetime.now(UTC)
-        self.id = f"{self.created:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        self.path = parent.absolute() / self.id
+        self.id = shown.absolute().name
+        self.path, self._shown = shown.absolute(), shown
         self.work = self.path / ".work"
-        self._shown = parent / self.id
         try:
             self.work.mkdir(parents=True)
         except OSError as error:
             raise cannot_write(self.path, error) from None
-        self.write("config.toml", tomli_w.dumps(config))
 
     def __enter__(self) -> Self:
         return self
@@ -51,7 +53,7 @@ class RunDirectory:
             self._keep_partial()
         shutil.rmtree(self.work, ignore_errors=True)
         kept = self._kept()
-        if kind is not None and not any(self.path.glob("*.log")):
+        if kind is not None and not any(self.path.rglob("*.log")):
             shutil.rmtree(self.path, ignore_errors=True)  # no engine was started
         if isinstance(error, KeyboardInterrupt):
             error = Interrupted()

@@ -6,23 +6,26 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from parity_check import checkpoint, provenance, rollouts
+from parity_check.analysis import repeat_name, sampled_name
 from parity_check.config import SHAPING, Config, Role, dump_config
 from parity_check.console import Activity, Console
 from parity_check.engines import environment
-from parity_check.engines.base import EngineSpec, engine_spec
+from parity_check.engines.base import engine_spec
 from parity_check.engines.client import Progress, WorkerEngine
+from parity_check.engines.environment import Environment
 from parity_check.engines.pool import EnginePool
 from parity_check.engines.settings import distribution_in_force
+from parity_check.errors import TraceMismatchError
 from parity_check.prompts import Prompt
 from parity_check.rollouts import LogprobOperation
 from parity_check.run import RunDirectory
-from parity_check.trace import LogprobPath, Trace, TraceHeader, write_trace
+from parity_check.trace import LogprobPath, Trace, TraceHeader, read_header, write_trace
 
 PATH_OF: Mapping[LogprobOperation, LogprobPath] = {"replay": "decode", "rescore": "prefill"}
 
@@ -37,6 +40,8 @@ class Session:
     model_path: str
     model: dict[str, Any]
     engines: EnginePool
+    environments: Mapping[Role, Environment]
+    activity: Activity
 
 
 @contextmanager
@@ -46,12 +51,14 @@ def session(
     """Provision, then hand out a pool of engines whose work is shown; all ended on leaving."""
     model_path = checkpoint.locate_model(config.model)
     with console.activity() as activity:
-        specs = {role: _spec(role, config, model_path, activity, console) for role in roles}
+        environments = {role: _environment(role, config, activity, console) for role in roles}
+        specs = {
+            role: engine_spec(role, config, model_path, environment)
+            for role, environment in environments.items()
+        }
         with EnginePool(
             specs, run.work, run.path, config.run.stall_timeout_s, partial(_shower, activity)
         ) as engines:
-            for role in roles:
-                activity.update(role, "starting the engine")
             yield Session(
                 config=config,
                 run_id=run.id,
@@ -59,12 +66,19 @@ def session(
                 model_path=model_path,
                 model=provenance.model_fingerprint(model_path, config.model.revision),
                 engines=engines,
+                environments=environments,
+                activity=activity,
             )
 
 
-def _spec(
-    role: Role, config: Config, model_path: str, activity: Activity, console: Console
-) -> EngineSpec:
+def exchange(session: Session, role: Role, config: Config, log_dir: Path) -> Session:
+    """The session with another configuration of one engine, which starts with its next job."""
+    spec = engine_spec(role, config, session.model_path, session.environments[role])
+    session.engines.exchange(spec, log_dir)
+    return replace(session, config=config)
+
+
+def _environment(role: Role, config: Config, activity: Activity, console: Console) -> Environment:
     engine = config.engine(role)
     resolved = environment.resolve(
         python="current" if engine.kind == "fake" else engine.python,
@@ -75,7 +89,7 @@ def _spec(
     )
     for note in resolved.notes:
         console.detail(f"{role}: {note}")
-    return engine_spec(role, config, model_path, resolved)
+    return resolved
 
 
 def _shower(activity: Activity, role: Role) -> Progress:
@@ -84,13 +98,9 @@ def _shower(activity: Activity, role: Role) -> Progress:
 
 def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Start all engines, check how they read the model, tokenize, insist that they agree."""
-    written = checkpoint.read_config(session.model_path)
 
     def job(engine: WorkerEngine) -> list[list[int]]:
-        if written is not None:
-            checkpoint.check_reading(
-                engine.spec.role, engine.description, session.config.model, written
-            )
+        check_reading(session, engine)
         return rollouts.tokenize(engine, prompts)
 
     ids = session.engines.run(dict.fromkeys(session.engines.specs, job))
@@ -98,6 +108,47 @@ def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[i
     for other in others:
         rollouts.check_same_ids(prompts, first, other)
     return first
+
+
+def check_reading(session: Session, engine: WorkerEngine) -> None:
+    """Refuse a started engine that reads the checkpoint otherwise than it is written."""
+    written = checkpoint.read_config(session.model_path)
+    if written is not None:
+        checkpoint.check_reading(
+            engine.spec.role, engine.description, session.config.model, written
+        )
+
+
+def check_model(session: Session, source: Path) -> None:
+    """Refuse a trace of another model than the one that is loaded. Raises TraceMismatchError."""
+    recorded, loaded = read_header(source).model, session.model
+    for key in recorded:
+        if recorded[key] != loaded.get(key):
+            raise TraceMismatchError(
+                f"{source} was recorded with another model: {key}: "
+                f"{recorded[key]} ≠ {loaded.get(key)}"
+            )
+
+
+def sample_with_repeats(
+    session: Session,
+    directory: Path,
+    prompts: Sequence[Prompt],
+    token_ids: Sequence[list[int]],
+    engine: WorkerEngine,
+) -> None:
+    """An engine's own rollouts, and its A/A runs on them."""
+    role = engine.spec.role
+    sampled = directory / sampled_name(role)
+    record_trace(session, prompts, token_ids, sampled, engine)
+    repeat(session, sampled, directory, engine)
+
+
+def repeat(session: Session, source: Path, directory: Path, engine: WorkerEngine) -> None:
+    """An engine's A/A runs on a trace."""
+    for number in range(1, session.config.workload.repeats + 1):
+        path = directory / repeat_name(engine.spec.role, number)
+        score_trace(session, "replay", source, path, engine, shuffle=number)
 
 
 def record_trace(

@@ -18,8 +18,8 @@ from parity_check.engines.base import WORKER, EngineSpec
 from parity_check.errors import EngineError, InputError, OutputError, ParityCheckError
 from parity_check.files import DISK_FULL_HINT, cannot_write
 
-Progress = Callable[[str, int, int], None]
-"""Called with (operation, done, total) while an operation runs."""
+Progress = Callable[[str, int, int | None], None]
+"""Called with (operation, done, total) while an operation runs; total None is not known."""
 
 POLL_S = 0.2
 SHUTDOWN_GRACE_S = 5.0

@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 from parity_check.config import Role
 from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import Progress, WorkerEngine
+from parity_check.errors import ParityCheckError
 
 T = TypeVar("T")
 Job = Callable[[WorkerEngine], T]
@@ -35,16 +36,24 @@ class EnginePool:
         stall_timeout_s: float,
         progress: Callable[[Role], Progress],
     ) -> None:
-        self.specs = specs
-        self._work_dir, self._log_dir = work_dir, log_dir
+        self.specs = dict(specs)
+        self._work_dir = work_dir
+        self._log_dirs = dict.fromkeys(specs, log_dir)
         self._stall_timeout_s, self._progress = stall_timeout_s, progress
         self._engines: dict[Role, WorkerEngine] = {}
         self._lock, self._ended = threading.Lock(), False
-        first, *others = specs.values()
-        self.side_by_side = not any(first.shares_device_with(other) for other in others)
-        self.resident = (
-            self.side_by_side or sum(spec.memory_share() for spec in specs.values()) <= FULL_DEVICE
-        )
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether no two engines run on the same device."""
+        first, *others = self.specs.values()
+        return not any(first.shares_device_with(other) for other in others)
+
+    @property
+    def resident(self) -> bool:
+        """Whether all engines stay loaded."""
+        shares = (spec.memory_share() for spec in self.specs.values())
+        return self.side_by_side or sum(shares) <= FULL_DEVICE
 
     def __enter__(self) -> Self:
         return self
@@ -56,9 +65,12 @@ class EnginePool:
             engine.close()
 
     def run(self, jobs: Mapping[Role, Job[T]]) -> dict[Role, T]:
-        """Run one job on each named engine. The first failure ends the other engines' jobs."""
-        if not self.side_by_side:
-            return {role: job(self._engine(role)) for role, job in self._loaded_first(jobs)}
+        """Run one job on each named engine. The first failure ends the other engines' jobs.
+
+        An engine that fails a job of its own turn is ended, and started anew by the next.
+        """
+        if len(jobs) == 1 or not self.side_by_side:
+            return {role: self._run(role, job) for role, job in self._loaded_first(jobs)}
         with ThreadPoolExecutor(max_workers=len(self.specs)) as threads:
             try:
                 futures = {
@@ -73,6 +85,23 @@ class EnginePool:
                 raise
         return {role: future.result() for role, future in futures.items()}
 
+    def exchange(self, spec: EngineSpec, log_dir: Path) -> None:
+        """Put another engine in the place of its role's, which ends; the next job starts it."""
+        role = spec.role
+        self._end(role)
+        self.specs[role], self._log_dirs[role] = spec, log_dir
+
+    def _end(self, role: Role) -> None:
+        if role in self._engines:
+            self._engines.pop(role).close()
+
+    def _run(self, role: Role, job: Job[T]) -> T:
+        try:
+            return job(self._engine(role))
+        except ParityCheckError:
+            self._end(role)
+            raise
+
     def _loaded_first(self, jobs: Mapping[Role, Job[T]]) -> list[tuple[Role, Job[T]]]:
         return sorted(jobs.items(), key=lambda item: item[0] not in self._engines)
 
@@ -80,7 +109,7 @@ class EnginePool:
         if role not in self._engines:
             if not self.resident:
                 for other in list(self._engines):
-                    self._engines.pop(other).close()
+                    self._end(other)
             self._spawn(role).load()
         return self._engines[role]
 
@@ -88,10 +117,11 @@ class EnginePool:
         with self._lock:
             if self._ended:
                 raise RuntimeError("the pool has ended")  # in a thread that nobody waits for
+            self._progress(role)("starting the engine", 0, None)
             self._engines[role] = WorkerEngine(
                 self.specs[role],
                 self._work_dir / role,
-                self._log_dir / f"{role}.log",
+                self._log_dirs[role] / f"{role}.log",
                 self._stall_timeout_s,
                 self._progress(role),
             )

@@ -74,16 +74,16 @@ class FakeEngine:
             if name not in DEFAULTS:
                 raise WorkerFailure("bad_engine_args", f"unknown engine argument `{name}`")
         self.family = command["family"] or "v1"
-        self.settings = command["settings"]
+        self.settings = {
+            name: FAKE_DEFAULTS[name] if value == "default" else value
+            for name, value in command["settings"].items()
+        }
         self.random = random.Random(self.arguments["seed"])
         self.fault("load", 0)
 
     def describe(self):
         in_force = {
-            name: {
-                "in_force": FAKE_DEFAULTS[name] if value == "default" else value,
-                "proof": "the fake engine does as it is told",
-            }
+            name: {"in_force": value, "proof": "the fake engine does as it is told"}
             for name, value in self.settings.items()
         }
         return {

@@ -1,0 +1,26 @@
+"""Where a report goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from parity_check.errors import ExitCode
+from parity_check.files import check_writable
+from parity_check.report.renderers import Format
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Where a report goes, and what its verdict does to the exit code."""
+
+    format: Format = "text"
+    write: Mapping[Path, Format] = field(default_factory=dict)
+    exit_zero: bool = False
+    inconclusive: ExitCode = ExitCode.INCONCLUSIVE
+
+    def check(self) -> None:
+        """Raises OutputError for a file that cannot be written, before the long work."""
+        for path in self.write:
+            check_writable(path)
