@@ -17,6 +17,7 @@ from parity_check.console import Console
 from parity_check.errors import ExitCode, Interrupted, ParityCheckError
 from parity_check.options import (
     OPERATIONS,
+    AblationFormat,
     Color,
     ConfigFile,
     DryRun,
@@ -138,13 +139,87 @@ def report(
     color: Color = None,
 ) -> None:
     """Render and judge a finished run again, with other limits if you like; no engine needed."""
-    from parity_check import app
+    from parity_check import ablation_files, app
     from parity_check.config import load_config
 
     console = _console(context, -quiet, color, None)
     delivery = _delivery(format, write, exit_zero, inconclusive)
     loaded = load_config(run / "config.toml", overlay or [])
+    if ablation_files.is_ablation(run):
+        from parity_check import ablate as ablation
+
+        _only_ablation_formats(delivery)
+        raise typer.Exit(ablation.report(run, loaded, delivery, console))
     raise typer.Exit(app.report(run, loaded, delivery, console))
+
+
+@cli.command()
+def ablate(
+    context: typer.Context,
+    run: Annotated[
+        Path | None, typer.Argument(help="A finished run: its reference trace is used again.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Or a configuration: record with the reference first."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Or an ablation that was interrupted: go on with it.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SETTING", help="Change this one alone (repeatable)."),
+    ] = None,
+    flip: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE…",
+            help="Also try these values of an engine argument, or of a setting (repeatable).",
+        ),
+    ] = None,
+    flips: Annotated[
+        bool, typer.Option("--flips/--no-flips", help="Flip each setting on its own, or not.")
+    ] = True,
+    overlay: Overlay = None,
+    out: OutDirectory = None,
+    format: Annotated[
+        AblationFormat, typer.Option("--format", help="What stdout gets.")
+    ] = AblationFormat.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the steps, start nothing.")
+    ] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Restart the candidate with settings flipped, and say which of them remove the drift."""
+    from parity_check import ablate as ablation
+    from parity_check.ablation import parse_flip
+    from parity_check.config import load_config
+
+    console = _console(context, verbose - quiet, color, progress)
+    named = [given for given in (run, config, resume) if given is not None]
+    if len(named) != 1:
+        raise typer.BadParameter("give one of a finished run, -c and --resume", param_hint="RUN")
+    picks = ablation.Picks(tuple(only or []), tuple(map(parse_flip, flip or [])), flips)
+    if resume is not None and (dry_run or out is not None or picks != ablation.Picks()):
+        raise typer.BadParameter("the steps are those of its plan", param_hint="--resume")
+    file = named[0] if named[0] == config else named[0] / "config.toml"
+    loaded = load_config(file, _with_out(overlay, out))
+    if config is None:
+        ablation.check_fits(named[0], loaded, load_config(file), candidate=resume is None)
+    if dry_run:
+        ablation.dry_run(loaded, picks, console, run)
+        return
+    delivery = _delivery(Format(format), write, exit_zero, inconclusive)
+    _only_ablation_formats(delivery)
+    if resume is not None:
+        raise typer.Exit(ablation.resume(resume, loaded, delivery, console))
+    raise typer.Exit(ablation.ablate(loaded, picks, delivery, console, run))
 
 
 @cli.command()
@@ -284,6 +359,14 @@ def _delivery(
         Inconclusive.fails: ExitCode.DRIFT,
     }[inconclusive]
     return Delivery(format.value, files, exit_zero, outcome)
+
+
+def _only_ablation_formats(delivery: Delivery) -> None:
+    for name in (delivery.format, *delivery.write.values()):
+        if name not in AblationFormat.__members__:
+            raise typer.BadParameter(
+                f"{name}: an ablation has {', '.join(AblationFormat)}", param_hint="--format"
+            )
 
 
 def _with_out(overlay: list[str] | None, out: Path | None) -> list[str]:

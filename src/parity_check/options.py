@@ -28,6 +28,12 @@ class Format(StrEnum):
     junit = "junit"
 
 
+class AblationFormat(StrEnum):
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+
+
 class Inconclusive(StrEnum):
     passes = "pass"
     fails = "fail"

@@ -14,14 +14,16 @@ SOURCE = Path(__file__).parents[2] / "src" / "parity_check"
 WORKER = SOURCE / "engines" / "worker"
 PURE = (
     *("metrics", "accumulator", "estimates", "measurement", "stats", "objectives"),
-    *("hygiene", "gates", "pairing", "worst", "batch", "estimator", "breakdowns"),
+    *("hygiene", "gates", "pairing", "worst", "batch", "estimator", "breakdowns", "ablation"),
 )
-COMPOSERS = ("cli", "app", "doctor", "session")
+COMPOSERS = ("cli", "app", "doctor", "ablate", "ablation_steps", "session")
 FORBIDDEN = {
     "pure": ("engines", "report", "console", "run", "rollouts", "analysis", *COMPOSERS),
     "engines": ("report", "analysis", "gates", "metrics", "console", "run", *COMPOSERS),
     "report": ("engines", "analysis", "console", "run", "rollouts", *COMPOSERS),
     "analysis": ("engines", "console", "run", "rollouts", *COMPOSERS),
+    "ablation_analysis": ("engines", "console", "run", "rollouts", *COMPOSERS),
+    "ablation_files": ("engines", "report", "console", "run", "rollouts", *COMPOSERS),
     "trace": ("engines", "report", "analysis", "console", "run", "rollouts", *COMPOSERS),
 }
 LARGEST_MODULE = 400
@@ -65,7 +67,7 @@ def test_packages_know_nothing_of_what_is_above_them(package: str) -> None:
     assert breaches(modules(SOURCE / package), FORBIDDEN[package]) == []
 
 
-@pytest.mark.parametrize("module", ["analysis", "trace"])
+@pytest.mark.parametrize("module", ["analysis", "ablation_analysis", "ablation_files", "trace"])
 def test_modules_know_nothing_of_what_is_above_them(module: str) -> None:
     assert breaches([SOURCE / f"{module}.py"], FORBIDDEN[module]) == []
 
@@ -73,7 +75,7 @@ def test_modules_know_nothing_of_what_is_above_them(module: str) -> None:
 def test_the_command_line_is_at_the_top() -> None:
     assert breaches([p for p in modules() if p.name != "__main__.py"], ("cli",)) == []
     others = [path for path in modules() if path.stem not in ("cli", "__main__")]
-    assert breaches(others, ("app", "doctor")) == []
+    assert breaches(others, ("app", "doctor", "ablate")) == []
 
 
 def loaded_by(*names: str) -> set[str]:

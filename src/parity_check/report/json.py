@@ -67,7 +67,7 @@ def to_dict(report: ParityReport) -> dict[str, Any]:
             for direction in report.directions
             for count in direction.measurement.hygiene
         ],
-        "worst_tokens": [_finite_values(asdict(token)) for token in report.worst_tokens],
+        "worst_tokens": [finite_values(asdict(token)) for token in report.worst_tokens],
         "warnings": [asdict(warning) for warning in report.warnings],
         "artifacts": list(report.artifacts),
     }
@@ -100,7 +100,7 @@ def _metric(report: ParityReport, estimate: Estimate) -> dict[str, Any]:
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:
-    return _finite_values(asdict(estimate))
+    return finite_values(asdict(estimate))
 
 
 def _quantiles(measured: Measurement) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _clips_by_length(measured: Measurement) -> dict[str, Any]:
 
 def _clip(clip: ClipEstimate) -> dict[str, Any]:
     return {
-        "objective": _finite_values(asdict(clip.objective)),
+        "objective": finite_values(asdict(clip.objective)),
         "positive_share": clip.positive_share,
         **{
             name: _estimate(getattr(clip, name))
@@ -165,7 +165,7 @@ def _gate(gate: GateResult) -> dict[str, Any]:
     }
 
 
-def _finite_values(values: dict[str, Any]) -> dict[str, Any]:
+def finite_values(values: dict[str, Any]) -> dict[str, Any]:
     return {name: _finite(value) for name, value in values.items()}
 
 

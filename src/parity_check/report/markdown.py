@@ -32,14 +32,14 @@ def _lines(report: ParityReport) -> Iterator[str]:
         yield ""
         yield f"### {sentences.direction_title(direction)}"
         yield ""
-        yield from _table(table.direction_rows(report, direction), "<>>>><")
+        yield from table_of(table.direction_rows(report, direction), "<>>>><")
         yield ""
         yield sentences.first_divergence(direction)
-    yield from _details("Engines and settings", _table(table.engine_rows(report), "<<<<"))
+    yield from details("Engines and settings", table_of(table.engine_rows(report), "<<<<"))
     if report.worst_tokens:
         lines = numbers.columns(table.worst_rows(report), "<>>><")
-        yield from _details("Worst tokens", ["~~~text", *lines, "~~~"])
-    yield from _details("How to read this", (f"- {line}" for line in sentences.legend(report)))
+        yield from details("Worst tokens", ["~~~text", *lines, "~~~"])
+    yield from details("How to read this", (f"- {line}" for line in sentences.legend(report)))
 
 
 def _versions(report: ParityReport) -> str:
@@ -52,11 +52,11 @@ def _difference(difference: Difference) -> str:
     return f"`{difference.key}` ({' → '.join(values)})"
 
 
-def _details(summary: str, lines: Iterable[str]) -> Iterator[str]:
+def details(summary: str, lines: Iterable[str]) -> Iterator[str]:
     yield from ("", f"<details><summary>{summary}</summary>", "", *lines, "", "</details>")
 
 
-def _table(rows: Sequence[Sequence[str]], alignment: str) -> Iterator[str]:
+def table_of(rows: Sequence[Sequence[str]], alignment: str) -> Iterator[str]:
     head, *body = rows
     yield _row(head)
     yield _row(["---:" if side == ">" else "---" for side in alignment])

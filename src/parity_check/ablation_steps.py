@@ -1,0 +1,130 @@
+"""Run an ablation's steps: the candidate is restarted for each, the reference stays loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import tomli_w
+
+from parity_check import rollouts
+from parity_check.ablation import Step
+from parity_check.ablation_files import FAILURE, make_step
+from parity_check.analysis import replayed_name, sampled_name
+from parity_check.config import Config, dump_config, parse_config
+from parity_check.console import Console
+from parity_check.engines.client import WorkerEngine
+from parity_check.errors import EngineError, InputError, ParityCheckError
+from parity_check.files import write_text
+from parity_check.prompts import Prompt, read_prompts
+from parity_check.report.ablation.sentences import duration
+from parity_check.session import (
+    Session,
+    check_model,
+    check_reading,
+    exchange,
+    sample_with_repeats,
+    score_trace,
+)
+from parity_check.trace import Trace
+
+
+def configured(config: Config, step: Step) -> Config:
+    """The configuration of one step. Raises ConfigError for a value that a setting has not."""
+    tree = dump_config(config)
+    tree["candidate"] |= {"settings": dict(step.settings), "engine_args": dict(step.engine_args)}
+    return parse_config(tree, source=f"step `{step.name}`")
+
+
+def run_steps(
+    live: Session, directory: Path, config: Config, todo: Sequence[Step], console: Console
+) -> None:
+    """Run every configuration that is left; one that fails is noted, and the others go on."""
+    reference = directory / sampled_name("reference")
+    if reference.is_file():
+        check_model(live, reference)
+    else:
+        live.activity.update("ablation", "the reference records", 0, len(todo))
+        live.engines.run({"reference": partial(_record, live, directory)})
+    clock = Clock(len(todo))
+    for number, step in enumerate(todo):
+        live.activity.update(
+            "ablation", f"step {number + 1} of {len(todo)}: {step.name}{clock.left()}",
+            number, len(todo),
+        )  # fmt: skip
+        try:
+            _run_step(live, directory, config, step)
+        except (EngineError, InputError) as error:
+            _note_failure(directory, step, error, console)
+        clock.tick()
+
+
+class Clock:
+    """How long the steps that are left will take, by the ones that are done."""
+
+    def __init__(self, steps: int, now: Callable[[], float] = time.monotonic) -> None:
+        self._steps, self._done = steps, 0
+        self._now, self._began = now, now()
+
+    def tick(self) -> None:
+        """One step is done."""
+        self._done += 1
+
+    def left(self) -> str:
+        """In words; nothing before the first step is done."""
+        if not self._done:
+            return ""
+        seconds = (self._now() - self._began) / self._done * (self._steps - self._done)
+        return f", about {duration(seconds)} left"
+
+
+def _record(live: Session, directory: Path, engine: WorkerEngine) -> None:
+    workload = live.config.workload
+    check_reading(live, engine)
+    prompts = read_prompts(workload.prompts, workload.num_prompts)
+    sample_with_repeats(live, directory, prompts, rollouts.tokenize(engine, prompts), engine)
+
+
+def _run_step(live: Session, directory: Path, config: Config, step: Step) -> None:
+    """Start the candidate as the step wants it; both engines' part, the reference's last."""
+    assert step.directory is not None
+    path = make_step(directory, step.directory)
+    its_own = configured(config, step)
+    write_text(path / "config.toml", tomli_w.dumps(dump_config(its_own)))
+    live = exchange(live, "candidate", its_own, path)
+    live.engines.run({"candidate": partial(_candidates_part, live, path)})
+    sampled, replayed = (path / name("candidate") for name in (sampled_name, replayed_name))
+    live.engines.run({"reference": partial(score_trace, live, "replay", sampled, replayed)})
+
+
+def _candidates_part(live: Session, path: Path, engine: WorkerEngine) -> None:
+    """In the order of `compare`, so that a prefix cache holds the same before the replay."""
+    reference = path / sampled_name("reference")
+    prompts, token_ids = _prompts_of(Trace(reference))
+    check_reading(live, engine)
+    sample_with_repeats(live, path, prompts, token_ids, engine)
+    score_trace(live, "replay", reference, path / replayed_name("reference"), engine)
+
+
+def _prompts_of(trace: Trace) -> tuple[list[Prompt], list[list[int]]]:
+    """The prompts that a trace was sampled from, in their order, and their token ids."""
+    ids: Mapping[str, tuple[str, list[int]]] = {
+        sample.prompt_id: (sample.prompt_group, list(sample.prompt_token_ids))
+        for sample in trace.samples()
+    }
+    prompts = [
+        Prompt(prompt_id=name, group=group, text=None, messages=None, token_ids=tokens)
+        for name, (group, tokens) in ids.items()
+    ]
+    return prompts, [tokens for _, tokens in ids.values()]
+
+
+def _note_failure(directory: Path, step: Step, error: ParityCheckError, console: Console) -> None:
+    assert step.directory is not None
+    log = "" if error.log is None else f" (log: {error.log.relative_to(directory.absolute())})"
+    write_text(directory / step.directory / FAILURE, f"{error.message}{log}\n")
+    console.warn(f"step `{step.name}` failed: {error.message}")
+    for line in error.details:
+        console.detail(f"  {line}")

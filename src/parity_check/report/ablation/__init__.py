@@ -1,0 +1,1 @@
+"""The report of an ablation: its model, and one renderer a format."""

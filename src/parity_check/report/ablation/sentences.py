@@ -1,0 +1,177 @@
+"""What an ablation says in words: shared by the renderers that a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from parity_check.ablation import START, written
+from parity_check.report import numbers
+from parity_check.report.ablation.model import AblationReport, StepReport
+from parity_check.report.sentences import MARKS, share_label
+from parity_check.stats import Estimate
+
+TITLES = {
+    "ladder": "the ladder: from the engine's defaults, one setting after another",
+    "own": "single flips: the candidate as configured, and one thing changed at a time",
+}
+SHOWN = ("mean_log_ratio", "mean_importance_ratio", "k3_kl", "clip_fraction")
+
+
+def verdict_line(report: AblationReport) -> str:
+    """The last line: where the ladder ends, what removes most, the exit code."""
+    told = [*_end(report), *_most(report)]
+    mark, word = ("✗", "FAILED") if report.verdict is None else _head(report)
+    if report.verdict is None:
+        told = ["no step was finished"]
+    return f"{mark} {word}  {'; '.join(told)}  (exit {int(report.exit_code)})"
+
+
+def _head(report: AblationReport) -> tuple[str, str]:
+    assert report.verdict is not None
+    return MARKS[report.verdict], report.verdict.upper()
+
+
+def _end(report: AblationReport) -> Iterator[str]:
+    ladder = report.finished("ladder")
+    best = report.best
+    assert best is not None or not ladder
+    if ladder:
+        yield f"the ladder ends {_where(ladder[-1])} ({_reference(ladder[-1])})"
+    if best is not None and not (ladder and _same(ladder[-1], best)):
+        yield f"best is {_reference(best)}, {_where(best)}"
+
+
+def _same(one: StepReport, other: StepReport) -> bool:
+    return one.directory == other.directory or one.outcome == other.outcome
+
+
+def _most(report: AblationReport) -> Iterator[str]:
+    """The step that removes most of the drift, of the ladder's and of the flips'."""
+    for steps in (report.finished("ladder"), report.finished("flip")):
+        measured = [(step.removed.value, step) for step in steps if step.removed is not None]
+        largest = max(measured, key=lambda each: each[0], default=None)
+        if largest is not None and largest[0] > 0:
+            _, step = largest
+            assert step.removed is not None
+            yield f"{_reference(step)} removes {share(step.removed.value)} of the drift"
+            return
+
+
+def _where(step: StepReport) -> str:
+    if step.at_floor:
+        return "at the floor"
+    return f"in {step.verdict}" if step.verdict != "inconclusive" else "inconclusive"
+
+
+def _reference(step: StepReport) -> str:
+    return f"step {step.number}, {step.name}"
+
+
+def outcome(step: StepReport) -> str:
+    """One cell: what became of a step."""
+    if step.state != "finished" or step.verdict is None:
+        return step.state
+    return "✓ at the floor" if step.at_floor else f"{MARKS[step.verdict]} {step.verdict}"
+
+
+def requested_to_in_force(step: StepReport) -> str:
+    """One cell: what was asked for, and what the engine runs with."""
+    if step.key is None:
+        return "all four left to it" if step.name == START else ""
+    asked = written(step.requested)
+    if step.state != "finished":
+        return asked
+    return f"{asked} → {'not reported' if step.in_force is None else written(step.in_force)}"
+
+
+def notes(report: AblationReport) -> Iterator[str]:
+    """A sentence for every step of which the numbers do not say enough."""
+    for step in report.steps:
+        what = _note(report, step)
+        if what:
+            yield f"{step.number}  {step.name}: {what}"
+
+
+def _note(report: AblationReport, step: StepReport) -> str | None:
+    if step.state in ("refused", "failed"):
+        return f"{step.state}: {step.reason}"
+    if step.state == "not run":
+        return "not run yet"
+    identical = f"bit-identical to step {step.against} on the replay, "
+    fact = written(step.in_force)
+    return {
+        "changed unasked": f"{step.differing:,} logprobs differ from step {step.against}, though "
+        f"it was {fact} there too: the engine does not repeat itself from start to start"
+        if step.differing is not None
+        else "",
+        "already so": f"{identical}where it was {fact} already",
+        "not applied": f"{identical}not applied: asked for {written(step.requested)}, in force is "
+        f"{fact}",
+        "no effect here": f"{identical}of no effect here: it is in force ({fact}), and was not "
+        "before",
+        "not known": f"{identical}not applied, or of no effect here: the engine does not report it",
+    }.get(step.effect or "changed")
+
+
+def what_was_run(report: AblationReport) -> Iterator[str]:
+    """The engines and the tokens, a sentence each."""
+    candidate = next((step.candidate for step in report.finished()), None)
+    if report.reference is None or report.workload is None or candidate is None:
+        return
+    took = f", taken from run {report.source}" if report.source else ""
+    yield (
+        f"reference {report.reference.label}, {report.reference.family.upper()}; "
+        f"candidate {candidate.label}, {candidate.family.upper()}"
+    )
+    compared = report.workload
+    yield (
+        f"every step replays the same {compared.tokens:,} tokens of the reference "
+        f"({compared.prompts} prompts, {compared.samples} samples, "
+        f"temperature {compared.sampling['temperature']:g}{took}) and samples its own"
+    )
+
+
+def legend(report: AblationReport) -> Iterator[str]:
+    """How to read the numbers, a sentence each."""
+    yield (
+        "removes: (k3 before - k3 after) / k3 at the start, on the reference's tokens, which are "
+        "the same in every step. A rung of the ladder is compared with the one below it, and the "
+        "start is the ladder's first: the ladder's shares add up to 1 - last k3 / first k3. A "
+        "single flip is compared with the candidate as configured. Negative: it adds drift."
+    )
+    yield (
+        "at the floor: in both directions k3 is no larger than that of an engine against itself "
+        "(A/A: another batch order and composition). Other verdicts are by the gates of the "
+        "configuration, all of them, as in `compare`."
+    )
+    yield (
+        "Δ = logprob of the evaluating engine − logprob of the engine that sampled; ratio = exp Δ. "
+        f"Clip: {share_label(report.objective)}. Intervals are at "
+        f"{100 * report.level:g} %, clustered by {report.config['stats']['cluster_by']}."
+    )
+
+
+def share(value: float) -> str:
+    """A share of the drift, which may be negative."""
+    percent = 100 * value
+    if percent in (0, 100):
+        return f"{percent:g} %"
+    return f"{percent:.3f} %" if abs(percent) >= 0.0005 else f"{percent:.1e} %"
+
+
+def share_interval(estimate: Estimate) -> str:
+    if estimate.ci_low is None or estimate.ci_high is None:
+        return "–"
+    return f"[{share(estimate.ci_low)}, {share(estimate.ci_high)}]"
+
+
+def value_with_interval(estimate: Estimate) -> tuple[str, str]:
+    return numbers.value(estimate), numbers.interval(estimate)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min`, `1 h 20 min`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
