@@ -124,13 +124,13 @@ def _compared(
         removed = removed_share(
             drifts[first.directory], drifts[before.directory], drifts[row.directory], level
         )
+    found = effect(row.key, row.requested, facts(before.candidate), facts(row.candidate), differing)
+    same = before.directory == row.directory
     return replace(
         row,
         against=before.number,
         differing=differing,
-        effect=effect(
-            row.key, row.requested, facts(before.candidate), facts(row.candidate), differing
-        ),
+        effect="already so" if same else found,
         removed=removed,
     )
 

@@ -97,6 +97,10 @@ def _note(report: AblationReport, step: StepReport) -> str | None:
         return f"{step.state}: {step.reason}"
     if step.state == "not run":
         return "not run yet"
+    if any(
+        (each.number, each.directory) == (step.against, step.directory) for each in report.steps
+    ):
+        return f"the same configuration as step {step.against}"
     identical = f"bit-identical to step {step.against} on the replay, "
     fact = written(step.in_force)
     return {
