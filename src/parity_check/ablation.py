@@ -263,15 +263,16 @@ def removed_share(initial: Drift, before: Drift, after: Drift, level: float) -> 
         return None
     present = initial.tokens > 0
     sums = (before.by_cluster() - after.by_cluster())[present]
-    clusters = len(sums)
-    share, error = stats.ratio_of_sums(sums, initial.by_cluster()[present])
+    weights, clusters = initial.by_cluster()[present], len(sums)
+    share, _ = stats.ratio_of_sums(sums, weights)
+    low = high = None
     note = stats.too_few_clusters(clusters)
-    half = None if note else stats.t_quantile(clusters, level) * error
+    if not note:
+        low, high = stats.skewed_interval(sums, weights, level)
+    tokens = round(after.tokens.sum())
     return Estimate(
-        "removed_share", "reference", share,
-        None if half is None else share - half, None if half is None else share + half,
-        level, round(after.tokens.sum()), clusters, "share", note,
-    )  # fmt: skip
+        "removed_share", "reference", share, low, high, level, tokens, clusters, "share", note
+    )
 
 
 def at_floor(value: Estimate, floor: Estimate | None) -> bool:

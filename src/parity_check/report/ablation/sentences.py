@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from parity_check.ablation import START, written
+from parity_check.ablation import START, Part, written
 from parity_check.report import numbers
 from parity_check.report.ablation.model import AblationReport, StepReport
 from parity_check.report.sentences import MARKS, share_label
@@ -36,9 +36,15 @@ def _end(report: AblationReport) -> Iterator[str]:
     best = report.best
     assert best is not None or not ladder
     if ladder:
-        yield f"the ladder ends {_where(ladder[-1])} ({_reference(ladder[-1])})"
+        whole = all(step.state in ("finished", "refused") for step in _all_of(report, "ladder"))
+        what = "the ladder ends" if whole else "the ladder, as far as it was run, ends"
+        yield f"{what} {_where(ladder[-1])} ({_reference(ladder[-1])})"
     if best is not None and not (ladder and _same(ladder[-1], best)):
         yield f"best is {_reference(best)}, {_where(best)}"
+
+
+def _all_of(report: AblationReport, part: Part) -> list[StepReport]:
+    return [step for step in report.steps if step.part == part]
 
 
 def _same(one: StepReport, other: StepReport) -> bool:
@@ -75,13 +81,14 @@ def outcome(step: StepReport) -> str:
 
 
 def requested_to_in_force(step: StepReport) -> str:
-    """One cell: what was asked for, and what the engine runs with."""
+    """One cell: what was asked for, and what the engine runs with where that is not the same."""
     if step.key is None:
-        return "all four left to it" if step.name == START else ""
+        return "left to the engine" if step.name == START else ""
     asked = written(step.requested)
     if step.state != "finished":
-        return asked
-    return f"{asked} → {'not reported' if step.in_force is None else written(step.in_force)}"
+        return f"{asked} → ?"
+    found = "not reported" if step.in_force is None else written(step.in_force)
+    return asked if found == asked else f"{asked} → {found}"
 
 
 def notes(report: AblationReport) -> Iterator[str]:
@@ -160,7 +167,7 @@ def share(value: float) -> str:
     percent = 100 * value
     if percent in (0, 100):
         return f"{percent:g} %"
-    return f"{percent:.3f} %" if abs(percent) >= 0.0005 else f"{percent:.1e} %"
+    return f"{percent:.2f} %" if abs(percent) >= 0.005 else f"{percent:.1e} %"
 
 
 def share_interval(estimate: Estimate) -> str:

@@ -1,0 +1,56 @@
+"""What users see of an ablation, file by file: `pytest --regen` writes the golden files anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from canned_ablation import write_ablation
+from golden.test_golden import about
+from parity_check.report.ablation.json import schema
+from support import Finished, call_cli
+
+HERE = Path(__file__).parent
+SUFFIXES = {"text": "txt", "markdown": "md", "json": "json"}
+TERMINAL = 100
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, dict[str, str]]:
+    """What `report` printed of a canned ablation, and the files that it wrote."""
+    home = tmp_path_factory.mktemp("ablation")
+    path = write_ablation(home / "run")
+    files = [each for name in SUFFIXES for each in ("--write", f"{name}={home / name}")]
+    done = call_cli("report", path, *files, cwd=home)
+    return done, {name: (home / name).read_text(encoding="utf-8") for name in SUFFIXES}
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_golden(
+    reported: tuple[Finished, dict[str, str]], format: str, pytestconfig: pytest.Config
+) -> None:
+    done, texts = reported
+    golden = HERE / f"ablation.{SUFFIXES[format]}"
+    if pytestconfig.getoption("regen"):
+        golden.write_text(texts[format], encoding="utf-8")
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout == texts["text"]
+    expected = golden.read_text(encoding="utf-8")
+    if format == "json":
+        assert json.loads(texts[format]) == about(json.loads(expected))
+    else:
+        assert texts[format] == expected
+
+
+def test_the_golden_ablation_keeps_to_the_schema() -> None:
+    tree = json.loads((HERE / "ablation.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(schema()).validate(tree)
+    assert {each["state"] for each in tree["steps"]} == {"finished", "failed", "refused", "not run"}
+
+
+def test_text_fits_a_terminal() -> None:
+    lines = (HERE / "ablation.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines[:-1] if len(line) > TERMINAL] == []
