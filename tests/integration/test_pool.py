@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +13,7 @@ from parity_check.config import ROLES, Role, Settings
 from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pool import EnginePool
+from parity_check.errors import EngineError
 
 
 def spec(role: Role, platform: str = "cpu", devices: str | None = None, **args: Any) -> EngineSpec:
@@ -83,3 +84,38 @@ def test_engines_without_a_device_run_side_by_side(tmp_path: Path) -> None:
         assert engines.side_by_side
         answers = engines.run(dict.fromkeys(ROLES, lambda engine: engine.decode([65, 66])))
     assert answers == {"reference": ["A", "B"], "candidate": ["A", "B"]}
+
+
+def test_one_engine_is_exchanged_while_the_other_stays(tmp_path: Path) -> None:
+    def itself(engine: WorkerEngine) -> WorkerEngine:
+        return engine
+
+    logs = tmp_path / "step"
+    logs.mkdir()
+    with pool({role: spec(role) for role in ROLES}, tmp_path) as engines:
+        before = engines.run(dict.fromkeys(ROLES, itself))
+        engines.exchange(spec("candidate", max_model_len=7), logs)
+        assert [alive(before[role]) for role in ROLES] == [True, False]
+        after = engines.run(dict.fromkeys(ROLES, itself))
+        assert after["reference"] is before["reference"]
+        assert after["candidate"].description["config"] == {"max_model_len": 7}
+    assert (logs / "candidate.log").exists()
+
+
+def test_an_engine_that_fails_alone_is_started_anew(tmp_path: Path) -> None:
+    def decode(engine: WorkerEngine) -> WorkerEngine:
+        engine.decode([65])
+        return engine
+
+    def tokenize(engine: WorkerEngine) -> None:
+        engine.tokenize([{"prompt_id": "p", "text": "x", "messages": None}])
+
+    fault = {"op": "tokenize", "how": "crash"}
+    specs = {"reference": spec("reference"), "candidate": spec("candidate", fault=fault)}
+    with pool(cast("Mapping[Role, EngineSpec]", specs), tmp_path) as engines:
+        before = engines.run(dict.fromkeys(ROLES, decode))
+        with pytest.raises(EngineError, match="SIGKILL"):
+            engines.run({"candidate": tokenize})
+        after = engines.run(dict.fromkeys(ROLES, decode))
+    assert after["reference"] is before["reference"]
+    assert after["candidate"] is not before["candidate"]

@@ -26,10 +26,12 @@ from parity_check.ablation import (
     plan,
     removed_share,
 )
+from parity_check.ablation_steps import Clock
 from parity_check.batch import SampleBatch
 from parity_check.config import Settings
 from parity_check.errors import ConfigError, TraceMismatchError
 from parity_check.estimates import measure
+from parity_check.report.ablation.sentences import duration
 from parity_check.stats import Estimate
 from support import chunk_of
 
@@ -279,6 +281,24 @@ def test_drift_is_the_k3_of_the_report() -> None:
     found = drift([chunk_of(samples)])
     assert found.value() == pytest.approx(measured["k3_kl"].value, rel=1e-12)
     assert found.tokens.sum() == 44
+
+
+def test_time_left_is_that_of_the_steps_so_far() -> None:
+    now = iter([100.0, 110.0, 160.0])
+    clock = Clock(4, lambda: next(now))
+    assert clock.left() == ""
+    clock.tick()
+    assert clock.left() == ", about 30 s left"
+    clock.tick()
+    assert clock.left() == ", about 60 s left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.2, "1 s"), (89, "89 s"), (95, "2 min"), (600, "10 min"), (5400, "1 h 30 min")],
+)
+def test_durations_in_words(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
 
 
 def estimate(value: float, high: float | None) -> Estimate:
