@@ -52,9 +52,10 @@ class RunDirectory:
         if kind is not None:
             self._keep_partial()
         shutil.rmtree(self.work, ignore_errors=True)
-        kept = self._kept()
-        if kind is not None and not any(self.path.rglob("*.log")):
-            shutil.rmtree(self.path, ignore_errors=True)  # no engine was started
+        no_engine_was_started = kind is not None and not any(self.path.rglob("*.log"))
+        kept = None if no_engine_was_started else self._kept()
+        if no_engine_was_started:
+            shutil.rmtree(self.path, ignore_errors=True)
         if isinstance(error, KeyboardInterrupt):
             error = Interrupted()
             error.kept = kept

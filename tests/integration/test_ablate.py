@@ -460,6 +460,15 @@ def test_interrupted_while_the_reference_records(tmp_path: Path) -> None:
     assert_tidy(tmp_path)
 
 
+def test_before_any_engine_was_started_nothing_is_kept(tmp_path: Path) -> None:
+    source = compared(tmp_path)
+    missing = ["--set", 'candidate.kind="vllm"', "--set", 'candidate.python="/bin/false"']
+    done = call_cli("ablate", source, *missing, cwd=tmp_path)
+    assert_fails(done, 3, "/bin/false")
+    assert "kept in" not in done.stderr
+    assert only_run(tmp_path) == source
+
+
 def test_failed_steps_are_tried_again(tmp_path: Path) -> None:
     source = compared(tmp_path)
     picks = ["--only", "fault", "--flip", crash("replay")]

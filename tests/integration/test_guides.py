@@ -51,7 +51,8 @@ COMMANDS = [line for line in shell_lines() if line.startswith("parity-check ")]
 def test_every_command_exists(line: str, tmp_path: Path) -> None:
     _, name, *arguments = shlex.split(line)
     commands = typer.main.get_command(cli).commands  # type: ignore[attr-defined]
-    known = {option for param in commands[name].params for option in param.opts}
+    params = commands[name].params
+    known = {option for each in params for option in (*each.opts, *each.secondary_opts)}
     options = [argument for argument in arguments if argument.startswith("-")]
     assert set(options) <= known, line
     for option, value in pairwise(arguments):
