@@ -32,12 +32,7 @@ from parity_check.config import ROLES, Config, dump_config
 from parity_check.console import Console
 from parity_check.delivery import Delivery
 from parity_check.engines import environment
-from parity_check.errors import (
-    ConfigError,
-    EngineError,
-    ExitCode,
-    InputError,
-)
+from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
 from parity_check.files import whole, write_text
 from parity_check.prompts import read_prompts
 from parity_check.report.ablation import sentences
@@ -45,9 +40,7 @@ from parity_check.report.ablation.model import AblationReport
 from parity_check.report.ablation.renderers import RENDERERS
 from parity_check.report.numbers import columns
 from parity_check.run import RunDirectory
-from parity_check.session import (
-    session,
-)
+from parity_check.session import session
 from parity_check.trace import read_header
 
 KEPT_OF_A_RUN = ("model", "reference", "workload")
@@ -71,7 +64,8 @@ class AblationDirectory(RunDirectory):
     def _kept(self) -> str | None:
         if not (self.path / PLAN).exists():
             return super()._kept()
-        finished = sorted(step.name for step in self.path.glob("step-*") if is_finished(step))
+        names = dict.fromkeys(step.directory for step in read_plan(self.path).steps)
+        finished = [name for name in names if name and is_finished(self.path / name)]
         kept = ", ".join(finished) or "no finished step"
         return (
             f"kept in {self._shown}: {kept}; go on with: parity-check ablate --resume {self._shown}"

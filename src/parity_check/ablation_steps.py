@@ -45,6 +45,7 @@ def run_steps(
     reference = directory / sampled_name("reference")
     if reference.is_file():
         check_model(live, reference)
+        live.engines.run({"reference": partial(check_reading, live)})
     else:
         live.activity.update("ablation", "the reference records", 0, len(todo))
         live.engines.run({"reference": partial(_record, live, directory)})

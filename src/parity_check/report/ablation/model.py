@@ -97,10 +97,7 @@ class AblationReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        if self.verdict is not None:
-            return EXIT_CODES[self.verdict]
-        failed = any(step.state == "failed" for step in self.steps)
-        return ExitCode.ENGINE if failed else ExitCode.INCONCLUSIVE
+        return ExitCode.ENGINE if self.verdict is None else EXIT_CODES[self.verdict]
 
 
 def _rank(step: StepReport) -> tuple[int, float]:

@@ -19,22 +19,16 @@ SHOWN = ("mean_log_ratio", "mean_importance_ratio", "k3_kl", "clip_fraction")
 
 def verdict_line(report: AblationReport) -> str:
     """The last line: where the ladder ends, what removes most, the exit code."""
-    told = [*_end(report), *_most(report)]
-    mark, word = ("✗", "FAILED") if report.verdict is None else _head(report)
-    if report.verdict is None:
-        told = ["no step was finished"]
+    mark, word, told = "✗", "FAILED", ["no step was finished"]
+    if report.verdict is not None:
+        mark, word = MARKS[report.verdict], report.verdict.upper()
+        told = [*_end(report), *_most(report)]
     return f"{mark} {word}  {'; '.join(told)}  (exit {int(report.exit_code)})"
-
-
-def _head(report: AblationReport) -> tuple[str, str]:
-    assert report.verdict is not None
-    return MARKS[report.verdict], report.verdict.upper()
 
 
 def _end(report: AblationReport) -> Iterator[str]:
     ladder = report.finished("ladder")
     best = report.best
-    assert best is not None or not ladder
     if ladder:
         whole = all(step.state in ("finished", "refused") for step in _all_of(report, "ladder"))
         what = "the ladder ends" if whole else "the ladder, as far as it was run, ends"
