@@ -110,7 +110,9 @@ def plan(
     out the flips that were not asked for by name. Raises ConfigError for an unknown pick, and
     when nothing is left to do.
     """
-    asked = {flip.key: flip.values for flip in flips}
+    asked: dict[str, tuple[Any, ...]] = {}
+    for flip in flips:
+        asked[flip.key] = (*asked.get(flip.key, ()), *flip.values)
     picked = _picked(only, asked)
     rungs = [rung for rung in LADDER if rung.setting in picked]
     steps = list(_ladder(rungs, engine_args, refuse))

@@ -37,7 +37,7 @@ WORKLOAD = {
 }  # fmt: skip
 GATES = {"tail_fraction": 0.9, "clip_fraction": 0.9}
 FLIPS = ("noise=0.2,0.0", "max_model_len=4096,2048", "tokenizer=bytes")
-SLOW = "delay_s=0.3"
+SLOW = "delay_s=0.1"
 
 
 class Ablation(NamedTuple):

@@ -111,6 +111,11 @@ def test_without_single_flips_the_named_ones_stay() -> None:
     assert [step.key for step in rows(steps, "flip")] == ["x"]
 
 
+def test_values_of_one_key_may_come_one_by_one() -> None:
+    steps = plan(RIGHT, {}, only=["x"], flips=[Flip("x", (1,)), Flip("x", (2,))])
+    assert [step.value for step in rows(steps, "flip")] == [1, 2]
+
+
 def test_named_values_of_a_setting_stand_in_for_its_usual_flip() -> None:
     steps = plan(RIGHT, {}, flips=[Flip("logprobs_mode", ("raw_logprobs", "default"))])
     flips = [step for step in rows(steps, "flip") if step.key == "logprobs_mode"]
