@@ -492,13 +492,15 @@ def test_failed_steps_are_tried_again(tmp_path: Path) -> None:
         (["RUN", "--set", "workload.temperature=1.0"], "--set changes [workload]"),
         (["RUN", "--set", "gates.nonsense=1"], "gates.nonsense: unknown metric"),
         (["RUN", "--write", "junit=x.xml"], "an ablation has text, json, markdown"),
+        (["--resume", "ABLATION", "--set", "candidate.engine_args.noise=0.1"], "--set changes [c"),
         (["nowhere"], "cannot read the configuration nowhere/config.toml"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
     ablation: Ablation, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
-    given = [str(ablation.source) if each == "RUN" else each for each in arguments]
+    places = {"RUN": str(ablation.source), "ABLATION": str(ablation.path)}
+    given = [places.get(each, each) for each in arguments]
     done = call_cli("ablate", *given, cwd=tmp_path)
     assert done.returncode == 2
     assert expected in done.stderr

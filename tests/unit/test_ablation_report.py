@@ -1,0 +1,110 @@
+"""An ablation's outcome: which step counts, in words and as an exit code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from canned_ablation import write_ablation
+from parity_check.ablation_analysis import analyse_ablation
+from parity_check.ablation_files import PLAN, read_plan
+from parity_check.config import load_config
+from parity_check.errors import ExitCode, InputError
+from parity_check.report.ablation import json as report_json
+from parity_check.report.ablation.model import AblationReport, StepReport
+from parity_check.report.ablation.sentences import verdict_line
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ablation(tmp_path_factory.mktemp("ablation"))
+
+
+@pytest.fixture(scope="module")
+def report(directory: Path) -> AblationReport:
+    return analyse_ablation(directory, load_config(directory / "config.toml"))
+
+
+def judged(report: AblationReport, verdicts: dict[int, Any], **others: Any) -> AblationReport:
+    """The same with these verdicts by number, and drift away from the floor elsewhere."""
+
+    def change(step: StepReport) -> StepReport:
+        if step.state != "finished":
+            return step
+        verdict = verdicts.get(step.number, "drift")
+        return replace(step, verdict=verdict, at_floor=step.number in others.get("floor", ()))
+
+    return replace(report, steps=tuple(map(change, report.steps)))
+
+
+def test_the_best_step_makes_the_exit_code(report: AblationReport) -> None:
+    assert judged(report, {3: "parity", 2: "inconclusive"}).exit_code is ExitCode.PARITY
+    assert judged(report, {2: "inconclusive"}).exit_code is ExitCode.INCONCLUSIVE
+    assert judged(report, {}).exit_code is ExitCode.DRIFT
+    assert judged(report, {}, floor=[8]).exit_code is ExitCode.PARITY
+    unfinished = [step for step in report.steps if step.state != "finished"]
+    assert replace(report, steps=tuple(unfinished)).exit_code is ExitCode.ENGINE
+
+
+def test_of_equal_outcomes_the_least_drift_is_best(report: AblationReport) -> None:
+    best = judged(report, {2: "parity", 8: "parity"}).best
+    assert best is not None
+    assert best.number == 8
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "floor", "expected"),
+    [
+        ({3: "parity", 2: "parity"}, [], "✓ PARITY  the ladder, as far as it was run, ends in par"),
+        ({3: "drift", 2: "parity"}, [], "best is step 2, + processed_logprobs, in parity"),
+        ({3: "drift"}, [8], "best is step 8, enable_prefix_caching = false, at the floor"),
+        ({3: "inconclusive"}, [], "? INCONCLUSIVE  the ladder, as far as it was run, ends incon"),
+        ({}, [], "✗ DRIFT  the ladder, as far as it was run, ends in drift"),
+    ],
+)
+def test_the_last_line_says_which(
+    report: AblationReport, verdicts: dict[int, Any], floor: list[int], expected: str
+) -> None:
+    line = verdict_line(judged(report, verdicts, floor=floor))
+    assert expected in line
+    assert "step 2, + processed_logprobs removes 100.00 % of the drift" in line
+
+
+def test_json_keeps_to_its_schema_whatever_is_missing(report: AblationReport) -> None:
+    validator = jsonschema.Draft202012Validator(report_json.schema())
+    unfinished = tuple(step for step in report.steps if step.state != "finished")
+    empty = replace(report, steps=unfinished, reference=None, workload=None, source=None)
+    for each in (report, empty):
+        validator.validate(json.loads(report_json.render(each)))
+
+
+def test_a_plan_is_read_back_as_it_was_written(directory: Path) -> None:
+    plan = read_plan(directory)
+    assert [step.name for step in plan.steps][:2] == ["engine defaults", "+ processed_logprobs"]
+    assert (plan.source, plan.schema_version) == ("20261121-080000-c0de", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{", "not the plan of an ablation"),
+        ('{"steps": [{}]}', "not the plan of an ablation"),
+        ("[]", "not the plan of an ablation"),
+    ],
+)
+def test_a_damaged_plan_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / PLAN).write_text(text)
+    with pytest.raises(InputError, match=expected):
+        read_plan(tmp_path)
+
+
+def test_a_plan_of_another_version_is_refused(directory: Path, tmp_path: Path) -> None:
+    tree = json.loads((directory / PLAN).read_text())
+    (tmp_path / PLAN).write_text(json.dumps({**tree, "schema_version": 2}))
+    with pytest.raises(InputError, match="plan schema 2, this parity-check reads 1"):
+        read_plan(tmp_path)
