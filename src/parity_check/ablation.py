@@ -1,7 +1,8 @@
 """Which configurations of the candidate to try, and what each step did; knows nothing of engines.
 
-Drift is measured as k3 on the reference's tokens: every step replays the same ones, so what moves
-between two steps is not sampling noise, and the k3 of independent causes adds up.
+Drift is measured as mean |Δ| on the reference's tokens: every step replays the same ones, so what
+moves between two steps is not sampling noise. Not as k3, which grows with exp Δ: of raw logprobs
+one token may carry nearly all of it, and a share would be that token's.
 """
 
 from __future__ import annotations
@@ -232,18 +233,18 @@ def differing_tokens(before: Iterable[SampleBatch], after: Iterable[SampleBatch]
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """The k3 of one replay: its sum and its usable tokens, by cluster [G]."""
+    """The |Δ| of one replay: its sum and its usable tokens, by cluster [G]."""
 
-    k3: Floats
+    abs_log_ratio: Floats
     tokens: Floats
 
     def value(self) -> float:
-        """Mean k3 a token, in nats."""
-        return float(self.k3.sum() / self.tokens.sum())
+        """Mean |Δ| a token, in nats."""
+        return float(self.abs_log_ratio.sum() / self.tokens.sum())
 
     def by_cluster(self) -> Floats:
         """What each cluster adds to the value [G]."""
-        return np.asarray(self.k3 / self.tokens.sum())
+        return np.asarray(self.abs_log_ratio / self.tokens.sum())
 
 
 def drift(chunks: Iterable[PairedChunk]) -> Drift:
@@ -252,14 +253,14 @@ def drift(chunks: Iterable[PairedChunk]) -> Drift:
     for chunk in chunks:
         sums.add(chunk)
     totals = sums.part("totals")
-    return Drift(totals[:, COLUMN["k3"]], totals[:, COLUMN["count"]])
+    return Drift(totals[:, COLUMN["abs_log_ratio"]], totals[:, COLUMN["count"]])
 
 
 def removed_share(initial: Drift, before: Drift, after: Drift, level: float) -> Estimate | None:
-    """The share of the initial drift that a step removes: (k3 before - k3 after) / initial k3.
+    """The share of the initial drift that a step removes: (before - after) / initial.
 
-    Negative where it adds some. Shares of a ladder add up to 1 - last k3 / first k3. The interval
-    is that of a ratio of sums over clusters. None where there is nothing to remove.
+    Negative where it adds some. Shares of a ladder add up to 1 - last / first. The interval is that
+    of a ratio of sums over clusters. None where there is nothing to remove.
     """
     if initial.value() == 0.0:
         return None
@@ -278,7 +279,7 @@ def removed_share(initial: Drift, before: Drift, after: Drift, level: float) -> 
 
 
 def at_floor(value: Estimate, floor: Estimate | None) -> bool:
-    """Whether a k3 is no larger than that of an engine against itself."""
+    """Whether a mean |Δ| is no larger than that of an engine against itself."""
     if floor is None:
         return False
     highest = floor.value if floor.ci_high is None else floor.ci_high

@@ -26,6 +26,8 @@ from parity_check.report.ablation.model import AblationReport, StepReport
 from parity_check.report.model import EngineReport, ParityReport
 from parity_check.trace import Trace
 
+DRIFT = "mean_abs_log_ratio"
+
 
 def analyse_ablation(directory: Path, config: Judging) -> AblationReport:
     """Measure every finished step, and what it did. Raises InputError, TraceMismatchError."""
@@ -87,7 +89,7 @@ def _row(directory: Path, step: Step, number: int, runs: Mapping[str, ParityRepo
         directions=run.directions,
         verdict=run.verdict,
         at_floor=all(
-            at_floor(each.measurement["k3_kl"], each.floors.get("k3_kl")) for each in run.directions
+            at_floor(each.measurement[DRIFT], each.floors.get(DRIFT)) for each in run.directions
         ),
         in_force=None if step.key is None else facts(candidate).get(step.key),
     )

@@ -58,11 +58,11 @@ def ladder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     return path, json.loads(done.stdout)
 
 
-def k3(step: dict[str, Any]) -> float:
+def drift(step: dict[str, Any]) -> float:
     [found] = [
         metric["value"]
         for metric in step["metrics"]
-        if (metric["name"], metric["sampled_by"]) == ("k3_kl", "reference")
+        if (metric["name"], metric["sampled_by"]) == ("mean_abs_log_ratio", "reference")
     ]
     return float(found)
 
@@ -87,7 +87,7 @@ def test_the_ladder_names_the_cause_and_ends_in_parity(
     assert others[-1]["candidate"]["settings"]["lm_head_dtype"]["in_force"] == "float32"
 
     shares = [step["removed_share"]["value"] for step in tree["steps"][1:]]
-    drifts = [k3(step) for step in tree["steps"]]
+    drifts = [drift(step) for step in tree["steps"]]
     assert shares == pytest.approx((-np.diff(drifts) / drifts[0]).tolist(), abs=1e-9)
     assert sum(shares) == pytest.approx(1 - drifts[-1] / drifts[0], abs=1e-9)
 

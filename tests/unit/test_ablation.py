@@ -226,8 +226,8 @@ def test_other_tokens_are_no_replay_of_the_same() -> None:
         differing_tokens([batch([-1.0])], [])
 
 
-def made(k3: list[float], tokens: float = 4.0) -> Drift:
-    return Drift(np.array(k3), np.full(len(k3), tokens))
+def made(sizes: list[float], tokens: float = 4.0) -> Drift:
+    return Drift(np.array(sizes), np.full(len(sizes), tokens))
 
 
 SUMS = st.lists(st.floats(0, 10), min_size=9, max_size=9)
@@ -278,13 +278,13 @@ def test_the_interval_of_a_share_covers() -> None:
     assert 0.92 <= covered / 400 <= 0.98
 
 
-def test_drift_is_the_k3_of_the_report() -> None:
+def test_drift_is_the_mean_size_of_the_report() -> None:
     rng = np.random.default_rng(1)
     samples = [[(-1.0, -1.0 + 0.3 * float(rng.normal())) for _ in range(5)] for _ in range(9)]
     samples[0][0] = (-1.0, float("nan"))
     measured = measure([chunk_of(samples)], sampled_by="reference")
     found = drift([chunk_of(samples)])
-    assert found.value() == pytest.approx(measured["k3_kl"].value, rel=1e-12)
+    assert found.value() == pytest.approx(measured["mean_abs_log_ratio"].value, rel=1e-12)
     assert found.tokens.sum() == 44
 
 
@@ -307,7 +307,7 @@ def test_durations_in_words(seconds: float, expected: str) -> None:
 
 
 def estimate(value: float, high: float | None) -> Estimate:
-    return Estimate("k3_kl", "reference", value, 0.0, high, 0.95, 10, 10, "nats")
+    return Estimate("mean_abs_log_ratio", "reference", value, 0.0, high, 0.95, 10, 10, "nats")
 
 
 @pytest.mark.parametrize(

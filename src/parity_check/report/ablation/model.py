@@ -27,7 +27,7 @@ class StepReport:
     `number` counts rows from 1. `key` and `requested` are what the step changes, `in_force` what
     its engine runs with. `against` is the number of the step that it is compared with:
     `differing` of the replay's tokens have another logprob there. `removed` is the share of the
-    drift that its part began with. `at_floor`: neither direction's k3 is above the A/A floor.
+    drift that its part began with. `at_floor`: neither direction's mean |Δ| is above the A/A floor.
     """
 
     number: int
@@ -87,7 +87,7 @@ class AblationReport:
 
     @property
     def best(self) -> StepReport | None:
-        """The finished step with the best outcome; the least k3 where several have it."""
+        """The finished step with the best outcome; the least mean |Δ| where several have it."""
         return min(self.finished(), key=_rank, default=None)
 
     @property
@@ -102,4 +102,4 @@ class AblationReport:
 
 def _rank(step: StepReport) -> tuple[int, float]:
     assert step.outcome is not None
-    return RANKS[step.outcome], step.estimate("k3_kl", "reference").value
+    return RANKS[step.outcome], step.estimate("mean_abs_log_ratio", "reference").value

@@ -74,7 +74,7 @@ def outcome(step: StepReport) -> str:
     return "✓ at the floor" if step.at_floor else f"{MARKS[step.verdict]} {step.verdict}"
 
 
-def requested_to_in_force(step: StepReport) -> str:
+def asked_and_in_force(step: StepReport) -> str:
     """One cell: what was asked for, and what the engine runs with where that is not the same."""
     if step.key is None:
         return "left to the engine" if step.name == START else ""
@@ -139,14 +139,14 @@ def what_was_run(report: AblationReport) -> Iterator[str]:
 def legend(report: AblationReport) -> Iterator[str]:
     """How to read the numbers, a sentence each."""
     yield (
-        "removes: (k3 before - k3 after) / k3 at the start, on the reference's tokens, which are "
-        "the same in every step. A rung of the ladder is compared with the one below it, and the "
-        "start is the ladder's first: the ladder's shares add up to 1 - last k3 / first k3. A "
-        "single flip is compared with the candidate as configured. Negative: it adds drift."
+        "removes: (mean |Δ| before - after) / mean |Δ| at the start, in nats on the reference's "
+        "tokens, the same in every step. A rung of the ladder is compared with the one below it, "
+        "and the start is the ladder's first: its shares add up to 1 - last / first. A single flip "
+        "is compared with the candidate as configured. Negative: it adds drift."
     )
     yield (
-        "at the floor: in both directions k3 is no larger than that of an engine against itself "
-        "(A/A: another batch order and composition). Other verdicts are by the gates of the "
+        "at the floor: in both directions mean |Δ| is no larger than that of an engine against "
+        "itself (A/A: another batch order and composition). Other verdicts are by the gates of the "
         "configuration, all of them, as in `compare`."
     )
     yield (
@@ -164,10 +164,15 @@ def share(value: float) -> str:
     return f"{percent:.2f} %" if abs(percent) >= 0.005 else f"{percent:.1e} %"
 
 
-def share_interval(estimate: Estimate) -> str:
-    if estimate.ci_low is None or estimate.ci_high is None:
-        return "–"
-    return f"[{share(estimate.ci_low)}, {share(estimate.ci_high)}]"
+def removed(step: StepReport) -> str:
+    """One cell: the share of the drift that a step removes, in percent, with its interval."""
+    found = step.removed
+    if found is None:
+        return "at the floor" if step.effect else "–"
+    if found.ci_low is None or found.ci_high is None:
+        return share(found.value)
+    low, high = (share(end).removesuffix(" %") for end in (found.ci_low, found.ci_high))
+    return f"{share(found.value)} [{low}, {high}]"
 
 
 def value_with_interval(estimate: Estimate) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from parity_check.config import Role
 from parity_check.metrics import METRICS
+from parity_check.report import numbers
 from parity_check.report.ablation import sentences
 from parity_check.report.ablation.model import AblationReport, StepReport
 from parity_check.report.sentences import share_label
@@ -24,16 +25,18 @@ def parts(report: AblationReport) -> Iterator[tuple[str, tuple[StepReport, ...]]
 
 def overview_rows(steps: Sequence[StepReport]) -> list[Row]:
     """A header, then a row a step: what was changed, what it removed, where that ends."""
-    rows: list[Row] = [("#", "setting", "requested → in force", "removes", "interval", "")]
+    rows: list[Row] = [("#", "setting", "asked → in force", "mean |Δ|", "removes", "")]
     for step in steps:
-        removed = ("–", "–")
-        if step.removed is not None:
-            removed = (sentences.share(step.removed.value), sentences.share_interval(step.removed))
-        elif step.effect is not None:
-            removed = ("at the floor", "–")
         name = step.name if step.part != "flip" else str(step.key)
-        asked = sentences.requested_to_in_force(step)
-        rows.append((str(step.number), name, asked, *removed, sentences.outcome(step)))
+        drift = "–"
+        if step.state == "finished":
+            drift = numbers.value(step.estimate("mean_abs_log_ratio", "reference"))
+        rows.append(
+            (
+                str(step.number), name, sentences.asked_and_in_force(step), drift,
+                sentences.removed(step), sentences.outcome(step),
+            )
+        )  # fmt: skip
     return rows
 
 
