@@ -40,7 +40,7 @@ from parity_check.report.ablation.model import AblationReport
 from parity_check.report.ablation.renderers import RENDERERS
 from parity_check.report.numbers import columns
 from parity_check.run import RunDirectory
-from parity_check.session import session
+from parity_check.session import check_model, fingerprint, session
 from parity_check.trace import read_header
 
 KEPT_OF_A_RUN = ("model", "reference", "workload")
@@ -96,7 +96,7 @@ def ablate(
     delivery.check()
     steps = make_plan(config, picks)
     if source is not None:
-        read_header(_reference_trace(source))
+        check_model(fingerprint(config.model), _reference_trace(source))
     else:
         read_prompts(config.workload.prompts, config.workload.num_prompts)
     with AblationDirectory(Path(config.run.out), dump_config(config)) as run:

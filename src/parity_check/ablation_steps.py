@@ -44,7 +44,7 @@ def run_steps(
     """Run every configuration that is left; one that fails is noted, and the others go on."""
     reference = directory / sampled_name("reference")
     if reference.is_file():
-        check_model(live, reference)
+        check_model(live.model, reference)
         live.engines.run({"reference": partial(check_reading, live)})
     else:
         live.activity.update("ablation", "the reference records", 0, len(todo))

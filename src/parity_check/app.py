@@ -63,7 +63,7 @@ def compare(
             _copy(reference_trace, run.path / sampled_name("reference"))
         with session(config, roles, run, console) as live:
             if reference_trace is not None:
-                check_model(live, reference_trace)
+                check_model(live.model, reference_trace)
             ids = tokenize_prompts(live, prompts)
             live.engines.run(
                 {
@@ -163,7 +163,7 @@ def replay(
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
         session(config, [role], run, console) as live,
     ):
-        check_model(live, source)
+        check_model(live.model, source)
         job = partial(score_trace, live, operation, source, path)
         header = live.engines.run({role: job})[role]
     console.say(f"wrote {path}: {header.samples} samples, {header.tokens} tokens")

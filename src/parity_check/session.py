@@ -13,7 +13,7 @@ from typing import Any
 
 from parity_check import checkpoint, provenance, rollouts
 from parity_check.analysis import repeat_name, sampled_name
-from parity_check.config import SHAPING, Config, Role, dump_config
+from parity_check.config import SHAPING, Config, ModelConfig, Role, dump_config
 from parity_check.console import Activity, Console
 from parity_check.engines import environment
 from parity_check.engines.base import engine_spec
@@ -64,7 +64,7 @@ def session(
                 run_id=run.id,
                 created_utc=run.created.isoformat(timespec="seconds"),
                 model_path=model_path,
-                model=provenance.model_fingerprint(model_path, config.model.revision),
+                model=fingerprint(config.model),
                 engines=engines,
                 environments=environments,
                 activity=activity,
@@ -119,9 +119,14 @@ def check_reading(session: Session, engine: WorkerEngine) -> None:
         )
 
 
-def check_model(session: Session, source: Path) -> None:
-    """Refuse a trace of another model than the one that is loaded. Raises TraceMismatchError."""
-    recorded, loaded = read_header(source).model, session.model
+def fingerprint(config: ModelConfig) -> dict[str, Any]:
+    """What traces say of a configuration's model."""
+    return provenance.model_fingerprint(checkpoint.locate_model(config), config.revision)
+
+
+def check_model(loaded: Mapping[str, Any], source: Path) -> None:
+    """Refuse a trace of another model than this one. Raises TraceMismatchError."""
+    recorded = read_header(source).model
     for key in recorded:
         if recorded[key] != loaded.get(key):
             raise TraceMismatchError(

@@ -520,6 +520,17 @@ def test_a_run_without_rollouts_of_the_reference(tmp_path: Path) -> None:
     assert_fails(done, 2, "the reference sampled nothing there", "parity-check ablate -c")
 
 
+def test_a_run_of_a_model_that_has_changed_since(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    source = compared(tmp_path, model={"path": str(model)})
+    (model / "config.json").write_text('{"hidden_size": 8}')
+    done = call_cli("ablate", source, cwd=tmp_path)
+    assert_fails(done, 2, f"{source}/reference.parquet was recorded with another model")
+    assert only_run(tmp_path) == source
+
+
 def test_another_candidate_may_be_tried_on_a_run(ablation: Ablation, tmp_path: Path) -> None:
     """Its own traces are then not those of the run."""
     other = ["--set", "candidate.engine_args.noise=0.0", "--only", "async_scheduling"]
