@@ -64,7 +64,10 @@ def test_hub_model_without_a_revision(compare: Compare) -> None:
 def test_unknown_bundled_model(compare: Compare) -> None:
     done = compare(model={"path": "bundled:huge"})
     assert_fails(
-        done, 2, "error: bundled:huge: no such bundled model\n", "hint: there is bundled:tiny\n"
+        done,
+        2,
+        "error: bundled:huge: no such bundled model\n",
+        "hint: there is bundled:tiny, bundled:tiny-next\n",
     )
 
 
