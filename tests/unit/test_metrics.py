@@ -218,8 +218,8 @@ def test_duplicating_every_cluster_keeps_estimates_and_shrinks_errors() -> None:
         assert (two.n, two.clusters) == (2 * one.n, 2 * one.clusters)
         if one.name != "ess" and one.ci_low > 0:
             shrunk = (two.ci_high - two.ci_low) / (one.ci_high - one.ci_low)
-            # Not to the last digit: the correction for skewness shrinks faster than the rest.
-            assert shrunk == pytest.approx(math.sqrt(0.5), rel=0.04), one.name
+            # The error shrinks by the root of a half, the correction for skewness faster.
+            assert 0.5 < shrunk < 1.02 * math.sqrt(0.5), one.name
 
 
 @given(hnp.arrays(np.float32, 30, elements=LOGPROBS), hnp.arrays(np.float32, 30, elements=LOGPROBS))
