@@ -64,6 +64,7 @@ def _facts(
             if count.engine == side:
                 defects[count.kind] = defects.get(count.kind, 0) + count.count
     return EngineFacts(
+        version=engine["version"],
         family=engine["family"],
         distribution=header.logprob_distribution,
         settings={name: setting["in_force"] for name, setting in engine["settings"].items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from parity_check.config import OTHER, ROLES, Role
@@ -20,6 +20,7 @@ class EngineFacts:
     counts unusable logprobs and alternatives by kind.
     """
 
+    version: str
     family: str
     distribution: Distribution
     settings: Mapping[str, Any]
@@ -54,6 +55,15 @@ class Case:
         """In force for processed logprobs: greedy sampling reports at 1."""
         return float(self.sampling["temperature"]) or 1.0
 
+    def equal_builds(self) -> bool:
+        """Whether the engines are of one version with the same settings and configuration."""
+        reference, candidate = (self.engines[role] for role in ROLES)
+        return (
+            reference.version == candidate.version
+            and reference.settings == candidate.settings
+            and reference.config == candidate.config
+        )
+
     def left_with(self, evidence: Evidence) -> Case:
         return replace(self, evidence=evidence)
 
@@ -72,13 +82,15 @@ class Match:
     evidence: tuple[str, ...]
     after: Evidence | None = None
     share: float | None = None
-    words: Mapping[str, str] = ()  # type: ignore[assignment]
+    words: Mapping[str, str] = field(default_factory=dict)
+    settles: bool = False
+    """Whether what is left needs no other cause: nothing can be told apart behind this one."""
 
     def names(self) -> dict[str, str]:
         """The words of the rule's sentences, roles included."""
         role = self.engine
         return {
-            **dict(self.words),
+            **self.words,
             "engine": role or "one engine",
             "other": OTHER[role] if role else "other",
             "role": role or "candidate",

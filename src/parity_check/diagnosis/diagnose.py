@@ -27,6 +27,8 @@ def diagnose(case: Case, verdict: Verdict) -> Diagnosis:
         found.append(_finding(rule, match, case, initial))
         if match.after is not None:
             case = case.left_with(match.after)
+        if match.settles:
+            break
     found.sort(key=lambda finding: -(finding.explained or 0.0))
     unexplained = verdict == "drift" and not found
     return Diagnosis(

@@ -81,23 +81,26 @@ def weighted_median(values: Floats, weights: Floats) -> float:
     return float(values[order][np.searchsorted(total, total[-1] / 2)])
 
 
-def row_constant(evidence: Evidence, skip: Flags | None = None) -> Floats:
-    """The median of D over each row's alternatives [n], the sampled token left out; NaN for none.
+def row_constant(evidence: Evidence, usable: Flags | None = None) -> Floats:
+    """log of candidate's mass over reference's mass on each row's common ids [n]; NaN where alone.
 
-    What renormalising changes is the same for every id of a row. `skip` [n, 1 + k] leaves out more.
+    What renormalising changes is the same for every id of a row; subtracting this compares the two
+    distributions on the ids that both returned. `usable` [n, 1 + k] narrows these ids.
     """
-    difference = evidence.candidate[:, 1:] - evidence.reference[:, 1:]
-    if skip is not None:
-        difference = np.where(skip[:, 1:], np.nan, difference)
-    found = np.full(len(difference), np.nan)
-    there = np.isfinite(difference).any(axis=1)
-    if there.any():
-        found[there] = np.nanmedian(difference[there], axis=1)
+    there = np.isfinite(evidence.reference) & np.isfinite(evidence.candidate)
+    if usable is not None:
+        there &= usable
+    found = np.full(len(there), np.nan)
+    rows = there.sum(axis=1) >= 2
+    masses = [
+        np.log(np.exp(np.where(there[rows], side[rows], -np.inf)).sum(axis=1))
+        for side in (evidence.candidate, evidence.reference)
+    ]
+    found[rows] = masses[0] - masses[1]
     return found
 
 
 def rescaled(evidence: Evidence, slope: float) -> Evidence:
     """The evidence with the candidate's gaps divided by the slope, and rows normalised alike."""
-    candidate = evidence.candidate / slope
-    moved = evidence.with_candidate(candidate)
-    return evidence.with_candidate(candidate - row_constant(moved)[:, None])
+    moved = evidence.with_candidate(evidence.candidate / slope)
+    return moved.with_candidate(moved.candidate - row_constant(moved)[:, None])

@@ -2,40 +2,110 @@
 
 from __future__ import annotations
 
-from parity_check.config import ROLES, Role
-from parity_check.diagnosis import gaps
+from typing import Any
+
+import numpy as np
+
+from parity_check.config import OTHER, ROLES, Role
+from parity_check.diagnosis import alignment, gaps, penalties, support
 from parity_check.diagnosis.case import Case, Match
+from parity_check.diagnosis.evidence import Floats
 
 SCALED = 0.01
 """Slopes nearer to 1 than this are numeric noise; a temperature off by 1 % goes unseen."""
 SAME_SCALE = 0.02
 """How near a slope must be to T, or 1/T, to be called that."""
 EXPLAINS = 0.3
-"""A change of scale that removes less of E|Δ| than this is not the cause."""
+"""What removes less than this of E|Δ| is not the cause."""
+ALIGNED = 0.85
+"""Correlation that the right lag has at least."""
+MISALIGNED = 0.6
+"""Correlation that lag 0 has at most where another lag is right."""
+DOUBLED = 0.9
+"""Share of prompts that begin with the same id twice."""
+ANOTHER_TEXT = 0.01
+"""Nats. E|Δ| above this is more than numeric noise: the engines read another text."""
+PENALISED = 0.02
+"""Nats. A smaller contrast between seen and new ids is noise."""
+PENALTY_FITS = 0.5
+"""Share of the within-row variance that a penalty accounts for where it is the cause."""
+ONE_SIGNED = 0.9
+"""Share of a truncated row's offsets that have the same sign."""
+COMMON = 0.25
+"""Largest spread within a row, over its offset, where only the normaliser differs."""
+TRUNCATED_ROWS = 0.02
+"""Share of the rows with a visible offset where support is truncated on one side."""
+TRUNCATING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
+NOT_ROWS = ("negative_infinity", "top_missing", "sampled_not_returned")
+"""Defects that follow from other causes: truncated support, and rows out of place."""
 
 
-def _scaled(case: Case) -> tuple[gaps.Scale, Match] | None:
-    """The change of scale between the engines, where there is one; the match names no engine."""
-    found = gaps.scale(case.evidence)
-    if found is None or found.low <= 1.0 <= found.high or abs(found.slope - 1.0) < SCALED:
+def off_by_one(case: Case) -> Match | None:
+    """The engines' series agree at another lag than 0."""
+    found = alignment.lag(case.evidence)
+    if found is None or found.best == 0:
         return None
-    after = gaps.rescaled(case.evidence, found.slope)
-    if after.size() > (1.0 - EXPLAINS) * case.evidence.size():
+    if found.correlation < ALIGNED or found.unshifted > MISALIGNED:
         return None
-    sentence = (
-        f"the candidate's top-k gaps are {found.slope:.4f} times the reference's "
-        f"[{found.low:.4f}, {found.high:.4f}], n = {found.rows:,} positions"
+    late = found.best > 0
+    return Match(
+        None,
+        "high",
+        (
+            f"the logprob series agree at lag {found.best:+d} (correlation "
+            f"{found.correlation:.3f}), not at lag 0 ({found.unshifted:.3f})",
+        ),
+        after=alignment.realigned(case.evidence, found.best),
+        words={"lag": str(abs(found.best)), "late": "late" if late else "early"},
     )
-    return found, Match(None, "medium", (sentence,), after=after)
+
+
+def retokenised(case: Case) -> Match | None:
+    """Samples are aligned at their start and shifted at their end."""
+    found = alignment.shifted_tails(case.evidence)
+    if found.samples < 2 or found.samples < 0.02 * found.of:
+        return None
+    return Match(
+        None,
+        "high",
+        (
+            f"{found.samples} of {found.of} samples of {2 * alignment.TAIL} tokens and more agree "
+            "at their start, and agree at their end only when one side is shifted by 1 to "
+            f"{max(alignment.LAGS)} tokens: {found.tokens.sum():,} tokens are out of place",
+        ),
+        after=case.evidence.with_candidate(
+            np.where(found.tokens[:, None], np.nan, case.evidence.candidate)
+        ),
+    )
+
+
+def bos_twice(case: Case) -> Match | None:
+    """Prompts begin with the same id twice."""
+    common, share = alignment.doubled_bos(case.evidence)
+    if share < DOUBLED:
+        return None
+    size = case.evidence.size()
+    return Match(
+        None,
+        "medium",
+        (
+            f"{share:.0%} of the prompts begin with id {common} twice",
+            f"mean |Δ| is {size:.2g} nats",
+        ),
+        share=1.0 if size > ANOTHER_TEXT else 0.0,
+        words={"id": str(common)},
+        settles=size > ANOTHER_TEXT,
+    )
 
 
 def raw_logprobs(case: Case) -> Match | None:
+    """The scale between the engines is T, or 1/T, or one of them says that it is raw."""
     scaled = _scaled(case)
     if scaled is None:
         return None
     found, match = scaled
     temperature = case.temperature()
-    implied = {"candidate": found.slope, "reference": 1.0 / found.slope}
+    implied = _implied(found)
     raw: list[Role] = [role for role in ROLES if case.engines[role].distribution == "raw"]
     if len(raw) != 1:
         raw = [
@@ -59,4 +129,219 @@ def raw_logprobs(case: Case) -> Match | None:
         ),
         after=match.after,
         words={"temperature": f"{temperature:g}", "implied": f"{implied[role]:.3f}"},
+    )
+
+
+def wrong_temperature(case: Case) -> Match | None:
+    """A scale that raw logprobs do not account for."""
+    scaled = _scaled(case)
+    if scaled is None:
+        return None
+    found, match = scaled
+    temperature, implied = case.temperature(), _implied(found)
+    # Gaps shrink with temperature: if the other side is at T, this one is at T over its slope.
+    candidate, reference = temperature / found.slope, temperature * found.slope
+    return Match(
+        None,
+        "medium",
+        (
+            *match.evidence,
+            f"at the requested temperature {temperature:g} in the reference, the candidate's is "
+            f"{candidate:.3f}; at {temperature:g} in the candidate, the reference's is "
+            f"{reference:.3f}",
+        ),
+        after=match.after,
+        words={
+            "temperature": f"{temperature:g}",
+            "ratio": f"{implied['reference']:.3f}",
+        },
+    )
+
+
+def _implied(found: gaps.Scale) -> dict[Role, float]:
+    """The temperature of the other side, if this engine is raw."""
+    return {"candidate": found.slope, "reference": 1.0 / found.slope}
+
+
+def _scaled(case: Case) -> tuple[gaps.Scale, Match] | None:
+    """The change of scale between the engines, where there is one; the match names no engine."""
+    found = gaps.scale(case.evidence)
+    if found is None or found.low <= 1.0 <= found.high or abs(found.slope - 1.0) < SCALED:
+        return None
+    if found.slope <= 0.0:
+        return None
+    after = gaps.rescaled(case.evidence, found.slope)
+    if after.size() > (1.0 - EXPLAINS) * case.evidence.size():
+        return None
+    sentence = (
+        f"the candidate's top-k gaps are {found.slope:.4f} times the reference's "
+        f"[{found.low:.4f}, {found.high:.4f}], n = {found.rows:,} positions"
+    )
+    return found, Match(None, "medium", (sentence,), after=after)
+
+
+def penalty(case: Case) -> Match | None:
+    """Ids that occur in the context are moved against new ids of the same row."""
+    found = penalties.contrast(case.evidence)
+    if found is None:
+        return None
+    seen, shift = found
+    if abs(seen.shift) < PENALISED or seen.fits < PENALTY_FITS:
+        return None
+    after = penalties.without_penalty(case.evidence, shift)
+    if after.size() > (1.0 - EXPLAINS) * case.evidence.size():
+        return None
+    role: Role = "candidate" if seen.shift < 0.0 else "reference"
+    value = abs(seen.value)
+    if seen.kind != "repetition_penalty":
+        value *= case.temperature()
+    requested = case.sampling[seen.kind]
+    evidence = [
+        f"Δ of ids that occur in the context is {seen.shift:+.3f} nats from that of new ids of the "
+        f"same position, n = {seen.rows:,} positions",
+        f"a {seen.kind.replace('_', ' ')} of about {value:.2f} accounts for {seen.fits:.0%} of "
+        f"what differs within a position; {requested:g} was requested",
+    ]
+    defaults = case.engines[role].model.get("sampling_defaults")
+    if defaults:
+        evidence.append(f"the checkpoint's generation_config.json sets {defaults}")
+    off = 1.0 if seen.kind == "repetition_penalty" else 0.0
+    stripped = requested != off
+    return Match(
+        OTHER[role] if stripped else role,
+        "high" if defaults and seen.kind in defaults else "medium",
+        tuple(evidence),
+        after=after,
+        words={
+            "penalised": role,
+            "kind": seen.kind.replace("_", " "),
+            "value": f"{value:.2f}",
+            "asked": f"{requested:g} was requested",
+            "remedy": _processed(OTHER[role])
+            if stripped
+            else f'[{role}.engine_args] generation_config = "vllm", and pass every sampling '
+            f"parameter explicitly ({seen.kind} = {requested:g})",
+            "setting": "logprobs_mode" if stripped else "generation_config",
+        },
+    )
+
+
+def _processed(role: Role) -> str:
+    return f'[{role}.settings] logprobs_mode = "processed_logprobs"'
+
+
+def truncation_order(case: Case) -> Match | None:
+    """V0 and V1 truncate in another order when top_p and min_p are both given."""
+    both = case.sampling["top_p"] < 1.0 and case.sampling["min_p"] > 0.0
+    families = {case.engines[role].family for role in ROLES}
+    if not both or len(families) < 2 or not case.sampling["temperature"]:
+        return None
+    if any(case.engines[role].distribution == "raw" for role in ROLES):
+        return None
+    found = support.offset(case.evidence)
+    cut = sum(case.engines[role].defects.get("negative_infinity", 0) for role in ROLES)
+    visible = found is not None and found.share > TRUNCATED_ROWS and found.spread < COMMON
+    if not (visible or cut):
+        return None
+    role: Role = "candidate" if case.engines["candidate"].family == "v1" else "reference"
+    evidence = [
+        f"top_p {case.sampling['top_p']:g} and min_p {case.sampling['min_p']:g} are both requested,"
+        " and one engine is V0, the other V1",
+        f"{cut:,} tokens that one engine sampled are outside the other's support (logprob -inf)",
+    ]
+    if found is not None:
+        evidence.append(_offset_sentence(found))
+    return Match(role, "high", tuple(evidence), after=support.without_offset(case.evidence, None))
+
+
+def truncated_support(case: Case) -> Match | None:
+    """Slope 1, and an offset of one sign that all ids of a row share."""
+    found = support.offset(case.evidence)
+    if found is None or found.share < TRUNCATED_ROWS or found.spread > COMMON:
+        return None
+    if not max(found.positive, 1.0 - found.positive) > ONE_SIGNED:
+        return None
+    truncated: Role = "candidate" if found.positive > 0.5 else "reference"
+    whole = OTHER[truncated]
+    active = {k: case.sampling[k] for k, off in TRUNCATING.items() if case.sampling[k] != off}
+    sign = 1.0 if truncated == "candidate" else -1.0
+    mass = support.kept_mass(case.evidence, whole, case.sampling) if active else None
+    predicted = None if mass is None else -sign * np.log(mass)
+    after = support.without_offset(case.evidence, predicted)
+    if after.size() > (1.0 - EXPLAINS) * case.evidence.size():
+        return None
+    evidence = [_offset_sentence(found)]
+    if predicted is not None:
+        evidence.append(_agreement(case, predicted))
+    names = ", ".join(f"{name} {value:g}" for name, value in active.items())
+    return Match(
+        whole if active else truncated,
+        "high" if active else "medium",
+        tuple(evidence),
+        after=after,
+        words={
+            "truncated": truncated,
+            "whole": whole,
+            "what": names or "a truncation that was not requested",
+            "remedy": _remedy(case, whole, truncated, active),
+        },
+    )
+
+
+def _remedy(case: Case, whole: Role, truncated: Role, active: dict[str, Any]) -> str:
+    if case.engines[whole].distribution == "raw" or active:
+        return _processed(whole)
+    return (
+        f'[{truncated}.engine_args] generation_config = "vllm", and pass top_p, top_k and min_p '
+        "explicitly"
+    )
+
+
+def _offset_sentence(found: support.Offset) -> str:
+    """In words: how large, how alike, which way."""
+    sign = max(found.positive, 1.0 - found.positive)
+    return (
+        f"the ids of a position differ by the same offset: mean {found.mean:+.4f} nats "
+        f"(kept mass {np.exp(-abs(found.mean)):.3f}), {found.of_variance:.0%} of Var(Δ); visible "
+        f"at {found.share:.0%} of {found.rows:,} positions, {sign:.0%} of them of one sign"
+    )
+
+
+def _agreement(case: Case, predicted: Floats) -> str:
+    """How the offsets agree with those recomputed from the other engine's alternatives."""
+    measured = gaps.row_constant(case.evidence)
+    both = np.isfinite(measured) & np.isfinite(predicted)
+    if not both.any():
+        return "the recorded alternatives are too few to recompute the kept mass"
+    apart = float(np.median(np.abs(measured[both] - predicted[both])))
+    return (
+        f"recomputed from the other engine's alternatives at {both.sum():,} positions, the kept "
+        f"mass gives the same offset to within {apart:.4f} nats (median)"
+    )
+
+
+def bad_rows(case: Case) -> Match | None:
+    """Logprobs or alternatives that cannot be what they claim."""
+    truncating = any(case.sampling[name] != off for name, off in TRUNCATING.items())
+    defects = {
+        role: {
+            kind: count
+            for kind, count in case.engines[role].defects.items()
+            if kind not in NOT_ROWS or (kind != "sampled_not_returned" and not truncating)
+        }
+        for role in ROLES
+    }
+    counts = {role: sum(found.values()) for role, found in defects.items()}
+    role = max(ROLES, key=lambda each: counts[each])
+    if not counts[role]:
+        return None
+    return Match(
+        role if not counts[OTHER[role]] else None,
+        "high",
+        tuple(
+            f"{kind.replace('_', ' ')}: {count:,} in the {each}"
+            for each in ROLES
+            for kind, count in defects[each].items()
+        ),
+        words={"kinds": ", ".join(kind.replace("_", " ") for kind in defects[role])},
     )
