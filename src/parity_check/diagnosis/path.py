@@ -16,6 +16,9 @@ FLOOR_SHARE = 0.2
 """An A/A floor below this share of E|Δ| is not the cause."""
 SMALLEST_FLOOR = 1e-5
 """Nats. A floor below this is the order of float32 sums, not the batch."""
+FLOOR_RATIO = 3.0
+LARGE_FLOOR = 0.02
+"""Nats. A floor above this is named even where the other engine's is no better."""
 CACHE_RATIO = 3.0
 JUMP_RATIO = 3.0
 CLEAR = 6.0
@@ -120,9 +123,13 @@ def batch_variance(case: Case) -> Match | None:
     floor = floors[role]
     if floor < SMALLEST_FLOOR or floor < FLOOR_SHARE * size:
         return None
+    # Two engines that both repeat themselves to within kernel noise are as good as it gets.
+    both = floor < FLOOR_RATIO * floors[OTHER[role]]
+    if both and floor < LARGE_FLOOR:
+        return None
     moved = case.engines[role].floor_share or 0.0
     return Match(
-        role,
+        None if both else role,
         "high",
         (
             f"the {role} against itself, in another batch order and composition: mean |Δ| "
@@ -130,6 +137,7 @@ def batch_variance(case: Case) -> Match | None:
             f"itself: {floors[OTHER[role]]:.2g}; between the engines: {size:.2g}",
         ),
         share=min(1.0, floor / size) if size else 0.0,
+        words={"whose": "Both engines'" if both else f"The {role}'s"},
     )
 
 

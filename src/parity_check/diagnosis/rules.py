@@ -152,7 +152,7 @@ RULES = (
         layer="inference path",
         look=path.batch_variance,
         pattern="an engine's A/A floor is a fifth of E|Δ| or more",
-        claim="The {engine}'s logprobs depend on the other requests of the batch.",
+        claim="{whose} logprobs depend on the other requests of the batch.",
         fix='[{role}.env] VLLM_BATCH_INVARIANT = "1" (GPU); VLLM_CPU_ATTN_SPLIT_KV = "0" (CPU)',
         confirm="parity-check ablate {run} --flip max_num_seqs=1",
         cases="vllm#11778, #25262, #22103, flash-attention#87",
@@ -162,8 +162,8 @@ RULES = (
         layer="inference path",
         look=path.onset,
         pattern="|Δ| jumps threefold at one position of prompt and completion, and stays",
-        claim="The drift begins with {position} tokens of context: a tile, chunk or page boundary of the "
-        "attention path, or the format of the KV cache.",
+        claim="The drift begins with {position} tokens of context: a tile, chunk or page "
+        "boundary of the attention path, or the format of the KV cache.",
         fix='[{role}.engine_args] kv_cache_dtype = "auto", enable_chunked_prefill = false',
         confirm="parity-check ablate {run} --flip enable_chunked_prefill=false",
         cases="vllm#54035, sglang#25790, #38711, NeMo-RL model_diagnostics 2",
