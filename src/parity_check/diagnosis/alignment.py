@@ -93,7 +93,7 @@ def shifted_tails(evidence: Evidence) -> Shifted:
         tail = slice(last - max(LAGS) - TAIL, last - max(LAGS))
         straight = _mean(at_zero[tail])
         best = min(LAGS, key=lambda each: _mean(moved[each][tail]))
-        if straight < APART or _mean(moved[best][tail]) > 0.2 * straight:
+        if not APART < straight < np.inf or _mean(moved[best][tail]) > 0.2 * straight:
             continue
         gain = at_zero[first:last] - moved[best][first:last]
         gain = np.where(np.isfinite(gain), gain, 0.0)

@@ -115,3 +115,5 @@ class Rule:
     confirm: str
     cases: str
     """Where the field met it."""
+    vague: bool = False
+    """Whether the pattern is what any rest looks like: it counts where much of E|Δ| is left."""

@@ -8,6 +8,8 @@ from parity_check.diagnosis.known import known
 from parity_check.diagnosis.rules import RULES
 from parity_check.gates import Verdict
 
+MUCH = 0.3
+"""Share of E|Δ| below which what is left is not worth a vague cause: subtracting is inexact."""
 CLEAN = {
     "semantic": "both engines' logprobs mean the same",
     "inference path": "what is left is numeric noise without a pattern",
@@ -21,6 +23,8 @@ def diagnose(case: Case, verdict: Verdict) -> Diagnosis:
     initial = case.evidence.size()
     found: list[Finding] = []
     for rule in RULES:
+        if rule.vague and case.evidence.size() < MUCH * initial:
+            continue
         match = rule.look(case)
         if match is None:
             continue

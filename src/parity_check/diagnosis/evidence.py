@@ -138,13 +138,9 @@ def _part(behaviour: SampleBatch, evaluating: SampleBatch, sampled_by: Role) -> 
         else {"reference": evaluating, "candidate": behaviour}
     )
     left, right = sides["reference"], sides["candidate"]
-    padded = (
-        hygiene.padding(left.logprobs, right.logprobs, left.starts),
-        hygiene.padding(right.logprobs, left.logprobs, left.starts),
-    )
     ids, reference, candidate = _matched(left, right)
-    reference[:, 0] = _clean(left.logprobs, padded[0])
-    candidate[:, 0] = _clean(right.logprobs, padded[1])
+    reference[:, 0] = _clean(left.logprobs, right.logprobs, left.starts)
+    candidate[:, 0] = _clean(right.logprobs, left.logprobs, left.starts)
     lengths = np.diff(behaviour.starts)
     position = np.arange(len(behaviour.token_ids)) - np.repeat(behaviour.starts[:-1], lengths)
     sample = np.repeat(np.arange(len(lengths)), lengths)
@@ -171,12 +167,15 @@ def _part(behaviour: SampleBatch, evaluating: SampleBatch, sampled_by: Role) -> 
     )  # fmt: skip
 
 
-def _clean(logprobs: NDArray[np.float32], padded: Flags | None) -> Floats:
+def _clean(logprobs: NDArray[np.float32], other: NDArray[np.float32], starts: Ints) -> Floats:
+    """Logprobs of a side, NaN where they are unusable by themselves or beside the other side's."""
     values = logprobs.astype(np.float64)
+    padded = hygiene.padding(logprobs, other, starts)
     with np.errstate(invalid="ignore"):
         values[~hygiene.usable_values(logprobs)] = np.nan
     if padded is not None:
-        values[padded] = np.nan
+        # Shorter runs of zeros are padding too, where there are long ones.
+        values[(logprobs == 0.0) & (other < hygiene.ZERO_DISAGREES)] = np.nan
     return values
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 
 from parity_check.config import OTHER, ROLES, Role
 from parity_check.diagnosis import grid, places
 from parity_check.diagnosis.case import Case, Match
+from parity_check.diagnosis.evidence import BLOCK, Flags
 
 ON_GRID = 0.8
 """Share of gaps on a grid from which on a head ran in 16 bits."""
@@ -30,6 +34,13 @@ KERNEL_RMS = 0.06
 bfloat16 heads, Fast-LLM#525)."""
 FEW_TOKENS = 0.01
 HELD_BY_FEW = 0.9
+UNSEEN: Mapping[bool, tuple[str, ...]] = {
+    True: (),
+    False: (
+        "the traces hold no alternatives, so a temperature, a penalty or truncated support on one "
+        "side is not ruled out",
+    ),
+}
 FORMATS = ("dtype", "quantization", "kv_cache_dtype")
 
 
@@ -77,42 +88,58 @@ def _in_force(case: Case, key: str) -> str:
 
 def prefix_cache(case: Case) -> Match | None:
     """Δ only on requests that a prefix cache may have served, with a cache on one side."""
-    caching: list[Role] = [
-        role for role in ROLES if case.engines[role].settings.get("enable_prefix_caching") is True
-    ]
+    caching = _caching(case)
     if not caching:
         return None
     role = caching[-1]
-    block = int(case.engines[role].config.get("block_size") or 16)
-    lengths = case.evidence.prompt_length
-    groups = {
-        f"share {block} tokens or more with a prompt before them": (
-            case.evidence.shared_prefix >= block
-        ),
-        f"fill a block of {block} tokens": lengths > block,
-    }
-    best = None
-    for words, samples in groups.items():
-        found = places.contrast(case.evidence, samples)
-        if found and found.ratio > CACHE_RATIO and found.score > CLEAR:
-            best = max(
-                best or (0.0, found, words, samples),
-                (found.score, found, words, samples),
-                key=lambda each: each[0],
-            )
+    block = int(case.engines[role].config.get("block_size") or BLOCK)
+    evidence = case.evidence
+    found = [
+        _apart(case, evidence.shared_prefix >= block, f"share {block} tokens or more with another"),
+        # An earlier request, which is not in the trace, may have filled the cache.
+        _apart(case, evidence.prompt_length > block, f"fill a block of {block} tokens"),
+    ]
+    best = max((each for each in found if each), key=lambda each: each[0].score, default=None)
     if best is None:
         return None
-    _, found, words, samples = best
-    return Match(
-        role,
-        "high" if len(caching) == 1 else "medium",
-        (
-            f"mean |Δ| is {found.inside:.2g} nats in {found.samples} samples whose prompts {words},"
-            f" {found.outside:.2g} in the {found.others} others",
+    return replace(
+        best[1],
+        engine=role,
+        confidence="high" if len(caching) == 1 else "medium",
+        evidence=(
+            *best[1].evidence,
             f"enable_prefix_caching in force: {_in_force(case, 'enable_prefix_caching')}",
         ),
-        after=places.without_tokens(case.evidence, samples[case.evidence.sample]),
     )
+
+
+def shared_prefix(case: Case) -> Match | None:
+    """Δ only on prompts that share a prefix, without a cache."""
+    if _caching(case):
+        return None
+    found = _apart(case, case.evidence.shared_prefix > 0, f"share {BLOCK} tokens or more")
+    return None if found is None else found[1]
+
+
+def _caching(case: Case) -> list[Role]:
+    return [
+        role for role in ROLES if case.engines[role].settings.get("enable_prefix_caching") is True
+    ]
+
+
+def _apart(case: Case, samples: Flags, words: str) -> tuple[places.Contrast, Match] | None:
+    """A match where |Δ| of these samples [S] is well above that of the others."""
+    found = places.contrast(case.evidence, samples)
+    if found is None or found.ratio < CACHE_RATIO or found.score < CLEAR:
+        return None
+    if found.inside < SMALLEST_FLOOR:
+        return None
+    sentence = (
+        f"mean |Δ| is {found.inside:.2g} nats in {found.samples} samples whose prompts {words}, "
+        f"{found.outside:.2g} in the {found.others} others"
+    )
+    after = places.without_tokens(case.evidence, samples[case.evidence.sample])
+    return found, Match(None, "medium", (sentence,), after=after)
 
 
 def batch_variance(case: Case) -> Match | None:
@@ -245,12 +272,13 @@ def other_weights(case: Case) -> Match | None:
     )
     return Match(
         None,
-        "medium",
+        "medium" if evidence.has_alternatives else "low",
         (
             f"mean |Δ| {size:.2g} nats, RMS {rms:.2g}, without a pattern of scale, offset, "
             f"alignment or position; {why}",
             "the traces name the same checkpoint: what differs is in memory, or one of them is "
             "older than the file",
+            *UNSEEN[evidence.has_alternatives],
         ),
         share=1.0,
     )

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from parity_check.diagnosis import gaps
-from parity_check.diagnosis.evidence import Evidence, Floats
+from parity_check.diagnosis.evidence import Evidence, Flags, Floats
 
 Kind = Literal["presence_penalty", "frequency_penalty", "repetition_penalty"]
 
@@ -51,6 +51,8 @@ def contrast(evidence: Evidence) -> tuple[Contrast, Floats] | None:
     kind = max(fitted, key=lambda each: fitted[each][0] - 0.02 * len(designs[each]))
     fits, slopes = fitted[kind]
     shift = np.sum([s * c for s, c in zip(slopes, designs[kind], strict=True)], axis=0)
+    if kind == "repetition_penalty":
+        shift = _levelled(evidence, shift, anywhere)
     seen = np.where(there & anywhere, difference, np.nan)[mixed]
     new = np.where(there & ~anywhere, difference, np.nan)[mixed]
     moved = np.nanmean(seen, axis=1) - np.nanmean(new, axis=1)
@@ -62,8 +64,22 @@ def contrast(evidence: Evidence) -> tuple[Contrast, Floats] | None:
     return Contrast(kind, float(value), float(np.mean(moved)), fits, int(mixed.sum())), shift
 
 
+def _levelled(evidence: Evidence, shift: Floats, seen: Flags) -> Floats:
+    """The shift with each row's own level: a logit is its logprob plus the row's normaliser.
+
+    A row's level is read from its seen alternatives, the sampled token left out.
+    """
+    constant = gaps.row_constant(evidence, ~seen)
+    left = evidence.candidate - evidence.reference - constant[:, None] - shift
+    left = np.where(seen, left, np.nan)[:, 1:]
+    told = np.isfinite(left)
+    level = np.where(told, left, 0.0).sum(axis=1) / np.maximum(1, told.sum(axis=1))
+    levelled: Floats = np.where(seen, shift + level[:, None], shift)
+    return levelled
+
+
 def _fit(
-    difference: Floats, there: np.ndarray, columns: list[Floats], rows: np.ndarray
+    difference: Floats, there: Flags, columns: list[Floats], rows: Flags
 ) -> tuple[float, list[float]]:
     """Least squares of D on the columns within rows: share of the variance, and slopes."""
     target = _centred(difference, there)[rows]
@@ -76,7 +92,7 @@ def _fit(
     return 1.0 - float((left**2).sum()) / total, [float(slope) for slope in slopes]
 
 
-def _centred(values: Floats, there: np.ndarray) -> Floats:
+def _centred(values: Floats, there: Flags) -> Floats:
     """Values less their row's mean, 0 where there is none."""
     known = np.where(there, values, 0.0)
     mean = known.sum(axis=1) / np.maximum(1, there.sum(axis=1))

@@ -50,7 +50,7 @@ RULES = (
         look=semantic.raw_logprobs,
         pattern="the slope of candidate top-k gaps over reference top-k gaps is T, or 1/T",
         claim="The {engine} returns raw logprobs (T = 1) while it samples at temperature "
-        "{temperature}: the implied temperature is {implied}.",
+        "{temperature}: {implied}.",
         fix='[{role}.settings] logprobs_mode = "processed_logprobs"',
         confirm="parity-check ablate {run} --only logprobs_mode",
         cases="trl#4159, prime-rl#697, vime#64, NeMo-RL#902, vllm#37082",
@@ -60,8 +60,8 @@ RULES = (
         layer="semantic",
         look=semantic.wrong_temperature,
         pattern="the slope of the top-k gaps is neither 1, nor T, nor 1/T",
-        claim="The engines work at temperatures whose ratio (reference over candidate) is {ratio} "
-        "inverted: one of them did not get the requested {temperature}.",
+        claim="The reference's temperature is {slope} times the candidate's: one of them did not "
+        "get the requested {temperature}.",
         fix="[workload] temperature = {temperature}, and pass it explicitly to both engines",
         confirm="parity-check compare -c {run}/config.toml --set workload.temperature=1.0",
         cases="trl#4159, NeMo-RL#773",
@@ -148,6 +148,17 @@ RULES = (
         cases="NeMo-RL#4018, trl#3024, vllm#42019, #42245",
     ),
     Rule(
+        cause="shared_prefix",
+        layer="inference path",
+        look=path.shared_prefix,
+        pattern="Δ only on prompts that share a prefix with another one, with caching off",
+        claim="The drift is behind prefixes that prompts share: attention that computes a shared "
+        "prefix once for all requests (cascade attention).",
+        fix="[candidate.engine_args] disable_cascade_attn = true",
+        confirm="parity-check ablate {run} --flip disable_cascade_attn=true",
+        cases="vllm#22103, flash-attention#87",
+    ),
+    Rule(
         cause="batch_variance",
         layer="inference path",
         look=path.batch_variance,
@@ -155,7 +166,7 @@ RULES = (
         claim="{whose} logprobs depend on the other requests of the batch.",
         fix='[{role}.env] VLLM_BATCH_INVARIANT = "1" (GPU); VLLM_CPU_ATTN_SPLIT_KV = "0" (CPU)',
         confirm="parity-check ablate {run} --flip max_num_seqs=1",
-        cases="vllm#11778, #25262, #22103, flash-attention#87",
+        cases="vllm#11778, #25262",
     ),
     Rule(
         cause="onset",
@@ -188,6 +199,7 @@ RULES = (
         fix="compare the worst tokens' requests: routed experts, length near max_model_len, drafts",
         confirm="parity-check ablate {run}",
         cases="vllm#38711, #53488, R3 paper, Megatron-LM#4256",
+        vague=True,
     ),
     Rule(
         cause="other_weights",
@@ -199,6 +211,7 @@ RULES = (
         fix="load the same checkpoint into both engines afresh; after a weight update, check that "
         "every tensor arrived",
         confirm="parity-check weight-sync -c {run}/config.toml",
-        cases="Megatron-LM#6723, prime-rl#2438, OpenRLHF#1108",
+        cases="Megatron-LM#6723, prime-rl#2438",
+        vague=True,
     ),
 )

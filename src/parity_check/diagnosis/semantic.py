@@ -100,13 +100,15 @@ def bos_twice(case: Case) -> Match | None:
 
 def raw_logprobs(case: Case) -> Match | None:
     """The scale between the engines is T, or 1/T, or one of them says that it is raw."""
+    raw: list[Role] = [role for role in ROLES if case.engines[role].distribution == "raw"]
+    temperature = case.temperature()
+    if not case.evidence.has_alternatives and len(raw) == 1 and temperature != 1.0:
+        return _stated_raw(case, raw[0])
     scaled = _scaled(case)
     if scaled is None:
         return None
     found, match = scaled
-    temperature = case.temperature()
     implied = _implied(found)
-    raw: list[Role] = [role for role in ROLES if case.engines[role].distribution == "raw"]
     if len(raw) != 1:
         raw = [
             role
@@ -128,7 +130,27 @@ def raw_logprobs(case: Case) -> Match | None:
             f"{case.engines[role].settings.get('logprobs_mode', 'not known')}",
         ),
         after=match.after,
-        words={"temperature": f"{temperature:g}", "implied": f"{implied[role]:.3f}"},
+        words={
+            "temperature": f"{temperature:g}",
+            "implied": f"the implied temperature is {implied[role]:.3f}",
+        },
+    )
+
+
+def _stated_raw(case: Case, role: Role) -> Match:
+    """What the traces say of themselves, where there are no alternatives to measure it by."""
+    return Match(
+        role,
+        "medium",
+        (
+            f"the traces say that the {role}'s logprobs are raw and the {OTHER[role]}'s processed; "
+            "they hold no alternatives, from which the temperature could be read",
+        ),
+        words={
+            "temperature": f"{case.temperature():g}",
+            "implied": "the traces hold no alternatives that would show it",
+        },
+        settles=True,
     )
 
 
@@ -138,7 +160,7 @@ def wrong_temperature(case: Case) -> Match | None:
     if scaled is None:
         return None
     found, match = scaled
-    temperature, implied = case.temperature(), _implied(found)
+    temperature = case.temperature()
     # Gaps shrink with temperature: if the other side is at T, this one is at T over its slope.
     candidate, reference = temperature / found.slope, temperature * found.slope
     return Match(
@@ -153,7 +175,7 @@ def wrong_temperature(case: Case) -> Match | None:
         after=match.after,
         words={
             "temperature": f"{temperature:g}",
-            "ratio": f"{implied['reference']:.3f}",
+            "slope": f"{found.slope:.3f}",
         },
     )
 
@@ -207,6 +229,7 @@ def penalty(case: Case) -> Match | None:
         evidence.append(f"the checkpoint's generation_config.json sets {defaults}")
     off = 1.0 if seen.kind == "repetition_penalty" else 0.0
     stripped = requested != off
+    remedy, setting = _penalty_remedy(case, role, stripped, seen.kind)
     return Match(
         OTHER[role] if stripped else role,
         "high" if defaults and seen.kind in defaults else "medium",
@@ -217,13 +240,22 @@ def penalty(case: Case) -> Match | None:
             "kind": seen.kind.replace("_", " "),
             "value": f"{value:.2f}",
             "asked": f"{requested:g} was requested",
-            "remedy": _processed(OTHER[role])
-            if stripped
-            else f'[{role}.engine_args] generation_config = "vllm", and pass every sampling '
-            f"parameter explicitly ({seen.kind} = {requested:g})",
-            "setting": "logprobs_mode" if stripped else "generation_config",
+            "remedy": remedy,
+            "setting": setting,
         },
     )
+
+
+def _penalty_remedy(case: Case, penalised: Role, stripped: bool, kind: str) -> tuple[str, str]:
+    """The fix, and the setting that it is about; `stripped`: the other engine lost the penalty."""
+    other = case.engines[OTHER[penalised]]
+    if stripped and other.distribution == "raw":
+        return _processed(OTHER[penalised]), "logprobs_mode"
+    if stripped and other.settings.get("async_scheduling") is True:
+        return f"[{OTHER[penalised]}.settings] async_scheduling = false", "async_scheduling"
+    role = OTHER[penalised] if stripped else penalised
+    line = f'[{role}.engine_args] generation_config = "vllm"'
+    return f"{line}, and pass {kind} = {case.sampling[kind]:g} explicitly", "generation_config"
 
 
 def _processed(role: Role) -> str:

@@ -21,8 +21,9 @@ class Offset:
     """What the ids of a row have in common: candidate - reference, the same for every id.
 
     `mean` and `share` are over rows: mean offset in nats (log of a kept mass, by its sign), and the
-    share of rows with a visible one. `positive` of these are positive. `spread` is the median
-    range of D within such rows over their offset: 0 where only the normaliser differs.
+    share of rows with a visible one. `positive` is the share of the visible offsets' sum that is
+    positive. `spread` is the median of what the ids of such a row differ by beside it (mean
+    |D - offset|, by probability), over the offset: 0 where only the normaliser differs.
     `of_variance` is the offsets' share of Var(D).
     """
 
@@ -36,23 +37,26 @@ class Offset:
 
 def offset(evidence: Evidence) -> Offset | None:
     """The offsets of the rows; None where rows with two common ids are too few."""
-    difference = evidence.candidate - evidence.reference
-    rows = np.isfinite(difference).sum(axis=1) >= 2
+    constant = gaps.row_constant(evidence)
+    rows = np.isfinite(constant)
     if rows.sum() < gaps.FEWEST_ROWS:
         return None
-    difference = difference[rows]
-    constant = np.nanmedian(difference, axis=1)
-    spread = np.nanmax(difference, axis=1) - np.nanmin(difference, axis=1)
+    constant = constant[rows]
+    difference = evidence.candidate[rows] - evidence.reference[rows]
+    weights = np.where(np.isfinite(difference), np.exp(evidence.reference[rows]), 0.0)
+    beside = np.nan_to_num(np.abs(difference - constant[:, None]))
+    spread = (weights * beside).sum(axis=1) / weights.sum(axis=1)
     seen = np.abs(constant) > VISIBLE
     sampled = difference[:, 0]
     usable = np.isfinite(sampled)
     variance = float(np.var(sampled[usable])) if usable.any() else 0.0
     left = float(np.var((sampled - constant)[usable])) if usable.any() else 0.0
+    visible = constant[seen]
     return Offset(
         mean=float(constant.mean()),
         share=float(seen.mean()),
-        positive=float((constant[seen] > 0).mean()) if seen.any() else 0.0,
-        spread=float(np.median(spread[seen] / np.abs(constant[seen]))) if seen.any() else 0.0,
+        positive=float(visible[visible > 0].sum() / np.abs(visible).sum()) if seen.any() else 0.0,
+        spread=float(np.median(spread[seen] / np.abs(visible))) if seen.any() else 0.0,
         of_variance=max(0.0, 1.0 - left / variance) if variance else 0.0,
         rows=len(constant),
     )
@@ -63,12 +67,14 @@ def kept_mass(evidence: Evidence, role: Role, sampling: Mapping[str, Any]) -> Fl
 
     Exact where the recorded alternatives reach beyond the last kept token.
     """
-    rows = -np.sort(-np.nan_to_num(evidence.own[role], nan=-np.inf), axis=1)
+    recorded = evidence.own[role].shape[1] - 1
+    # A sampled token below the alternatives is not next to the last of them: leave it out.
+    rows = -np.sort(-np.nan_to_num(evidence.own[role], nan=-np.inf), axis=1)[:, :recorded]
     masses = np.exp(rows)
     total = np.cumsum(masses, axis=1)
     before = total - masses
     kept = masses > 0.0
-    known = np.ones(len(rows), np.bool_)
+    known = np.full(len(rows), recorded > 0)
     if sampling["top_p"] < 1.0:
         kept &= before < sampling["top_p"]
         known &= total[:, -1] >= sampling["top_p"]
