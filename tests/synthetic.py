@@ -80,6 +80,7 @@ class Pair:
     length: tuple[int, int] = (30, 60)
     prompt_length: tuple[int, int] = (4, 40)
     same_prefix: int = 0
+    """Tokens that every second prompt begins with."""
     doubled_bos: bool = False
     top: int = 5
     samplers: tuple[Role, ...] = ROLES
@@ -141,7 +142,7 @@ def _text(rng: np.random.Generator, pair: Pair, number: int, engine: Engine) -> 
     """A sample, drawn token by token where the distribution depends on what was drawn."""
     source = np.random.default_rng(1000 + number // pair.samples)
     prompt = source.integers(2, WORDS, source.integers(*pair.prompt_length)).astype(np.int32)
-    if pair.same_prefix:
+    if pair.same_prefix and (number // pair.samples) % 2:
         shared = np.random.default_rng(7).integers(2, WORDS, pair.same_prefix)
         prompt = np.concatenate([shared.astype(np.int32), prompt])
     prompt = np.concatenate([np.zeros(1 + pair.doubled_bos, np.int32), prompt])
