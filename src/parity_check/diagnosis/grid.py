@@ -22,19 +22,14 @@ class Grid:
     """How many of an engine's top-k gaps × T are multiples of 2^-`exponent`.
 
     `exponent` is the coarsest grid on which nearly all lie that lie on any; `share` that of it.
-    `typical` is the exponent of the grid on which half of them lie: the step at the largest
-    logits. `gaps` is their number. A float32 head shows a share of 4 %.
+    `step` is the mean step of the gaps, in units of logits: that of the coarsest grid on which each
+    lies. `gaps` is their number. A float32 head shows a share of 4 %.
     """
 
     exponent: int
-    typical: int
+    step: float
     share: float
     gaps: int
-
-    @property
-    def step(self) -> float:
-        """Of the typical logit, in units of logits."""
-        return float(2.0**-self.typical)
 
 
 def grid(rows: Floats, temperature: float) -> Grid | None:
@@ -50,5 +45,6 @@ def grid(rows: Floats, temperature: float) -> Grid | None:
         shares.append(float((np.abs(steps - np.round(steps)) < TOLERANCE).mean()))
     best = max(shares)
     exponent = 1 + next(i for i, share in enumerate(shares) if share >= 0.95 * best)
-    typical = 1 + next(i for i, share in enumerate(shares) if share >= 0.5 * best)
-    return Grid(exponent, typical, best, len(gaps))
+    new = np.diff(np.maximum.accumulate([0.0, *shares[:exponent]]))
+    step = float((new * 2.0 ** -np.arange(1, exponent + 1)).sum() / best) if best else 0.0
+    return Grid(exponent, step, best, len(gaps))
