@@ -45,6 +45,21 @@ def grid(rows: Floats, temperature: float) -> Grid | None:
         shares.append(float((np.abs(steps - np.round(steps)) < TOLERANCE).mean()))
     best = max(shares)
     exponent = 1 + next(i for i, share in enumerate(shares) if share >= 0.95 * best)
-    new = np.diff(np.maximum.accumulate([0.0, *shares[:exponent]]))
-    step = float((new * 2.0 ** -np.arange(1, exponent + 1)).sum() / best) if best else 0.0
+    # A multiple of a step is one of twice that step half of the time, and of any step by chance:
+    # without these, the gaps whose own step is 2^-k or coarser are 2 s(k) - s(k + 1).
+    certain = np.maximum((np.array(shares) - FALSE_POSITIVES) / (1 - FALSE_POSITIVES), 0.0)
+    coarser = np.maximum(2 * certain[: exponent - 1] - certain[1:exponent], 0.0)
+    own = np.diff(np.maximum.accumulate([0.0, *coarser, certain[exponent - 1]]))
+    step = float((own * 2.0 ** -np.arange(1, exponent + 1)).sum() / max(own.sum(), TOLERANCE))
     return Grid(exponent, step, best, len(gaps))
+
+
+def exposure(rows: Floats) -> float:
+    """How much of a logit's rounding error the sampled token's logprob takes over, on average.
+
+    The error of z_s - log Σ exp z is (1 - p_s) e_s - Σ p_j e_j, with independent e. A uniform e
+    within a step has a mean size of a quarter of it.
+    """
+    masses = np.nan_to_num(np.exp(rows))
+    spread = np.sqrt((1.0 - masses[:, 0]) ** 2 + (masses[:, 1:] ** 2).sum(axis=1))
+    return float(spread[np.isfinite(rows[:, 0])].mean())

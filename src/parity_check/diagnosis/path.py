@@ -60,11 +60,8 @@ def lm_head_precision(case: Case) -> Match | None:
     assert step is not None
     assert plain is not None
     temperature = 1.0 if case.engines[role].distribution == "raw" else case.temperature()
-    certain = np.exp(case.evidence.reference[:, 0])
-    doubt = float(np.nanmean(1.0 - certain)) if np.isfinite(certain).any() else 0.0
+    rounding = step.step / 4.0 / temperature * grid.exposure(case.evidence.own[role])
     size = case.evidence.size()
-    # Rounding is uniform within a step: a quarter of it on average, on what is not certain.
-    rounding = step.step / 4.0 / temperature * doubt
     removed = 1.0 - np.sqrt(max(0.0, 1.0 - min(1.0, rounding / size) ** 2)) if size else 0.0
     dtype = case.engines[role].config.get("dtype", "16 bits")
     return Match(
@@ -75,6 +72,7 @@ def lm_head_precision(case: Case) -> Match | None:
             f"2^-{step.exponent}; {plain.share:.0%} of the {OTHER[role]}'s "
             f"({grid.FALSE_POSITIVES:.0%} by chance)",
             f"lm_head_dtype in force: {_in_force(case, 'lm_head_dtype')}",
+            f"rounding to that grid moves a logprob by about {rounding:.2g} nats",
         ),
         share=float(removed),
         words={"dtype": str(dtype)},

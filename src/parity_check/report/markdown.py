@@ -48,7 +48,7 @@ def _causes(diagnosis: Diagnosis) -> Iterator[str]:
     yield ""
     yield "**Layers**"
     yield ""
-    yield from _table([("layer", "outcome", "why"), *sentences.stages(diagnosis)], "<<<")
+    yield from table_of([("layer", "outcome", "why"), *sentences.stages(diagnosis)], "<<<")
     nothing = sentences.nothing_found(diagnosis)
     if diagnosis.findings or nothing:
         yield from ("", "**Likely causes**", "")
