@@ -125,7 +125,8 @@ def test_raw_logprobs_move_the_mean_ratio_of_their_own_samples(
     )
     assert abs(float(row) - 1) > 0.05
     assert re.search(
-        r"logprobs_mode +processed_logprobs +raw_logprobs +← differs", raw_candidate.done.stdout
+        r'logprobs_mode +processed_logprobs +raw_logprobs \("default"\) +← differs',
+        raw_candidate.done.stdout,
     )
     assert "mixed-distributions" in raw_candidate.done.stdout
 

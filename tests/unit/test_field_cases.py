@@ -1,7 +1,7 @@
 """Cases that the field met (numbers of research: 36), injected into synthetic pairs.
 
-What a pair of traces cannot show is listed in docs/diagnosis.md with the reason; `NOT_SHOWN` keeps
-the count complete.
+What a pair of traces cannot show is listed in docs/reference/causes.md with the reason;
+`NOT_SHOWN` keeps the count complete.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ SHOWN = (
     Field(35, "image prompts tokenized again", "retokenised",
           Pair(edit=merged_token, samplers=("candidate",))),
 )  # fmt: skip
-NOT_SHOWN = (8, 11, 12, 15, 31, 32, 36)
+NOT_SHOWN = (8, 11, 12, 15, 31, 32)
 
 
 @pytest.mark.parametrize("case", SHOWN, ids=lambda case: f"{case.number}-{case.named}")
@@ -215,8 +215,9 @@ def test_the_cause_is_named_first(case: Field) -> None:
 
 
 def test_every_case_is_shown_or_listed() -> None:
-    assert {case.number for case in SHOWN} | set(NOT_SHOWN) == set(range(1, 37))
-    assert not {case.number for case in SHOWN} & set(NOT_SHOWN)
+    shown = {case.number for case in SHOWN} | {36}  # an empty completion has a test of its own
+    assert shown | set(NOT_SHOWN) == set(range(1, 37))
+    assert not shown & set(NOT_SHOWN)
 
 
 def test_two_faults_are_both_named() -> None:
@@ -273,3 +274,69 @@ def test_a_lost_penalty_accuses_the_engine_that_lost_it() -> None:
     [finding] = diagnosis_of(Pair(candidate=lost, sampling={"repetition_penalty": 1.2})).findings
     assert finding.engine == "candidate"
     assert finding.fix == "[candidate.settings] async_scheduling = false"
+
+
+@pytest.mark.parametrize(("passed", "asked"), [(0.6, 0.8), (1.0, 0.85), (1.2, 1.0)])
+def test_a_wrong_temperature_is_not_called_raw(passed: float, asked: float) -> None:
+    pair = Pair(candidate=engine(temperature=passed), sampling={"temperature": asked})
+    [finding] = diagnosis_of(pair).findings
+    if passed == 1.0:  # which is what raw means
+        assert finding.cause == "raw_logprobs"
+        return
+    assert finding.cause == "wrong_temperature"
+    assert any(f"the candidate's is {passed:.3f}" in text for text in finding.evidence)
+
+
+def test_a_misread_rope_base() -> None:
+    def with_base(error: float, base: float) -> Engine:
+        return with_facts(Engine(compute=everywhere(error)), model={"rope_theta": base})
+
+    pair = Pair(reference=with_base(0.0, 10000.0), candidate=with_base(0.4, 500000.0))
+    [finding] = diagnosis_of(pair).findings
+    assert finding.cause == "rope_base"
+    assert "10000 and 500000" in finding.claim
+
+
+def test_another_format_of_the_cache() -> None:
+    other = with_facts(
+        Engine(compute=everywhere(0.3)), config={"dtype": "bfloat16", "kv_cache_dtype": "fp8"}
+    )
+    plain = with_facts(Engine(), config={"dtype": "bfloat16", "kv_cache_dtype": "auto"})
+    [finding] = diagnosis_of(Pair(reference=plain, candidate=other)).findings
+    assert finding.cause == "numeric_format"
+    assert finding.fix == '[candidate.engine_args] kv_cache_dtype = "auto"'
+    assert finding.confirm.endswith("--flip kv_cache_dtype=auto")
+
+
+def test_any_difference_between_equal_builds_is_a_matter_of_weights() -> None:
+    build = {"version": "0.18.1", "family": "v1"}
+    small = Pair(
+        reference=with_facts(Engine(), **build),
+        candidate=with_facts(Engine(noise=0.01), **build),
+    )
+    assert causes(small) == ["other_weights"]
+    assert causes(Pair(candidate=Engine(noise=0.01))) == []
+
+
+def test_traces_without_alternatives_say_what_cannot_be_seen() -> None:
+    assert causes(Pair(candidate=RAW, sampling=T07, top=0)) == ["raw_logprobs"]
+    unsaid = Pair(candidate=with_facts(RAW, distribution="processed"), sampling=T07, top=0)
+    [finding] = diagnosis_of(unsaid).findings
+    assert (finding.cause, finding.confidence) == ("other_weights", "low")
+    assert any("no alternatives" in sentence for sentence in finding.evidence)
+
+
+def test_aborted_requests_without_tokens_are_no_obstacle() -> None:
+    def emptied(batch: SampleBatch) -> SampleBatch:
+        """An empty completion after the first sample."""
+        return replace(
+            batch,
+            sample_ids=[*batch.sample_ids[:1], "aborted", *batch.sample_ids[1:]],
+            prompt_ids=[*batch.prompt_ids[:1], "aborted", *batch.prompt_ids[1:]],
+            prompt_groups=[*batch.prompt_groups, "all"],
+            starts=np.insert(batch.starts, 1, batch.starts[1]),
+            prompt_starts=np.insert(batch.prompt_starts, 1, batch.prompt_starts[1]),
+        )
+
+    pair = Pair(candidate=RAW, sampling=T07, edit=lambda own, other: (emptied(own), emptied(other)))
+    assert causes(pair) == ["raw_logprobs"]

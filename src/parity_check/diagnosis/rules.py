@@ -17,7 +17,7 @@ RULES = (
         "lists of another length than the tokens; an id twice among the alternatives",
         claim="Rows of the {engine} cannot be what they claim: {kinds}.",
         fix="repair what writes these rows; until then drop their samples from training",
-        confirm="parity-check record -c parity.toml --engine {role} -o again.parquet",
+        confirm="parity-check record -c {run}/config.toml --engine {role} -o again.parquet",
         cases="vllm#51789, #36660, #36746, SkyRL generate_wire, rllm#816",
     ),
     Rule(
@@ -29,7 +29,7 @@ RULES = (
         "token than the one it stands beside.",
         fix="take logprobs by token id and position from the engine's own output; the first row of "
         "prompt logprobs is empty, and a prompt token must not be counted in",
-        confirm="parity-check record -c parity.toml --engine candidate -o again.parquet",
+        confirm="parity-check record -c {run}/config.toml --engine candidate -o again.parquet",
         cases="eval-protocol/python-sdk#457",
     ),
     Rule(
@@ -40,7 +40,7 @@ RULES = (
         claim="One engine was given the completions as text and tokenized them again: the ids are "
         "not those that were sampled.",
         fix="pass token ids from engine to engine, never text (encode(decode(ids)) is not ids)",
-        confirm="parity-check replay -c parity.toml --engine candidate --trace "
+        confirm="parity-check replay -c {run}/config.toml --engine candidate --trace "
         "{run}/reference.parquet -o again.parquet",
         cases="vllm#43317, #53692, #27433, rllm#272",
     ),
@@ -75,7 +75,7 @@ RULES = (
         claim="The {penalised}'s logprobs follow a {kind} of about {value}, the other engine's do "
         "not; {asked}.",
         fix="{remedy}",
-        confirm="parity-check ablate {run} --only {setting}",
+        confirm="parity-check ablate {run} {flip}",
         cases="NeMo-RL#3497, ART#140, vllm#52461, #27878",
     ),
     Rule(
@@ -111,7 +111,7 @@ RULES = (
         "BOS, and an engine that drops one reads another text.",
         fix="give prompt_token_ids with one BOS, or tokenize the templated text without special "
         "tokens",
-        confirm="parity-check record -c parity.toml --engine candidate -o again.parquet",
+        confirm="parity-check record -c {run}/config.toml --engine candidate -o again.parquet",
         cases="vllm#5334",
     ),
     Rule(
@@ -210,7 +210,7 @@ RULES = (
         "updated, or an update that one of them missed.",
         fix="load the same checkpoint into both engines afresh; after a weight update, check that "
         "every tensor arrived",
-        confirm="parity-check weight-sync -c {run}/config.toml",
+        confirm="parity-check compare -c {run}/config.toml",
         cases="Megatron-LM#6723, prime-rl#2438",
         vague=True,
     ),

@@ -229,7 +229,7 @@ def penalty(case: Case) -> Match | None:
         evidence.append(f"the checkpoint's generation_config.json sets {defaults}")
     off = 1.0 if seen.kind == "repetition_penalty" else 0.0
     stripped = requested != off
-    remedy, setting = _penalty_remedy(case, role, stripped, seen.kind)
+    remedy, flip = _penalty_remedy(case, role, stripped, seen.kind)
     return Match(
         OTHER[role] if stripped else role,
         "high" if defaults and seen.kind in defaults else "medium",
@@ -241,21 +241,24 @@ def penalty(case: Case) -> Match | None:
             "value": f"{value:.2f}",
             "asked": f"{requested:g} was requested",
             "remedy": remedy,
-            "setting": setting,
+            "flip": flip,
         },
     )
 
 
 def _penalty_remedy(case: Case, penalised: Role, stripped: bool, kind: str) -> tuple[str, str]:
-    """The fix, and the setting that it is about; `stripped`: the other engine lost the penalty."""
+    """The fix, and what to ablate; `stripped`: the other engine lost the penalty."""
     other = case.engines[OTHER[penalised]]
     if stripped and other.distribution == "raw":
-        return _processed(OTHER[penalised]), "logprobs_mode"
+        return _processed(OTHER[penalised]), "--only logprobs_mode"
     if stripped and other.settings.get("async_scheduling") is True:
-        return f"[{OTHER[penalised]}.settings] async_scheduling = false", "async_scheduling"
+        return f"[{OTHER[penalised]}.settings] async_scheduling = false", "--only async_scheduling"
     role = OTHER[penalised] if stripped else penalised
     line = f'[{role}.engine_args] generation_config = "vllm"'
-    return f"{line}, and pass {kind} = {case.sampling[kind]:g} explicitly", "generation_config"
+    return (
+        f"{line}, and pass {kind} = {case.sampling[kind]:g} explicitly",
+        "--flip generation_config=vllm",
+    )
 
 
 def _processed(role: Role) -> str:
