@@ -117,3 +117,8 @@ class Rule:
     """Where the field met it."""
     vague: bool = False
     """Whether the pattern is what any rest looks like: it counts where much of E|Δ| is left."""
+
+
+def percent(share: float) -> str:
+    """A share in words."""
+    return f"{100 * share:.0f} %"

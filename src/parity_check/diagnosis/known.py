@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from parity_check.diagnosis import gaps
-from parity_check.diagnosis.case import Case
+from parity_check.diagnosis.case import Case, percent
 from parity_check.diagnosis.evidence import Floats
 
 
@@ -18,7 +18,7 @@ def known(case: Case) -> tuple[str, ...]:
     facts = [
         f"mean |Δ| is {np.abs(delta).mean():.2g} nats over {len(delta):,} tokens, and the "
         f"candidate's logprobs are {delta.mean():+.2g} nats from the reference's on average",
-        f"the largest 1 % of the tokens hold {_held_by_the_largest(delta):.0%} of Σ|Δ|",
+        f"the largest 1 % of the tokens hold {percent(_held_by_the_largest(delta))} of Σ|Δ|",
     ]
     found = gaps.scale(evidence)
     if found is None:

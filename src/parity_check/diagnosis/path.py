@@ -9,7 +9,7 @@ import numpy as np
 
 from parity_check.config import OTHER, ROLES, Role
 from parity_check.diagnosis import grid, places
-from parity_check.diagnosis.case import Case, Match
+from parity_check.diagnosis.case import Case, Match, percent
 from parity_check.diagnosis.evidence import BLOCK, Flags
 
 ON_GRID = 0.8
@@ -68,9 +68,9 @@ def lm_head_precision(case: Case) -> Match | None:
         role,
         "high",
         (
-            f"{step.share:.0%} of {step.gaps:,} top-k gaps × T of the {role} are multiples of "
-            f"2^-{step.exponent}; {plain.share:.0%} of the {OTHER[role]}'s "
-            f"({grid.FALSE_POSITIVES:.0%} by chance)",
+            f"{percent(step.share)} of {step.gaps:,} top-k gaps × T of the {role} are multiples of "
+            f"2^-{step.exponent}; {percent(plain.share)} of the {OTHER[role]}'s "
+            f"({percent(grid.FALSE_POSITIVES)} by chance)",
             f"lm_head_dtype in force: {_in_force(case, 'lm_head_dtype')}",
             f"rounding to that grid moves a logprob by about {rounding:.2g} nats",
         ),
@@ -158,7 +158,7 @@ def batch_variance(case: Case) -> Match | None:
         "high",
         (
             f"the {role} against itself, in another batch order and composition: mean |Δ| "
-            f"{floor:.2g} nats, {moved:.0%} of its tokens moved; the {OTHER[role]} against "
+            f"{floor:.2g} nats, {percent(moved)} of its tokens moved; the {OTHER[role]} against "
             f"itself: {floors[OTHER[role]]:.2g}; between the engines: {size:.2g}",
         ),
         share=min(1.0, floor / size) if size else 0.0,
@@ -244,7 +244,7 @@ def outlier_tokens(case: Case) -> Match | None:
         "low",
         (
             f"{huge:,} of {len(size):,} tokens differ by more than 1 nat; the largest "
-            f"{FEW_TOKENS:.0%} hold {held:.0%} of Σ|Δ|",
+            f"{percent(FEW_TOKENS)} hold {percent(held)} of Σ|Δ|",
         ),
         after=places.without_tokens(case.evidence, np.abs(delta) > 1.0),
         words={"count": f"{huge:,}"},

@@ -8,7 +8,7 @@ import numpy as np
 
 from parity_check.config import OTHER, ROLES, Role
 from parity_check.diagnosis import alignment, gaps, penalties, support
-from parity_check.diagnosis.case import Case, Match
+from parity_check.diagnosis.case import Case, Match, percent
 from parity_check.diagnosis.evidence import Floats
 
 SCALED = 0.01
@@ -89,7 +89,7 @@ def bos_twice(case: Case) -> Match | None:
         None,
         "medium",
         (
-            f"{share:.0%} of the prompts begin with id {common} twice",
+            f"{percent(share)} of the prompts begin with id {common} twice",
             f"mean |Δ| is {size:.2g} nats",
         ),
         share=1.0 if size > ANOTHER_TEXT else 0.0,
@@ -221,8 +221,8 @@ def penalty(case: Case) -> Match | None:
     evidence = [
         f"Δ of ids that occur in the context is {seen.shift:+.3f} nats from that of new ids of the "
         f"same position, n = {seen.rows:,} positions",
-        f"a {seen.kind.replace('_', ' ')} of about {value:.2f} accounts for {seen.fits:.0%} of "
-        f"what differs within a position; {requested:g} was requested",
+        f"a {seen.kind.replace('_', ' ')} of about {value:.2f} accounts for {percent(seen.fits)} "
+        f"of what differs within a position; {requested:g} was requested",
     ]
     defaults = case.engines[role].model.get("sampling_defaults")
     if defaults:
@@ -326,10 +326,7 @@ def truncated_support(case: Case) -> Match | None:
 def _remedy(case: Case, whole: Role, truncated: Role, active: dict[str, Any]) -> str:
     if case.engines[whole].distribution == "raw" or active:
         return _processed(whole)
-    return (
-        f'[{truncated}.engine_args] generation_config = "vllm", and pass top_p, top_k and min_p '
-        "explicitly"
-    )
+    return f'[{truncated}.engine_args] generation_config = "vllm"'
 
 
 def _offset_sentence(found: support.Offset) -> str:
@@ -337,8 +334,9 @@ def _offset_sentence(found: support.Offset) -> str:
     sign = max(found.positive, 1.0 - found.positive)
     return (
         f"the ids of a position differ by the same offset: mean {found.mean:+.4f} nats "
-        f"(kept mass {np.exp(-abs(found.mean)):.3f}), {found.of_variance:.0%} of Var(Δ); visible "
-        f"at {found.share:.0%} of {found.rows:,} positions, {sign:.0%} of them of one sign"
+        f"(kept mass {np.exp(-abs(found.mean)):.3f}), {percent(found.of_variance)} of Var(Δ); "
+        f"visible at {percent(found.share)} of {found.rows:,} positions, {percent(sign)} of it of one "
+        "sign"
     )
 
 
