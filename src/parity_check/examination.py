@@ -13,6 +13,8 @@ from parity_check.trace import Trace, TraceHeader
 
 TOKEN_BUDGET = 100_000
 """Tokens of a direction that a diagnosis looks at: whole samples, from evenly spaced row groups."""
+MOST_GROUPS = 4
+"""Row groups of a long trace that are read for it, one at a time."""
 
 
 def examine(
@@ -30,7 +32,7 @@ def examine(
                 for role, (behaviour, evaluating) in pairs.items()
                 for left, right in _sampled(behaviour, evaluating)
             ),
-            total_tokens=sum(direction.measurement.tokens for direction in directions),
+            total_tokens=sum(behaviour.header.tokens for behaviour, _ in pairs.values()),
         ),
         engines={role: _facts(role, headers[role], directions, floors) for role in ROLES},
         sampling=first.sampling,
@@ -41,15 +43,12 @@ def examine(
 def _sampled(behaviour: Trace, evaluating: Trace) -> Iterator[tuple[SampleBatch, SampleBatch]]:
     """Whole samples up to the budget; the same ones of both traces, the same in every analysis."""
     groups = behaviour.row_groups
-    wanted = max(1, min(groups, groups * TOKEN_BUDGET // max(1, behaviour.header.tokens)))
+    whole = behaviour.header.tokens <= TOKEN_BUDGET
+    wanted = groups if whole else min(groups, MOST_GROUPS)
     chosen = [number * groups // wanted for number in range(wanted)]
-    left = TOKEN_BUDGET
-    for both in zip(behaviour.batches(chosen), evaluating.batches(chosen), strict=True):
-        if left <= 0:
-            return
-        pair = first_samples(both[0], left), first_samples(both[1], left)
-        left -= len(pair[0].token_ids)
-        yield pair
+    each = TOKEN_BUDGET if whole else TOKEN_BUDGET // wanted
+    for left, right in zip(behaviour.batches(chosen), evaluating.batches(chosen), strict=True):
+        yield first_samples(left, each), first_samples(right, each)
 
 
 def _facts(

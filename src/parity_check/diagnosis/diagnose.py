@@ -38,7 +38,7 @@ def diagnose(case: Case, verdict: Verdict) -> Diagnosis:
     return Diagnosis(
         stages=_stages(found, verdict, unexplained),
         findings=tuple(found),
-        known=known(case) if unexplained else (),
+        known=(*known(case), *_sampled(case)) if unexplained else (),
     )
 
 
@@ -55,11 +55,19 @@ def _finding(rule: Rule, match: Match, case: Case, initial: float) -> Finding:
         confidence=match.confidence,
         engine=match.engine,
         claim=rule.claim.format(**names),
-        evidence=match.evidence,
+        evidence=(*match.evidence, *_sampled(case)),
         explained=None if explained is None else min(1.0, max(0.0, explained)),
         fix=rule.fix.format(**names),
         confirm=rule.confirm.format(**names),
     )
+
+
+def _sampled(case: Case) -> tuple[str, ...]:
+    """Said where the traces are too long to be looked at whole."""
+    seen, total = len(case.evidence.delta), case.evidence.total_tokens
+    if seen >= total:
+        return ()
+    return (f"seen in {seen:,} of {total:,} tokens: whole samples, evenly spread",)
 
 
 def _stages(found: list[Finding], verdict: Verdict, unexplained: bool) -> tuple[Stage, ...]:

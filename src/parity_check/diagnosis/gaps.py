@@ -47,10 +47,9 @@ def scale(evidence: Evidence) -> Scale | None:
     owner = evidence.prompt[sample]
     if len(np.unique(owner)) < FEWEST_PROMPTS:
         owner = sample
-    slopes = [
-        weighted_median(ratios[owner == each], reference[owner == each])
-        for each in np.unique(owner)
-    ]
+    order = np.argsort(owner, kind="stable")
+    borders = np.flatnonzero(np.diff(owner[order])) + 1
+    slopes = [weighted_median(ratios[each], reference[each]) for each in np.split(order, borders)]
     slope = weighted_median(ratios, reference)
     count = len(slopes)
     spread = float(np.std(slopes, ddof=1)) if count > 1 else abs(slope)

@@ -335,8 +335,8 @@ def _offset_sentence(found: support.Offset) -> str:
     return (
         f"the ids of a position differ by the same offset: mean {found.mean:+.4f} nats "
         f"(kept mass {np.exp(-abs(found.mean)):.3f}), {percent(found.of_variance)} of Var(Δ); "
-        f"visible at {percent(found.share)} of {found.rows:,} positions, {percent(sign)} of it of one "
-        "sign"
+        f"visible at {percent(found.share)} of {found.rows:,} positions, {percent(sign)} of the "
+        "sum of one sign"
     )
 
 
