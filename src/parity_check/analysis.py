@@ -203,7 +203,7 @@ def _assemble(
         directions=tuple(directions),
         floors=tuple(floors),
         verdict=verdict,
-        diagnosis=diagnose(examine(pairs, headers, directions, floors), verdict),
+        diagnosis=diagnose(examine(pairs, headers, directions, floors, differences), verdict),
         worst_tokens=tuple(worst[:WORST_TOKENS]),
         warnings=tuple(notices(headers, differences)),
         artifacts=tuple(pair.path.name for both in pairs.values() for pair in both),

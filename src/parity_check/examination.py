@@ -8,6 +8,7 @@ from parity_check.batch import SampleBatch
 from parity_check.config import ROLES, Role
 from parity_check.diagnosis.case import Case, EngineFacts
 from parity_check.diagnosis.evidence import evidence_of, first_samples
+from parity_check.provenance import Difference
 from parity_check.report.model import Direction, Floor
 from parity_check.trace import Trace, TraceHeader
 
@@ -22,6 +23,7 @@ def examine(
     headers: Mapping[Role, TraceHeader],
     directions: Sequence[Direction],
     floors: Sequence[Floor],
+    differences: Sequence[Difference],
 ) -> Case:
     """Everything that the rules may look at."""
     first = headers[directions[0].sampled_by]
@@ -37,6 +39,7 @@ def examine(
         engines={role: _facts(role, headers[role], directions, floors) for role in ROLES},
         sampling=first.sampling,
         run=f"{first.config.get('run', {}).get('out', 'runs')}/{first.run_id}",
+        unrequested=tuple(each.key for each in differences if not each.requested),
     )
 
 

@@ -60,6 +60,11 @@ def test_without_alternatives_less_is_known_and_said() -> None:
     assert any("no top-k alternatives" in fact for fact in found.known)
 
 
+def test_settings_that_differ_are_told_where_no_rule_matched() -> None:
+    case = replace(case_of(DRIFTING), unrequested=("attention_backend", "block_size"))
+    assert diagnose(case, "drift").known[-1].endswith("asked for it: attention_backend, block_size")
+
+
 def test_findings_are_ranked_by_what_they_explain() -> None:
     pair = Pair(
         candidate=Engine(noise=NOISE, raw=True, facts={"defects": {"nan": 3}}, compute=rounded(8)),

@@ -235,3 +235,17 @@ def test_growth_with_the_position() -> None:
     grown[:, 0] -= 1e-3 * places.context_length(found)
     assert places.growth(found.with_candidate(grown)) == pytest.approx(1.0, abs=0.01)
     assert places.growth(found) is None
+
+
+def test_the_first_token_and_the_unlikely_ones() -> None:
+    found = evidence(Pair(candidate=Engine()))
+    moved = found.candidate.copy()
+    moved[:, 0] -= 0.01
+    moved[found.position == 0, 0] -= 0.02
+    apart = found.with_candidate(moved)
+    assert places.first_token(apart) == pytest.approx(3.0)
+    assert places.first_token(found) is None
+    rare = np.where(found.reference[:, 0] < np.log(0.5), 1.0, 0.0)
+    only = found.candidate - np.outer(rare, [1.0] + [0.0] * 5)
+    assert places.unlikely(found.with_candidate(only)) == 1.0
+    assert places.unlikely(found) is None

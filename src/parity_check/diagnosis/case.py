@@ -43,6 +43,8 @@ class Case:
     """As the traces record it, the same for both engines."""
     run: str
     """What the confirming command is to be given."""
+    unrequested: tuple[str, ...] = ()
+    """Settings and configuration in which the engines differ though nobody asked for it."""
 
     def differing(self, key: str) -> tuple[Any, Any] | None:
         """A setting's or config entry's two values where they differ; None where they do not."""

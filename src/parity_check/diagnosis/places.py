@@ -132,6 +132,27 @@ def growth(evidence: Evidence) -> float | None:
     return float(spearmanr(place, size[usable]).statistic)
 
 
+def first_token(evidence: Evidence) -> float | None:
+    """E|Δ| of completions' first tokens over that of the others; None where either are too few."""
+    size = np.abs(evidence.delta)
+    usable = np.isfinite(size)
+    first = usable & (evidence.position == 0)
+    later = usable & (evidence.position > 0)
+    if min(first.sum(), later.sum()) < FEWEST_SAMPLES or not size[later].any():
+        return None
+    return float(size[first].mean() / size[later].mean())
+
+
+def unlikely(evidence: Evidence) -> float | None:
+    """Share of Σ|Δ| on tokens that the reference gives less than one half; None without a Δ."""
+    size = np.abs(evidence.delta)
+    usable = np.isfinite(size)
+    total = float(size[usable].sum())
+    if not total:
+        return None
+    return float(size[usable & (evidence.reference[:, 0] < np.log(0.5))].sum() / total)
+
+
 def held_by_the_largest(evidence: Evidence, share: float) -> float:
     """What part of Σ|Δ| the given share of the tokens holds, the largest |Δ|."""
     size = np.abs(evidence.delta)
