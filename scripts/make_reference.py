@@ -123,7 +123,7 @@ evenly spaced parts of the trace, the same in every analysis.
 A clean pair has no finding. In 1,000 simulated clean pairs (noise from 1e-5 to 0.02 nats, five
 temperatures, truncation, penalties, equal and different builds, with and without prefix caching and
 alternatives) no rule gave a false alarm; again: `pytest tests/unit/test_false_alarms.py -s`. The
-thresholds are in `src/parity_check/diagnosis/semantic.py` and `path.py`, each with its reason.
+thresholds are in `rows.py`, `semantic.py` and `path.py` of `src/parity_check/diagnosis/`.
 
 Three limits to know: a temperature off by less than 1 % goes unseen; `lm_head_precision` counts
 gaps that lie within {tolerance:g} of a step to a grid point, which {chance:g} % of the gaps of a

@@ -11,6 +11,9 @@ from parity_check.diagnosis.evidence import Evidence
 from parity_check.diagnosis.findings import Confidence, Layer
 from parity_check.trace import Distribution
 
+TRUNCATING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
+"""Sampling parameters that cut the support, and what leaves it whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:

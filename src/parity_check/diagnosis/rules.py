@@ -5,14 +5,14 @@ Rules are looked at in this order, and each sees what the causes found before it
 
 from __future__ import annotations
 
-from parity_check.diagnosis import path, semantic
+from parity_check.diagnosis import path, rows, semantic
 from parity_check.diagnosis.case import Rule
 
 RULES = (
     Rule(
         cause="bad_rows",
         layer="semantic",
-        look=semantic.bad_rows,
+        look=rows.bad_rows,
         pattern="logprobs that are missing, NaN, infinite, -9999, positive or padded with zeros; "
         "lists of another length than the tokens; an id twice among the alternatives",
         claim="Rows of the {engine} cannot be what they claim: {kinds}.",
@@ -23,7 +23,7 @@ RULES = (
     Rule(
         cause="off_by_one",
         layer="semantic",
-        look=semantic.off_by_one,
+        look=rows.off_by_one,
         pattern="the engines' logprob series correlate at lag ±1 to ±3, and not at lag 0",
         claim="The candidate's rows stand {lag} token {late}: each logprob belongs to another "
         "token than the one it stands beside.",
@@ -35,7 +35,7 @@ RULES = (
     Rule(
         cause="retokenised",
         layer="semantic",
-        look=semantic.retokenised,
+        look=rows.retokenised,
         pattern="samples that agree at their start and, shifted by 1 to 3 tokens, at their end",
         claim="One engine was given the completions as text and tokenized them again: the ids are "
         "not those that were sampled.",
@@ -105,7 +105,7 @@ RULES = (
     Rule(
         cause="bos_twice",
         layer="semantic",
-        look=semantic.bos_twice,
+        look=rows.bos_twice,
         pattern="prompts that begin with the same id twice",
         claim="The prompts begin with id {id} twice: a chat template and the tokenizer each add a "
         "BOS, and an engine that drops one reads another text.",

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from parity_check.config import OTHER, ROLES, Role
-from parity_check.diagnosis import alignment, gaps, penalties, support
-from parity_check.diagnosis.case import Case, Match, percent
+from parity_check.diagnosis import gaps, penalties, support
+from parity_check.diagnosis.case import TRUNCATING, Case, Match, percent
 from parity_check.diagnosis.evidence import Floats
 
 SCALED = 0.01
@@ -17,14 +17,6 @@ SAME_SCALE = 0.02
 """How near a slope must be to T, or 1/T, to be called that."""
 EXPLAINS = 0.3
 """What removes less than this of E|Δ| is not the cause."""
-ALIGNED = 0.85
-"""Correlation that the right lag has at least."""
-MISALIGNED = 0.6
-"""Correlation that lag 0 has at most where another lag is right."""
-DOUBLED = 0.9
-"""Share of prompts that begin with the same id twice."""
-ANOTHER_TEXT = 0.01
-"""Nats. E|Δ| above this is more than numeric noise: the engines read another text."""
 PENALISED = 0.02
 """Nats. A smaller contrast between seen and new ids is noise."""
 PENALTY_FITS = 0.5
@@ -35,67 +27,6 @@ COMMON = 0.25
 """Largest spread within a row, over its offset, where only the normaliser differs."""
 TRUNCATED_ROWS = 0.02
 """Share of the rows with a visible offset where support is truncated on one side."""
-TRUNCATING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
-NOT_ROWS = ("negative_infinity", "top_missing", "sampled_not_returned")
-"""Defects that follow from other causes: truncated support, and rows out of place."""
-
-
-def off_by_one(case: Case) -> Match | None:
-    """The engines' series agree at another lag than 0."""
-    found = alignment.lag(case.evidence)
-    if found is None or found.best == 0:
-        return None
-    if found.correlation < ALIGNED or found.unshifted > MISALIGNED:
-        return None
-    late = found.best > 0
-    return Match(
-        None,
-        "high",
-        (
-            f"the logprob series agree at lag {found.best:+d} (correlation "
-            f"{found.correlation:.3f}), not at lag 0 ({found.unshifted:.3f})",
-        ),
-        after=alignment.realigned(case.evidence, found.best),
-        words={"lag": str(abs(found.best)), "late": "late" if late else "early"},
-    )
-
-
-def retokenised(case: Case) -> Match | None:
-    """Samples are aligned at their start and shifted at their end."""
-    found = alignment.shifted_tails(case.evidence)
-    if found.samples < 2 or found.samples < 0.02 * found.of:
-        return None
-    return Match(
-        None,
-        "high",
-        (
-            f"{found.samples} of {found.of} samples of {2 * alignment.TAIL} tokens and more agree "
-            "at their start, and agree at their end only when one side is shifted by 1 to "
-            f"{max(alignment.LAGS)} tokens: {found.tokens.sum():,} tokens are out of place",
-        ),
-        after=case.evidence.with_candidate(
-            np.where(found.tokens[:, None], np.nan, case.evidence.candidate)
-        ),
-    )
-
-
-def bos_twice(case: Case) -> Match | None:
-    """Prompts begin with the same id twice."""
-    common, share = alignment.doubled_bos(case.evidence)
-    if share < DOUBLED:
-        return None
-    size = case.evidence.size()
-    return Match(
-        None,
-        "medium",
-        (
-            f"{percent(share)} of the prompts begin with id {common} twice",
-            f"mean |Δ| is {size:.2g} nats",
-        ),
-        share=1.0 if size > ANOTHER_TEXT else 0.0,
-        words={"id": str(common)},
-        settles=size > ANOTHER_TEXT,
-    )
 
 
 def raw_logprobs(case: Case) -> Match | None:
@@ -350,31 +281,4 @@ def _agreement(case: Case, predicted: Floats) -> str:
     return (
         f"recomputed from the other engine's alternatives at {both.sum():,} positions, the kept "
         f"mass gives the same offset to within {apart:.4f} nats (median)"
-    )
-
-
-def bad_rows(case: Case) -> Match | None:
-    """Logprobs or alternatives that cannot be what they claim."""
-    truncating = any(case.sampling[name] != off for name, off in TRUNCATING.items())
-    defects = {
-        role: {
-            kind: count
-            for kind, count in case.engines[role].defects.items()
-            if kind not in NOT_ROWS or (kind != "sampled_not_returned" and not truncating)
-        }
-        for role in ROLES
-    }
-    counts = {role: sum(found.values()) for role, found in defects.items()}
-    role = max(ROLES, key=lambda each: counts[each])
-    if not counts[role]:
-        return None
-    return Match(
-        role if not counts[OTHER[role]] else None,
-        "high",
-        tuple(
-            f"{kind.replace('_', ' ')}: {count:,} in the {each}"
-            for each in ROLES
-            for kind, count in defects[each].items()
-        ),
-        words={"kinds": ", ".join(kind.replace("_", " ") for kind in defects[role])},
     )
