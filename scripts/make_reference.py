@@ -130,6 +130,11 @@ gaps that lie within {tolerance:g} of a step to a grid point, which {chance:g} %
 float32 head do by chance; and `other_weights` is the name for what is left when nothing else fits,
 between engines of one build always, between different builds from RMS Δ {rms:g} nats on.
 """
+REMEDY = """\
+‹remedy› is `logprobs_mode = "processed_logprobs"` for the engine whose logprobs leave out what was
+requested, `async_scheduling = false` where that lost a penalty, and otherwise `generation_config =
+"vllm"` in its `engine_args`, with every sampling parameter in the request.
+"""
 UNSEEN = """\
 ## What a trace cannot show
 
@@ -303,6 +308,7 @@ def causes_page() -> str:
         _table(heads, rows),
         "## What to do",
         _table(("cause", "fix", "confirm"), remedies),
+        REMEDY,
         UNSEEN,
         _table(("case", "why two traces do not show it"), NOT_SHOWN),
     ]

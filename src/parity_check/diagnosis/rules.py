@@ -74,7 +74,7 @@ RULES = (
         "position",
         claim="The {penalised}'s logprobs follow a {kind} of about {value}, the other engine's do "
         "not; {asked}.",
-        fix="{remedy} (every sampling parameter explicit, processed logprobs on both sides)",
+        fix="{remedy}",
         confirm="parity-check ablate {run} {flip}",
         cases="NeMo-RL#3497, ART#140, vllm#52461, #27878",
     ),
@@ -98,7 +98,7 @@ RULES = (
         "the kept mass",
         claim="The {truncated} renormalises over the tokens that truncation keeps ({what}), the "
         "{whole} does not.",
-        fix="{remedy} (the same top_p, top_k and min_p in both engines' logprobs)",
+        fix="{remedy}",
         confirm="parity-check ablate {run} --only logprobs_mode",
         cases="trl#6789, trl#7269, NeMo-RL#766",
     ),
