@@ -340,3 +340,10 @@ def test_aborted_requests_without_tokens_are_no_obstacle() -> None:
 
     pair = Pair(candidate=RAW, sampling=T07, edit=lambda own, other: (emptied(own), emptied(other)))
     assert causes(pair) == ["raw_logprobs"]
+
+
+def test_growth_is_no_onset() -> None:
+    def growing(rng: np.random.Generator, text: Text, logits: Rows) -> Rows:
+        return logits + (text.context[:, None] / 500.0) ** 2 * rng.normal(size=logits.shape)
+
+    assert "onset" not in causes(Pair(candidate=Engine(compute=growing), length=(80, 140)))

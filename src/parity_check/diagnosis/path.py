@@ -25,6 +25,7 @@ LARGE_FLOOR = 0.02
 """Nats. A floor above this is named even where the other engine's is no better."""
 CACHE_RATIO = 3.0
 JUMP_RATIO = 3.0
+"""Of |Δ| across an onset, and behind it against all before: growth is no jump."""
 CLEAR = 6.0
 """Standard errors from which on a contrast of places counts."""
 SAME_BUILD_NOISE = 1e-4
@@ -209,7 +210,7 @@ def onset(case: Case) -> Match | None:
     found = places.onset(case.evidence)
     if found is None or found.score < CLEAR or found.after < SMALLEST_FLOOR:
         return None
-    if found.after < JUMP_RATIO * max(found.before, places.SMALLEST):
+    if min(found.jump, found.after / max(found.before, places.SMALLEST)) < JUMP_RATIO:
         return None
     boundaries = [
         size

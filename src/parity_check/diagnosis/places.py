@@ -21,13 +21,14 @@ class Onset:
     """The position from which on |Δ| is larger, sharply and for good.
 
     `context` is the number of tokens, of prompt and completion together, that the first such
-    token is computed from. `before` and `after` are E|Δ| in nats; `score` is the jump over its
-    standard error, across one window.
+    token is computed from. `before` and `after` are E|Δ| in nats; `jump` is the ratio of the
+    geometric means across one window there, `score` its logarithm over its standard error.
     """
 
     context: int
     before: float
     after: float
+    jump: float
     score: float
     tokens: Flags
 
@@ -82,6 +83,7 @@ def onset(evidence: Evidence) -> Onset | None:
         context=best,
         before=float(size[~late].mean()),
         after=float(size[late].mean()),
+        jump=float(np.exp(after[score.argmax()] - before[score.argmax()])),
         score=float(score.max()),
         tokens=context_length(evidence) >= best,
     )
