@@ -1,20 +1,25 @@
-"""Write docs/reference/metrics.md from the tables that the program itself works by.
+"""Write docs/reference/{metrics,causes}.md from the tables that the program itself works by.
 
     python scripts/make_reference.py [--check]
 
-With `--check` nothing is written; the exit code is 1 when the page is not what the tables say.
+With `--check` nothing is written; the exit code is 1 when a page is not what the tables say.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from parity_check.accumulator import POSITION_EDGES, SURPRISAL_EDGES
+from parity_check.diagnosis.grid import FALSE_POSITIVES, TOLERANCE
+from parity_check.diagnosis.path import KERNEL_RMS
+from parity_check.diagnosis.rules import RULES
 from parity_check.estimates import LENGTH_EDGES, QUANTILES, TAIL_THRESHOLDS
+from parity_check.examination import TOKEN_BUDGET
 from parity_check.gates import PROFILES
 from parity_check.hygiene import KINDS
 from parity_check.metrics import METRICS, RATIO_CAP, Metric
@@ -22,7 +27,7 @@ from parity_check.objectives import OBJECTIVES, Objective
 from parity_check.report.numbers import number
 from parity_check.stats import FEWEST_CLUSTERS, FOLDS
 
-PAGE = Path(__file__).parents[1] / "docs" / "reference" / "metrics.md"
+PAGES = Path(__file__).parents[1] / "docs" / "reference"
 BETTER = {"lower": "lower is better", "higher": "higher is better"}
 LEVELS = {
     "token": "token",
@@ -97,8 +102,65 @@ nothing was seen it follows the rule of three.
 """
 
 
-def page() -> str:
-    """The whole page."""
+CAUSES = """\
+# Causes
+
+Generated from the program's own tables by `python scripts/make_reference.py`; do not edit.
+
+The rules of the [diagnosis](../diagnosis.md) that every report holds. They are looked at in the
+order of the table: what one explains is subtracted token by token, and the next looks at the rest.
+That is how two faults in one run get two names. A cause that cannot be subtracted (a head, a batch)
+is given the share that its size can account for; one for which a share makes no sense (unusable
+rows) has none.
+
+The rules read one run: both engines' logprobs of the same tokens, their top-k alternatives matched
+by id (`workload.top_logprobs`, 5 by default), the settings in force, and the A/A repeats. With no
+alternatives recorded, `raw_logprobs` is named from what the traces say of themselves, and
+`wrong_temperature`, `penalty`, `truncated_support` and `lm_head_precision` cannot be named; the
+report says so. A diagnosis looks at {budget:,} tokens of a direction at most: whole samples, from
+evenly spaced parts of the trace, the same in every analysis.
+
+A clean pair has no finding. In 1,000 simulated clean pairs (noise from 1e-5 to 0.02 nats, five
+temperatures, truncation, penalties, equal and different builds, with and without prefix caching and
+alternatives) no rule gave a false alarm; again: `pytest tests/unit/test_false_alarms.py -s`. The
+thresholds are in `rows.py`, `semantic.py` and `path.py` of `src/parity_check/diagnosis/`.
+
+Three limits to know: a temperature off by less than 1 % goes unseen; `lm_head_precision` counts
+gaps that lie within {tolerance:g} of a step to a grid point, which {chance:g} % of the gaps of a
+float32 head do by chance; and `other_weights` is the name for what is left when nothing else fits,
+between engines of one build always, between different builds from RMS Δ {rms:g} nats on.
+"""
+REMEDY = """\
+‹remedy› is `logprobs_mode = "processed_logprobs"` for the engine whose logprobs leave out what was
+requested, `async_scheduling = false` where that lost a penalty, and otherwise `generation_config =
+"vllm"` in its `engine_args`, with every sampling parameter in the request.
+"""
+UNSEEN = """\
+## What a trace cannot show
+
+Of the field's cases, these need more than two traces of the same tokens:
+"""
+NOT_SHOWN = (
+    ("OpenRLHF#1108, AReaL#1290 (training unstable after an upgrade)",
+     "no cause was ever found: parity-check tells whether the engines differ, not why a training "
+     "run does"),
+    ("NeMo-RL#3839 (recomputing the KV cache after an update did nothing)",
+     "needs a weight update between tokens: `parity-check weight-sync`"),
+    ("vllm#57970, #42695, #32103 (what pausing keeps of the cache)",
+     "needs a weight update between tokens: `parity-check weight-sync`"),
+    ("vllm#48310, #45617, #44972, #45619 (sleep and wake)",
+     "happens between two states of one engine, of which a run sees one; after a bad wake it shows "
+     "as `other_weights` or `bad_rows`, without the reason"),
+    ("vllm#14722 (eager against CUDA graphs and inductor)",
+     "symmetric noise looks the same from any kernel: "
+     "`parity-check ablate RUN --flip enforce_eager=true,false`"),
+    ("vllm#15381, #18352 (0.8.1 returns other logprobs than 0.8.0)",
+     "the report was never narrowed down; a scale or an offset would be named"),
+)  # fmt: skip
+
+
+def metrics_page() -> str:
+    """metrics.md, whole."""
     parts = [
         INTRODUCTION.format(cap=RATIO_CAP),
         *_metrics(),
@@ -227,6 +289,38 @@ def _hygiene() -> Iterator[str]:
     yield _table(("kind", "usually"), [(f"`{kind}`", words) for kind, words in KINDS.items()])
 
 
+def causes_page() -> str:
+    """causes.md, whole."""
+    heads = ("cause", "layer", "what the rule looks for", "what it says", "met in")
+    rows = [
+        (f"`{row.cause}`", row.layer, row.pattern, _placeholders(row.claim), row.cases)
+        for row in RULES
+    ]
+    remedies = [
+        (f"`{row.cause}`", _placeholders(row.fix), f"`{_placeholders(row.confirm)}`")
+        for row in RULES
+    ]
+    parts = [
+        CAUSES.format(
+            budget=TOKEN_BUDGET, tolerance=TOLERANCE, chance=100 * FALSE_POSITIVES, rms=KERNEL_RMS
+        ),
+        "## Rules",
+        _table(heads, rows),
+        "## What to do",
+        _table(("cause", "fix", "confirm"), remedies),
+        REMEDY,
+        UNSEEN,
+        _table(("case", "why two traces do not show it"), NOT_SHOWN),
+    ]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+
+
+def _placeholders(template: str) -> str:
+    """Words that the data fill in, in angle quotes."""
+    told = re.sub(r"(?<!\{)\{(\w+)\}(?!\})", r"‹\1›", template)
+    return told.replace("{{", "{").replace("}}", "}")
+
+
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
@@ -242,14 +336,20 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     options = parser.parse_args()
+    pages = {PAGES / "metrics.md": metrics_page(), PAGES / "causes.md": causes_page()}
     if options.check:
-        if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page():
-            return 0
-        print(f"{PAGE} is out of date: run python scripts/make_reference.py", file=sys.stderr)
-        return 1
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(page(), encoding="utf-8")
+        stale = [path for path, text in pages.items() if not _holds(path, text)]
+        for path in stale:
+            print(f"{path} is out of date: run python scripts/make_reference.py", file=sys.stderr)
+        return int(bool(stale))
+    PAGES.mkdir(parents=True, exist_ok=True)
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
     return 0
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import tomli_w
+from numpy.typing import NDArray
 
 from parity_check.config import OTHER, ROLES, Role
 from parity_check.trace import Sample, TraceHeader, write_trace
 
+Rows = NDArray[np.float64]
+Drawn = tuple[Sample, Rows]
 Change = Callable[[list[float | None]], list[float | None]]
 
 WORDS = ("the", " sum", " of", " 3", " and", " 4", " is", " 7", ".", "\n", " `x`", " [/b]", " a|b")
@@ -21,6 +23,7 @@ SAMPLING = {
     "temperature": 0.8, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "presence_penalty": 0.0,
     "frequency_penalty": 0.0, "repetition_penalty": 1.0, "max_tokens": 64, "ignore_eos": False,
 }  # fmt: skip
+TOP = 5
 PROCESSED = {"logprobs_mode": "processed_logprobs", "enable_prefix_caching": False}
 VERSIONS = {"reference": ("vllm 0.8.5", "v0"), "candidate": ("vllm 0.18.1", "v1")}
 
@@ -29,14 +32,14 @@ VERSIONS = {"reference": ("vllm 0.8.5", "v0"), "candidate": ("vllm 0.18.1", "v1"
 class Canned:
     """One canned run.
 
-    Δ is normal with `bias` and `noise`; `own_noise` is what an engine adds when it repeats itself
-    (None for no repeats). `spoil` changes the candidate's logprobs of the first sample.
+    `noise` is the error of the other engine's logits, nats; `own_noise` is what an engine adds
+    when it repeats itself (None for no repeats). `raw`: the candidate returns raw logprobs.
+    `spoil` changes the candidate's logprobs of the first sample.
     """
 
     prompts: int = 24
     samples: int = 2
     length: tuple[int, int] = (20, 40)
-    bias: float = 0.0
     noise: float = 0.0
     own_noise: float | None = 0.0
     samplers: tuple[Role, ...] = ROLES
@@ -56,9 +59,7 @@ CANNED = {
         own_noise=1e-5,
         config={"gates": {"tail_fraction": 1e-2, "clip_fraction": 1e-2}},
     ),
-    "drift": Canned(
-        length=(90, 170), bias=-0.02, noise=0.15, raw=True, config={"objective": {"kind": "gspo"}}
-    ),
+    "drift": Canned(length=(90, 170), noise=0.02, raw=True, config={"objective": {"kind": "gspo"}}),
     "inconclusive": Canned(prompts=12, noise=0.04, own_noise=2e-3),
     "noisy-engine": Canned(noise=0.02, own_noise=0.1),
     "hygiene": Canned(
@@ -73,6 +74,7 @@ CANNED = {
         samplers=("candidate",),
         config={"objective": {"kind": "mis"}, "gates": {"profile": "relaxed"}},
     ),
+    "unnamed": Canned(prompts=96, noise=0.068),
     "tiny": Canned(prompts=3, samples=1, noise=0.01, own_noise=None),
     "identical": Canned(own_noise=0.0, config={"gates": {"profile": "exact"}}),
 }
@@ -83,59 +85,84 @@ def write_run(directory: Path, canned: Canned) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     engines = {role: {"kind": "fake", "settings": settings(canned, role)} for role in ROLES}
     (directory / "config.toml").write_text(tomli_w.dumps({**engines, **canned.config}))
-    rng = random.Random(20261121)
+    rng = np.random.default_rng(20261121)
     for role in canned.samplers:
         other = OTHER[role]
-        sampled = [
+        drawn = [
             sample(rng, prompt, index, canned.length)
             for prompt in range(canned.prompts)
             for index in range(canned.samples)
         ]
+
+        def traced(engine: Role, noise: float, drawn: list[Drawn] = drawn) -> list[Sample]:
+            return [scored(one, returned(rng, rows, canned, engine, noise)) for one, rows in drawn]
+
+        sampled = traced(role, 0.0)
         if role == "candidate" and canned.spoil is not None:
             sampled[0] = replace(sampled[0], logprobs=canned.spoil(list(sampled[0].logprobs)))
-        sign = 1.0 if role == "reference" else -1.0
-        replayed = [disturb(rng, each, sign * canned.bias, canned.noise) for each in sampled]
         header = write(directory / f"{role}.parquet", sampled, canned, role, role)
         digest = header.token_digest
         name = f"{role}-replayed-by-{other}.parquet"
+        replayed = traced(other, canned.noise)
         write(directory / name, replayed, canned, role, other, digest)
         if canned.own_noise is not None:
-            repeated = [disturb(rng, each, 0.0, canned.own_noise) for each in sampled]
+            repeated = traced(role, canned.own_noise)
             write(directory / f"{role}-repeat-1.parquet", repeated, canned, role, role, digest)
     return directory
 
 
-def sample(rng: random.Random, prompt: int, index: int, length: tuple[int, int]) -> Sample:
-    size = rng.randint(*length)
-    ids = [rng.randrange(len(WORDS)) for _ in range(size)]
-    logprobs = [float(np.float32(-rng.expovariate(1.0))) for _ in range(size)]
-    others = [sorted({(token + step) % len(WORDS) for step in (1, 2, 3)}) for token in ids]
-    return Sample(
+def sample(
+    rng: np.random.Generator, prompt: int, index: int, length: tuple[int, int]
+) -> tuple[Sample, Rows]:
+    """A sample without logprobs, and the distribution [tokens, words] that it was drawn from."""
+    size = int(rng.integers(length[0], length[1] + 1))
+    rows = normalised(rng.normal(0.0, 2.0, (size, len(WORDS))))
+    ids = [int(rng.choice(len(WORDS), p=np.exp(row))) for row in rows]
+    drawn = Sample(
         sample_id=f"p{prompt:02d}/{index}",
         prompt_id=f"p{prompt:02d}",
         sample_index=index,
         prompt_group=("arithmetic", "story")[prompt % 2],
         prompt_token_ids=[0, 1, 2],
         completion_token_ids=ids,
-        logprobs=logprobs,
-        top_token_ids=[[token, *rest[:1]] for token, rest in zip(ids, others, strict=True)],
-        top_logprobs=[[x, float(np.float32(x - 1.0))] for x in logprobs],
+        logprobs=[],
+        top_token_ids=None,
+        top_logprobs=None,
         finish_reason="length",
         seed=None,
         policy_version=None,
         text="".join(WORDS[token] for token in ids),
     )
+    return drawn, rows
 
 
-def disturb(rng: random.Random, original: Sample, bias: float, noise: float) -> Sample:
-    """The same tokens with other logprobs."""
-    moved = [
-        None if x is None else float(np.float32(min(0.0, x + bias + noise * rng.gauss(0.0, 1.0))))
-        for x in original.logprobs
-    ]
-    # The replaying engine is in order where the sampling one was not.
-    kept = [-0.5 if x is None or not -100 < x <= 0 else x for x in moved]
-    return replace(original, logprobs=kept if noise else original.logprobs)
+def normalised(logits: Rows) -> Rows:
+    rows: Rows = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return rows
+
+
+def scored(drawn: Sample, rows: Rows) -> Sample:
+    """The sample with the logprobs that an engine returns, float32."""
+    values = np.minimum(rows, 0.0).astype(np.float32).astype(float)
+    order = np.argsort(-values, axis=1)[:, :TOP]
+    return replace(
+        drawn,
+        logprobs=[
+            float(row[token]) for row, token in zip(values, drawn.completion_token_ids, strict=True)
+        ],
+        top_token_ids=order.tolist(),
+        top_logprobs=np.take_along_axis(values, order, axis=1).tolist(),
+    )
+
+
+def returned(
+    rng: np.random.Generator, rows: Rows, canned: Canned, role: Role, noise: float
+) -> Rows:
+    """What an engine makes of the distribution: numeric noise, and its logprobs mode."""
+    if noise:
+        rows = normalised(rows + noise * rng.normal(0.0, 1.0, rows.shape))
+    raw = settings(canned, role)["logprobs_mode"] == "raw_logprobs"
+    return normalised(SAMPLING["temperature"] * rows) if raw else rows
 
 
 def settings(canned: Canned, role: str) -> dict[str, Any]:

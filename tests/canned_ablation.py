@@ -11,7 +11,7 @@ from parity_check.ablation import DEFAULT, SETTINGS, Flip, plan
 from parity_check.ablation_files import FAILURE, StoredPlan, write_plan
 
 GATES = {"tail_fraction": 1e-2, "clip_fraction": 1e-2}
-RAW = Canned(bias=-0.02, noise=0.15, raw=True)
+RAW = Canned(noise=0.02, raw=True)
 CLEAN = Canned(noise=2e-4, own_noise=1e-5)
 SAME = Canned()
 STEPS = {1: RAW, 2: CLEAN, 3: CLEAN, 4: None, 5: SAME, 7: replace(RAW, noise=0.2), 8: RAW}

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from parity_check import __version__, provenance
 from parity_check.config import OTHER, ROLES, Judging, Role, dump_config
+from parity_check.diagnosis.diagnose import diagnose
 from parity_check.errors import InputError
 from parity_check.estimates import measure
+from parity_check.examination import examine
 from parity_check.gates import Limit, choose_limits, judge_all, overall, worst_floor
 from parity_check.measurement import ClipEstimate, Measurement
 from parity_check.notices import notices
@@ -179,6 +181,7 @@ def _assemble(
     headers |= {role: behaviour.header for role, (behaviour, _) in pairs.items()}
     first = headers[directions[0].sampled_by]
     differences = _differences(headers)
+    verdict = overall(gate for direction in directions for gate in direction.gates)
     return ParityReport(
         run_id=first.run_id,
         created_utc=first.created_utc,
@@ -199,7 +202,8 @@ def _assemble(
         objective=how.objective,
         directions=tuple(directions),
         floors=tuple(floors),
-        verdict=overall(gate for direction in directions for gate in direction.gates),
+        verdict=verdict,
+        diagnosis=diagnose(examine(pairs, headers, directions, floors, differences), verdict),
         worst_tokens=tuple(worst[:WORST_TOKENS]),
         warnings=tuple(notices(headers, differences)),
         artifacts=tuple(pair.path.name for both in pairs.values() for pair in both),

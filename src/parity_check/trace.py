@@ -164,16 +164,20 @@ class Trace:
             number -= rows
         raise IndexError(number)
 
-    def batches(self) -> Iterator[SampleBatch]:
-        """Row groups in order; the next is read while the caller works on this one."""
+    @property
+    def row_groups(self) -> int:
+        return int(self._file.num_row_groups)
+
+    def batches(self, groups: Sequence[int] | None = None) -> Iterator[SampleBatch]:
+        """Row groups in order, or those given; the next is read while the caller works."""
 
         def read(index: int) -> SampleBatch:
             return batch_of(self._read(index, BATCH_COLUMNS))
 
-        groups = self._file.num_row_groups
+        first, *others = range(self.row_groups) if groups is None else groups
         with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = reader.submit(read, 0)
-            for index in range(1, groups):
+            ahead = reader.submit(read, first)
+            for index in others:
                 batch = ahead.result()
                 ahead = reader.submit(read, index)
                 yield batch

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 SUFFIXES = {"text": "txt", "markdown": "md", "github": "github", "junit": "xml", "json": "json"}
 EXIT_CODES = {
     "parity": 0, "drift": 1, "inconclusive": 4, "noisy-engine": 4, "hygiene": 1,
-    "one-direction": 0, "tiny": 4, "identical": 0,
+    "one-direction": 0, "unnamed": 1, "tiny": 4, "identical": 0,
 }  # fmt: skip
 TERMINAL = 100
 

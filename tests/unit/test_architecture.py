@@ -24,6 +24,7 @@ FORBIDDEN = {
     "analysis": ("engines", "console", "run", "rollouts", *COMPOSERS),
     "ablation_analysis": ("engines", "console", "run", "rollouts", *COMPOSERS),
     "ablation_files": ("engines", "report", "console", "run", "rollouts", *COMPOSERS),
+    "examination": ("engines", "console", "run", "rollouts", "analysis", *COMPOSERS),
     "trace": ("engines", "report", "analysis", "console", "run", "rollouts", *COMPOSERS),
 }
 LARGEST_MODULE = 400
@@ -55,7 +56,10 @@ def breaches(paths: list[Path], forbidden: tuple[str, ...]) -> list[str]:
     ]
 
 
-PURE_PATHS = [SOURCE / f"{name}.py" for name in PURE]
+PURE_PATHS = [
+    *(SOURCE / f"{name}.py" for name in PURE),
+    *sorted((SOURCE / "diagnosis").glob("[a-z]*.py")),
+]
 
 
 def test_the_pure_modules_know_no_engine_and_no_terminal() -> None:
@@ -90,7 +94,8 @@ def test_help_is_instant() -> None:
 
 
 def test_the_pure_modules_load_neither_terminal_nor_files() -> None:
-    names = [f"parity_check.{path.stem}" for path in PURE_PATHS]
+    parts = (path.relative_to(SOURCE).with_suffix("").parts for path in PURE_PATHS)
+    names = [".".join(("parity_check", *each)) for each in parts]
     loaded = loaded_by(*names)
     assert not {"rich", "typer", "pyarrow", "pandas", "torch"} & loaded
     assert not [name for name in loaded if name.startswith("parity_check.engines")]

@@ -1,4 +1,4 @@
-"""Workflow commands for GitHub Actions: one annotation a gate that is not parity."""
+"""Workflow commands for GitHub Actions: one annotation a gate that is not parity, one a cause."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def render(report: ParityReport) -> str:
         f"{_data(f'sampled by the {gate.sampled_by}: {sentences.reason(gate)}')}"
         for gate in report.gates
         if gate.verdict != "parity"
+    ]
+    lines += [
+        f"::{LEVELS[report.verdict]} title={_property(f'parity-check ({finding.cause})')}::"
+        f"{_data(f'{sentences.finding_title(finding)} Fix: {finding.fix}')}"
+        for finding in report.diagnosis.findings
     ]
     lines += [
         f"::warning title={_property(f'parity-check ({warning.id})')}::{_data(warning.message)}"

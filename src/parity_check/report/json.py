@@ -8,6 +8,7 @@ from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
+from parity_check.diagnosis.findings import Finding
 from parity_check.gates import GateResult
 from parity_check.measurement import Bin, ClipEstimate, Measurement
 from parity_check.metrics import METRICS
@@ -67,6 +68,9 @@ def to_dict(report: ParityReport) -> dict[str, Any]:
             for direction in report.directions
             for count in direction.measurement.hygiene
         ],
+        "stages": [asdict(stage) for stage in report.diagnosis.stages],
+        "diagnosis": [_finding(finding) for finding in report.diagnosis.findings],
+        "known": list(report.diagnosis.known),
         "worst_tokens": [finite_values(asdict(token)) for token in report.worst_tokens],
         "warnings": [asdict(warning) for warning in report.warnings],
         "artifacts": list(report.artifacts),
@@ -163,6 +167,10 @@ def _gate(gate: GateResult) -> dict[str, Any]:
         "required_limit": _finite(gate.required_limit),
         "prompts_needed": gate.prompts_needed,
     }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {**finite_values(asdict(finding)), "evidence": list(finding.evidence)}
 
 
 def finite_values(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
+from parity_check.diagnosis.findings import Finding
 from parity_check.report import sentences
 from parity_check.report.model import ParityReport
 
@@ -24,6 +25,7 @@ def render(report: ParityReport) -> str:
     facts |= {engine.role: f"{engine.label}, {engine.family.upper()}" for engine in report.engines}
     for name, value in facts.items():
         ET.SubElement(properties, "property", name=name, value=value)
+    causes = "\n".join(map(_cause, report.diagnosis.findings)) or None
     for gate in gates:
         case = ET.SubElement(
             suite,
@@ -32,10 +34,17 @@ def render(report: ParityReport) -> str:
             name=gate.metric,
         )
         if gate.verdict != "parity":
-            ET.SubElement(case, "failure", type=gate.verdict, message=sentences.reason(gate))
+            failure = ET.SubElement(
+                case, "failure", type=gate.verdict, message=sentences.reason(gate)
+            )
+            failure.text = causes
         else:
             ET.SubElement(case, "system-out").text = gate.reason
     ET.indent(suite)
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
     )
+
+
+def _cause(finding: Finding) -> str:
+    return f"{sentences.finding_title(finding)} Fix: {finding.fix}"

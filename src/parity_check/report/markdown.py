@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from parity_check.diagnosis.findings import Diagnosis
 from parity_check.provenance import Difference
 from parity_check.report import numbers, sentences, table
 from parity_check.report.model import ParityReport
@@ -25,6 +26,7 @@ def _lines(report: ParityReport) -> Iterator[str]:
         yield f"Differs though nobody asked for it: {'; '.join(map(_difference, differences))}."
     for title, reasons in sentences.reasons(report):
         yield from ("", f"**{title}**", "", *(f"- {reason}" for reason in reasons))
+    yield from _causes(report.diagnosis)
     for warning in report.warnings:
         yield ""
         yield f"> **{warning.id}**: {warning.message}"
@@ -40,6 +42,23 @@ def _lines(report: ParityReport) -> Iterator[str]:
         lines = numbers.columns(table.worst_rows(report), "<>>><")
         yield from details("Worst tokens", ["~~~text", *lines, "~~~"])
     yield from details("How to read this", (f"- {line}" for line in sentences.legend(report)))
+
+
+def _causes(diagnosis: Diagnosis) -> Iterator[str]:
+    yield ""
+    yield "**Layers**"
+    yield ""
+    yield from table_of([("layer", "outcome", "why"), *sentences.stages(diagnosis)], "<<<")
+    nothing = sentences.nothing_found(diagnosis)
+    if diagnosis.findings or nothing:
+        yield from ("", "**Likely causes**", "")
+    if nothing:
+        yield nothing
+    for number, finding in enumerate(diagnosis.findings, 1):
+        yield f"{number}. {sentences.finding_title(finding)}"
+        yield from (f"   - {sentence}" for sentence in finding.evidence)
+        yield f"   - fix: `{finding.fix}`"
+        yield f"   - confirm: `{finding.confirm}`"
 
 
 def _versions(report: ParityReport) -> str:

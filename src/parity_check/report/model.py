@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parity_check.config import Role
+from parity_check.diagnosis.findings import Diagnosis
 from parity_check.errors import ExitCode
 from parity_check.gates import GateResult, Verdict
 from parity_check.measurement import ClipEstimate, Measurement
@@ -122,6 +123,7 @@ class ParityReport:
     directions: tuple[Direction, ...]
     floors: tuple[Floor, ...]
     verdict: Verdict
+    diagnosis: Diagnosis
     worst_tokens: tuple[WorstToken, ...]
     warnings: tuple[ReportWarning, ...]
     artifacts: tuple[str, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from parity_check.diagnosis.findings import Diagnosis, Finding, Outcome
 from parity_check.gates import GateResult, Verdict
 from parity_check.metrics import METRICS
 from parity_check.objectives import Objective
@@ -12,6 +13,7 @@ from parity_check.report import numbers
 from parity_check.report.model import Direction, ParityReport
 
 MARKS: dict[Verdict, str] = {"parity": "✓", "drift": "✗", "inconclusive": "?"}
+STAGE_MARKS: dict[Outcome, str] = {"pass": "✓", "fail": "✗", "not reached": "–"}
 NEUTRAL = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 ADDED = ("presence_penalty", "frequency_penalty")
 SHARE_OF = {"clip": "clip fraction", "truncation": "truncation share", "mask": "masked share"}
@@ -170,3 +172,24 @@ def reason(gate: GateResult) -> str:
     nearest = "largest" if gate.limit.kind == "lower" else "smallest"
     passing = numbers.passing(gate.required_limit, gate.limit.kind)
     return f"{gate.reason}; {nearest} limit that would pass: gates.{gate.metric} = {passing}"
+
+
+def stages(diagnosis: Diagnosis) -> Iterator[tuple[str, str, str]]:
+    """The three layers, looked at in their order: layer, outcome, why."""
+    for stage in diagnosis.stages:
+        yield stage.layer, f"{STAGE_MARKS[stage.outcome]} {stage.outcome}", stage.sentence
+
+
+def finding_title(finding: Finding) -> str:
+    """A finding in one sentence, with the share of the drift that it explains."""
+    told = [finding.layer, f"confidence {finding.confidence}"]
+    if finding.explained is not None:
+        told.append(f"explains {100 * finding.explained:.0f} % of E|Δ|")
+    return f"{finding.claim} ({finding.cause}; {', '.join(told)})"
+
+
+def nothing_found(diagnosis: Diagnosis) -> str | None:
+    """What is said where drift is there and no rule matched; None otherwise."""
+    if not diagnosis.known:
+        return None
+    return f"No rule matched: what is known is that {'; that '.join(diagnosis.known)}."

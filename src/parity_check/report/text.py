@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from parity_check.diagnosis.findings import Diagnosis
 from parity_check.report import sentences, table
 from parity_check.report.model import ParityReport
 from parity_check.report.numbers import columns
@@ -37,6 +38,7 @@ def _lines(report: ParityReport) -> Iterator[str]:
         yield title
         for reason in reasons:
             yield from _wrapped(f"  {reason}", indent=4)
+    yield from _diagnosis(report.diagnosis)
     for warning in report.warnings:
         yield ""
         yield from _wrapped(f"warning [{warning.id}]: {warning.message}")
@@ -45,6 +47,25 @@ def _lines(report: ParityReport) -> Iterator[str]:
         yield from columns(table.worst_rows(report), "<>>><")
     yield ""
     yield sentences.verdict_line(report)
+
+
+def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
+    yield ""
+    yield "layers, in this order"
+    for line in columns(list(sentences.stages(diagnosis)), "<<<"):
+        yield from _wrapped(f"  {line}", indent=4)
+    nothing = sentences.nothing_found(diagnosis)
+    if diagnosis.findings or nothing:
+        yield ""
+        yield "likely causes"
+    if nothing:
+        yield from _wrapped(f"  {nothing}", indent=4)
+    for number, finding in enumerate(diagnosis.findings, 1):
+        yield from _wrapped(f"  {number}  {sentences.finding_title(finding)}", indent=5)
+        for sentence in finding.evidence:
+            yield from _wrapped(f"     - {sentence}", indent=7)
+        yield from _wrapped(f"     fix: {finding.fix}", indent=10)
+        yield from _wrapped(f"     confirm: {finding.confirm}", indent=14)
 
 
 def _wrapped(sentence: str, indent: int = 2) -> list[str]:

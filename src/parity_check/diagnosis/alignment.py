@@ -1,0 +1,118 @@
+"""Signals of alignment: whether the engines' numbers belong to the same tokens of the same text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity_check.diagnosis.evidence import Evidence, Flags, Floats, Ints
+
+LAGS = (-3, -2, -1, 1, 2, 3)
+FEWEST_TOKENS = 64
+TAIL = 8
+"""Tokens at the end of a sample that are compared at every lag."""
+APART = 0.3
+"""Nats. Tails that differ by less than this on average are not misplaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """The shift at which the engines' logprob series are most alike.
+
+    `best` tokens: the candidate's row for token t + best is the reference's for t. The two
+    correlations (Pearson, over all samples) are at that lag and at lag 0.
+    """
+
+    best: int
+    correlation: float
+    unshifted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """Samples that are aligned at their start and shifted at their end: another tokenization.
+
+    `tokens` [n] marks those from which on a sample is shifted.
+    """
+
+    samples: int
+    of: int
+    tokens: Flags
+
+
+def lag(evidence: Evidence) -> Lag | None:
+    """The best lag of the whole traces; None where they are too short."""
+    found = {0: _correlation(evidence, 0)} | {each: _correlation(evidence, each) for each in LAGS}
+    usable = {each: value for each, value in found.items() if value is not None}
+    if 0 not in usable or len(usable) < 2:
+        return None
+    best = max(usable, key=lambda each: usable[each])
+    return Lag(best, usable[best], usable[0])
+
+
+def _correlation(evidence: Evidence, by: int) -> float | None:
+    reference, candidate = evidence.reference[:, 0], shifted(evidence, by)
+    both = np.isfinite(reference) & np.isfinite(candidate)
+    if both.sum() < FEWEST_TOKENS:
+        return None
+    left, right = reference[both], candidate[both]
+    if left.std() == 0.0 or right.std() == 0.0:
+        return None
+    return float(np.corrcoef(left, right)[0, 1])
+
+
+def shifted(evidence: Evidence, by: int) -> Floats:
+    """The candidate's logprob of token t + by of the same sample, at token t; NaN outside."""
+    values = evidence.candidate[:, 0]
+    places = np.arange(len(values)) + by
+    inside = (places >= 0) & (places < len(values))
+    sample = evidence.sample
+    places = np.clip(places, 0, max(0, len(values) - 1))
+    return np.where(inside & (sample[places] == sample), values[places], np.nan)
+
+
+def realigned(evidence: Evidence, by: int) -> Evidence:
+    """The evidence with the candidate's series moved back; its alternatives are lost."""
+    candidate = np.full_like(evidence.candidate, np.nan)
+    candidate[:, 0] = shifted(evidence, by)
+    return evidence.with_candidate(candidate)
+
+
+def shifted_tails(evidence: Evidence) -> Shifted:
+    """Samples whose end fits at another lag than 0, while their start fits at 0."""
+    lengths = np.diff(evidence.starts)
+    at_zero = np.abs(evidence.delta)
+    moved = {each: np.abs(shifted(evidence, each) - evidence.reference[:, 0]) for each in LAGS}
+    marked = np.zeros(len(at_zero), np.bool_)
+    samples = 0
+    long_enough = np.flatnonzero(lengths >= 2 * TAIL)
+    for number in long_enough:
+        first, last = int(evidence.starts[number]), int(evidence.starts[number + 1])
+        # The last rows of a shifted sample are padding: leave them out.
+        tail = slice(last - max(LAGS) - TAIL, last - max(LAGS))
+        straight = _mean(at_zero[tail])
+        best = min(LAGS, key=lambda each: _mean(moved[each][tail]))
+        if not APART < straight < np.inf or _mean(moved[best][tail]) > 0.2 * straight:
+            continue
+        gain = at_zero[first:last] - moved[best][first:last]
+        gain = np.where(np.isfinite(gain), gain, 0.0)
+        # From the token on where the shifted reading fits better for the rest of the sample.
+        onset = first + int(np.cumsum(gain[::-1])[::-1].argmax())
+        samples += 1
+        marked[onset:last] = True
+    return Shifted(samples, len(long_enough), marked)
+
+
+def _mean(values: Floats) -> float:
+    usable = values[np.isfinite(values)]
+    return float(usable.mean()) if len(usable) > TAIL // 2 else np.inf
+
+
+def doubled_bos(evidence: Evidence) -> tuple[int, float]:
+    """The first id of most prompts, and the share of prompts that begin with it twice."""
+    firsts: Ints = evidence.first_ids.astype(np.int64)
+    ids, counts = np.unique(firsts[:, 0], return_counts=True)
+    common = int(ids[counts.argmax()])
+    twice = (firsts == common).all(axis=1)
+    return common, float(twice.mean())

@@ -1,0 +1,93 @@
+"""From a case to a Diagnosis: explain, subtract, look again at what is left."""
+
+from __future__ import annotations
+
+from parity_check.diagnosis.case import Case, Match, Rule
+from parity_check.diagnosis.findings import Diagnosis, Finding, Layer, Stage
+from parity_check.diagnosis.known import known
+from parity_check.diagnosis.rules import RULES
+from parity_check.gates import Verdict
+
+MUCH = 0.3
+"""Share of E|Δ| below which what is left is not worth a vague cause: subtracting is inexact."""
+CLEAN = {
+    "semantic": "both engines' logprobs mean the same",
+    "inference path": "what is left is numeric noise without a pattern",
+    "objective": "nothing in the backend explains more than noise; what a trainer sees beyond it "
+    "is its own: staleness, or the loss",
+}
+
+
+def diagnose(case: Case, verdict: Verdict) -> Diagnosis:
+    """Name the causes, judge the three layers in their order."""
+    initial = case.evidence.size()
+    found: list[Finding] = []
+    for rule in RULES:
+        if rule.vague and case.evidence.size() < MUCH * initial:
+            continue
+        match = rule.look(case)
+        if match is None:
+            continue
+        found.append(_finding(rule, match, case, initial))
+        if match.after is not None:
+            case = case.left_with(match.after)
+        if match.settles:
+            break
+    found.sort(key=lambda finding: -(finding.explained or 0.0))
+    unexplained = verdict == "drift" and not found
+    return Diagnosis(
+        stages=_stages(found, verdict, unexplained),
+        findings=tuple(found),
+        known=(*known(case), *_sampled(case)) if unexplained else (),
+    )
+
+
+def _finding(rule: Rule, match: Match, case: Case, initial: float) -> Finding:
+    names = {**match.names(), "run": case.run}
+    explained = None
+    if match.after is not None:
+        explained = (case.evidence.size() - match.after.size()) / initial if initial else 0.0
+    elif match.share is not None:
+        explained = match.share * case.evidence.size() / initial if initial else 0.0
+    return Finding(
+        cause=rule.cause,
+        layer=rule.layer,
+        confidence=match.confidence,
+        engine=match.engine,
+        claim=rule.claim.format(**names),
+        evidence=(*match.evidence, *_sampled(case)),
+        explained=None if explained is None else min(1.0, max(0.0, explained)),
+        fix=rule.fix.format(**names),
+        confirm=rule.confirm.format(**names),
+    )
+
+
+def _sampled(case: Case) -> tuple[str, ...]:
+    """Said where the traces are too long to be looked at whole."""
+    seen, total = len(case.evidence.delta), case.evidence.total_tokens
+    if seen >= total:
+        return ()
+    return (f"seen in {seen:,} of {total:,} tokens: whole samples, evenly spread",)
+
+
+def _stages(found: list[Finding], verdict: Verdict, unexplained: bool) -> tuple[Stage, ...]:
+    causes: dict[Layer, list[str]] = {"semantic": [], "inference path": []}
+    for finding in found:
+        causes[finding.layer].append(finding.cause)
+    stages: list[Stage] = []
+    for layer, names in causes.items():
+        if names:
+            stages.append(Stage(layer, "fail", f"found: {', '.join(names)}"))
+        elif any(stage.outcome == "fail" for stage in stages):
+            stages.append(Stage(layer, "not reached", "the layer before it has to pass first"))
+        elif layer == "inference path" and unexplained:
+            stages.append(Stage(layer, "fail", "drift is there, and no rule names its cause"))
+        elif layer == "inference path" and verdict == "inconclusive":
+            stages.append(Stage(layer, "not reached", "no cause found, and gates are not settled"))
+        else:
+            stages.append(Stage(layer, "pass", CLEAN[layer]))
+    if all(stage.outcome == "pass" for stage in stages):
+        stages.append(Stage("objective", "pass", CLEAN["objective"]))
+    else:
+        stages.append(Stage("objective", "not reached", "the layers before it have to pass first"))
+    return tuple(stages)

@@ -1,0 +1,105 @@
+"""Signals of the top-k gaps: the scale between the engines, and what a row has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity_check.diagnosis.evidence import Evidence, Flags, Floats, Ints
+from parity_check.stats import t_quantile
+
+SMALLEST_GAP = 0.5
+"""Nats. Below this, numeric noise of 0.01 moves a gap's ratio by more than 2 %."""
+FEWEST_ROWS = 50
+FEWEST_PROMPTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Candidate gaps over reference gaps of the same ids: 1 where both mean the same.
+
+    `slope` is the median of the ratios, weighted by the reference's gap, over `rows` positions;
+    `low` and `high` its 95 % interval by prompt (by sample where there are few prompts). A raw
+    engine against one that processes at temperature T shows T or 1/T.
+    """
+
+    slope: float
+    low: float
+    high: float
+    rows: int
+
+
+def scale(evidence: Evidence) -> Scale | None:
+    """The scale of the gaps; None where too few rows hold two ids apart.
+
+    Ids that occur in the context are left out, because a penalty moves them.
+    """
+    fresh = (evidence.seen_prompt <= 0) & (evidence.seen_output <= 0)
+    for usable in (fresh, np.ones_like(fresh)):
+        reference, candidate, rows = _widest_gaps(evidence, usable)
+        if len(rows) >= FEWEST_ROWS:
+            break
+    else:
+        return None
+    ratios = candidate / reference
+    sample = evidence.sample[rows]
+    owner = evidence.prompt[sample]
+    if len(np.unique(owner)) < FEWEST_PROMPTS:
+        owner = sample
+    order = np.argsort(owner, kind="stable")
+    borders = np.flatnonzero(np.diff(owner[order])) + 1
+    slopes = [weighted_median(ratios[each], reference[each]) for each in np.split(order, borders)]
+    slope = weighted_median(ratios, reference)
+    count = len(slopes)
+    spread = float(np.std(slopes, ddof=1)) if count > 1 else abs(slope)
+    margin = t_quantile(max(2, count), 0.95) * spread / count**0.5
+    return Scale(slope, slope - margin, slope + margin, len(rows))
+
+
+def _widest_gaps(evidence: Evidence, usable: Flags) -> tuple[Floats, Floats, Ints]:
+    """Each row's widest gap in the reference, the candidate's gap of the same two ids, the row."""
+    there = usable & np.isfinite(evidence.reference) & np.isfinite(evidence.candidate)
+    rows = np.flatnonzero(there.sum(axis=1) >= 2)
+    if not len(rows):
+        return np.zeros(0), np.zeros(0), rows
+    reference = evidence.reference[rows]
+    best = np.where(there[rows], reference, -np.inf).argmax(axis=1)
+    least = np.where(there[rows], reference, np.inf).argmin(axis=1)
+    every = np.arange(len(rows))
+    gaps = reference[every, best] - reference[every, least]
+    candidate = evidence.candidate[rows]
+    others = candidate[every, best] - candidate[every, least]
+    wide = gaps > SMALLEST_GAP
+    return gaps[wide], others[wide], rows[wide]
+
+
+def weighted_median(values: Floats, weights: Floats) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])
+
+
+def row_constant(evidence: Evidence, usable: Flags | None = None) -> Floats:
+    """log of candidate's mass over reference's mass on each row's common ids [n]; NaN where alone.
+
+    What renormalising changes is the same for every id of a row; subtracting this compares the two
+    distributions on the ids that both returned. `usable` [n, 1 + k] narrows these ids.
+    """
+    there = np.isfinite(evidence.reference) & np.isfinite(evidence.candidate)
+    if usable is not None:
+        there &= usable
+    found = np.full(len(there), np.nan)
+    rows = there.sum(axis=1) >= 2
+    masses = [
+        np.log(np.exp(np.where(there[rows], side[rows], -np.inf)).sum(axis=1))
+        for side in (evidence.candidate, evidence.reference)
+    ]
+    found[rows] = masses[0] - masses[1]
+    return found
+
+
+def rescaled(evidence: Evidence, slope: float) -> Evidence:
+    """The evidence with the candidate's gaps divided by the slope, and rows normalised alike."""
+    moved = evidence.with_candidate(evidence.candidate / slope)
+    return moved.with_candidate(moved.candidate - row_constant(moved)[:, None])

@@ -1,0 +1,283 @@
+"""Patterns of the inference path: the same meaning, computed in another way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from parity_check.config import OTHER, ROLES, Role
+from parity_check.diagnosis import grid, places
+from parity_check.diagnosis.case import Case, Match, percent
+from parity_check.diagnosis.evidence import BLOCK, Flags
+
+ON_GRID = 0.8
+"""Share of gaps on a grid from which on a head ran in 16 bits."""
+OFF_GRID = 0.3
+"""Share below which it did not."""
+FLOOR_SHARE = 0.2
+"""An A/A floor below this share of E|Δ| is not the cause."""
+SMALLEST_FLOOR = 1e-5
+"""Nats. A floor below this is the order of float32 sums, not the batch."""
+FLOOR_RATIO = 3.0
+LARGE_FLOOR = 0.02
+"""Nats. A floor above this is named even where the other engine's is no better."""
+CACHE_RATIO = 3.0
+JUMP_RATIO = 3.0
+"""Of |Δ| across an onset, and behind it against all before: growth is no jump."""
+CLEAR = 6.0
+"""Standard errors from which on a contrast of places counts."""
+SAME_BUILD_NOISE = 1e-4
+"""Nats. Equal builds on equal weights differ by less than this in E|Δ| beyond their floors."""
+KERNEL_RMS = 0.06
+"""Nats. RMS Δ that bfloat16 and other kernels explain at most (0.039 on a 7B model with two
+bfloat16 heads, Fast-LLM#525)."""
+FEW_TOKENS = 0.01
+HELD_BY_FEW = 0.9
+UNSEEN: Mapping[bool, tuple[str, ...]] = {
+    True: (),
+    False: (
+        "the traces hold no alternatives, so a temperature, a penalty or truncated support on one "
+        "side is not ruled out",
+    ),
+}
+FORMATS = ("dtype", "quantization", "kv_cache_dtype")
+
+
+def lm_head_precision(case: Case) -> Match | None:
+    """The top-k gaps × T of one engine lie on a grid, those of the other do not."""
+    found = {}
+    for role in ROLES:
+        raw = case.engines[role].distribution == "raw"
+        temperature = 1.0 if raw else case.temperature()
+        found[role] = grid.grid(case.evidence.own[role], temperature)
+    on = [role for role in ROLES if (each := found[role]) and each.share > ON_GRID]
+    off = [role for role in ROLES if (each := found[role]) and each.share < OFF_GRID]
+    if len(on) != 1 or len(off) != 1:
+        return None
+    [role] = on
+    step, plain = found[role], found[OTHER[role]]
+    assert step is not None
+    assert plain is not None
+    temperature = 1.0 if case.engines[role].distribution == "raw" else case.temperature()
+    rounding = step.step / 4.0 / temperature * grid.exposure(case.evidence.own[role])
+    size = case.evidence.size()
+    removed = 1.0 - np.sqrt(max(0.0, 1.0 - min(1.0, rounding / size) ** 2)) if size else 0.0
+    dtype = case.engines[role].config.get("dtype", "16 bits")
+    return Match(
+        role,
+        "high",
+        (
+            f"{percent(step.share)} of {step.gaps:,} top-k gaps × T of the {role} are multiples of "
+            f"2^-{step.exponent}; {percent(plain.share)} of the {OTHER[role]}'s "
+            f"({percent(grid.FALSE_POSITIVES)} by chance)",
+            f"lm_head_dtype in force: {_in_force(case, 'lm_head_dtype')}",
+            f"rounding to that grid moves a logprob by about {rounding:.2g} nats",
+        ),
+        share=float(removed),
+        words={"dtype": str(dtype)},
+    )
+
+
+def _in_force(case: Case, key: str) -> str:
+    values = (case.engines[role].settings.get(key, "not known") for role in ROLES)
+    return ", ".join(f"{value} in the {role}" for role, value in zip(ROLES, values, strict=True))
+
+
+def prefix_cache(case: Case) -> Match | None:
+    """Δ only on requests that a prefix cache may have served, with a cache on one side."""
+    caching = _caching(case)
+    if not caching:
+        return None
+    role = caching[-1]
+    block = int(case.engines[role].config.get("block_size") or BLOCK)
+    evidence = case.evidence
+    found = [
+        _apart(case, evidence.shared_prefix >= block, f"share {block} tokens or more with another"),
+        # An earlier request, which is not in the trace, may have filled the cache.
+        _apart(case, evidence.prompt_length > block, f"fill a block of {block} tokens"),
+    ]
+    best = max((each for each in found if each), key=lambda each: each[0].score, default=None)
+    if best is None:
+        return None
+    return replace(
+        best[1],
+        engine=role,
+        confidence="high" if len(caching) == 1 else "medium",
+        evidence=(
+            *best[1].evidence,
+            f"enable_prefix_caching in force: {_in_force(case, 'enable_prefix_caching')}",
+        ),
+    )
+
+
+def shared_prefix(case: Case) -> Match | None:
+    """Δ only on prompts that share a prefix, without a cache."""
+    if _caching(case):
+        return None
+    found = _apart(case, case.evidence.shared_prefix > 0, f"share {BLOCK} tokens or more")
+    return None if found is None else found[1]
+
+
+def _caching(case: Case) -> list[Role]:
+    return [
+        role for role in ROLES if case.engines[role].settings.get("enable_prefix_caching") is True
+    ]
+
+
+def _apart(case: Case, samples: Flags, words: str) -> tuple[places.Contrast, Match] | None:
+    """A match where |Δ| of these samples [S] is well above that of the others."""
+    found = places.contrast(case.evidence, samples)
+    if found is None or found.ratio < CACHE_RATIO or found.score < CLEAR:
+        return None
+    if found.inside < SMALLEST_FLOOR:
+        return None
+    sentence = (
+        f"mean |Δ| is {found.inside:.2g} nats in {found.samples} samples whose prompts {words}, "
+        f"{found.outside:.2g} in the {found.others} others"
+    )
+    after = places.without_tokens(case.evidence, samples[case.evidence.sample])
+    return found, Match(None, "medium", (sentence,), after=after)
+
+
+def batch_variance(case: Case) -> Match | None:
+    """An engine differs from itself in another batch."""
+    size = case.evidence.size()
+    floors = {role: case.engines[role].floor or 0.0 for role in ROLES}
+    role = max(ROLES, key=lambda each: floors[each])
+    floor = floors[role]
+    if floor < SMALLEST_FLOOR or floor < FLOOR_SHARE * size:
+        return None
+    # Two engines that both repeat themselves to within kernel noise are as good as it gets.
+    both = floor < FLOOR_RATIO * floors[OTHER[role]]
+    if both and floor < LARGE_FLOOR:
+        return None
+    moved = case.engines[role].floor_share or 0.0
+    return Match(
+        None if both else role,
+        "high",
+        (
+            f"the {role} against itself, in another batch order and composition: mean |Δ| "
+            f"{floor:.2g} nats, {percent(moved)} of its tokens moved; the {OTHER[role]} against "
+            f"itself: {floors[OTHER[role]]:.2g}; between the engines: {size:.2g}",
+        ),
+        share=min(1.0, floor / size) if size else 0.0,
+        words={"whose": "Both engines'" if both else f"The {role}'s"},
+    )
+
+
+def rope_base(case: Case) -> Match | None:
+    """The engines read another RoPE base from the same checkpoint."""
+    bases = {role: case.engines[role].model.get("rope_theta") for role in ROLES}
+    if None in bases.values() or len(set(bases.values())) < 2:
+        return None
+    trend = places.growth(case.evidence)
+    told = [f"RoPE base in force: {', '.join(f'{v:g} in the {r}' for r, v in bases.items())}"]
+    if trend is not None:
+        told.append(f"rank correlation of |Δ| with the position: {trend:+.2f}")
+    return Match(
+        None,
+        "high",
+        tuple(told),
+        share=1.0,
+        words={"bases": " and ".join(f"{value:g}" for value in bases.values())},
+        settles=True,
+    )
+
+
+def numeric_format(case: Case) -> Match | None:
+    """Weights, activations or the KV cache are of another format."""
+    differing = {key: both for key in FORMATS if (both := case.differing(key)) is not None}
+    if not differing or case.evidence.size() < SAME_BUILD_NOISE:
+        return None
+    [key, *_] = differing
+    return Match(
+        "candidate",
+        "medium",
+        tuple(
+            f"{name} is {left} in the reference, {right} in the candidate"
+            for name, (left, right) in differing.items()
+        ),
+        share=1.0,
+        words={"key": key, "value": str(differing[key][0]), "keys": ", ".join(differing)},
+        settles=True,
+    )
+
+
+def onset(case: Case) -> Match | None:
+    """|Δ| jumps at a fixed position and stays."""
+    found = places.onset(case.evidence)
+    if found is None or found.score < CLEAR or found.after < SMALLEST_FLOOR:
+        return None
+    if min(found.jump, found.after / max(found.before, places.SMALLEST)) < JUMP_RATIO:
+        return None
+    boundaries = [
+        size
+        for size in (16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048)
+        if (found.context - 1) % size == 0
+    ]
+    told = [
+        f"mean |Δ| is {found.before:.2g} nats with less than {found.context} tokens of "
+        f"context, {found.after:.2g} from there on ({found.score:.0f} standard errors)",
+    ]
+    if boundaries:
+        told.append(f"{found.context - 1} is a multiple of {', '.join(map(str, boundaries))}")
+    return Match(
+        None,
+        "high",
+        tuple(told),
+        after=places.without_tokens(case.evidence, found.tokens),
+        words={"position": str(found.context)},
+    )
+
+
+def outlier_tokens(case: Case) -> Match | None:
+    """A few tokens hold nearly all of the drift."""
+    delta = case.evidence.delta
+    size = np.abs(delta[np.isfinite(delta)])
+    huge = int((size > 1.0).sum())
+    held = places.held_by_the_largest(case.evidence, FEW_TOKENS)
+    if huge < 5 or held < HELD_BY_FEW:
+        return None
+    return Match(
+        None,
+        "low",
+        (
+            f"{huge:,} of {len(size):,} tokens differ by more than 1 nat; the largest "
+            f"{percent(FEW_TOKENS)} hold {percent(held)} of Σ|Δ|",
+        ),
+        after=places.without_tokens(case.evidence, np.abs(delta) > 1.0),
+        words={"count": f"{huge:,}"},
+    )
+
+
+def other_weights(case: Case) -> Match | None:
+    """More than kernels explain, or anything at all between equal builds."""
+    evidence = case.evidence
+    delta = evidence.delta[np.isfinite(evidence.delta)]
+    if not len(delta):
+        return None
+    size, rms = evidence.size(), float(np.sqrt((delta**2).mean()))
+    floor = max(case.engines[role].floor or 0.0 for role in ROLES)
+    equal = case.equal_builds()
+    least = SAME_BUILD_NOISE if equal else 0.0
+    if size < least + 5.0 * floor or not (equal or rms > KERNEL_RMS):
+        return None
+    why = (
+        "the engines are of the same version with the same settings, which leaves no other kernel"
+        if equal
+        else f"other kernels and precisions explain an RMS up to {KERNEL_RMS:g} nats"
+    )
+    return Match(
+        None,
+        "medium" if evidence.has_alternatives else "low",
+        (
+            f"mean |Δ| {size:.2g} nats, RMS {rms:.2g}, without a pattern of scale, offset, "
+            f"alignment or position; {why}",
+            "the traces name the same checkpoint: what differs is in memory, or one of them is "
+            "older than the file",
+            *UNSEEN[evidence.has_alternatives],
+        ),
+        share=1.0,
+    )

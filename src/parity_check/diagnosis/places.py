@@ -1,0 +1,168 @@
+"""Signals of place: whether Δ depends on the position, the prompt's prefix, or a few tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity_check.diagnosis.evidence import Evidence, Flags, Floats, Ints
+
+WINDOW = 16
+"""Tokens before and after a position that are compared for a jump."""
+FEWEST_TOKENS = 60
+FEWEST_SAMPLES = 5
+SMALLEST = 1e-7
+"""Nats. Stands for "identical" in logarithms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Onset:
+    """The position from which on |Δ| is larger, sharply and for good.
+
+    `context` is the number of tokens, of prompt and completion together, that the first such
+    token is computed from. `before` and `after` are E|Δ| in nats; `jump` is the ratio of the
+    geometric means across one window there, `score` its logarithm over its standard error.
+    """
+
+    context: int
+    before: float
+    after: float
+    jump: float
+    score: float
+    tokens: Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """E|Δ| (nats) of the tokens of some samples against that of the others.
+
+    `ratio` is of the geometric means over samples, `score` its logarithm over its standard error.
+    """
+
+    inside: float
+    outside: float
+    ratio: float
+    score: float
+    samples: int
+    others: int
+
+
+def onset(evidence: Evidence) -> Onset | None:
+    """The sharpest jump of |Δ| along the position; None where no position has enough tokens."""
+    size = np.abs(evidence.delta)
+    usable = np.isfinite(size)
+    place = context_length(evidence)[usable]
+    size = size[usable]
+    if len(size) < 2 * FEWEST_TOKENS:
+        return None
+    level = np.log(np.maximum(size, SMALLEST))
+    bins = int(place.max()) + 2
+    count, total, square = (
+        np.concatenate([[0.0], np.cumsum(np.bincount(place, weights=w, minlength=bins))])
+        for w in (np.ones_like(level), level, level**2)
+    )
+    edges = np.arange(1, bins)
+    low, high = np.maximum(edges - WINDOW, 0), np.minimum(edges + WINDOW, bins)
+    n_before, n_after = count[edges] - count[low], count[high] - count[edges]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        before = (total[edges] - total[low]) / n_before
+        after = (total[high] - total[edges]) / n_after
+        spread = (square[edges] - square[low]) / n_before - before**2
+        spread_after = (square[high] - square[edges]) / n_after - after**2
+        error = np.sqrt(
+            np.maximum(spread, 1e-4) / n_before + np.maximum(spread_after, 1e-4) / n_after
+        )
+        score = (after - before) / error
+    score[(n_before < FEWEST_TOKENS) | (n_after < FEWEST_TOKENS) | ~np.isfinite(score)] = -np.inf
+    if not np.isfinite(score).any():
+        return None
+    best = int(edges[score.argmax()])
+    late = place >= best
+    return Onset(
+        context=best,
+        before=float(size[~late].mean()),
+        after=float(size[late].mean()),
+        jump=float(np.exp(after[score.argmax()] - before[score.argmax()])),
+        score=float(score.max()),
+        tokens=context_length(evidence) >= best,
+    )
+
+
+def context_length(evidence: Evidence) -> Ints:
+    """How many tokens of prompt and completion each token [n] is computed from."""
+    length: Ints = evidence.position + evidence.prompt_length[evidence.sample]
+    return length
+
+
+def contrast(evidence: Evidence, samples: Flags) -> Contrast | None:
+    """|Δ| of the given samples [S] against that of the others; None where either are too few."""
+    size = np.abs(evidence.delta)
+    usable = np.isfinite(size)
+    owner = evidence.sample[usable]
+    count = np.bincount(owner, minlength=len(samples))
+    mean = np.bincount(owner, weights=size[usable], minlength=len(samples)) / np.maximum(count, 1)
+    inside, outside = mean[samples & (count > 0)], mean[~samples & (count > 0)]
+    if min(len(inside), len(outside)) < FEWEST_SAMPLES:
+        return None
+    left, right = (np.log(np.maximum(each, SMALLEST)) for each in (inside, outside))
+    error = np.sqrt(
+        max(left.var(ddof=1), 1e-4) / len(left) + max(right.var(ddof=1), 1e-4) / len(right)
+    )
+    gap = float(left.mean() - right.mean())
+    return Contrast(
+        inside=float(inside.mean()),
+        outside=float(outside.mean()),
+        ratio=float(np.exp(gap)),
+        score=gap / float(error),
+        samples=len(inside),
+        others=len(outside),
+    )
+
+
+def growth(evidence: Evidence) -> float | None:
+    """Spearman's rank correlation of |Δ| with the position; None for too few tokens."""
+    from scipy.stats import spearmanr
+
+    size = np.abs(evidence.delta)
+    usable = np.isfinite(size)
+    if usable.sum() < FEWEST_TOKENS:
+        return None
+    place = context_length(evidence)[usable]
+    if len(np.unique(place)) < 2 or np.ptp(size[usable]) == 0.0:
+        return None
+    return float(spearmanr(place, size[usable]).statistic)
+
+
+def first_token(evidence: Evidence) -> float | None:
+    """E|Δ| of completions' first tokens over that of the others; None where either are too few."""
+    size = np.abs(evidence.delta)
+    usable = np.isfinite(size)
+    first = usable & (evidence.position == 0)
+    later = usable & (evidence.position > 0)
+    if min(first.sum(), later.sum()) < FEWEST_SAMPLES or not size[later].any():
+        return None
+    return float(size[first].mean() / size[later].mean())
+
+
+def unlikely(evidence: Evidence) -> float | None:
+    """Share of Σ|Δ| on tokens that the reference gives less than one half; None without a Δ."""
+    size = np.abs(evidence.delta)
+    usable = np.isfinite(size)
+    total = float(size[usable].sum())
+    if not total:
+        return None
+    return float(size[usable & (evidence.reference[:, 0] < np.log(0.5))].sum() / total)
+
+
+def held_by_the_largest(evidence: Evidence, share: float) -> float:
+    """What part of Σ|Δ| the given share of the tokens holds, the largest |Δ|."""
+    size = np.abs(evidence.delta)
+    sizes: Floats = np.sort(size[np.isfinite(size)])
+    total = float(sizes.sum())
+    return float(sizes[-max(1, int(len(sizes) * share)) :].sum() / total) if total else 0.0
+
+
+def without_tokens(evidence: Evidence, tokens: Flags) -> Evidence:
+    """The evidence without some tokens [n]."""
+    return evidence.with_candidate(np.where(tokens[:, None], np.nan, evidence.candidate))

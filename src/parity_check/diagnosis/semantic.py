@@ -1,0 +1,284 @@
+"""Patterns of the semantic layer: the returned number means something else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from parity_check.config import OTHER, ROLES, Role
+from parity_check.diagnosis import gaps, penalties, support
+from parity_check.diagnosis.case import TRUNCATING, Case, Match, percent
+from parity_check.diagnosis.evidence import Floats
+
+SCALED = 0.01
+"""Slopes nearer to 1 than this are numeric noise; a temperature off by 1 % goes unseen."""
+SAME_SCALE = 0.02
+"""How near a slope must be to T, or 1/T, to be called that."""
+EXPLAINS = 0.3
+"""What removes less than this of E|Δ| is not the cause."""
+PENALISED = 0.02
+"""Nats. A smaller contrast between seen and new ids is noise."""
+PENALTY_FITS = 0.5
+"""Share of the within-row variance that a penalty accounts for where it is the cause."""
+ONE_SIGNED = 0.9
+"""Share of a truncated row's offsets that have the same sign."""
+COMMON = 0.25
+"""Largest spread within a row, over its offset, where only the normaliser differs."""
+TRUNCATED_ROWS = 0.02
+"""Share of the rows with a visible offset where support is truncated on one side."""
+
+
+def raw_logprobs(case: Case) -> Match | None:
+    """The scale between the engines is T, or 1/T, or one of them says that it is raw."""
+    raw: list[Role] = [role for role in ROLES if case.engines[role].distribution == "raw"]
+    temperature = case.temperature()
+    if not case.evidence.has_alternatives and len(raw) == 1 and temperature != 1.0:
+        return _stated_raw(case, raw[0])
+    scaled = _scaled(case)
+    if scaled is None:
+        return None
+    found, match = scaled
+    implied = _implied(found)
+    if len(raw) != 1:
+        raw = [
+            role
+            for role in ROLES
+            if temperature != 1.0 and abs(implied[role] / temperature - 1.0) < SAME_SCALE
+        ]
+    if len(raw) != 1:
+        return None
+    [role] = raw
+    agrees = abs(implied[role] / temperature - 1.0) < SAME_SCALE
+    stated = case.engines[role].distribution == "raw"
+    return Match(
+        role,
+        "high" if agrees and stated else "medium",
+        (
+            *match.evidence,
+            f"implied temperature {implied[role]:.3f}, requested {temperature:g}",
+            f"logprobs_mode in force in the {role}: "
+            f"{case.engines[role].settings.get('logprobs_mode', 'not known')}",
+        ),
+        after=match.after,
+        words={
+            "temperature": f"{temperature:g}",
+            "implied": f"the implied temperature is {implied[role]:.3f}",
+        },
+    )
+
+
+def _stated_raw(case: Case, role: Role) -> Match:
+    """What the traces say of themselves, where there are no alternatives to measure it by."""
+    return Match(
+        role,
+        "medium",
+        (
+            f"the traces say that the {role}'s logprobs are raw and the {OTHER[role]}'s processed; "
+            "they hold no alternatives, from which the temperature could be read",
+        ),
+        words={
+            "temperature": f"{case.temperature():g}",
+            "implied": "the traces hold no alternatives that would show it",
+        },
+        settles=True,
+    )
+
+
+def wrong_temperature(case: Case) -> Match | None:
+    """A scale that raw logprobs do not account for."""
+    scaled = _scaled(case)
+    if scaled is None:
+        return None
+    found, match = scaled
+    temperature = case.temperature()
+    # Gaps shrink with temperature: if the other side is at T, this one is at T over its slope.
+    candidate, reference = temperature / found.slope, temperature * found.slope
+    return Match(
+        None,
+        "medium",
+        (
+            *match.evidence,
+            f"at the requested temperature {temperature:g} in the reference, the candidate's is "
+            f"{candidate:.3f}; at {temperature:g} in the candidate, the reference's is "
+            f"{reference:.3f}",
+        ),
+        after=match.after,
+        words={
+            "temperature": f"{temperature:g}",
+            "slope": f"{found.slope:.3f}",
+        },
+    )
+
+
+def _implied(found: gaps.Scale) -> dict[Role, float]:
+    """The temperature of the other side, if this engine is raw."""
+    return {"candidate": found.slope, "reference": 1.0 / found.slope}
+
+
+def _scaled(case: Case) -> tuple[gaps.Scale, Match] | None:
+    """The change of scale between the engines, where there is one; the match names no engine."""
+    found = gaps.scale(case.evidence)
+    if found is None or found.low <= 1.0 <= found.high or abs(found.slope - 1.0) < SCALED:
+        return None
+    if found.slope <= 0.0:
+        return None
+    after = gaps.rescaled(case.evidence, found.slope)
+    if after.size() > (1.0 - EXPLAINS) * case.evidence.size():
+        return None
+    sentence = (
+        f"the candidate's top-k gaps are {found.slope:.4f} times the reference's "
+        f"[{found.low:.4f}, {found.high:.4f}], n = {found.rows:,} positions"
+    )
+    return found, Match(None, "medium", (sentence,), after=after)
+
+
+def penalty(case: Case) -> Match | None:
+    """Ids that occur in the context are moved against new ids of the same row."""
+    found = penalties.contrast(case.evidence)
+    if found is None:
+        return None
+    seen, shift = found
+    if abs(seen.shift) < PENALISED or seen.fits < PENALTY_FITS:
+        return None
+    after = penalties.without_penalty(case.evidence, shift)
+    if after.size() > (1.0 - EXPLAINS) * case.evidence.size():
+        return None
+    role: Role = "candidate" if seen.shift < 0.0 else "reference"
+    value = abs(seen.value)
+    if seen.kind != "repetition_penalty":
+        value *= case.temperature()
+    requested = case.sampling[seen.kind]
+    evidence = [
+        f"Δ of ids that occur in the context is {seen.shift:+.3f} nats from that of new ids of the "
+        f"same position, n = {seen.rows:,} positions",
+        f"a {seen.kind.replace('_', ' ')} of about {value:.2f} accounts for {percent(seen.fits)} "
+        f"of what differs within a position; {requested:g} was requested",
+    ]
+    defaults = case.engines[role].model.get("sampling_defaults")
+    if defaults:
+        evidence.append(f"the checkpoint's generation_config.json sets {defaults}")
+    off = 1.0 if seen.kind == "repetition_penalty" else 0.0
+    stripped = requested != off
+    remedy, flip = _penalty_remedy(case, role, stripped, seen.kind)
+    return Match(
+        OTHER[role] if stripped else role,
+        "high" if defaults and seen.kind in defaults else "medium",
+        tuple(evidence),
+        after=after,
+        words={
+            "penalised": role,
+            "kind": seen.kind.replace("_", " "),
+            "value": f"{value:.2f}",
+            "asked": f"{requested:g} was requested",
+            "remedy": remedy,
+            "flip": flip,
+        },
+    )
+
+
+def _penalty_remedy(case: Case, penalised: Role, stripped: bool, kind: str) -> tuple[str, str]:
+    """The fix, and what to ablate; `stripped`: the other engine lost the penalty."""
+    other = case.engines[OTHER[penalised]]
+    if stripped and other.distribution == "raw":
+        return _processed(OTHER[penalised]), "--only logprobs_mode"
+    if stripped and other.settings.get("async_scheduling") is True:
+        return f"[{OTHER[penalised]}.settings] async_scheduling = false", "--only async_scheduling"
+    role = OTHER[penalised] if stripped else penalised
+    line = f'[{role}.engine_args] generation_config = "vllm"'
+    return (
+        f"{line}, and pass {kind} = {case.sampling[kind]:g} explicitly",
+        "--flip generation_config=vllm",
+    )
+
+
+def _processed(role: Role) -> str:
+    return f'[{role}.settings] logprobs_mode = "processed_logprobs"'
+
+
+def truncation_order(case: Case) -> Match | None:
+    """V0 and V1 truncate in another order when top_p and min_p are both given."""
+    both = case.sampling["top_p"] < 1.0 and case.sampling["min_p"] > 0.0
+    families = {case.engines[role].family for role in ROLES}
+    if not both or len(families) < 2 or not case.sampling["temperature"]:
+        return None
+    if any(case.engines[role].distribution == "raw" for role in ROLES):
+        return None
+    found = support.offset(case.evidence)
+    cut = sum(case.engines[role].defects.get("negative_infinity", 0) for role in ROLES)
+    visible = found is not None and found.share > TRUNCATED_ROWS and found.spread < COMMON
+    if not (visible or cut):
+        return None
+    role: Role = "candidate" if case.engines["candidate"].family == "v1" else "reference"
+    evidence = [
+        f"top_p {case.sampling['top_p']:g} and min_p {case.sampling['min_p']:g} are both requested,"
+        " and one engine is V0, the other V1",
+        f"{cut:,} tokens that one engine sampled are outside the other's support (logprob -inf)",
+    ]
+    if found is not None:
+        evidence.append(_offset_sentence(found))
+    return Match(role, "high", tuple(evidence), after=support.without_offset(case.evidence, None))
+
+
+def truncated_support(case: Case) -> Match | None:
+    """Slope 1, and an offset of one sign that all ids of a row share."""
+    found = support.offset(case.evidence)
+    if found is None or found.share < TRUNCATED_ROWS or found.spread > COMMON:
+        return None
+    if not max(found.positive, 1.0 - found.positive) > ONE_SIGNED:
+        return None
+    truncated: Role = "candidate" if found.positive > 0.5 else "reference"
+    whole = OTHER[truncated]
+    active = {k: case.sampling[k] for k, off in TRUNCATING.items() if case.sampling[k] != off}
+    sign = 1.0 if truncated == "candidate" else -1.0
+    mass = support.kept_mass(case.evidence, whole, case.sampling) if active else None
+    predicted = None if mass is None else -sign * np.log(mass)
+    after = support.without_offset(case.evidence, predicted)
+    if after.size() > (1.0 - EXPLAINS) * case.evidence.size():
+        return None
+    evidence = [_offset_sentence(found)]
+    if predicted is not None:
+        evidence.append(_agreement(case, predicted))
+    names = ", ".join(f"{name} {value:g}" for name, value in active.items())
+    return Match(
+        whole if active else truncated,
+        "high" if active else "medium",
+        tuple(evidence),
+        after=after,
+        words={
+            "truncated": truncated,
+            "whole": whole,
+            "what": names or "a truncation that was not requested",
+            "remedy": _remedy(case, whole, truncated, active),
+        },
+    )
+
+
+def _remedy(case: Case, whole: Role, truncated: Role, active: dict[str, Any]) -> str:
+    if case.engines[whole].distribution == "raw" or active:
+        return _processed(whole)
+    return f'[{truncated}.engine_args] generation_config = "vllm"'
+
+
+def _offset_sentence(found: support.Offset) -> str:
+    """In words: how large, how alike, which way."""
+    sign = max(found.positive, 1.0 - found.positive)
+    return (
+        f"the ids of a position differ by the same offset: mean {found.mean:+.4f} nats "
+        f"(kept mass {np.exp(-abs(found.mean)):.3f}), {percent(found.of_variance)} of Var(Δ); "
+        f"visible at {percent(found.share)} of {found.rows:,} positions, {percent(sign)} of the "
+        "sum of one sign"
+    )
+
+
+def _agreement(case: Case, predicted: Floats) -> str:
+    """How the offsets agree with those recomputed from the other engine's alternatives."""
+    measured = gaps.row_constant(case.evidence)
+    both = np.isfinite(measured) & np.isfinite(predicted)
+    if not both.any():
+        return "the recorded alternatives are too few to recompute the kept mass"
+    apart = float(np.median(np.abs(measured[both] - predicted[both])))
+    return (
+        f"recomputed from the other engine's alternatives at {both.sum():,} positions, the kept "
+        f"mass gives the same offset to within {apart:.4f} nats (median)"
+    )

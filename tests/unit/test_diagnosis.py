@@ -1,0 +1,144 @@
+"""The diagnosis itself: stages, ranking, what is said where no rule matches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parity_check.diagnosis.diagnose import diagnose
+from parity_check.diagnosis.findings import LAYERS, Diagnosis
+from parity_check.diagnosis.rules import RULES
+from parity_check.gates import Verdict
+from synthetic import SETTINGS, Engine, Pair, case_of, diagnosis_of
+from unit.test_field_cases import NOISE, RAW, T07, engine, rounded
+
+CLEAN = Pair()
+DRIFTING = Pair(candidate=Engine(noise=0.06))
+PATH = Pair(candidate=Engine(noise=NOISE, compute=rounded(8)))
+
+
+def outcomes(diagnosis: Diagnosis) -> list[str]:
+    return [stage.outcome for stage in diagnosis.stages]
+
+
+@pytest.mark.parametrize(
+    ("pair", "verdict", "expected"),
+    [
+        (CLEAN, "parity", ["pass", "pass", "pass"]),
+        (CLEAN, "inconclusive", ["pass", "not reached", "not reached"]),
+        (DRIFTING, "drift", ["pass", "fail", "not reached"]),
+        (PATH, "drift", ["pass", "fail", "not reached"]),
+        (PATH, "parity", ["pass", "fail", "not reached"]),
+        (Pair(candidate=RAW, sampling=T07), "drift", ["fail", "not reached", "not reached"]),
+        (
+            Pair(candidate=Engine(noise=NOISE, raw=True, compute=rounded(8)), sampling=T07),
+            "drift",
+            ["fail", "fail", "not reached"],
+        ),
+    ],
+)
+def test_three_stages(pair: Pair, verdict: Verdict, expected: list[str]) -> None:
+    found = diagnosis_of(pair, verdict=verdict)
+    assert outcomes(found) == expected
+    assert tuple(stage.layer for stage in found.stages) == LAYERS
+
+
+def test_no_rule_matched_is_said_in_words() -> None:
+    found = diagnosis_of(DRIFTING)
+    assert found.findings == ()
+    assert "mean |Δ|" in found.known[0]
+    assert any("same scale" in fact for fact in found.known)
+    assert diagnosis_of(DRIFTING, verdict="parity").known == ()
+
+
+def test_without_alternatives_less_is_known_and_said() -> None:
+    found = diagnosis_of(replace(DRIFTING, top=0))
+    assert any("no top-k alternatives" in fact for fact in found.known)
+
+
+def test_settings_that_differ_are_told_where_no_rule_matched() -> None:
+    case = replace(case_of(DRIFTING), unrequested=("attention_backend", "block_size"))
+    assert diagnose(case, "drift").known[-1].endswith("asked for it: attention_backend, block_size")
+
+
+def test_findings_are_ranked_by_what_they_explain() -> None:
+    pair = Pair(
+        candidate=Engine(noise=NOISE, raw=True, facts={"defects": {"nan": 3}}, compute=rounded(8)),
+        sampling=T07,
+    )
+    found = diagnosis_of(pair).findings
+    assert [each.cause for each in found] == ["raw_logprobs", "lm_head_precision", "bad_rows"]
+    assert found[-1].explained is None
+    shares = [each.explained for each in found[:-1]]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_subtracted_shares_do_not_exceed_the_whole() -> None:
+    """What several causes take token by token is at most everything."""
+    pair = Pair(candidate=engine(temperature=0.6, repetition_penalty=1.2))
+    found = diagnosis_of(pair).findings
+    assert {each.cause for each in found} == {"wrong_temperature", "penalty"}
+    assert 0.9 < sum(each.explained or 0.0 for each in found) <= 1.0
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.cause)
+def test_every_rule_says_what_to_do(rule: object) -> None:
+    for field in ("pattern", "claim", "fix", "confirm", "cases"):
+        assert getattr(rule, field), field
+
+
+def test_causes_are_unique() -> None:
+    assert len({rule.cause for rule in RULES}) == len(RULES)
+
+
+def test_confirming_commands_name_the_run() -> None:
+    [finding] = diagnosis_of(Pair(candidate=RAW, sampling=T07)).findings
+    assert finding.confirm == "parity-check ablate runs/synthetic --only logprobs_mode"
+
+
+@settings(max_examples=10)
+@given(
+    temperature=st.sampled_from([0.4, 0.6, 0.8, 1.2, 1.5]),
+    role=st.sampled_from(["reference", "candidate"]),
+    seed=st.integers(0, 10_000),
+)
+def test_raw_logprobs_are_found_at_any_temperature(
+    temperature: float, role: str, seed: int
+) -> None:
+    pair = Pair(**{role: RAW}, sampling={"temperature": temperature}, prompts=10, length=(20, 30))
+    [finding] = diagnosis_of(pair, seed).findings
+    assert (finding.cause, finding.engine) == ("raw_logprobs", role)
+    assert f"{temperature:.2f}" in finding.claim.rpartition("is ")[2]
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 10_000), samplers=st.sampled_from([("reference",), ("candidate",)]))
+def test_one_direction_is_enough(seed: int, samplers: tuple[str, ...]) -> None:
+    pair = Pair(candidate=engine(presence_penalty=0.8), samplers=samplers, prompts=12)
+    [finding] = diagnosis_of(pair, seed).findings
+    assert (finding.cause, finding.engine) == ("penalty", "candidate")
+
+
+def test_an_identical_pair_has_nothing_to_explain() -> None:
+    pair = Pair(candidate=Engine())
+    found = diagnosis_of(pair, verdict="parity")
+    assert found.findings == ()
+    assert outcomes(found) == ["pass", "pass", "pass"]
+
+
+def test_no_usable_token_is_no_obstacle() -> None:
+    case = case_of(CLEAN)
+    nothing = np.full_like(case.evidence.candidate, np.nan)
+    found = diagnose(case.left_with(case.evidence.with_candidate(nothing)), "drift")
+    assert found.findings == ()
+    assert found.known == ("no token has usable logprobs on both sides",)
+
+
+def test_healthy_caching_is_no_cause() -> None:
+    caching = {"settings": {**SETTINGS, "enable_prefix_caching": True}}
+    pair = Pair(candidate=Engine(noise=NOISE, facts=caching), samples=1, same_prefix=40)
+    assert diagnosis_of(pair).findings == ()
