@@ -77,8 +77,8 @@ class Side:
 class Case:
     """A pair, and the causes of which one must be named first; none for a clean pair.
 
-    `also` must be named as well. `prompts` is a slice of the run's prompts, or a group; `doubled`
-    puts a second BOS before every prompt.
+    `also` must be named as well. `longest` takes so many of the longest prompts; `doubled` puts a
+    second BOS before every prompt.
     """
 
     name: str
@@ -88,6 +88,7 @@ class Case:
     candidate: Side
     workload: Mapping[str, Any] = field(default_factory=dict)
     also: tuple[str, ...] = ()
+    longest: int | None = None
     doubled: bool = False
 
 
@@ -178,7 +179,7 @@ FAULTS = (
     ),
     Case(
         "split-kv", "vLLM 0.32's split-KV attention, whose sums depend on the batch",
-        ("batch_variance",), V1, side("0.32-split-kv"), {"temperature": 0.7},
+        ("batch_variance",), V1, side("0.32-split-kv"), {"temperature": 0.7}, longest=12,
     ),
     Case(
         "prefix-cache", "a prefix cache kept across a weight update",

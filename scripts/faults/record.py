@@ -19,7 +19,16 @@ from faults import checkpoints
 from faults.cases import PARITY, STATIONS, Case, Side, Station
 from parity_check import provenance, rollouts
 from parity_check.analysis import repeat_name, replayed_name, sampled_name
-from parity_check.config import OTHER, ROLES, SHAPING, Config, Role, dump_config, parse_config
+from parity_check.config import (
+    OTHER,
+    ROLES,
+    SHAPING,
+    Config,
+    Role,
+    Workload,
+    dump_config,
+    parse_config,
+)
 from parity_check.engines import environment
 from parity_check.engines.base import WORKER, engine_spec
 from parity_check.engines.client import WorkerEngine
@@ -68,7 +77,12 @@ class Fleet:
             self._alive.move_to_end(name)
         return [self._alive[name] for name in names]
 
+    def end(self, name: str) -> None:
+        """End a station: the next case gets a fresh one."""
+        self._alive.pop(name).close()
+
     def checkpoint(self, name: str) -> Path:
+        """A bundled checkpoint, or one of faults.checkpoints."""
         bundled = ASSETS / name
         if bundled.is_dir():
             return bundled
@@ -143,59 +157,73 @@ class Recorder:
         return self.out / case.name
 
     def make(self, case: Case) -> None:
-        """Record and replay as `compare` does."""
-        target = self.path(case)
-        partial = target.with_name(target.name + ".part")
+        """Record the case into its directory."""
+        partial = self.path(case).with_name(case.name + ".part")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        Recording(self.fleet, case, self.config(case), self.prompts, partial).make()
-        partial.replace(target)
+        prompts = self.prompts
+        if case.longest:
+            prompts = sorted(prompts, key=lambda prompt: -len(prompt.text or ""))[: case.longest]
+        sides = (case.reference, case.candidate)
+        engines = self.fleet.engines([side.station for side in sides])
+        told = self.fleet.checkpoint(STATIONS[case.reference.station].checkpoint)
+        for side, engine in zip(sides, engines, strict=True):
+            if side.order:
+                self._give_order(side, engine, prompts)
+        recording = Recording(
+            case,
+            self.config(case),
+            dict(zip(ROLES, engines, strict=True)),
+            # What a trainer with other weights in memory would say of its model, too.
+            {**provenance.model_fingerprint(str(told), None), "name": "tiny"},
+            prompts,
+            partial,
+        )
+        recording.make()
+        for side in sides:
+            if "reload" in side.order:
+                self.fleet.end(side.station)
+            elif side.order:
+                self.fleet.order_file(side.station).write_text("{}", encoding="utf-8")
+        partial.replace(self.path(case))
+
+    def _give_order(self, side: Side, engine: WorkerEngine, prompts: Sequence[Prompt]) -> None:
+        order = dict(side.order)
+        if "reload" in order:
+            order["reload"] = str(self.fleet.checkpoint(order["reload"]))
+            # The old weights' prefixes are in the cache when the new ones come.
+            once = Workload(samples_per_prompt=1, max_tokens=1)
+            rollouts.generate(engine, prompts, rollouts.tokenize(engine, prompts), once)
+        self.fleet.order_file(side.station).write_text(json.dumps(order), encoding="utf-8")
 
 
 class Recording:
-    """One case under way."""
+    """One case under way: what `compare` does, with the faults of each side."""
 
     def __init__(
         self,
-        fleet: Fleet,
         case: Case,
         config: Config,
+        engines: Mapping[Role, WorkerEngine],
+        model: Mapping[str, Any],
         prompts: Sequence[Prompt],
         directory: Path,
     ) -> None:
-        self.fleet, self.case, self.config, self.directory = fleet, case, config, directory
-        self.prompts = prompts
+        self.case, self.config, self.engines, self.model = case, config, engines, dict(model)
+        self.prompts, self.directory = prompts, directory
         self.sides: dict[Role, Side] = {"reference": case.reference, "candidate": case.candidate}
-        names = [side.station for side in self.sides.values()]
-        self.engines = dict(zip(ROLES, fleet.engines(names), strict=True))
         self.created = datetime.now(UTC).isoformat(timespec="seconds")
-        told = STATIONS[case.reference.station].checkpoint
-        # What a trainer with other weights in memory would say of its model, too.
-        self.model = provenance.model_fingerprint(str(fleet.checkpoint(told)), None)
-        self.model["name"] = "tiny"
 
     def make(self) -> None:
-        (self.directory / "config.toml").write_text(
-            tomli_w.dumps(dump_config(self.config)), encoding="utf-8"
-        )
-        for side in self.sides.values():
-            if side.order:
-                self._give_order(side)
+        """Record and replay into the directory, which is made here."""
+        self.directory.mkdir(parents=True)
+        config = tomli_w.dumps(dump_config(self.config))
+        (self.directory / "config.toml").write_text(config, encoding="utf-8")
         ids = rollouts.tokenize(self.engines["reference"], self.prompts)
         if self.case.doubled:
             ids = [[BOS, *tokens] for tokens in ids]
         samplers = self.config.workload.samplers()
         self._side_by_side({role: self._sample_with(ids) for role in samplers})
         self._side_by_side({OTHER[role]: self._evaluate for role in samplers})
-        for side in self.sides.values():
-            if side.order:
-                self.fleet.order_file(side.station).write_text("{}", encoding="utf-8")
-
-    def _give_order(self, side: Side) -> None:
-        order = dict(side.order)
-        if "reload" in order:
-            order["reload"] = str(self.fleet.checkpoint(order["reload"]))
-        self.fleet.order_file(side.station).write_text(json.dumps(order), encoding="utf-8")
 
     def _side_by_side(self, jobs: Mapping[Role, Callable[[Role], None]]) -> None:
         if len(set(map(id, self.engines.values()))) < len(self.engines):
@@ -206,7 +234,7 @@ class Recording:
             for done in [threads.submit(job, role) for role, job in jobs.items()]:
                 done.result()
 
-    # --- what `compare` does, with the side's faults --------------------------------------------
+    # --- engines ----------------------------------------------------------------------------------
 
     def _sample_with(self, ids: Sequence[list[int]]) -> Callable[[Role], None]:
         def sample(role: Role) -> None:
@@ -262,7 +290,7 @@ class Recording:
         ]
 
     def _edited(self, role: Role, samples: Sequence[Sample]) -> list[Sample]:
-        edit, draw = self.sides[role].edit, random.Random(self.fleet.seed)
+        edit, draw = self.sides[role].edit, random.Random(self.config.workload.seed)
         return [edit(each, draw) if edit else each for each in samples]
 
     # --- traces ---------------------------------------------------------------------------------
