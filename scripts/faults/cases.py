@@ -29,7 +29,6 @@ class Station:
     version: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     engine_args: Mapping[str, Any] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
     checkpoint: str = "tiny"
     injects: bool = False
 
@@ -51,7 +50,6 @@ STATIONS = {
     "0.18.1-rope": Station("0.18.1", checkpoint="rope"),
     "0.32-rope": Station("0.32.0", checkpoint="rope"),
     "0.32": Station("0.32.0"),
-    "0.32-split-kv": Station("0.32.0", env={"VLLM_CPU_ATTN_SPLIT_KV": "1"}),
 }
 
 
@@ -77,8 +75,7 @@ class Side:
 class Case:
     """A pair, and the causes of which one must be named first; none for a clean pair.
 
-    `also` must be named as well. `longest` takes so many of the longest prompts; `doubled` puts a
-    second BOS before every prompt.
+    `also` must be named as well. `doubled` puts a second BOS before every prompt.
     """
 
     name: str
@@ -88,7 +85,6 @@ class Case:
     candidate: Side
     workload: Mapping[str, Any] = field(default_factory=dict)
     also: tuple[str, ...] = ()
-    longest: int | None = None
     doubled: bool = False
 
 
@@ -178,10 +174,6 @@ FAULTS = (
         ("batch_variance",), V1, side("v1-faulty", order={"noise": 0.1, "by_batch": True}),
     ),
     Case(
-        "split-kv", "vLLM 0.32's split-KV attention, whose sums depend on the batch",
-        ("batch_variance",), V1, side("0.32-split-kv"), {"temperature": 0.7}, longest=12,
-    ),
-    Case(
         "prefix-cache", "a prefix cache kept across a weight update",
         ("prefix_cache",), side("v1-next"), side("v1-caching", order={"reload": "tiny-next"}),
     ),
@@ -217,7 +209,7 @@ CLEAN = (
 
 # Cases that share engines stand together, and a healthy cache comes before a stale one.
 ORDER = (
-    "v1-caching", "v1-next", "v1-perturbed", "v1-faulty", "0.32-split-kv", "0.32", "v1", "v0",
+    "v1-caching", "v1-next", "v1-perturbed", "v1-faulty", "0.32", "v1", "v0",
     "v1-raw", "v1-raw-bf16-head", "v1-bf16-head", "v0-bf16-head", "v1-injecting", "v1-tied",
     "0.18.1-rope",
 )  # fmt: skip

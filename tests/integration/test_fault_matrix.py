@@ -18,17 +18,12 @@ from parity_check.prompts import read_prompts
 
 PROMPTS = read_prompts("bundled:prompts")[::4]
 BY_NAME = {case.name: case for case in (*FAULTS, *CLEAN)}
-NOISE = {"reference": 0.0, "candidate": 0.003}
-"""Of the returned logprobs, nats: about what V0 and V1 differ by."""
 
 
 def config_of(case: Case) -> Config:
     return parse_config(
         {
-            **{
-                role: {"kind": "fake", "engine_args": {"noise": noise}}
-                for role, noise in NOISE.items()
-            },
+            **{role: {"kind": "fake"} for role in ROLES},
             "workload": {"samples_per_prompt": 1, "max_tokens": 24, **case.workload},
         },
         case.name,
