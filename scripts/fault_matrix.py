@@ -17,7 +17,8 @@ from pathlib import Path
 
 from faults import verdicts
 from faults.cases import CLEAN, FAULTS, V1_VERSIONS, Case, all_cases
-from faults.record import Fleet, Recorder
+from faults.fleet import Fleet
+from faults.record import Recorder
 
 
 def main() -> int:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 WEIGHTS, CONFIG, DEFAULTS = "model.safetensors", "config.json", "generation_config.json"
 PERTURBED = "model.layers.1.mlp.down_proj.weight"
-ERROR = 0.15
+ERROR = 0.5
 """Of the perturbed matrix: the error's standard deviation over that of the weights."""
-ROPE_THETA = 14_000.0
+ROPE_THETA = 20_000.0
 """In the form of transformers 5, which 0.8.5 and 0.18.1 do not read: they take 10000."""
 REPETITION_PENALTY = 1.1
 

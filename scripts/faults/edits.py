@@ -6,8 +6,11 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from parity_check.trace import Sample
+
+T = TypeVar("T")
 
 Edit = Callable[[Sample, random.Random], Sample]
 
@@ -22,12 +25,12 @@ def shift_by_one(sample: Sample, _: random.Random) -> Sample:
     return replace(
         sample,
         logprobs=_later(sample.logprobs),
-        top_token_ids=sample.top_token_ids and _later(sample.top_token_ids),
-        top_logprobs=sample.top_logprobs and _later(sample.top_logprobs),
+        top_token_ids=_later(sample.top_token_ids or ()),
+        top_logprobs=_later(sample.top_logprobs or ()),
     )
 
 
-def _later(rows: Sequence[object]) -> list[object]:
+def _later(rows: Sequence[T]) -> list[T]:
     return [*rows[:1], *rows[:-1]]
 
 
