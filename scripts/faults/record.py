@@ -53,6 +53,7 @@ class Recorder:
                 "reference": self.fleet.engine_table(STATIONS[case.reference.station]),
                 "candidate": self.fleet.engine_table(STATIONS[case.candidate.station]),
                 "workload": {**WORKLOAD, "seed": self.fleet.seed, **case.workload},
+                "run": {"out": str(self.out)},
             },
             case.name,
         )
@@ -225,7 +226,7 @@ class Recording:
             for name, found in engine.description["settings"].items()
         }
         return TraceHeader(
-            run_id=f"fault-{self.case.name}",
+            run_id=self.case.name,
             created_utc=self.created,
             command="scripts/fault_matrix.py",
             sampled_by=sampled_by,
