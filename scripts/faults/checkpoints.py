@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 WEIGHTS, CONFIG, DEFAULTS = "model.safetensors", "config.json", "generation_config.json"
-PERTURBED = "model.layers.1.mlp.down_proj.weight"
-ERROR = 0.5
-"""Of the perturbed matrix: the error's standard deviation over that of the weights."""
+PERTURBED = "model.layers.1."
+ERROR = 0.3
+"""Of every matrix of that layer: the error's standard deviation over that of the weights."""
 ROPE_THETA = 20_000.0
 """In the form of transformers 5, which 0.8.5 and 0.18.1 do not read: they take 10000."""
 REPETITION_PENALTY = 1.1
@@ -33,9 +33,12 @@ def make(variant: str, source: Path, target: Path, seed: int) -> Path:
 
 def perturb_one_layer(directory: Path, seed: int) -> None:
     tensors = read_weights(directory / WEIGHTS)
-    weights = widen(tensors[PERTURBED])
-    noise = np.random.default_rng(seed).normal(0.0, ERROR * weights.std(), weights.shape)
-    tensors[PERTURBED] = narrow((weights + noise).astype(np.float32))
+    draw = np.random.default_rng(seed)
+    for name, tensor in tensors.items():
+        if name.startswith(PERTURBED) and tensor.ndim == 2:
+            weights = widen(tensor)
+            noise = draw.normal(0.0, ERROR * weights.std(), weights.shape)
+            tensors[name] = narrow((weights + noise).astype(np.float32))
     write_weights(directory / WEIGHTS, tensors)
 
 
