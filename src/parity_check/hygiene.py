@@ -22,6 +22,10 @@ ZERO_RUN = 4
 ZERO_DISAGREES = -1e-3
 """The other engine must put the token below this for a zero to be one-sided."""
 
+UNLIKELY = -0.7
+"""And one token of the run below this, p = 1/2: where top-p keeps a single token, whole runs are
+zeros, and an engine that does not truncate puts none of them there."""
+
 KINDS: dict[str, str] = {
     "missing": "the engine returned no logprob for a token it had just sampled; seen once every "
     "few thousand rollouts in vLLM (SkyRL generate_wire)",
@@ -117,8 +121,12 @@ def padding(
     breaks[1:-1] = zero[1:] != zero[:-1]
     breaks[starts[:-1]] = True
     edges = np.flatnonzero(breaks)
-    contradicted = np.diff(np.concatenate([[0], np.cumsum(one_sided)])[edges])
-    padded = zero & np.repeat(contradicted >= ZERO_RUN, np.diff(edges))
+    contradicted, unlikely = (
+        np.diff(np.concatenate([[0], np.cumsum(flags)])[edges])
+        for flags in (one_sided, zero & (other < UNLIKELY))
+    )
+    invented = (contradicted >= ZERO_RUN) & (unlikely > 0)
+    padded = zero & np.repeat(invented, np.diff(edges))
     return padded if padded.any() else None
 
 
