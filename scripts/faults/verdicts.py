@@ -13,15 +13,20 @@ from parity_check.config import load_config
 from parity_check.diagnosis.findings import Finding
 
 NOTHING = "–"
-HEADER = ("case", "what is wrong", "expected", "named first", "explains", "also named", "")
+HEADER = (
+    *("case", "what is wrong", "tokens", "mean |Δ|"),
+    *("expected", "named first", "explains", "also named", ""),
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A case and the findings on it, ranked."""
+    """A case and the findings on it, ranked; `size` is mean |Δ|, nats, the larger direction's."""
 
     case: Case
     findings: tuple[Finding, ...]
+    tokens: int
+    size: float
 
     @property
     def named(self) -> str:
@@ -41,6 +46,8 @@ class Outcome:
         return (
             self.case.name,
             self.case.what,
+            f"{self.tokens:,}",
+            f"{self.size:.4f}",
             " + ".join([expected, *self.case.also]),
             self.named,
             NOTHING if first is None else f"{first:.0%}",
@@ -51,9 +58,9 @@ class Outcome:
 
 def judge(case: Case, run: Path) -> Outcome:
     """Diagnose a run directory as `parity-check report` does."""
-    diagnosis = analyse(run, load_config(run / "config.toml")).diagnosis
-    assert diagnosis is not None
-    return Outcome(case, diagnosis.findings)
+    report = analyse(run, load_config(run / "config.toml"))
+    sizes = [each.measurement["mean_abs_log_ratio"].value for each in report.directions]
+    return Outcome(case, report.diagnosis.findings, report.workload.tokens, max(sizes))
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
@@ -80,7 +87,8 @@ def text(outcomes: Sequence[Outcome]) -> str:
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    rows = [HEADER, ("---",) * len(HEADER), *(outcome.cells() for outcome in outcomes)]
+    header = [cell.replace("|", "\\|") for cell in HEADER]
+    rows = [header, ("---",) * len(HEADER), *(outcome.cells() for outcome in outcomes)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from faults import checkpoints, edits, verdicts
-from faults.cases import CLEAN, FAULTS, STATIONS
+from faults.cases import CLEAN, FAULTS, STATIONS, Case
 from faults.verdicts import Outcome
 from parity_check.diagnosis.findings import Finding
 from parity_check.prompts import ASSETS
@@ -80,17 +80,21 @@ def finding(cause: str) -> Finding:
     return Finding(cause, "semantic", "high", None, "", (), 0.5, "", "")
 
 
+def outcome(case: Case, *findings: Finding) -> Outcome:
+    return Outcome(case, findings, tokens=1000, size=0.01)
+
+
 def test_verdicts() -> None:
     by_name = {case.name: case for case in (*FAULTS, *CLEAN)}
     raw, head = finding("raw_logprobs"), finding("lm_head_precision")
     two, clean = by_name["raw-and-bf16-head"], by_name["clean-t-1"]
-    assert Outcome(two, (raw, head)).right
-    assert not Outcome(two, (raw,)).right
-    assert not Outcome(two, (head, raw)).right
-    assert not Outcome(two, ()).right
-    assert Outcome(clean, ()).right
-    assert not Outcome(clean, (head,)).right
-    outcomes = [Outcome(two, (raw, head)), Outcome(two, ()), Outcome(clean, (head,))]
+    assert outcome(two, raw, head).right
+    assert not outcome(two, raw).right
+    assert not outcome(two, head, raw).right
+    assert not outcome(two).right
+    assert outcome(clean).right
+    assert not outcome(clean, head).right
+    outcomes = [outcome(two, raw, head), outcome(two), outcome(clean, head)]
     assert verdicts.summary(outcomes) == (
         "1 of 2 faults named first; not: raw-and-bf16-head\n"
         "0 of 1 clean pairs without a finding; not: clean-t-1"
