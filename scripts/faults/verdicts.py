@@ -15,7 +15,7 @@ from parity_check.diagnosis.findings import Finding
 NOTHING = "–"
 HEADER = (
     *("case", "what is wrong", "tokens", "mean |Δ|"),
-    *("expected", "named first", "explains", "also named", ""),
+    *("expected", "named first", "explains", "also named", "result"),
 )
 
 
@@ -40,6 +40,11 @@ class Outcome:
         causes = {finding.cause for finding in self.findings}
         return self.named in self.case.expected and causes.issuperset(self.case.also)
 
+    def _result(self) -> str:
+        if self.case.expected:
+            return "named" if self.right else "missed"
+        return "clean" if self.right else "false alarm"
+
     def cells(self) -> tuple[str, ...]:
         first = self.findings[0].explained if self.findings else None
         expected = " or ".join(self.case.expected) or NOTHING
@@ -52,7 +57,7 @@ class Outcome:
             self.named,
             NOTHING if first is None else f"{first:.0%}",
             ", ".join(finding.cause for finding in self.findings[1:]) or NOTHING,
-            "" if self.right else ("missed" if self.case.expected else "false alarm"),
+            self._result(),
         )
 
 
