@@ -17,10 +17,14 @@ ROUNDING = 1e-5
 """A log softmax may round to a hair above 0; more than this is not a logprob."""
 
 ZERO_RUN = 4
-"""Shortest run of one-sided exact zeros that is taken for padding."""
+"""A run of exact zeros is taken for padding when the other engine contradicts so many of them."""
 
 ZERO_DISAGREES = -1e-3
 """The other engine must put the token below this for a zero to be one-sided."""
+
+UNLIKELY = -0.7
+"""And one token of the run below this, p = 1/2: where top-p keeps a single token, whole runs are
+zeros, and an engine that does not truncate puts none of them there."""
 
 KINDS: dict[str, str] = {
     "missing": "the engine returned no logprob for a token it had just sampled; seen once every "
@@ -106,18 +110,23 @@ def padding(
     """Tokens in runs of exact zeros that the other engine contradicts; None when there is none.
 
     A zero alone is legitimate, a certain token rounds to it; a run that only one side has is
-    padding. Runs do not cross samples (`starts` [S + 1]).
+    padding, with the certain tokens in it. Runs do not cross samples (`starts` [S + 1]).
     """
-    one_sided = (logprobs == 0.0) & (other < ZERO_DISAGREES)
+    zero = logprobs == 0.0
+    one_sided = zero & (other < ZERO_DISAGREES)
     if np.count_nonzero(one_sided) < ZERO_RUN:
         return None
-    # A run ends where the flag falls or a sample does.
-    breaks = np.ones(len(one_sided) + 1, np.bool_)
-    breaks[1:-1] = one_sided[1:] != one_sided[:-1]
+    # A run ends where the zeros do or a sample does.
+    breaks = np.ones(len(zero) + 1, np.bool_)
+    breaks[1:-1] = zero[1:] != zero[:-1]
     breaks[starts[:-1]] = True
     edges = np.flatnonzero(breaks)
-    lengths = np.diff(edges)
-    padded = one_sided & np.repeat(lengths >= ZERO_RUN, lengths)
+    contradicted, unlikely = (
+        np.diff(np.concatenate([[0], np.cumsum(flags)])[edges])
+        for flags in (one_sided, zero & (other < UNLIKELY))
+    )
+    invented = (contradicted >= ZERO_RUN) & (unlikely > 0)
+    padded = zero & np.repeat(invented, np.diff(edges))
     return padded if padded.any() else None
 
 

@@ -45,6 +45,20 @@ def test_a_one_sided_run_of_zeros_is_padding() -> None:
     assert padded.tolist() == [False, True, True, True, True, False]
 
 
+def test_a_certain_token_does_not_split_a_padded_tail() -> None:
+    ours = f32(-1, 0, 0, 0, 0, 0)
+    theirs = f32(-1, -2, -2, -1e-7, -2, -2)
+    padded = hygiene.padding(ours, theirs, np.array([0, 6]))
+    assert padded is not None
+    assert padded.tolist() == [False, True, True, True, True, True]
+    assert hygiene.padding(ours[:5], theirs[:5], np.array([0, 5])) is None  # 3 contradicted
+
+
+def test_tokens_that_truncation_left_alone_are_not_padding() -> None:
+    ours, theirs = f32(*[0.0] * 8), f32(*[-0.2] * 8)
+    assert hygiene.padding(ours, theirs, np.array([0, 8])) is None
+
+
 def test_certain_tokens_are_not_padding() -> None:
     ours, theirs = f32(*[0.0] * 8), f32(*[-1e-6] * 8)
     assert hygiene.padding(ours, theirs, np.array([0, 8])) is None

@@ -1,0 +1,1 @@
+"""What scripts/fault_matrix.py injects, and how it is recorded and judged."""

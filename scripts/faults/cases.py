@@ -1,0 +1,227 @@
+"""The cases: engines by name, and pairs of them with one fault each, or with none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from faults import edits
+from faults.edits import Edit
+
+V1_VERSIONS = {"0.18.1": "0.18.1", "0.32": "0.32.0"}
+PARITY = {
+    "logprobs_mode": "processed_logprobs",
+    "enable_prefix_caching": False,
+    "async_scheduling": False,
+    "lm_head_dtype": "float32",
+}
+
+
+@dataclass(frozen=True)
+class Station:
+    """An engine configuration; one start serves every case that names it.
+
+    `version` None is the V1 version that was asked for. `checkpoint` is a bundled model or one
+    of faults.checkpoints. `injects` loads the extension of faults.injected.
+    """
+
+    version: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: str = "tiny"
+    injects: bool = False
+
+
+STATIONS = {
+    "v0": Station("0.8.5.post2"),
+    "v0-bf16-head": Station("0.8.5.post2", {"lm_head_dtype": "model"}),
+    "v0-next": Station("0.8.5.post2", checkpoint="tiny-next"),
+    "v0-tied": Station("0.8.5.post2", checkpoint="tied"),
+    "v1": Station(),
+    "v1-raw": Station(settings={"logprobs_mode": "default"}),
+    "v1-bf16-head": Station(settings={"lm_head_dtype": "model"}),
+    "v1-raw-bf16-head": Station(settings={"logprobs_mode": "default", "lm_head_dtype": "default"}),
+    "v1-perturbed": Station(checkpoint="perturbed"),
+    "v1-next": Station(checkpoint="tiny-next"),
+    "v1-tied": Station(checkpoint="tied"),
+    "v1-injecting": Station(engine_args={"generation_config": "auto"}, checkpoint="penalised"),
+    "v1-caching": Station(settings={"enable_prefix_caching": True}, injects=True),
+    "v1-faulty": Station(injects=True),
+    "0.18.1-rope": Station("0.18.1", checkpoint="rope"),
+    "0.32-rope": Station("0.32.0", checkpoint="rope"),
+    "0.32": Station("0.32.0"),
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One engine of a pair, and what goes wrong on it.
+
+    `passed` are sampling parameters that it gets in place of the workload's, and `returned` those
+    that its logprobs alone follow. `single_bos`: it drops one of two leading BOS. `as_text`: it
+    gets the completion as text, and tokenizes again. `order` is for faults.injected.
+    """
+
+    station: str
+    passed: Mapping[str, float] = field(default_factory=dict)
+    returned: Mapping[str, float] = field(default_factory=dict)
+    single_bos: bool = False
+    as_text: bool = False
+    edit: Edit | None = None
+    order: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair, and the causes of which one must be named first; none for a clean pair.
+
+    `also` must be named as well. `doubled` puts a second BOS before every prompt.
+    """
+
+    name: str
+    what: str
+    expected: tuple[str, ...]
+    reference: Side
+    candidate: Side
+    workload: Mapping[str, Any] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
+    doubled: bool = False
+
+
+def side(station: str, **faults: Any) -> Side:
+    return Side(station, **faults)
+
+
+V0, V1 = side("v0"), side("v1")
+
+FAULTS = (
+    # --- the data's way from the engine to the trace ---
+    Case(
+        "off-by-one", "the candidate's rows stand one token late",
+        ("off_by_one",), V0, side("v1", edit=edits.shift_by_one),
+    ),
+    Case(
+        "zero-tails", "the last quarter of the candidate's logprobs padded with zeros",
+        ("bad_rows",), V0, side("v1", edit=edits.pad_with_zeros),
+    ),
+    Case(
+        "bad-rows", "2 % of the candidate's logprobs None, NaN or −9999",
+        ("bad_rows",), V0, side("v1", edit=edits.lose_rows),
+    ),
+    Case(
+        "duplicated-top", "the sampled token twice among the alternatives, in 30 % of the rows",
+        ("bad_rows",), V0, side("v1", edit=edits.duplicate_sampled),
+    ),
+    Case(
+        "two-bos", "prompts with two BOS, of which the candidate sees one",
+        ("bos_twice",), V0, side("v1", single_bos=True), doubled=True,
+    ),
+    Case(
+        "re-tokenised", "the candidate gets the completions as text, T = 1.3",
+        ("retokenised",), V0, side("v1", as_text=True),
+        {"temperature": 1.3, "sampled_by": "reference"},
+    ),
+    # --- what the number means ---
+    Case(
+        "temperature", "T = 0.8 asked for, 0.6 passed to the candidate",
+        ("wrong_temperature",), V0, side("v1", passed={"temperature": 0.6}), {"temperature": 0.8},
+    ),
+    Case(
+        "top-p", "top-p 0.8: the candidate's logprobs not renormalised",
+        ("truncated_support",), V0, side("v1", returned={"top_p": 1.0}), {"top_p": 0.8},
+    ),
+    Case(
+        "top-k", "top-k 20: the reference's logprobs not renormalised",
+        ("truncated_support",), side("v0", returned={"top_k": -1}), V1, {"top_k": 20},
+    ),
+    Case(
+        "min-p", "min-p 0.05: the candidate's logprobs not renormalised",
+        ("truncated_support",), V0, side("v1", returned={"min_p": 0.0}), {"min_p": 0.05},
+    ),
+    Case(
+        "min-p-with-top-p", "min-p 0.1 with top-p 0.8, which V0 and V1 apply in another order",
+        ("truncation_order", "truncated_support"), V0, V1,
+        {"temperature": 0.7, "top_p": 0.8, "min_p": 0.1},
+    ),
+    Case(
+        "presence-penalty", "presence penalty 0.5 on the candidate, not asked for",
+        ("penalty",), V0, side("v1", passed={"presence_penalty": 0.5}),
+    ),
+    Case(
+        "repetition-penalty", "repetition penalty 1.1 out of the candidate's generation_config",
+        ("penalty",), V0, side("v1-injecting", passed={"repetition_penalty": 1.1}),
+    ),
+    Case("raw-0.6", "raw logprobs at T = 0.6", ("raw_logprobs",), V0, side("v1-raw"),
+         {"temperature": 0.6}),
+    Case("raw-1.3", "raw logprobs at T = 1.3", ("raw_logprobs",), V0, side("v1-raw"),
+         {"temperature": 1.3}),
+    Case(
+        "raw-and-bf16-head", "two faults: raw logprobs at T = 0.7, and a bfloat16 head",
+        ("raw_logprobs",), V0, side("v1-raw-bf16-head"), {"temperature": 0.7},
+        also=("lm_head_precision",),
+    ),
+    # --- how it is computed ---
+    Case("bf16-head-candidate", "the candidate's head in bfloat16", ("lm_head_precision",),
+         V0, side("v1-bf16-head")),
+    Case("bf16-head-reference", "the reference's head in bfloat16", ("lm_head_precision",),
+         side("v0-bf16-head"), V1),
+    Case(
+        "onset-97", "an error of 0.3 nats in the logits from position 97 on",
+        ("onset",), V0, side("v1-faulty", order={"noise": 0.3, "onset": 97}), {"max_tokens": 96},
+    ),
+    Case(
+        "batch-size", "an error of 0.1 nats in the logits that depends on the batch's size",
+        ("batch_variance",), V0, side("v1-faulty", order={"noise": 0.1, "by_batch": True}),
+    ),
+    Case(
+        "prefix-cache", "a prefix cache kept across a weight update",
+        ("prefix_cache",), side("v0-next"), side("v1-caching", order={"reload": "tiny-next"}),
+    ),
+    Case("perturbed-layer", "an error of 30 % in the matrices of one layer of the candidate",
+         ("other_weights",), V0, side("v1-perturbed")),
+    Case("other-checkpoint", "another checkpoint of the same shape on the candidate",
+         ("other_weights",), V0, side("v1-next")),
+    Case("rope-base", "a RoPE base that the candidate's transformers misreads",
+         ("rope_base",), side("0.32-rope"), side("0.18.1-rope")),
+)  # fmt: skip
+
+CLEAN = (
+    Case("clean-a-a-v1", "V1 against itself, in another random state", (), V1, V1),
+    Case("clean-a-a-v0", "V0 against itself, in another random state", (), V0, V0),
+    Case("clean-t-1", "V0 against V1, all four settings right, T = 1", (), V0, V1),
+    Case("clean-t-0.6", "the same at T = 0.6", (), V0, V1, {"temperature": 0.6}),
+    Case("clean-t-1.3", "the same at T = 1.3", (), V0, V1, {"temperature": 1.3}),
+    Case("clean-greedy", "the same, greedy", (), V0, V1, {"temperature": 0.0}),
+    Case("clean-short", "the same, 8 tokens a completion", (), V0, V1, {"max_tokens": 8}),
+    Case("clean-long", "the same, 160 tokens a completion", (), V0, V1,
+         {"max_tokens": 160, "ignore_eos": True}),
+    Case("clean-penalty", "the same, a repetition penalty of 1.1 on both sides", (), V0, V1,
+         {"repetition_penalty": 1.1}),
+    Case("clean-top-k", "V1 against 0.32, top-k 20 on both sides", (), V1, side("0.32"),
+         {"top_k": 20}),
+    Case("clean-v1-0.32", "V1 against 0.32", (), V1, side("0.32"), {"temperature": 0.8}),
+    Case("clean-v0-0.32", "V0 against 0.32", (), V0, side("0.32"), {"temperature": 0.8}),
+    Case("clean-swapped", "V1 as the reference, V0 as the candidate", (), V1, V0),
+    Case("clean-prefix-cache", "a healthy prefix cache on the candidate", (),
+         V1, side("v1-caching")),
+    Case("clean-tied", "V0 against V1, tied embeddings", (), side("v0-tied"), side("v1-tied")),
+)  # fmt: skip
+
+# Cases that share engines stand together, and a healthy cache comes before a stale one.
+ORDER = (
+    "v1-caching", "0.32", "v1-next", "v1-perturbed", "v1-faulty", "v1", "v0",
+    "v1-raw", "v1-raw-bf16-head", "v1-bf16-head", "v0-bf16-head", "v1-injecting", "v1-tied",
+    "0.18.1-rope",
+)  # fmt: skip
+
+
+def all_cases() -> tuple[Case, ...]:
+    """Every case, in the order in which they need the fewest starts."""
+    found = [*CLEAN, *FAULTS]
+    found.sort(key=lambda case: min(_place(case.reference), _place(case.candidate)))
+    return tuple(found)
+
+
+def _place(side: Side) -> int:
+    return ORDER.index(side.station) if side.station in ORDER else len(ORDER)

@@ -1,0 +1,265 @@
+"""The run directory of a case: what `compare` would have left behind."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from faults.cases import STATIONS, Case, Side
+from faults.fleet import Fleet
+from parity_check import provenance, rollouts
+from parity_check.analysis import repeat_name, replayed_name, sampled_name
+from parity_check.config import (
+    OTHER,
+    ROLES,
+    SHAPING,
+    Config,
+    Role,
+    Workload,
+    dump_config,
+    parse_config,
+)
+from parity_check.engines.client import WorkerEngine
+from parity_check.engines.settings import distribution_in_force
+from parity_check.prompts import Prompt, read_prompts
+from parity_check.trace import Sample, Trace, TraceHeader, write_trace
+
+BOS = 0
+WORKLOAD = {"samples_per_prompt": 1, "max_tokens": 40, "temperature": 1.0, "top_logprobs": 5}
+
+
+class Recorder:
+    """Makes the run directories of cases."""
+
+    def __init__(self, fleet: Fleet, out: Path) -> None:
+        self.fleet, self.out = fleet, out
+        # Each seed has its own half of the bundled prompts.
+        self.prompts = read_prompts("bundled:prompts")[fleet.seed % 2 :: 2]
+
+    def config(self, case: Case) -> Config:
+        """The configuration that a user would have written for this pair."""
+        return parse_config(
+            {
+                "model": {"path": "bundled:tiny"},
+                "reference": self.fleet.engine_table(STATIONS[case.reference.station]),
+                "candidate": self.fleet.engine_table(STATIONS[case.candidate.station]),
+                "workload": {**WORKLOAD, "seed": self.fleet.seed, **case.workload},
+                "run": {"out": str(self.out)},
+            },
+            case.name,
+        )
+
+    def path(self, case: Case) -> Path:
+        """The case's run directory: whole, or not there."""
+        return self.out / case.name
+
+    def make(self, case: Case) -> None:
+        """Record the case into its directory."""
+        partial = self.path(case).with_name(case.name + ".part")
+        shutil.rmtree(partial, ignore_errors=True)
+        sides = (case.reference, case.candidate)
+        engines = self.fleet.engines([side.station for side in sides])
+        told = self.fleet.checkpoint(STATIONS[case.reference.station].checkpoint)
+        for side, engine in zip(sides, engines, strict=True):
+            if side.order:
+                self._give_order(side, engine)
+        recording = Recording(
+            case,
+            self.config(case),
+            dict(zip(ROLES, engines, strict=True)),
+            # What a trainer with other weights in memory would say of its model, too.
+            {**provenance.model_fingerprint(str(told), None), "name": "tiny"},
+            self.prompts,
+            partial,
+        )
+        recording.make()
+        for side in sides:
+            if "reload" in side.order:
+                self.fleet.end(side.station)
+            elif side.order:
+                self.fleet.order_file(side.station).write_text("{}", encoding="utf-8")
+        partial.replace(self.path(case))
+
+    def _give_order(self, side: Side, engine: WorkerEngine) -> None:
+        order = dict(side.order)
+        if "reload" in order:
+            order["reload"] = str(self.fleet.checkpoint(order["reload"]))
+            # The old weights' prefixes are in the cache when the new ones come.
+            once = Workload(samples_per_prompt=1, max_tokens=1)
+            ids = rollouts.tokenize(engine, self.prompts)
+            rollouts.generate(engine, self.prompts, ids, once)
+        self.fleet.order_file(side.station).write_text(json.dumps(order), encoding="utf-8")
+
+
+class Recording:
+    """One case under way: what `compare` does, with the faults of each side."""
+
+    def __init__(
+        self,
+        case: Case,
+        config: Config,
+        engines: Mapping[Role, WorkerEngine],
+        model: Mapping[str, Any],
+        prompts: Sequence[Prompt],
+        directory: Path,
+    ) -> None:
+        self.case, self.config, self.engines, self.model = case, config, engines, dict(model)
+        self.prompts, self.directory = prompts, directory
+        self.sides: dict[Role, Side] = {"reference": case.reference, "candidate": case.candidate}
+        self.created = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def make(self) -> None:
+        """Record and replay into the directory, which is made here."""
+        self.directory.mkdir(parents=True)
+        config = tomli_w.dumps(dump_config(self.config))
+        (self.directory / "config.toml").write_text(config, encoding="utf-8")
+        ids = rollouts.tokenize(self.engines["reference"], self.prompts)
+        if self.case.doubled:
+            ids = [[BOS, *tokens] for tokens in ids]
+        samplers = self.config.workload.samplers()
+        self._side_by_side({role: self._sample_with(ids) for role in samplers})
+        self._side_by_side({OTHER[role]: self._evaluate for role in samplers})
+
+    def _side_by_side(self, jobs: Mapping[Role, Callable[[Role], None]]) -> None:
+        if len(set(map(id, self.engines.values()))) < len(self.engines):
+            for role, job in jobs.items():
+                job(role)
+            return
+        with ThreadPoolExecutor(len(jobs)) as threads:
+            for done in [threads.submit(job, role) for role, job in jobs.items()]:
+                done.result()
+
+    # --- engines ----------------------------------------------------------------------------------
+
+    def _sample_with(self, ids: Sequence[list[int]]) -> Callable[[Role], None]:
+        def sample(role: Role) -> None:
+            side = self.sides[role]
+            workload = self.config.workload.model_copy(update=dict(side.passed))
+            drawn = rollouts.generate(
+                self.engines[role], self.prompts, [seen(side, tokens) for tokens in ids], workload
+            )
+            told = dict(zip((prompt.prompt_id for prompt in self.prompts), ids, strict=True))
+            drawn = [replace(each, prompt_token_ids=told[each.prompt_id]) for each in drawn]
+            if side.returned:
+                drawn = self._scored(role, drawn, None)
+            self._write(sampled_name(role), self._edited(role, drawn), role, role)
+            self._repeat(role, drawn, role)
+
+        return sample
+
+    def _evaluate(self, role: Role) -> None:
+        source = Trace(self.directory / sampled_name(OTHER[role]))
+        scored = self._scored(role, list(source.samples()), None)
+        digest = source.header.token_digest
+        name = replayed_name(OTHER[role])
+        self._write(name, self._edited(role, scored), OTHER[role], role, digest)
+        if role not in self.config.workload.samplers():
+            self._repeat(role, scored, OTHER[role])
+
+    def _repeat(self, role: Role, samples: Sequence[Sample], sampled_by: Role) -> None:
+        """The samples are unedited: their tokens are what counts."""
+        source = sampled_name(role) if sampled_by == role else replayed_name(sampled_by)
+        digest = Trace(self.directory / source).header.token_digest
+        again = self._scored(role, samples, 1)
+        self._write(repeat_name(role, 1), self._edited(role, again), sampled_by, role, digest)
+
+    def _scored(self, role: Role, samples: Sequence[Sample], shuffle: int | None) -> list[Sample]:
+        side, engine = self.sides[role], self.engines[role]
+        sampling = {**self.config.workload.sampling(), **side.passed, **side.returned}
+        given = [
+            replace(each, prompt_token_ids=seen(side, list(each.prompt_token_ids)))
+            for each in samples
+        ]
+        if side.as_text:
+            given = self._retokenised(engine, given)
+        top = self.config.workload.top_logprobs
+        scored = rollouts.score(engine, "replay", given, sampling, top, shuffle)
+        engine.forget()
+        return [fit(original, found) for original, found in zip(samples, scored, strict=True)]
+
+    def _retokenised(self, engine: WorkerEngine, samples: Sequence[Sample]) -> list[Sample]:
+        rows = engine.tokenize([{"prompt_id": s.sample_id, "text": s.text} for s in samples])
+        return [
+            replace(each, completion_token_ids=tokens[1:] if tokens[0] == BOS else tokens)
+            for each, tokens in zip(samples, rows, strict=True)
+        ]
+
+    def _edited(self, role: Role, samples: Sequence[Sample]) -> list[Sample]:
+        edit, draw = self.sides[role].edit, random.Random(self.config.workload.seed)
+        return [edit(each, draw) if edit else each for each in samples]
+
+    # --- traces ---------------------------------------------------------------------------------
+
+    def _write(
+        self,
+        name: str,
+        samples: Sequence[Sample],
+        sampled_by: Role,
+        evaluated_by: Role,
+        replayed_from: str | None = None,
+    ) -> None:
+        engine = self.engines[evaluated_by]
+        header = self._header(engine, sampled_by, evaluated_by, replayed_from)
+        vocabulary = rollouts.vocabulary(engine, samples)
+        write_trace(self.directory / name, samples, header, vocabulary)
+
+    def _header(
+        self,
+        engine: WorkerEngine,
+        sampled_by: Role,
+        evaluated_by: Role,
+        replayed_from: str | None,
+    ) -> TraceHeader:
+        workload = self.config.workload
+        requested = self.config.engine(evaluated_by).settings.model_dump()
+        settings = {
+            name: {"requested": requested[name], **found}
+            for name, found in engine.description["settings"].items()
+        }
+        return TraceHeader(
+            run_id=self.case.name,
+            created_utc=self.created,
+            command="scripts/fault_matrix.py",
+            sampled_by=sampled_by,
+            evaluated_by=evaluated_by,
+            engine={"label": engine.spec.label, **engine.description, "settings": settings},
+            model=self.model,
+            sampling={
+                **{name: getattr(workload, name) for name in SHAPING},
+                "max_tokens": workload.max_tokens,
+                "ignore_eos": workload.ignore_eos,
+            },
+            logprob_path="decode",
+            logprob_distribution=distribution_in_force(engine.description),
+            host=provenance.host_fingerprint(),
+            config=dump_config(self.config),
+            replayed_from=replayed_from,
+        )
+
+
+def seen(side: Side, prompt: list[int]) -> list[int]:
+    """The prompt as the engine of this side gets it."""
+    return prompt[1:] if side.single_bos and prompt[:2] == [BOS, BOS] else prompt
+
+
+def fit(original: Sample, scored: Sample) -> Sample:
+    """The original with the scored columns, cut or filled up with zeros to its length."""
+    missing = len(original.completion_token_ids) - len(scored.logprobs)
+    length = len(original.completion_token_ids)
+    tops = scored.top_token_ids, scored.top_logprobs
+    ids, values = ([*(rows or [])[:length], *[[]] * missing] for rows in tops)
+    return replace(
+        original,
+        logprobs=[*scored.logprobs[:length], *[0.0] * missing],
+        top_token_ids=ids,
+        top_logprobs=values,
+    )
