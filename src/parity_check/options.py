@@ -24,6 +24,7 @@ class Format(StrEnum):
     text = "text"
     json = "json"
     markdown = "markdown"
+    html = "html"
     github = "github"
     junit = "junit"
 
