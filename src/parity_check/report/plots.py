@@ -65,6 +65,7 @@ def log_ratio(axes: Axes, pictures: Pictures, floors: Sequence[FloorPicture]) ->
         yscale="log", xlabel="Δ, nats (log scale on either side of 0)", ylabel="share of tokens"
     )
     axes.set_ylim(0.5 / pictures.tokens, 1.3)
+    axes.yaxis.set_major_formatter(_power_of)
     _legend(axes)
 
 
@@ -96,6 +97,8 @@ def exceedance(
             label="beyond the tail limit",
         )  # fmt: skip
     axes.set_ylim(lowest, 1.3)
+    axes.xaxis.set_major_formatter(_power_of)
+    axes.yaxis.set_major_formatter(_power_of)
     _legend(axes)
 
 
@@ -173,6 +176,7 @@ def ratios(axes: Axes, pictures: Pictures, objective: Objective) -> None:
     axes.set_xlim(edges[0], edges[-1])
     if found.edges[-1] > 1.6:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(_power_of)
     for count, place, side in ((found.below, 0.01, "left"), (found.above, 0.99, "right")):
         if count:
             axes.text(
@@ -182,6 +186,7 @@ def ratios(axes: Axes, pictures: Pictures, objective: Objective) -> None:
     axes.set(yscale="log", xlabel=RATIO_UNIT[objective.level])
     axes.set_ylabel("share of tokens" if objective.level == "token" else "share of sequences")
     axes.set_ylim(0.5 / total, 1.3)
+    axes.yaxis.set_major_formatter(_power_of)
     _legend(axes)
 
 
@@ -197,9 +202,11 @@ def sequences(axes: Axes, pictures: Pictures) -> None:
     ):
         if chosen.any():
             ends = found.half_widths[chosen]
-            axes.vlines(
-                ranks[chosen], found.means[chosen] - ends, found.means[chosen] + ends,
-                color=COLOURS[role], linewidth=0.7, alpha=0.5,
+            gap = np.full(len(ends), np.nan)  # one broken line takes less room than many
+            whiskers = np.stack([found.means[chosen] - ends, found.means[chosen] + ends, gap])
+            axes.plot(
+                np.repeat(ranks[chosen], 3), whiskers.T.ravel(), color=COLOURS[role],
+                linewidth=0.7, alpha=0.5,
             )  # fmt: skip
             axes.plot(
                 ranks[chosen], found.means[chosen], ".", color=COLOURS[role], markersize=3,
@@ -237,11 +244,11 @@ def gap_slope(axes: Axes, gaps: Gaps, temperature: float) -> None:
         gaps.reference, gaps.candidate, "o", color=COLOURS["data"], markersize=2.6, alpha=0.45,
         markeredgewidth=0,
     )  # fmt: skip
-    slopes = [(1.0, "slope 1: the same", "-")]
+    slopes = [(1.0, "slope 1", "-")]
     if temperature not in (0.0, 1.0):
         slopes += [
-            (temperature, f"slope T = {temperature:g}: candidate raw", "--"),
-            (1 / temperature, f"slope 1/T = {1 / temperature:.3g}: reference raw", ":"),
+            (temperature, f"T = {temperature:g}: candidate raw", "--"),
+            (1 / temperature, "1/T: reference raw", ":"),
         ]
     for slope, label, style in slopes:
         ends = np.array([least, most])
@@ -302,6 +309,11 @@ def _signed_stairs(counts: Ints, lowest: int, highest: int) -> tuple[Any, Any]:
 
 def _power(exponent: int) -> str:
     return f"10{str(exponent).translate(DIGITS)}" if exponent else "1"
+
+
+def _power_of(value: float, place: int) -> str:
+    """The label of a log axis."""
+    return _power(round(math.log10(value)))
 
 
 def _hexagon(x: float, y: float) -> list[tuple[float, float]]:
