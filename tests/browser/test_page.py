@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-@pytest.fixture(scope="module", params=["parity", "drift", "one-direction", "tiny", "hostile"])
+@pytest.fixture(scope="module", params=["drift", "tiny", "hostile"])
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a canned run."""
     home = tmp_path_factory.mktemp(request.param)
