@@ -311,7 +311,7 @@ def _power(exponent: int) -> str:
     return f"10{str(exponent).translate(DIGITS)}" if exponent else "1"
 
 
-def _power_of(value: float, place: int) -> str:
+def _power_of(value: float, place: float) -> str:
     """The label of a log axis."""
     return _power(round(math.log10(value)))
 
