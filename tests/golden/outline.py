@@ -9,7 +9,7 @@ BLOCKS = {
     "figcaption": "fig. ", "dt": ": ", "dd": "  ", "pre": "$ ", "title": "title ",
 }  # fmt: skip
 SKIPPED = ("style", "script", "svg")
-LONG_TABLE = 40
+LONG_TABLE = 24
 
 
 class Outline(HTMLParser):
@@ -48,7 +48,7 @@ class Outline(HTMLParser):
             self._rows.append("| " + " | ".join(self._row) + " |")
             self._row = None
         elif tag == "table":
-            shown = self._rows if len(self._rows) <= LONG_TABLE else self._rows[:4]
+            shown = self._rows if len(self._rows) <= LONG_TABLE else self._rows[:3]
             left = len(self._rows) - len(shown)
             self.lines += [*shown, *([f"… {left} more rows"] if left else [])]
         elif tag in BLOCKS:

@@ -70,6 +70,7 @@ def _environment() -> Environment:
         loader=PackageLoader("parity_check.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
