@@ -33,6 +33,7 @@ class AblationFormat(StrEnum):
     text = "text"
     json = "json"
     markdown = "markdown"
+    html = "html"
 
 
 class Inconclusive(StrEnum):

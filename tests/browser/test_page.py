@@ -10,6 +10,7 @@ from playwright.sync_api import Browser
 
 from browser.support import chromium, opened
 from canned import CANNED, HOSTILE, Canned, write_run
+from canned_ablation import write_ablation
 from support import call_cli
 
 PAGES: dict[str, Canned] = {**CANNED, "hostile": HOSTILE}
@@ -35,8 +36,12 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The page of a canned run."""
     home = tmp_path_factory.mktemp(request.param)
     run = write_run(home / "run", PAGES[request.param])
-    page = home / f"{request.param}.html"
-    call_cli("report", run, "--write", f"html={page}", cwd=home)
+    return rendered(run, home / f"{request.param}.html")
+
+
+def rendered(run: Path, page: Path) -> Path:
+    """The page of a run that no engine made."""
+    call_cli("report", run, "--write", f"html={page}", cwd=page.parent)
     return page
 
 
@@ -78,9 +83,7 @@ def test_a_page_reads_without_javascript(browser: Browser, path: Path) -> None:
 
 
 def test_a_hostile_page_runs_no_script(browser: Browser, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", HOSTILE)
-    page = tmp_path / "hostile.html"
-    call_cli("report", run, "--write", f"html={page}", cwd=tmp_path)
+    page = rendered(write_run(tmp_path / "run", HOSTILE), tmp_path / "hostile.html")
     with opened(browser, page) as found:
         assert found.complaints == []
         assert "owned" not in found.page.title()
@@ -96,6 +99,18 @@ def test_a_hostile_page_runs_no_script(browser: Browser, tmp_path: Path) -> None
             "all => all.filter(e => e.textContent.length < 9).map(e => e.offsetHeight)"
         )
         assert max(heights) < 40
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_an_ablation(browser: Browser, tmp_path: Path, width: int) -> None:
+    page = rendered(write_ablation(tmp_path / "run"), tmp_path / "ablation.html")
+    with opened(browser, page, width) as found:
+        assert found.complaints == []
+        assert found.requests == [page.as_uri()]
+        names = found.page.locator(".drawing").evaluate_all("all => all.map(e => e.id)")
+        assert names == ["picture-waterfall", "picture-flips"]
+        assert found.overflow() <= 0
+        assert found.faults() == []
 
 
 def test_the_axe_that_is_trusted_here_finds_faults(browser: Browser, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ class _Plot:
     draw: Draw
     n: str
     alt: str
-    square: bool = False
+    margins: Mapping[str, float] = field(default_factory=lambda: MARGINS)
 
 
 def drawings(report: ParityReport) -> tuple[Drawing, ...]:
@@ -78,20 +78,24 @@ def _words(report: ParityReport) -> dict[str, str]:
 def _panel(name: str, pictures: Pictures, plot: _Plot) -> Panel:
     caption = f"sampled by the {pictures.sampled_by}, n = {plot.n}"
     alt = f"{plot.alt} Sampled by the {pictures.sampled_by}, n = {plot.n}."
-    return Panel(caption, alt, figure(f"{name}-{pictures.sampled_by}", plot.draw, alt, plot.square))
+    return Panel(
+        caption, alt, figure(f"{name}-{pictures.sampled_by}", plot.draw, alt, plot.margins)
+    )
 
 
-def figure(name: str, draw: Draw, alt: str, square: bool = False) -> str:
+def figure(
+    name: str, draw: Draw, alt: str, margins: Mapping[str, float] = MARGINS, height: float = SIZE[1]
+) -> str:
     """One picture as inline SVG."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(svg.STYLE):
-        drawn = Figure(figsize=SIZE)
+        drawn = Figure(figsize=(SIZE[0], height))
         axes = drawn.add_subplot()
         draw(axes)
         axes.minorticks_off()
-        drawn.subplots_adjust(**(SQUARE_MARGINS if square else MARGINS))
+        drawn.subplots_adjust(**margins)
         return svg.inline(drawn, name, alt)
 
 
@@ -143,7 +147,10 @@ def _logprobs(
         "nats."
     )
     return _Plot(
-        partial(plots.logprobs, pictures=pictures), f"{pictures.tokens:,} tokens", alt, square=True
+        partial(plots.logprobs, pictures=pictures),
+        f"{pictures.tokens:,} tokens",
+        alt,
+        SQUARE_MARGINS,
     )
 
 
