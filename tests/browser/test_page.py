@@ -76,6 +76,13 @@ def test_a_page_is_accessible_and_legible(browser: Browser, path: Path, scheme: 
         assert found.faults() == []
 
 
+def test_paper_shows_the_folded_tables(browser: Browser, path: Path) -> None:
+    with opened(browser, path, 720) as found:
+        found.page.emulate_media(media="print")
+        assert found.page.locator(".tokens table").first.is_visible()
+        assert found.overflow() <= 0
+
+
 def test_a_page_reads_without_javascript(browser: Browser, path: Path) -> None:
     with opened(browser, path, java_script_enabled=False) as found:
         assert found.page.locator("h1").inner_text().count("against") == 1
