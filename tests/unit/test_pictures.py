@@ -100,6 +100,12 @@ def test_pictures_count_every_token_and_sequence_once(objective: str) -> None:
     np.testing.assert_allclose(found.sequences.means, means, atol=1e-12)
 
 
+def test_products_of_ratios_that_no_float_holds_are_beyond_the_histogram() -> None:
+    _, found = collected(chunk_of([[(-1.0, -3.0)] * 2000, [(-1.0, -1.0)] * 10]), "mis")
+    assert (found.ratios.below, found.ratios.above) == (1, 0)
+    assert np.isfinite(np.exp(found.ratios.edges)).all()
+
+
 def test_the_bins_are_those_of_the_report() -> None:
     chunk = random_chunk()
     _, found = collected(chunk)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from parity_check import hygiene
 from parity_check.accumulator import SURPRISAL_EDGES
 from parity_check.config import OTHER, Role
-from parity_check.metrics import PairedChunk
+from parity_check.metrics import RATIO_CAP, PairedChunk
 from parity_check.objectives import OBJECTIVES, Objective
 from parity_check.pictures import spread
 from parity_check.pictures.gaps import GapCounter, Gaps
@@ -169,6 +169,7 @@ class Collector:
             return _from_fine(self._fine, band)
         values = rows[:, 1] / rows[:, 0] if self._objective.level == "sequence-mean" else rows[:, 1]
         reach = max(2.0 * band, 1.02 * float(np.quantile(np.abs(values), _WITHIN)))
+        reach = min(reach, RATIO_CAP)
         edges = reach * np.linspace(-1.0, 1.0, RATIO_BINS + 1)
         below, above = int((values < -reach).sum()), int((values > reach).sum())
         return RatioHistogram(edges, np.histogram(values, edges)[0], below, above)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZE = (5.0, 3.0)  # inches
-MARGINS = {"left": 0.13, "right": 0.985, "top": 0.9, "bottom": 0.19}
+MARGINS = {"left": 0.16, "right": 0.985, "top": 0.9, "bottom": 0.19}
 SQUARE_MARGINS = {"left": 0.12, "right": 0.66, "top": 0.97, "bottom": 0.17}
 
 Draw = Callable[["Axes"], None]
@@ -67,12 +67,9 @@ def _drawings(
             if (made := plot(report, direction, pictures, floors)) is not None
         ]
         if panels:
-            yield Drawing(name, title, healthy.format(**_words(report)), tuple(panels))
-
-
-def _words(report: ParityReport) -> dict[str, str]:
-    temperature = report.workload.sampling["temperature"]
-    return {"objective": report.objective.name, "T": f"{temperature:g}"}
+            yield Drawing(
+                name, title, healthy.format(objective=report.objective.name), tuple(panels)
+            )
 
 
 def _panel(name: str, pictures: Pictures, plot: _Plot) -> Panel:
@@ -308,8 +305,8 @@ KINDS = (
     (
         "gap-slope",
         "Gaps between alternatives",
-        "Healthy: on the line of slope 1. Normalisation cancels in a gap, so a slope of T = {T} or "
-        "its inverse says which engine's logprobs are raw.",
+        "Healthy: on the line of slope 1. Normalisation cancels in a gap, so a slope of T or 1/T "
+        "says which engine's logprobs are raw.",
         _gap_slope,
     ),
     (

@@ -176,7 +176,8 @@ def ratios(axes: Axes, pictures: Pictures, objective: Objective) -> None:
     axes.set_xlim(edges[0], edges[-1])
     if found.edges[-1] > 1.6:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(_power_of)
+        ticks = _ratio_ticks(edges[0], edges[-1])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     for count, place, side in ((found.below, 0.01, "left"), (found.above, 0.99, "right")):
         if count:
             axes.text(
@@ -309,6 +310,14 @@ def _signed_stairs(counts: Ints, lowest: int, highest: int) -> tuple[Any, Any]:
 
 def _power(exponent: int) -> str:
     return f"10{str(exponent).translate(DIGITS)}" if exponent else "1"
+
+
+def _ratio_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10 and so on between two ratios; powers of ten where these are many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(decades) < 5 else (1,)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    return [tick for tick in ticks if low <= tick <= high][:: max(1, len(decades) // 8)]
 
 
 def _power_of(value: float, place: float) -> str:
