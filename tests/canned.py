@@ -45,6 +45,8 @@ class Canned:
     samplers: tuple[Role, ...] = ROLES
     raw: bool = False
     spoil: Change | None = None
+    words: tuple[str, ...] = WORDS
+    prompt_id: str = "p{:02d}"
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -52,6 +54,20 @@ def spoil(logprobs: list[float | None]) -> list[float | None]:
     """Everything that may be wrong with a logprob."""
     return [None, None, float("nan"), -9999.0, 1.0, *logprobs[5:]]
 
+
+HOSTILE = Canned(
+    length=(60, 90),
+    noise=0.4,
+    words=(
+        "<script>document.title='owned'</script>", "</script>", "]]>", "<!--", "{{ 7 * 7 }}",
+        "<img src=x onerror=\"document.title='owned'\">", "\"quotes' &amp;", "<|eos|>", "\xb7",
+        "\u202eright to left\u202c", "\u05e9\u05dc\u05d5\u05dd", "zero\u200bwidth\ufeff", "\u2028",
+        "\U0001f469\u200d\U0001f680", "\ud800", "\udfff lone", "\ufffd", "\x00\x07\x1b[31m", "\xa0",
+        "\n", "\n\n", "\t", " ", "  ", "\u0301", "a" + 5 * "\u0301", 10_240 * "x",
+    ),
+    prompt_id="p{:02d}</summary><script>document.title='owned'</script>\u202e",
+)  # fmt: skip
+"""Tokens and ids that want out of the page."""
 
 CANNED = {
     "parity": Canned(
@@ -89,7 +105,7 @@ def write_run(directory: Path, canned: Canned) -> Path:
     for role in canned.samplers:
         other = OTHER[role]
         drawn = [
-            sample(rng, prompt, index, canned.length)
+            sample(rng, prompt, index, canned)
             for prompt in range(canned.prompts)
             for index in range(canned.samples)
         ]
@@ -112,15 +128,16 @@ def write_run(directory: Path, canned: Canned) -> Path:
 
 
 def sample(
-    rng: np.random.Generator, prompt: int, index: int, length: tuple[int, int]
+    rng: np.random.Generator, prompt: int, index: int, canned: Canned
 ) -> tuple[Sample, Rows]:
     """A sample without logprobs, and the distribution [tokens, words] that it was drawn from."""
-    size = int(rng.integers(length[0], length[1] + 1))
-    rows = normalised(rng.normal(0.0, 2.0, (size, len(WORDS))))
-    ids = [int(rng.choice(len(WORDS), p=np.exp(row))) for row in rows]
+    words, prompt_id = canned.words, canned.prompt_id.format(prompt)
+    size = int(rng.integers(canned.length[0], canned.length[1] + 1))
+    rows = normalised(rng.normal(0.0, 2.0, (size, len(words))))
+    ids = [int(rng.choice(len(words), p=np.exp(row))) for row in rows]
     drawn = Sample(
-        sample_id=f"p{prompt:02d}/{index}",
-        prompt_id=f"p{prompt:02d}",
+        sample_id=f"{prompt_id}/{index}",
+        prompt_id=prompt_id,
         sample_index=index,
         prompt_group=("arithmetic", "story")[prompt % 2],
         prompt_token_ids=[0, 1, 2],
@@ -131,7 +148,7 @@ def sample(
         finish_reason="length",
         seed=None,
         policy_version=None,
-        text="".join(WORDS[token] for token in ids),
+        text="".join(words[token] for token in ids).encode(errors="replace").decode(),
     )
     return drawn, rows
 
@@ -210,4 +227,4 @@ def write(
         config={},
         replayed_from=replayed_from,
     )
-    return write_trace(path, samples, header, dict(enumerate(WORDS)))
+    return write_trace(path, samples, header, dict(enumerate(canned.words)))

@@ -15,6 +15,7 @@ import tomli_w
 from parity_check.ablation import DEFAULT, Flip, Step, plan
 from parity_check.ablation_analysis import analyse_ablation
 from parity_check.ablation_files import (
+    PAGE,
     PLAN,
     REPORT,
     StoredPlan,
@@ -263,6 +264,7 @@ def _carry_out(
             run_steps(live, run.path, config, todo, console)
     report = analyse_ablation(run.path, config)
     run.write(REPORT, RENDERERS["json"](report))
+    run.write(PAGE, RENDERERS["html"](report))
     return report
 
 

@@ -15,6 +15,7 @@ from parity_check.files import write_text
 
 PLAN = "plan.json"
 REPORT = "ablation.json"
+PAGE = "report.html"
 FAILURE = "failure.txt"
 SCHEMA_VERSION = 1
 

@@ -86,14 +86,10 @@ def judgement(config: Judging) -> Judgement:
 def analyse(directory: Path, config: Judging) -> ParityReport:
     """Read a run's traces, measure and judge. Raises InputError, TraceMismatchError."""
     how = judgement(config)
-    samplers: list[Role] = [r for r in ROLES if (directory / sampled_name(r)).exists()]
-    if not samplers:
-        raise InputError(f"{directory}: no traces here", hint="name the directory of a run")
-    pairs = {role: _pair(directory, role) for role in samplers}
+    pairs = open_pairs(directory)
     floors = [
-        Floor(role, measure_pair(_baseline(pairs, role), Trace(path), role, how))
-        for role in ROLES
-        for path in sorted(directory.glob(repeat_name(role, "*")))
+        Floor(role, measure_pair(baseline, repeat, role, how))
+        for role, baseline, repeat in open_repeats(directory, pairs)
     ]
     return _assemble(config, how, pairs, floors)
 
@@ -103,12 +99,36 @@ def analyse_pair(behaviour: Path, evaluating: Path, judging: Judging) -> ParityR
 
     Raises InputError, TraceMismatchError.
     """
+    role, both = open_pair(behaviour, evaluating)
+    return _assemble(judging, judgement(judging), {role: both}, [])
+
+
+def open_pair(behaviour: Path, evaluating: Path) -> tuple[Role, tuple[Trace, Trace]]:
+    """Two stored traces, in their order: who sampled, and the behaviour trace first."""
     first, second = Trace(behaviour), Trace(evaluating)
     if first.header.replayed_from == second.header.token_digest:
         first, second = second, first
     check_headers(first.header, second.header)
-    role: Role = "candidate" if first.header.sampled_by == "candidate" else "reference"
-    return _assemble(judging, judgement(judging), {role: (first, second)}, [])
+    return "candidate" if first.header.sampled_by == "candidate" else "reference", (first, second)
+
+
+def open_pairs(directory: Path) -> dict[Role, tuple[Trace, Trace]]:
+    """A run's behaviour and evaluating traces, by the engine that sampled."""
+    samplers: list[Role] = [r for r in ROLES if (directory / sampled_name(r)).exists()]
+    if not samplers:
+        raise InputError(f"{directory}: no traces here", hint="name the directory of a run")
+    return {role: _pair(directory, role) for role in samplers}
+
+
+def open_repeats(
+    directory: Path, pairs: Mapping[Role, tuple[Trace, Trace]]
+) -> list[tuple[Role, Trace, Trace]]:
+    """A run's A/A runs: the engine, the trace that it repeats, and the repeat."""
+    return [
+        (role, _baseline(pairs, role), Trace(path))
+        for role in ROLES
+        for path in sorted(directory.glob(repeat_name(role, "*")))
+    ]
 
 
 def _pair(directory: Path, sampled_by: Role) -> tuple[Trace, Trace]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from parity_check.engines import environment
 from parity_check.engines.client import WorkerEngine
 from parity_check.errors import ExitCode
 from parity_check.files import cannot_write, check_writable, whole, write_text
+from parity_check.illustration import illustrate, illustrate_pair
 from parity_check.prompts import read_prompts
 from parity_check.report import github, sentences
 from parity_check.report.model import ParityReport
@@ -75,8 +77,9 @@ def compare(
             live.engines.run(
                 {OTHER[role]: partial(_evaluate, live, run.path, samplers) for role in samplers}
             )
-        report = analyse(run.path, config)
+        report = replace(analyse(run.path, config), illustration=illustrate(run.path, config))
         run.write("report.json", RENDERERS["json"](report))
+        run.write("report.html", RENDERERS["html"](report))
     return deliver(report, delivery, console)
 
 
@@ -86,14 +89,20 @@ def compare_traces(
     """Compare two stored traces, one replayed from the other; no engine is needed."""
     judgement(judging)
     delivery.check()
-    return deliver(analyse_pair(behaviour, evaluating, judging), delivery, console)
+    report = analyse_pair(behaviour, evaluating, judging)
+    if delivery.draws():
+        report = replace(report, illustration=illustrate_pair(behaviour, evaluating, judging))
+    return deliver(report, delivery, console)
 
 
 def report(run: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
     """Render and judge a finished run again, by the limits of `config`; the run stays as it is."""
     judgement(config)
     delivery.check()
-    return deliver(analyse(run, config), delivery, console)
+    report = analyse(run, config)
+    if delivery.draws():
+        report = replace(report, illustration=illustrate(run, config))
+    return deliver(report, delivery, console)
 
 
 def deliver(report: ParityReport, delivery: Delivery, console: Console) -> ExitCode:

@@ -24,3 +24,7 @@ class Delivery:
         """Raises OutputError for a file that cannot be written, before the long work."""
         for path in self.write:
             check_writable(path)
+
+    def draws(self) -> bool:
+        """Whether a page is wanted, which takes another pass over the traces."""
+        return "html" in {self.format, *self.write.values()}

@@ -24,6 +24,7 @@ class Format(StrEnum):
     text = "text"
     json = "json"
     markdown = "markdown"
+    html = "html"
     github = "github"
     junit = "junit"
 
@@ -32,6 +33,7 @@ class AblationFormat(StrEnum):
     text = "text"
     json = "json"
     markdown = "markdown"
+    html = "html"
 
 
 class Inconclusive(StrEnum):

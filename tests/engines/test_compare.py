@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from browser.support import chromium, opened
 from parity_check.trace import Trace
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,7 @@ def test_quickstart_keeps_traces_report_and_logs(quickstart: Run) -> None:
         "reference-repeat-1.parquet",
         "candidate-repeat-1.parquet",
         "report.json",
+        "report.html",
         "config.toml",
         "reference.log",
         "candidate.log",
@@ -179,3 +181,16 @@ def test_raw_logprobs_are_those_of_a_float32_forward(
     )
     assert np.abs(returned - raw).mean() < 0.012  # the candidate's head is in bfloat16
     assert np.abs(returned - processed).mean() > 0.06
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_quickstart_page_opens_in_a_browser(quickstart: Run, width: int) -> None:
+    path = quickstart.directory / "report.html"
+    assert path.stat().st_size < 2_000_000
+    with chromium() as browser, opened(browser, path, width) as found:
+        assert found.complaints == []
+        assert found.requests == [path.as_uri()]
+        assert found.page.locator("svg.plot").count() == 20
+        assert found.page.locator(".sample").count() == 20
+        assert found.overflow() <= 0
+        assert found.faults() == []

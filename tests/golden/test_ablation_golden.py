@@ -9,12 +9,13 @@ import jsonschema
 import pytest
 
 from canned_ablation import write_ablation
+from golden.outline import outline
 from golden.test_golden import about
 from parity_check.report.ablation.json import schema
 from support import Finished, call_cli
 
 HERE = Path(__file__).parent
-SUFFIXES = {"text": "txt", "markdown": "md", "json": "json"}
+SUFFIXES = {"text": "txt", "markdown": "md", "json": "json", "html": "page"}
 TERMINAL = 100
 
 
@@ -25,7 +26,8 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, dict[s
     path = write_ablation(home / "run")
     files = [each for name in SUFFIXES for each in ("--write", f"{name}={home / name}")]
     done = call_cli("report", path, *files, cwd=home)
-    return done, {name: (home / name).read_text(encoding="utf-8") for name in SUFFIXES}
+    texts = {name: (home / name).read_text(encoding="utf-8") for name in SUFFIXES}
+    return done, {**texts, "html": outline(texts["html"])}
 
 
 @pytest.mark.parametrize("format", SUFFIXES)

@@ -13,13 +13,17 @@ import jsonschema
 import pytest
 
 from canned import CANNED, write_run
+from golden.outline import outline
 from parity_check.report.json import schema
 from support import Finished, call_cli
 
 Reported = tuple[str, Finished, dict[str, str]]
 
 HERE = Path(__file__).parent
-SUFFIXES = {"text": "txt", "markdown": "md", "github": "github", "junit": "xml", "json": "json"}
+SUFFIXES = {
+    "text": "txt", "markdown": "md", "github": "github", "junit": "xml", "json": "json",
+    "html": "page",
+}  # fmt: skip
 EXIT_CODES = {
     "parity": 0, "drift": 1, "inconclusive": 4, "noisy-engine": 4, "hygiene": 1,
     "one-direction": 0, "unnamed": 1, "tiny": 4, "identical": 0,
@@ -37,6 +41,7 @@ def reported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     files = [argument for each in others for argument in ("--write", f"{each}={home / each}")]
     done = call_cli("report", run, *files, cwd=home)
     texts = {each: (home / each).read_text(encoding="utf-8") for each in others}
+    texts["html"] = outline(texts["html"])
     return name, done, {"text": done.stdout, **texts}
 
 

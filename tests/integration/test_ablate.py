@@ -128,6 +128,7 @@ def test_json_keeps_to_the_schema(ablation: Ablation) -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
     jsonschema.Draft202012Validator(schema()).validate(ablation.tree)
     assert json.loads((ablation.path / "ablation.json").read_text()) == ablation.tree
+    assert 'id="picture-waterfall"' in (ablation.path / "report.html").read_text("utf-8")
 
 
 def test_the_causes_are_found(ablation: Ablation) -> None:

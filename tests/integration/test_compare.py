@@ -34,6 +34,7 @@ def test_a_run_directory_holds_everything(drifting_run: Run) -> None:
         "reference-replayed-by-candidate.parquet",
         "reference.log",
         "reference.parquet",
+        "report.html",
         "report.json",
     ]
     assert_tidy(drifting_run.home)

@@ -15,8 +15,10 @@ WORKER = SOURCE / "engines" / "worker"
 PURE = (
     *("metrics", "accumulator", "estimates", "measurement", "stats", "objectives"),
     *("hygiene", "gates", "pairing", "worst", "batch", "estimator", "breakdowns", "ablation"),
+    *("pictures/spread", "pictures/hexagons", "pictures/gaps", "pictures/samples"),
+    "pictures/collect",
 )
-COMPOSERS = ("cli", "app", "doctor", "ablate", "ablation_steps", "session")
+COMPOSERS = ("cli", "app", "doctor", "ablate", "ablation_steps", "session", "illustration")
 FORBIDDEN = {
     "pure": ("engines", "report", "console", "run", "rollouts", "analysis", *COMPOSERS),
     "engines": ("report", "analysis", "gates", "metrics", "console", "run", *COMPOSERS),
@@ -89,7 +91,17 @@ def loaded_by(*names: str) -> set[str]:
 
 
 def test_help_is_instant() -> None:
-    heavy = {"torch", "vllm", "transformers", "numpy", "pyarrow", "pandas", "scipy", "matplotlib"}
+    heavy = {
+        "torch",
+        "vllm",
+        "transformers",
+        "numpy",
+        "pyarrow",
+        "pandas",
+        "scipy",
+        "matplotlib",
+        "jinja2",
+    }
     assert not heavy & loaded_by("parity_check.cli")
 
 

@@ -12,12 +12,14 @@ from parity_check.diagnosis.findings import Finding
 from parity_check.gates import GateResult
 from parity_check.measurement import Bin, ClipEstimate, Measurement
 from parity_check.metrics import METRICS
+from parity_check.report import visible
 from parity_check.report.model import Direction, ParityReport
 from parity_check.stats import Estimate
 
 
 def render(report: ParityReport) -> str:
-    return json.dumps(to_dict(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(to_dict(report), indent=1, ensure_ascii=False, allow_nan=False)
+    return visible.document(text) + "\n"
 
 
 def schema() -> dict[str, Any]:

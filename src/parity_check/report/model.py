@@ -11,8 +11,10 @@ from parity_check.errors import ExitCode
 from parity_check.gates import GateResult, Verdict
 from parity_check.measurement import ClipEstimate, Measurement
 from parity_check.objectives import Objective
+from parity_check.pictures.collect import Pictures
+from parity_check.pictures.samples import WorstSample
 from parity_check.provenance import Difference
-from parity_check.stats import Estimate
+from parity_check.stats import Estimate, Ints
 
 SCHEMA_VERSION = 1
 EXIT_CODES: dict[Verdict, ExitCode] = {
@@ -87,6 +89,24 @@ class WorstToken:
 
 
 @dataclass(frozen=True, slots=True)
+class FloorPicture:
+    """Counts of Δ of an engine against itself, on the scale of `pictures.spread`."""
+
+    engine: Role
+    tokens: int
+    log_ratio: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Illustration:
+    """What the pages of a run draw: made for pages alone, and no part of report.json."""
+
+    directions: tuple[Pictures, ...]
+    floors: tuple[FloorPicture, ...]
+    worst_samples: tuple[WorstSample, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReportWarning:
     """Something that the reader must know to read the numbers right."""
 
@@ -128,6 +148,7 @@ class ParityReport:
     warnings: tuple[ReportWarning, ...]
     artifacts: tuple[str, ...]
     schema_version: int = SCHEMA_VERSION
+    illustration: Illustration | None = None
 
     @property
     def gates(self) -> tuple[GateResult, ...]:

@@ -21,16 +21,29 @@ SHARE_OF = {"clip": "clip fraction", "truncation": "truncation share", "mask": "
 
 def verdict_line(report: ParityReport) -> str:
     """The last line: the verdict, how many gates stand behind it, the exit code."""
+    mark, code = MARKS[report.verdict], int(report.exit_code)
+    return f"{mark} {report.verdict.upper()}  {outcome(report)}  (exit {code})"
+
+
+def outcome(report: ParityReport) -> str:
+    """How many gates are outside their limits, or not settled."""
     gates = report.gates
     drifting, unsettled = (_count(gates, verdict) for verdict in ("drift", "inconclusive"))
-    outcome = f"all {len(gates)} gates inside their limits"
     if drifting:
-        outcome = f"{drifting} of {len(gates)} gates outside their limits"
-        outcome += f", {unsettled} not settled" if unsettled else ""
-    elif unsettled:
-        outcome = f"{unsettled} of {len(gates)} gates not settled, none outside its limit"
-    mark = MARKS[report.verdict]
-    return f"{mark} {report.verdict.upper()}  {outcome}  (exit {int(report.exit_code)})"
+        outside = f"{drifting} of {len(gates)} gates outside their limits"
+        return outside + (f", {unsettled} not settled" if unsettled else "")
+    if unsettled:
+        return f"{unsettled} of {len(gates)} gates not settled, none outside its limit"
+    return f"all {len(gates)} gates inside their limits"
+
+
+def lead(report: ParityReport) -> str:
+    """The one sentence under a verdict: the likeliest cause, or the first gate that decided it."""
+    if report.verdict != "parity" and report.diagnosis.findings:
+        return report.diagnosis.findings[0].claim
+    decisive = next((gate for gate in report.gates if gate.verdict == report.verdict), None)
+    assert decisive is not None
+    return f"{label(report, decisive.metric)} {decisive.reason}"
 
 
 def _count(gates: tuple[GateResult, ...], verdict: Verdict) -> int:

@@ -129,7 +129,7 @@ def worst_rows(report: ParityReport) -> list[Row]:
         context = f"{_visible(token.before)}⟦{_visible(token.token)}⟧{_visible(token.after)}"
         rows.append(
             (
-                f"{token.sample_id}:{token.position} ({token.sampled_by})",
+                f"{_visible(token.sample_id)}:{token.position} ({token.sampled_by})",
                 f"{token.log_ratio:+.3f}",
                 f"{token.behaviour_logprob:.3f}",
                 f"{token.evaluating_logprob:.3f}",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from parity_check.report.ablation import json, markdown, text
+from parity_check.report.ablation import html, json, markdown, text
 from parity_check.report.ablation.model import AblationReport
 
 RENDERERS: dict[str, Callable[[AblationReport], str]] = {
     "text": text.render,
     "json": json.render,
     "markdown": markdown.render,
+    "html": html.render,
 }

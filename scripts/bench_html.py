@@ -1,0 +1,63 @@
+"""How long a page takes, and how large it is.
+
+    python scripts/bench_html.py [--tokens 1e6 1e7]
+
+Builds two traces as `bench_analysis.py` does and times
+what `parity-check compare A B --format html` does after its imports: measuring and judging, the
+second pass for the pictures, drawing and filling in the page. Without the first page's second of
+matplotlib imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bench_analysis import LENGTH, build
+from parity_check.analysis import analyse_pair
+from parity_check.config import Judging
+from parity_check.illustration import illustrate_pair
+from parity_check.report import html
+from parity_check.report.drawings import figure
+
+HEAD = "| tokens | analyse, s | illustrate, s | render, s | page, MB |\n|---:|---:|---:|---:|---:|"
+
+
+def row(tokens: int) -> str:
+    figure("warm-up", lambda axes: None, "")
+    with tempfile.TemporaryDirectory() as made:
+        directory = Path(made)
+        build(directory, tokens)
+        pair, judging = (directory / "A.parquet", directory / "B.parquet"), Judging()
+        times = [time.perf_counter()]
+        report = analyse_pair(*pair, judging)
+        times.append(time.perf_counter())
+        report = replace(report, illustration=illustrate_pair(*pair, judging))
+        times.append(time.perf_counter())
+        page = html.render(report)
+        times.append(time.perf_counter())
+    seconds = [f"{b - a:.2f}" for a, b in pairwise(times)]
+    size = len(page.encode()) / 1e6
+    return "| " + " | ".join([f"{tokens:,}", *seconds, f"{size:.2f}"]) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=float, nargs="+", default=[1e6, 1e7])
+    options = parser.parse_args()
+    print(HEAD)
+    for asked in options.tokens:
+        print(row(int(asked) // LENGTH * LENGTH), flush=True)
+
+
+if __name__ == "__main__":
+    main()
