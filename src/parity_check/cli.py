@@ -37,6 +37,7 @@ from parity_check.options import (
 )
 
 if TYPE_CHECKING:
+    from parity_check.config import Role
     from parity_check.delivery import Delivery
     from parity_check.report.renderers import Format as FormatName
 
@@ -274,6 +275,39 @@ def replay(
         app.dry_run(loaded, console)
         return
     app.replay(loaded, engine.value, OPERATIONS[path], trace, replayed, console)
+
+
+@cli.command("weight-sync")
+def weight_sync(
+    context: typer.Context,
+    config: ConfigFile,
+    engine: Annotated[
+        Engine | None, typer.Option(help="One engine alone; default: both side by side.")
+    ] = None,
+    overlay: Overlay = None,
+    out: OutDirectory = None,
+    format: OutputFormat = Format.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Change an engine's weights under requests in flight: what does that do to the logprobs?"""
+    from parity_check import app
+    from parity_check.config import ROLES, load_config
+
+    console = _console(context, verbose - quiet, color, progress)
+    loaded = load_config(config, _with_out(overlay, out))
+    delivery = _delivery(format, write, exit_zero, inconclusive)
+    if dry_run:
+        app.dry_run(loaded, console)
+        return
+    roles: tuple[Role, ...] = ROLES if engine is None else (engine.value,)
+    raise typer.Exit(app.weight_sync(loaded, roles, delivery, console))
 
 
 @cli.command()

@@ -15,8 +15,9 @@ WORKER = SOURCE / "engines" / "worker"
 PURE = (
     *("metrics", "accumulator", "estimates", "measurement", "stats", "objectives"),
     *("hygiene", "gates", "pairing", "worst", "batch", "estimator", "breakdowns", "ablation"),
+    "weight_sync",
 )
-COMPOSERS = ("cli", "app", "doctor", "ablate", "ablation_steps", "session")
+COMPOSERS = ("cli", "app", "doctor", "ablate", "ablation_steps", "session", "scenario")
 FORBIDDEN = {
     "pure": ("engines", "report", "console", "run", "rollouts", "analysis", *COMPOSERS),
     "engines": ("report", "analysis", "gates", "metrics", "console", "run", *COMPOSERS),

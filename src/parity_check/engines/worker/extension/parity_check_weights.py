@@ -37,7 +37,7 @@ def read_checkpoint(directory):
 
     for file in sorted(Path(directory).glob("*.safetensors")):
         with safe_open(str(file), framework="pt") as tensors:
-            for name in tensors.keys():
+            for name in tensors.keys():  # noqa: SIM118 - it cannot be iterated over itself
                 yield name, tensors.get_tensor(name)
 
 

@@ -1,0 +1,450 @@
+"""The weight-update scenario of both engines: its requests, its oracles, and its report.
+
+One engine a role goes through the updates; then engines that are started with each version of the
+weights replay the same tokens. The one with the first version also goes through the updates
+itself, with forced tokens, the built-in loader and no cleared cache: its logprobs are those of the
+new weights over the old KV.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity_check import __version__, provenance
+from parity_check.checkpoint import locate_model
+from parity_check.config import Config, ModelConfig, Role, WeightSync, dump_config
+from parity_check.console import Console
+from parity_check.engines.base import EngineSpec
+from parity_check.engines.client import WorkerEngine
+from parity_check.engines.pauses import IN_PROCESS, family_of, refusal
+from parity_check.errors import ConfigError, InputError
+from parity_check.prompts import Prompt, read_prompts
+from parity_check.report.model import EngineReport, Setting
+from parity_check.report.weight_sync.json import render
+from parity_check.report.weight_sync.model import WeightSyncReport
+from parity_check.run import RunDirectory
+from parity_check.session import Session, session, tokenize_prompts
+from parity_check.weight_sync import (
+    EngineRun,
+    Mode,
+    Phase,
+    Request,
+    Update,
+    Weights,
+    declared,
+    judge,
+    overall,
+    reference_analogue,
+)
+
+Rows = list[dict[str, Any]]
+
+SHARED = 16
+"""Prompts of other families are taken first: ones that share fewer leading tokens than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A request before it is run."""
+
+    sample_id: str
+    prompt_id: str
+    phase: Phase
+    token_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Flown:
+    """What one engine's scenario gave: a row a request, and what its updates did."""
+
+    rows: Rows
+    result: dict[str, Any]
+    label: str
+    description: dict[str, Any]
+    requested: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """What an engine that was started with one version of the weights says of the same tokens."""
+
+    logprobs: list[list[float]]
+    weights: dict[str, Any]
+    kept: Rows
+
+
+def weight_sync(config: Config, roles: Sequence[Role], console: Console) -> WeightSyncReport:
+    """Run the scenario on the engines, its oracles after it, and judge. Writes the run."""
+    settings = config.weight_sync or WeightSync()
+    config = config.model_copy(update={"weight_sync": settings})
+    _check_lengths(settings, config.workload.max_tokens)
+    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    checkpoints = [locate_checkpoint(path) for path in settings.weights]
+    with RunDirectory(Path(config.run.out), dump_config(config)) as run:
+        with session(_in_process(config, roles), roles, run, console) as live:
+            ways = declared_ways(live.engines.specs, settings)
+            ids = tokenize_prompts(live, prompts)
+            plan = plan_requests(prompts, ids, settings.concurrency)
+            fly = partial(_fly, plan, config, checkpoints, run)
+            flown = live.engines.run(dict.fromkeys(roles, fly))
+            made = live
+        versions = [config.model, *(_model(config, path) for path in checkpoints)]
+        colds: list[dict[Role, Cold]] = []
+        for version, model in enumerate(versions):
+            keep = checkpoints if version == 0 and settings.mode == "keep" else []
+            with session(_cold_config(config, roles, model), roles, run, console) as live:
+                jobs = {role: partial(_replay, plan, config, keep, flown[role]) for role in roles}
+                colds.append(live.engines.run(jobs))
+        wanted = config.workload.max_tokens
+        runs = [
+            _engine_run(role, ways[role], plan, wanted, flown[role], [c[role] for c in colds])
+            for role in roles
+        ]
+        report = _report(config, made, run, checkpoints, flown, runs)
+        for each in runs:
+            run.write(_rollouts_name(each.role), _rollouts(each))
+        run.write("report.json", render(report))
+    return report
+
+
+# --- planning -----------------------------------------------------------------------------------
+
+
+def plan_requests(
+    prompts: Sequence[Prompt], token_ids: Sequence[list[int]], concurrency: int
+) -> list[Planned]:
+    """The longest prompts in flight, of as many families as there are; they are issued again after
+    the updates, beside prompts that share as little as possible with them."""
+    longest = sorted(range(len(prompts)), key=lambda place: -len(token_ids[place]))
+    chosen: list[int] = []
+    for least in (SHARED, sys.maxsize):
+        for place in longest:
+            if len(chosen) == concurrency:
+                break
+            if place not in chosen and _shared(place, chosen, token_ids) < least:
+                chosen.append(place)
+    others = [place for place in longest if place not in chosen]
+    if len(chosen) < concurrency or not others:
+        raise InputError(
+            f"weight-sync needs more than {concurrency} prompts, there are {len(prompts)}",
+            hint="lower weight_sync.concurrency, or give more prompts",
+        )
+    fresh = sorted(others, key=lambda place: _shared(place, chosen, token_ids))[:concurrency]
+    phases: tuple[tuple[Phase, list[int]], ...] = (
+        ("in_flight", chosen),
+        ("reissued", chosen),
+        ("fresh", fresh),
+    )
+    return [
+        Planned(f"{prompts[p].prompt_id}/{phase}", prompts[p].prompt_id, phase, token_ids[p])
+        for phase, places in phases
+        for p in places
+    ]
+
+
+def _shared(place: int, others: Sequence[int], token_ids: Sequence[list[int]]) -> int:
+    """The longest run of leading tokens that a prompt has in common with any of the others."""
+    return max((_common(token_ids[place], token_ids[other]) for other in others), default=0)
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
+
+
+def locate_checkpoint(path: str) -> str:
+    """The directory of a checkpoint that can be loaded into a running engine."""
+    directory = Path(locate_model(ModelConfig(path=path)))
+    if not any(directory.glob("*.safetensors")):
+        raise InputError(f"weight_sync.weights: no *.safetensors in {directory}")
+    return str(directory.absolute())
+
+
+def declared_ways(
+    specs: Mapping[Role, EngineSpec], settings: WeightSync
+) -> dict[Role, tuple[Mode, bool]]:
+    """(mode, clear_cache) of each engine. Raises ConfigError for what a version does not have.
+
+    The mode is V1's: beside a V1 engine V0 updates at its own boundary, which keeps everything.
+    """
+    ways: dict[Role, tuple[Mode, bool]] = {}
+    families = {role: family_of(spec) for role, spec in specs.items()}
+    for role, spec in specs.items():
+        mode, clear_cache = settings.mode, settings.clear_cache
+        if families[role] == "v0" and "v1" in families.values():
+            mode, clear_cache = "keep", False
+        if reason := refusal(spec, mode, clear_cache):
+            raise ConfigError(f"weight_sync: {reason}")
+        ways[role] = (mode, clear_cache)
+    return ways
+
+
+def _check_lengths(settings: WeightSync, max_tokens: int) -> None:
+    last = settings.update_after_tokens * len(settings.weights)
+    if max_tokens <= last:
+        raise ConfigError(
+            f"workload.max_tokens: requests of {max_tokens} tokens have ended before the last "
+            f"update, which comes after {last}"
+        )
+
+
+def _in_process(config: Config, roles: Sequence[Role]) -> Config:
+    """Engines that can be stepped from outside; what the user sets in `env` wins."""
+    return _with_engines(
+        config, {r: {"env": {**IN_PROCESS, **config.engine(r).env}} for r in roles}
+    )
+
+
+def _cold_config(config: Config, roles: Sequence[Role], model: ModelConfig) -> Config:
+    """Engines that start with given weights, and take nothing from a prefix cache."""
+    changes = {
+        role: {
+            "settings": config.engine(role).settings.model_copy(
+                update={"enable_prefix_caching": False}
+            )
+        }
+        for role in roles
+    }
+    cold = _with_engines(_in_process(config, roles), changes)
+    return cold.model_copy(update={"model": model})
+
+
+def _with_engines(config: Config, changes: Mapping[Role, dict[str, Any]]) -> Config:
+    return config.model_copy(
+        update={role: config.engine(role).model_copy(update=c) for role, c in changes.items()}
+    )
+
+
+def _model(config: Config, path: str) -> ModelConfig:
+    return config.model.model_copy(update={"path": path, "revision": None})
+
+
+# --- on the engines -----------------------------------------------------------------------------
+
+
+def _fly(
+    plan: Sequence[Planned],
+    config: Config,
+    checkpoints: Sequence[str],
+    run: RunDirectory,
+    engine: WorkerEngine,
+) -> Flown:
+    settings = config.weight_sync
+    assert settings is not None
+    rows, result = engine.weight_sync(
+        [
+            {
+                "sample_id": request.sample_id,
+                "prompt_token_ids": request.token_ids,
+                "in_flight": request.phase == "in_flight",
+            }
+            for request in plan
+        ],
+        **_parameters(config, checkpoints),
+        clear_cache=settings.clear_cache,
+        mode=settings.mode,
+        update=settings.update,
+        python_path=settings.python_path,
+    )
+    run.write(_rollouts_name(engine.spec.role), "".join(json.dumps(row) + "\n" for row in rows))
+    engine.forget()
+    return Flown(
+        rows,
+        result,
+        engine.spec.label,
+        engine.description,
+        engine.spec.settings.model_dump(),
+    )
+
+
+def _replay(
+    plan: Sequence[Planned],
+    config: Config,
+    keep: Sequence[str],
+    flown: Flown,
+    engine: WorkerEngine,
+) -> Cold:
+    """Replay the tokens on a cold engine, then `keep` the updates on it where there are any."""
+    weights = engine.weights()
+    requests = [
+        {
+            "sample_id": request.sample_id,
+            "prompt_token_ids": request.token_ids,
+            "completion_token_ids": row["token_ids"],
+            "in_flight": True,
+        }
+        for request, row in zip(plan, flown.rows, strict=True)
+    ]
+    rows = engine.sample("replay", requests, sampling=config.workload.sampling(), top_logprobs=0)
+    kept: Rows = []
+    if keep:
+        in_flight = [
+            request
+            for request, planned in zip(requests, plan, strict=True)
+            if planned.phase == "in_flight"
+        ]
+        kept, _ = engine.weight_sync(
+            in_flight,
+            **_parameters(config, keep),
+            clear_cache=False,
+            mode="keep",
+            update=None,
+            python_path=None,
+        )
+    return Cold([row["logprobs"] for row in rows], weights, kept)
+
+
+def _parameters(config: Config, checkpoints: Sequence[str]) -> dict[str, Any]:
+    assert config.weight_sync is not None
+    return {
+        "checkpoints": list(checkpoints),
+        "update_after_tokens": config.weight_sync.update_after_tokens,
+        "max_tokens": config.workload.max_tokens,
+        "sampling": config.workload.sampling(),
+    }
+
+
+# --- to numbers ---------------------------------------------------------------------------------
+
+
+def _engine_run(
+    role: Role,
+    way: tuple[Mode, bool],
+    plan: Sequence[Planned],
+    wanted: int,
+    flown: Flown,
+    colds: Sequence[Cold],
+) -> EngineRun:
+    kept = {row["sample_id"]: row for row in colds[0].kept}
+    requests = []
+    for place, (planned, row) in enumerate(zip(plan, flown.rows, strict=True)):
+        beside = kept.get(planned.sample_id)
+        if beside is not None and beside["switches"] != row["switches"]:
+            beside = None  # another boundary is another oracle
+        requests.append(
+            Request(
+                sample_id=planned.sample_id,
+                prompt_id=planned.prompt_id,
+                phase=planned.phase,
+                prompt_tokens=len(planned.token_ids),
+                wanted=wanted,
+                finish_reason=row["finish_reason"],
+                cached_tokens=row["cached_tokens"],
+                started=0 if planned.phase == "in_flight" else len(colds) - 1,
+                switches=tuple(row["switches"]),
+                logprobs=np.array(row["logprobs"], dtype=np.float64),
+                cold=np.array([cold.logprobs[place] for cold in colds], dtype=np.float64),
+                kept=None if beside is None else np.array(beside["logprobs"], dtype=np.float64),
+            )
+        )
+    return EngineRun(
+        role=role,
+        family=flown.description["family"],
+        declared=declared(*way),
+        clear_cache=way[1],
+        prefix_caching=flown.description["settings"]["enable_prefix_caching"]["in_force"],
+        block_size=flown.description["config"].get("block_size", 1),
+        requests=tuple(requests),
+        updates=tuple(
+            Update(**{**update, "cache_resets": tuple(update["cache_resets"])})
+            for update in flown.result["updates"]
+        ),
+        preemptions=flown.result["preemptions"],
+        before=_weights(flown.result["weights_before"]),
+        after=_weights(flown.result["weights_after"]),
+        cold=tuple(_weights(cold.weights) for cold in colds),
+    )
+
+
+def _weights(found: Mapping[str, Any]) -> Weights:
+    head = found["head"] or {"logits": [0.0], "dtype": "no"}
+    return Weights(
+        found["parameters"], np.array(head["logits"], dtype=np.float64), str(head["dtype"])
+    )
+
+
+def _rollouts_name(role: str) -> str:
+    """The file with every request of an engine: tokens, logprobs, and then the oracles' too."""
+    return f"{role}-weight-sync.jsonl"
+
+
+def _rollouts(run: EngineRun) -> str:
+    rows = (
+        {
+            "sample_id": request.sample_id,
+            "phase": request.phase,
+            "finish_reason": request.finish_reason,
+            "cached_tokens": request.cached_tokens,
+            "versions": request.versions.tolist(),
+            "lags": request.lags.tolist(),
+            "logprobs": request.logprobs.tolist(),
+            "cold_logprobs": request.cold.tolist(),
+            "kept_logprobs": None if request.kept is None else request.kept.tolist(),
+        }
+        for request in run.requests
+    )
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _report(
+    config: Config,
+    made: Session,
+    run: RunDirectory,
+    checkpoints: Sequence[str],
+    flown: Mapping[Role, Flown],
+    runs: Sequence[EngineRun],
+) -> WeightSyncReport:
+    settings = config.weight_sync
+    assert settings is not None
+    results = [judge(each, settings.limit, config.stats.confidence) for each in runs]
+    checks = [check for result in results for check in result.checks]
+    if len(runs) == 2:
+        measured = {result.role: result.measured for result in results}
+        checks.append(reference_analogue(runs[0], runs[1], measured))
+    phases = [request.phase for request in runs[0].requests]
+    return WeightSyncReport(
+        run_id=made.run_id,
+        created_utc=made.created_utc,
+        command=shlex.join(["parity-check", *sys.argv[1:]]),
+        parity_check=__version__,
+        config=dump_config(config),
+        model=made.model,
+        checkpoints=tuple(provenance.model_fingerprint(path, None) for path in checkpoints),
+        host=provenance.host_fingerprint(),
+        engines=tuple(_engine_report(role, each) for role, each in flown.items()),
+        requests={phase: phases.count(phase) for phase in dict.fromkeys(phases)},
+        results=tuple(results),
+        checks=tuple(checks),
+        verdict=overall(checks),
+        artifacts=tuple(
+            ["report.json", "config.toml"]
+            + [name for role in flown for name in (_rollouts_name(role), f"{role}.log")]
+        ),
+    )
+
+
+def _engine_report(role: Role, flown: Flown) -> EngineReport:
+    found = flown.description
+    return EngineReport(
+        role=role,
+        label=flown.label,
+        version=found["version"],
+        family=found["family"],
+        device=found["device"],
+        packages=found["packages"],
+        settings={
+            name: Setting(flown.requested[name], each["in_force"], each["proof"])
+            for name, each in found["settings"].items()
+        },
+        config=found["config"],
+        environment=found["environment"],
+    )
