@@ -94,24 +94,24 @@ def weight_sync(config: Config, roles: Sequence[Role], console: Console) -> Weig
             ways = declared_ways(live.engines.specs, settings)
             ids = tokenize_prompts(live, prompts)
             plan = plan_requests(prompts, ids, settings.concurrency)
-            fly = partial(_fly, plan, config, checkpoints, run)
-            flown = live.engines.run(dict.fromkeys(roles, fly))
+            job = partial(_recorded, plan, config, checkpoints, run)
+            flown = live.engines.run(dict.fromkeys(roles, job))
             made = live
         versions = [config.model, *(_model(config, path) for path in checkpoints)]
         colds: list[dict[Role, Cold]] = []
         for version, model in enumerate(versions):
             keep = checkpoints if version == 0 and settings.mode == "keep" else []
             with session(_cold_config(config, roles, model), roles, run, console) as live:
-                jobs = {role: partial(_replay, plan, config, keep, flown[role]) for role in roles}
+                jobs = {role: partial(replay, plan, config, keep, flown[role]) for role in roles}
                 colds.append(live.engines.run(jobs))
         wanted = config.workload.max_tokens
         runs = [
-            _engine_run(role, ways[role], plan, wanted, flown[role], [c[role] for c in colds])
+            engine_run(role, ways[role], plan, wanted, flown[role], [c[role] for c in colds])
             for role in roles
         ]
         report = _report(config, made, run, checkpoints, flown, runs)
         for each in runs:
-            run.write(_rollouts_name(each.role), _rollouts(each))
+            run.write(rollouts_name(each.role), _rollouts(each))
         run.write("report.json", render(report))
     return report
 
@@ -124,21 +124,13 @@ def plan_requests(
 ) -> list[Planned]:
     """The longest prompts in flight, of as many families as there are; they are issued again after
     the updates, beside prompts that share as little as possible with them."""
-    longest = sorted(range(len(prompts)), key=lambda place: -len(token_ids[place]))
-    chosen: list[int] = []
-    for least in (SHARED, sys.maxsize):
-        for place in longest:
-            if len(chosen) == concurrency:
-                break
-            if place not in chosen and _shared(place, chosen, token_ids) < least:
-                chosen.append(place)
-    others = [place for place in longest if place not in chosen]
-    if len(chosen) < concurrency or not others:
+    chosen = _spread(token_ids, concurrency, [])
+    fresh = _spread(token_ids, concurrency, chosen)
+    if len(chosen) < concurrency or not fresh:
         raise InputError(
             f"weight-sync needs more than {concurrency} prompts, there are {len(prompts)}",
             hint="lower weight_sync.concurrency, or give more prompts",
         )
-    fresh = sorted(others, key=lambda place: _shared(place, chosen, token_ids))[:concurrency]
     phases: tuple[tuple[Phase, list[int]], ...] = (
         ("in_flight", chosen),
         ("reissued", chosen),
@@ -149,6 +141,19 @@ def plan_requests(
         for phase, places in phases
         for p in places
     ]
+
+
+def _spread(token_ids: Sequence[list[int]], count: int, taken: Sequence[int]) -> list[int]:
+    """The longest prompts that are not taken; ones that share a prefix come last."""
+    longest = sorted(range(len(token_ids)), key=lambda place: -len(token_ids[place]))
+    found: list[int] = []
+    for least in (SHARED, sys.maxsize):
+        for place in longest:
+            others = [*taken, *found]
+            if len(found) < count and place not in others:
+                if _shared(place, others, token_ids) < least:
+                    found.append(place)
+    return found
 
 
 def _shared(place: int, others: Sequence[int], token_ids: Sequence[list[int]]) -> int:
@@ -231,13 +236,25 @@ def _model(config: Config, path: str) -> ModelConfig:
 # --- on the engines -----------------------------------------------------------------------------
 
 
-def _fly(
+def _recorded(
     plan: Sequence[Planned],
     config: Config,
     checkpoints: Sequence[str],
     run: RunDirectory,
     engine: WorkerEngine,
 ) -> Flown:
+    """Fly, and keep the rollouts at once: the oracles come later, and may be interrupted."""
+    flown = fly(plan, config, checkpoints, engine)
+    name = rollouts_name(engine.spec.role)
+    run.write(name, "".join(json.dumps(row) + "\n" for row in flown.rows))
+    engine.forget()
+    return flown
+
+
+def fly(
+    plan: Sequence[Planned], config: Config, checkpoints: Sequence[str], engine: WorkerEngine
+) -> Flown:
+    """Put one engine through the scenario."""
     settings = config.weight_sync
     assert settings is not None
     rows, result = engine.weight_sync(
@@ -255,18 +272,11 @@ def _fly(
         update=settings.update,
         python_path=settings.python_path,
     )
-    run.write(_rollouts_name(engine.spec.role), "".join(json.dumps(row) + "\n" for row in rows))
-    engine.forget()
-    return Flown(
-        rows,
-        result,
-        engine.spec.label,
-        engine.description,
-        engine.spec.settings.model_dump(),
-    )
+    requested = engine.spec.settings.model_dump()
+    return Flown(rows, result, engine.spec.label, engine.description, requested)
 
 
-def _replay(
+def replay(
     plan: Sequence[Planned],
     config: Config,
     keep: Sequence[str],
@@ -316,7 +326,7 @@ def _parameters(config: Config, checkpoints: Sequence[str]) -> dict[str, Any]:
 # --- to numbers ---------------------------------------------------------------------------------
 
 
-def _engine_run(
+def engine_run(
     role: Role,
     way: tuple[Mode, bool],
     plan: Sequence[Planned],
@@ -324,6 +334,7 @@ def _engine_run(
     flown: Flown,
     colds: Sequence[Cold],
 ) -> EngineRun:
+    """One engine's rows and its oracles' as arrays; `wanted` tokens were asked of a request."""
     kept = {row["sample_id"]: row for row in colds[0].kept}
     requests = []
     for place, (planned, row) in enumerate(zip(plan, flown.rows, strict=True)):
@@ -372,7 +383,7 @@ def _weights(found: Mapping[str, Any]) -> Weights:
     )
 
 
-def _rollouts_name(role: str) -> str:
+def rollouts_name(role: str) -> str:
     """The file with every request of an engine: tokens, logprobs, and then the oracles' too."""
     return f"{role}-weight-sync.jsonl"
 
@@ -427,7 +438,7 @@ def _report(
         verdict=overall(checks),
         artifacts=tuple(
             ["report.json", "config.toml"]
-            + [name for role in flown for name in (_rollouts_name(role), f"{role}.log")]
+            + [name for role in flown for name in (rollouts_name(role), f"{role}.log")]
         ),
     )
 

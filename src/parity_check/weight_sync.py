@@ -29,6 +29,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 REFUSED = "the cache reset was refused"
+SHOWN = 5e-6
+"""The least that five decimals show."""
 NAMED = 3
 """Parameters that a sentence names; the report's data has all."""
 
@@ -596,4 +598,5 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _nats(estimate: Estimate) -> str:
-    return f"{estimate.value:.5f}" if estimate.value else "0"
+    value = estimate.value
+    return f"{value:.5f}" if value >= SHOWN or not value else f"{value:.0e}"
