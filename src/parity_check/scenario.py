@@ -100,9 +100,12 @@ def weight_sync(config: Config, roles: Sequence[Role], console: Console) -> Weig
         versions = [config.model, *(_model(config, path) for path in checkpoints)]
         colds: list[dict[Role, Cold]] = []
         for version, model in enumerate(versions):
-            keep = checkpoints if version == 0 and settings.mode == "keep" else []
             with session(_cold_config(config, roles, model), roles, run, console) as live:
-                jobs = {role: partial(replay, plan, config, keep, flown[role]) for role in roles}
+                jobs = {
+                    role: partial(replay, plan, config, keeping, flown[role])
+                    for role in roles
+                    for keeping in [checkpoints if not version and ways[role][0] == "keep" else []]
+                }
                 colds.append(live.engines.run(jobs))
         wanted = config.workload.max_tokens
         runs = [
@@ -150,9 +153,10 @@ def _spread(token_ids: Sequence[list[int]], count: int, taken: Sequence[int]) ->
     for least in (SHARED, sys.maxsize):
         for place in longest:
             others = [*taken, *found]
-            if len(found) < count and place not in others:
-                if _shared(place, others, token_ids) < least:
-                    found.append(place)
+            if len(found) == count:
+                break
+            if place not in others and _shared(place, others, token_ids) < least:
+                found.append(place)
     return found
 
 

@@ -280,14 +280,15 @@ class Ruler:
 
     def judge(self, estimate: Estimate, floor: Estimate) -> tuple[Verdict, str]:
         """The verdict on a distance, and why it is open where it is."""
-        verdict = self.inside(estimate)
-        if self.inside(floor) != "parity":
+        verdict, own = self.inside(estimate), self.inside(floor)
+        if own != "parity" and not floor.note:
             return "inconclusive", (
                 f"; the engine differs from itself by {floor.value:.5f} before any update, too "
                 f"much for a limit of {self.limit:g}"
             )
-        if verdict == "inconclusive":
-            return verdict, "; " + (estimate.note or "the interval lies across the limit")
+        if "inconclusive" in (verdict, own):
+            note = estimate.note or floor.note or "the interval lies across the limit"
+            return "inconclusive", f"; {note}"
         return verdict, ""
 
 
@@ -599,4 +600,6 @@ def _named(names: Sequence[str]) -> str:
 
 def _nats(estimate: Estimate) -> str:
     value = estimate.value
-    return f"{value:.5f}" if value >= SHOWN or not value else f"{value:.0e}"
+    if not value:
+        return "0"
+    return f"{value:.5f}" if value >= SHOWN else f"{value:.0e}"
