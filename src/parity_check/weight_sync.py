@@ -1,149 +1,27 @@
-"""What it means that an in-flight weight update did what it declares: the six checks.
-
-A request that is under way while weights A become B returns logprobs of three kinds. Each token is
-held against cold engines, started with A and with B, that replay the same tokens, and against B
-over the KV that A had computed: what an update that keeps the cache honestly gives. Which of them
-the tokens behind the boundary equal says what happened to the cache, whatever was declared.
-
-Numbers are mean |Δ| in nats a token, Δ = logprob of the oracle - logprob that was returned, with
-an interval clustered by prompt that is judged against one limit, as everywhere. An engine that
-differs from itself by more than the limit before any update settles nothing.
-"""
+"""One engine through its weight updates: timeline, lag, checks → a frozen EngineResult."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parity_check.gates import Verdict
-from parity_check.stats import Estimate, mean_estimate
-
-Phase = Literal["in_flight", "reissued", "fresh"]
-Mode = Literal["keep", "wait", "abort"]
-Handling = Literal["kept", "recomputed", "drained", "aborted", "unclear"]
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-REFUSED = "the cache reset was refused"
-SHOWN = 5e-6
-"""The least that five decimals show."""
-NAMED = 3
-"""Parameters that a sentence names; the report's data has all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request of the scenario. Arrays are per generated token.
-
-    `switches` are the tokens before which the weights changed, `started` the version it began
-    with. `cold` [versions, tokens] and `kept` [tokens] are the oracles' logprobs of its tokens.
-    """
-
-    sample_id: str
-    prompt_id: str
-    phase: Phase
-    prompt_tokens: int
-    wanted: int
-    finish_reason: str
-    cached_tokens: int
-    started: int
-    switches: tuple[int, ...]
-    logprobs: Floats
-    cold: Floats
-    kept: Floats | None = None
-
-    @property
-    def versions(self) -> Ints:
-        """[tokens] policy version under which each token was sampled."""
-        places = np.arange(len(self.logprobs))
-        return self.started + np.searchsorted(self.switches, places, side="right")
-
-    @property
-    def lags(self) -> Ints:
-        """[tokens] updates that each token is behind when its request ends."""
-        return self.started + len(self.switches) - self.versions
-
-    def to_cold(self, version: int | None = None) -> Floats:
-        """[tokens] |Δ| to a cold engine of a version, or of each token's own."""
-        own = self.versions if version is None else version
-        distance: Floats = np.abs(self.cold[own, np.arange(len(self.logprobs))] - self.logprobs)
-        return distance
-
-    def to_kept(self) -> Floats | None:
-        """[tokens] |Δ| to each token's weights over the KV that was there; None: not measured."""
-        return None if self.kept is None else np.abs(self.kept - self.logprobs)
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """What an engine computes with: digests by parameter, and logits of fixed hidden states."""
-
-    parameters: Mapping[str, str]
-    head: Floats
-    head_dtype: str
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One update as the engine went through it; times in seconds."""
-
-    checkpoint: str
-    loader: str
-    requests_in_flight: int
-    requests_held: int
-    tokens_held: int
-    cache_resets: tuple[bool, ...]
-    preempted: int
-    standstill_s: float
-    load_s: float
-    paused_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class EngineRun:
-    """The scenario on one engine, with its oracles; `cold` holds the weights of each version."""
-
-    role: str
-    family: str
-    declared: Handling
-    clear_cache: bool
-    prefix_caching: bool
-    block_size: int
-    requests: tuple[Request, ...]
-    updates: tuple[Update, ...]
-    preemptions: int
-    before: Weights
-    after: Weights
-    cold: tuple[Weights, ...]
-
-    def of(self, *phases: Phase) -> tuple[Request, ...]:
-        return tuple(request for request in self.requests if request.phase in phases)
-
-    @property
-    def newest(self) -> int:
-        return len(self.cold) - 1
-
-    @property
-    def refused_reset(self) -> bool:
-        return any(not answer for update in self.updates for answer in update.cache_resets)
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One question, its verdict, and the number that was judged by its limit."""
-
-    name: str
-    engine: str
-    verdict: Verdict
-    value: float | None
-    limit: float
-    unit: str
-    reason: str
-    advice: str = ""
+from parity_check.stats import Estimate
+from parity_check.update_checks import (
+    Check,
+    Ruler,
+    if_arrived,
+    in_flight_as_declared,
+    lm_head_refreshed,
+    no_stale_prefix,
+    nothing_lost,
+    separation,
+    stale_parameters,
+    weights_arrived,
+)
+from parity_check.update_run import EngineRun, Handling, Phase, Request, Update, lag_shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,18 +62,11 @@ class EngineResult:
     checks: tuple[Check, ...]
 
 
-def declared(mode: Mode, clear_cache: bool) -> Handling:
-    """What a way of pausing says of the requests that are under way."""
-    if mode == "keep":
-        return "recomputed" if clear_cache else "kept"
-    return "drained" if mode == "wait" else "aborted"
-
-
 def judge(run: EngineRun, limit: float, level: float) -> EngineResult:
     """All checks that one engine can be put to. `limit` in nats, `level` of the intervals."""
     ruler = Ruler(run.role, limit, level)
     unchanged, wrong = stale_parameters(run)
-    floor = ruler.measure(run.of("in_flight"), lambda r: _where(r.to_cold(0), r.versions == 0))
+    floor = ruler.measure(run.of("in_flight"), lambda r: r.to_cold(0)[r.versions == 0])
     effect = ruler.measure(
         run.of("fresh", "reissued"), lambda r: np.abs(r.cold[run.newest] - r.cold[0])
     )
@@ -206,8 +77,8 @@ def judge(run: EngineRun, limit: float, level: float) -> EngineResult:
     checks = (
         arrived,
         lm_head_refreshed(run),
-        _if_arrived(arrived, no_stale_prefix(run, ruler, floor)),
-        _if_arrived(arrived, in_flight),
+        if_arrived(arrived, no_stale_prefix(run, ruler, floor)),
+        if_arrived(arrived, in_flight),
         nothing_lost(run),
     )
     return EngineResult(
@@ -217,7 +88,7 @@ def judge(run: EngineRun, limit: float, level: float) -> EngineResult:
         clear_cache=run.clear_cache,
         floor=floor,
         effect=effect,
-        separation=_separation(run, ruler),
+        separation=separation(run, ruler),
         switches={request.sample_id: request.switches for request in run.of("in_flight")},
         lags=lag_shares(run.of("in_flight"), run.newest),
         unchanged=unchanged,
@@ -235,65 +106,6 @@ def overall(checks: Iterable[Check]) -> Verdict:
     if "drift" in verdicts:
         return "drift"
     return "inconclusive" if "inconclusive" in verdicts else "parity"
-
-
-# --- measuring ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Ruler:
-    """How distances of one engine are measured and judged."""
-
-    role: str
-    limit: float
-    level: float
-
-    def measure(
-        self, requests: Sequence[Request], distance: Callable[[Request], Floats]
-    ) -> Estimate | None:
-        """Mean over the tokens that `distance` returns, clustered by prompt; None without any."""
-        sums: dict[str, float] = {}
-        sizes: dict[str, float] = {}
-        for request in requests:
-            values = distance(request)
-            sums[request.prompt_id] = sums.get(request.prompt_id, 0.0) + float(values.sum())
-            sizes[request.prompt_id] = sizes.get(request.prompt_id, 0.0) + len(values)
-        if not sum(sizes.values()):
-            return None
-        return mean_estimate(
-            "mean_abs_log_ratio",
-            "nats",
-            np.array(list(sums.values())),
-            np.array(list(sizes.values())),
-            sampled_by=self.role,
-            level=self.level,
-            lowest=0.0,
-        )
-
-    def inside(self, estimate: Estimate) -> Verdict:
-        """Equivalence by the interval; without one nothing is settled."""
-        if estimate.ci_low is None or estimate.ci_high is None:
-            return "inconclusive"
-        if estimate.ci_high <= self.limit:
-            return "parity"
-        return "drift" if estimate.ci_low > self.limit else "inconclusive"
-
-    def judge(self, estimate: Estimate, floor: Estimate) -> tuple[Verdict, str]:
-        """The verdict on a distance, and why it is open where it is."""
-        verdict, own = self.inside(estimate), self.inside(floor)
-        if own != "parity" and not floor.note:
-            return "inconclusive", (
-                f"; the engine differs from itself by {floor.value:.5f} before any update, too "
-                f"much for a limit of {self.limit:g}"
-            )
-        if "inconclusive" in (verdict, own):
-            note = estimate.note or floor.note or "the interval lies across the limit"
-            return "inconclusive", f"; {note}"
-        return verdict, ""
-
-
-def _where(values: Floats, mask: NDArray[np.bool_]) -> Floats:
-    return values[mask]
 
 
 def timeline(run: EngineRun) -> tuple[TimelineStep, ...]:
@@ -317,289 +129,3 @@ def _steps(phase: Phase, requests: Sequence[Request]) -> Iterable[TimelineStep]:
             to_cold=tuple(np.mean([d[:, step] for _, d in present], axis=0).tolist()),
             to_kept=float(np.mean(kept)) if kept else None,
         )
-
-
-def lag_shares(requests: Sequence[Request], newest: int) -> tuple[float, ...]:
-    """Share of the tokens at each lag, from 0 to the number of updates."""
-    lags = np.concatenate([np.zeros(0, np.int64), *(request.lags for request in requests)])
-    counts = np.bincount(lags, minlength=newest + 1)
-    return tuple((counts / max(1, len(lags))).tolist())
-
-
-# --- the checks ---------------------------------------------------------------------------------
-
-
-def stale_parameters(run: EngineRun) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names that still hold the old weights, and names that hold neither the old nor the new."""
-    wanted = run.cold[run.newest].parameters
-    off = [name for name, digest in wanted.items() if run.after.parameters.get(name) != digest]
-    unchanged = [n for n in off if run.after.parameters.get(n) == run.before.parameters.get(n)]
-    return tuple(unchanged), tuple(name for name in off if name not in unchanged)
-
-
-def weights_arrived(
-    run: EngineRun,
-    ruler: Ruler,
-    floor: Estimate,
-    unchanged: Sequence[str],
-    wrong: Sequence[str],
-) -> Check:
-    """Every parameter equals that of a cold engine with the new weights, and so do fresh tokens.
-
-    Fresh requests that took a prefix from the cache are left out: `no_stale_prefix` is about them.
-    """
-    name = "weights_arrived"
-    old, new = run.cold[0].parameters, run.cold[run.newest].parameters
-    changing = sum(old.get(each) != digest for each, digest in new.items())
-    if unchanged or wrong:
-        stale = len(unchanged) + len(wrong)
-        if len(unchanged) == changing and not wrong:
-            reason = (
-                f"none of the {changing} parameters that the update changes has changed: it did "
-                "nothing, or wrote into a copy"
-            )
-        else:
-            parts = [
-                f"{len(names)} of {len(new)} parameters {what}: {_named(names)}"
-                for names, what in (
-                    (unchanged, "still hold the old weights"),
-                    (wrong, "hold neither the old nor the new weights"),
-                )
-                if names
-            ]
-            reason = "; ".join(parts)
-        advice = "compare the names that the update loads with those of the checkpoint"
-        return Check(name, run.role, "drift", float(stale), 0.0, "parameters", reason, advice)
-    fresh = [request for request in run.of("fresh") if not request.cached_tokens]
-    estimate = ruler.measure(fresh, lambda request: request.to_cold())
-    if estimate is None:
-        reason = "all parameters hold the new weights, but every fresh request met a cached prefix"
-        return Check(name, run.role, "inconclusive", None, ruler.limit, "nats", reason)
-    verdict, why = ruler.judge(estimate, floor)
-    reason = (
-        f"all {len(new)} parameters hold the new weights ({changing} changed); fresh requests are "
-        f"{_nats(estimate)} from a cold engine with them{why}"
-    )
-    advice = ""
-    if verdict == "drift":
-        advice = "something derived from the weights was not refreshed: a cache, a packed copy"
-    return Check(name, run.role, verdict, estimate.value, ruler.limit, "nats", reason, advice)
-
-
-def lm_head_refreshed(run: EngineRun) -> Check:
-    """The head in force, copies and all, gives the logits of a cold engine with the new weights."""
-    old, new, found = (w.head for w in (run.cold[0], run.cold[run.newest], run.after))
-    distance = float(np.abs(found - new).max())
-    change = float(np.abs(new - old).max())
-    reason = (
-        f"logits of fixed hidden states are within {distance:.3g} of a cold engine's; the update "
-        f"moves them by up to {change:.3g} ({run.after.head_dtype} head)"
-    )
-    limit = change / 100
-    if distance <= limit:
-        return Check("lm_head_refreshed", run.role, "parity", distance, limit, "logits", reason)
-    advice = "refresh what is derived from lm_head.weight (a float32 or packed copy) on each update"
-    return Check("lm_head_refreshed", run.role, "drift", distance, limit, "logits", reason, advice)
-
-
-def _if_arrived(arrived: Check, check: Check) -> Check:
-    """Distances to the new weights say nothing of the cache where the weights did not arrive."""
-    if arrived.verdict != "drift" or check.unit != "nats" or check.verdict == "parity":
-        return check
-    if not check.reason.startswith(REFUSED):
-        reason = "cannot be told, because the new weights did not arrive"
-        return Check(
-            check.name, check.engine, "inconclusive", check.value, check.limit, check.unit, reason
-        )
-    return check
-
-
-def no_stale_prefix(run: EngineRun, ruler: Ruler, floor: Estimate) -> Check:
-    """A prompt seen before the update and re-issued after it equals a cold engine."""
-    name = "no_stale_prefix"
-    reissued = run.of("reissued")
-    estimate = ruler.measure(reissued, lambda request: request.to_cold())
-    assert estimate is not None
-    cached = sum(request.cached_tokens for request in reissued)
-    if run.prefix_caching and max(r.prompt_tokens for r in reissued) <= run.block_size:
-        reason = f"no prompt is longer than a cache block of {run.block_size} tokens"
-        return Check(
-            *(name, run.role, "inconclusive", None, ruler.limit, "nats", reason),
-            "use longer prompts",
-        )
-    verdict, why = ruler.judge(estimate, floor)
-    source = "prefix caching is off"
-    if run.prefix_caching:
-        source = f"{cached} of their prompt tokens came from the prefix cache"
-    largest = max(float(request.to_cold().max()) for request in reissued)
-    reason = (
-        f"re-issued prompts are {_nats(estimate)} (max {largest:.3g}) from a cold engine with the "
-        f"new weights; {source}{why}"
-    )
-    advice = ""
-    if verdict == "drift" and cached:
-        advice = (
-            "KV of the old weights is served from the cache: set clear_cache = true, or "
-            "enable_prefix_caching = false, or call reset_prefix_cache() after the update and look "
-            "at what it returns"
-        )
-    return Check(name, run.role, verdict, estimate.value, ruler.limit, "nats", reason, advice)
-
-
-def _after_the_switch(request: Request, distance: Floats) -> Floats:
-    return distance[request.versions > request.started]
-
-
-def _separation(run: EngineRun, ruler: Ruler) -> Estimate | None:
-    """How far apart keeping and recomputing are, on the tokens behind the boundary."""
-
-    def distance(request: Request) -> Floats:
-        if request.kept is None:
-            return np.zeros(0)
-        own = request.cold[request.versions, np.arange(len(request.logprobs))]
-        return _after_the_switch(request, np.abs(request.kept - own))
-
-    return ruler.measure(run.of("in_flight"), distance)
-
-
-def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Estimate) -> tuple[Handling, Check]:
-    """What became of the requests under way, and whether it is what the mode says."""
-    name, requests = "in_flight_as_declared", run.of("in_flight")
-    after = sum(int((request.versions > request.started).sum()) for request in requests)
-    aborted = sum(request.finish_reason == "abort" for request in requests)
-    if run.declared in ("drained", "aborted") or not after:
-        measured: Handling = "unclear" if after else "aborted" if aborted else "drained"
-        verdict: Verdict = "parity" if measured == run.declared else "drift"
-        reason = (
-            f"declared {run.declared}; of {len(requests)} requests in flight {aborted} were "
-            f"aborted, and {after} of their tokens came from the new weights"
-        )
-        check = Check(name, run.role, verdict, float(after), 0.0, "tokens", reason)
-        return measured, _reset_counts(run, check)
-    kept = ruler.measure(
-        requests,
-        lambda r: np.zeros(0) if (d := r.to_kept()) is None else _after_the_switch(r, d),
-    )
-    cold = ruler.measure(requests, lambda r: _after_the_switch(r, r.to_cold()))
-    apart = _separation(run, ruler)
-    assert kept is not None
-    assert cold is not None
-    assert apart is not None
-    if ruler.inside(apart) != "drift":
-        reason = (
-            f"keeping and recomputing the KV differ by {_nats(apart)} here, which a limit of "
-            f"{ruler.limit:g} does not tell apart"
-        )
-        check = Check(
-            *(name, run.role, "inconclusive", apart.value, ruler.limit, "nats", reason),
-            "use checkpoints that are further apart, or more requests",
-        )
-        return "unclear", _reset_counts(run, check)
-    inside = {"kept": ruler.inside(kept), "recomputed": ruler.inside(cold)}
-    measured = "unclear"
-    if inside == {"kept": "parity", "recomputed": "drift"}:
-        measured = "kept"
-    elif inside == {"kept": "drift", "recomputed": "parity"}:
-        measured = "recomputed"
-    judged = kept if run.declared == "kept" else cold
-    verdict, why = ruler.judge(judged, floor)
-    reason = (
-        f"declared {run.declared}; behind the boundary the tokens are {_nats(kept)} from the new "
-        f"weights over the kept KV, {_nats(cold)} from a cold engine with the new weights{why}"
-    )
-    check = Check(name, run.role, verdict, judged.value, ruler.limit, "nats", reason)
-    return measured, _reset_counts(run, check)
-
-
-def _reset_counts(run: EngineRun, check: Check) -> Check:
-    """A clearing that was declared and refused is drift, whatever the tokens look like."""
-    if not (run.clear_cache and run.refused_reset):
-        return check
-    return Check(
-        check.name,
-        check.engine,
-        "drift",
-        check.value,
-        check.limit,
-        check.unit,
-        f"{REFUSED} (it returned false); {check.reason}",
-        "a cache cannot be reset while requests hold its blocks: reset with "
-        "reset_running_requests = true, or when nothing is in flight",
-    )
-
-
-def nothing_lost(run: EngineRun) -> Check:
-    """Every request ends with all its tokens; what was aborted as declared is issued again."""
-    missing = {r.sample_id: r.wanted - len(r.logprobs) for r in run.requests}
-    declared_aborts = {
-        request.sample_id
-        for request in run.of("in_flight")
-        if run.declared == "aborted" and request.finish_reason == "abort"
-    }
-    lost = {s: n for s, n in missing.items() if n and s not in declared_aborts}
-    reason = f"all {len(run.requests)} requests ended with all their tokens"
-    if declared_aborts:
-        reason = (
-            f"{len(declared_aborts)} requests were aborted as declared and issued again; all "
-            "others ended with all their tokens"
-        )
-    if lost:
-        reason = f"{len(lost)} of {len(run.requests)} requests lack tokens: {_named(list(lost))}"
-    verdict: Verdict = "drift" if lost else "parity"
-    return Check(
-        "nothing_lost", run.role, verdict, float(sum(lost.values())), 0.0, "tokens", reason
-    )
-
-
-def reference_analogue(
-    reference: EngineRun, candidate: EngineRun, measured: Mapping[str, Handling]
-) -> Check:
-    """Both engines put the same tokens of the same requests under the same policy, the same way.
-
-    The number is the share of in-flight tokens, place by place, that one engine has under another
-    policy version than the other, or does not have, or has over KV that was treated otherwise.
-    """
-    name = "reference_analogue"
-    ways = (measured[reference.role], measured[candidate.role])
-    rows = [
-        (_versions(left, r), _versions(right, r), left, right)
-        for left, right in zip(reference.of("in_flight"), candidate.of("in_flight"), strict=True)
-        for r in [max(len(left.logprobs), len(right.logprobs))]
-    ]
-    differing = sum(a.switches != b.switches for _, _, a, b in rows)
-    unlike = [(a != b) | ((a > 0) & (ways[0] != ways[1])) for a, b, _, _ in rows]
-    share = float(np.concatenate(unlike).mean())
-    lags = [lag_shares(run.of("in_flight"), run.newest) for run in (reference, candidate)]
-    reason = (
-        f"switch points differ in {differing} of {len(rows)} requests; lags in the reference "
-        f"{_shares(lags[0])}, in the candidate {_shares(lags[1])}; KV {ways[0]} in the reference, "
-        f"{ways[1]} in the candidate"
-    )
-    verdict: Verdict = "drift" if share else "parity"
-    if "unclear" in ways and ways[0] != ways[1] and not differing:
-        verdict = "inconclusive"
-    advice = "" if verdict == "parity" else 'mode = "keep", clear_cache = false is what V0 did'
-    return Check(name, "both", verdict, share, 0.0, "share", reason, advice)
-
-
-def _versions(request: Request, length: int) -> Ints:
-    """[length] versions, -1 where the request has no token."""
-    padded: Ints = np.full(length, -1, dtype=np.int64)
-    padded[: len(request.logprobs)] = request.versions
-    return padded
-
-
-def _shares(lags: Sequence[float]) -> str:
-    return ", ".join(f"{100 * share:.0f} % at {lag}" for lag, share in enumerate(lags) if share)
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
-
-
-def _nats(estimate: Estimate) -> str:
-    value = estimate.value
-    if not value:
-        return "0"
-    return f"{value:.5f}" if value >= SHOWN else f"{value:.0e}"

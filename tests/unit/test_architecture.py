@@ -15,9 +15,12 @@ WORKER = SOURCE / "engines" / "worker"
 PURE = (
     *("metrics", "accumulator", "estimates", "measurement", "stats", "objectives"),
     *("hygiene", "gates", "pairing", "worst", "batch", "estimator", "breakdowns", "ablation"),
-    "weight_sync",
+    *("weight_sync", "update_checks", "update_run"),
 )
-COMPOSERS = ("cli", "app", "doctor", "ablate", "ablation_steps", "session", "scenario")
+COMPOSERS = (
+    *("cli", "app", "doctor", "ablate", "ablation_steps", "updating"),
+    *("session", "scenario"),
+)
 FORBIDDEN = {
     "pure": ("engines", "report", "console", "run", "rollouts", "analysis", *COMPOSERS),
     "engines": ("report", "analysis", "gates", "metrics", "console", "run", *COMPOSERS),
