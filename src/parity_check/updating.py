@@ -7,6 +7,7 @@ weights replay the same tokens, one version after the other.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,13 +20,16 @@ import numpy as np
 from parity_check import __version__, provenance
 from parity_check.config import Config, ModelConfig, Role, WeightSync, dump_config
 from parity_check.console import Console
+from parity_check.delivery import Delivery
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import IN_PROCESS
-from parity_check.errors import ConfigError
+from parity_check.errors import ConfigError, ExitCode
+from parity_check.files import write_text
 from parity_check.prompts import read_prompts
 from parity_check.report.model import EngineReport, Setting
-from parity_check.report.weight_sync.json import render
+from parity_check.report.weight_sync import sentences
 from parity_check.report.weight_sync.model import WeightSyncReport
+from parity_check.report.weight_sync.renderers import RENDERERS
 from parity_check.run import RunDirectory
 from parity_check.scenario import (
     Cold,
@@ -43,7 +47,29 @@ from parity_check.update_run import EngineRun, Mode, Request, Update, Weights, d
 from parity_check.weight_sync import judge, overall
 
 
-def weight_sync(config: Config, roles: Sequence[Role], console: Console) -> WeightSyncReport:
+def weight_sync(
+    config: Config, roles: Sequence[Role], delivery: Delivery, console: Console
+) -> ExitCode:
+    """Change weights under requests that are on their way, on one engine or on both."""
+    delivery.check()
+    return deliver(run_scenario(config, roles, console), delivery, console)
+
+
+def deliver(report: WeightSyncReport, delivery: Delivery, console: Console) -> ExitCode:
+    """Print and write the report; returns the exit code. On GitHub Actions, annotate as well."""
+    for path, format in delivery.write.items():
+        write_text(path, RENDERERS[format](report))
+    quiet = console.verbosity < 0 and delivery.format == "text"
+    console.data(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
+    if os.environ.get("GITHUB_ACTIONS") == "true" and delivery.format == "text":
+        console.data(RENDERERS["github"](report))
+    if delivery.exit_zero:
+        return ExitCode.PARITY
+    inconclusive = report.exit_code is ExitCode.INCONCLUSIVE
+    return delivery.inconclusive if inconclusive else report.exit_code
+
+
+def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> WeightSyncReport:
     """Run the scenario on the engines, its oracles after it, and judge. Writes the run."""
     settings = config.weight_sync or WeightSync()
     config = config.model_copy(update={"weight_sync": settings})
@@ -76,7 +102,7 @@ def weight_sync(config: Config, roles: Sequence[Role], console: Console) -> Weig
         report = _report(config, made, run, checkpoints, flown, runs)
         for each in runs:
             run.write(rollouts_name(each.role), _rollouts(each))
-        run.write("report.json", render(report))
+        run.write("report.json", RENDERERS["json"](report))
     return report
 
 
