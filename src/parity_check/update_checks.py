@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from parity_check.gates import Verdict
 from parity_check.stats import Estimate, mean_estimate
@@ -43,8 +44,25 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Distance:
+    """Mean |Δ| to an oracle, and how many prompts have a mean of their own above the limit."""
+
+    estimate: Estimate
+    prompts_outside: int
+
+    @property
+    def value(self) -> float:
+        return self.estimate.value
+
+
+@dataclass(frozen=True, slots=True)
 class Ruler:
-    """How distances of one engine are measured and judged."""
+    """How distances of one engine are measured and judged.
+
+    A mean lies outside the limit when its interval does. As |Δ| has no sign and a long tail, that
+    takes many prompts; so it also does where so many prompts have a mean above the limit that a
+    median inside it is excluded (sign test at the same level).
+    """
 
     role: str
     limit: float
@@ -52,44 +70,52 @@ class Ruler:
 
     def measure(
         self, requests: Sequence[Request], distance: Callable[[Request], Floats]
-    ) -> Estimate | None:
+    ) -> Distance | None:
         """Mean over the tokens that `distance` returns, clustered by prompt; None without any."""
         sums: dict[str, float] = {}
         sizes: dict[str, float] = {}
         for request in requests:
             values = distance(request)
-            sums[request.prompt_id] = sums.get(request.prompt_id, 0.0) + float(values.sum())
-            sizes[request.prompt_id] = sizes.get(request.prompt_id, 0.0) + len(values)
-        if not sum(sizes.values()):
+            if len(values):
+                sums[request.prompt_id] = sums.get(request.prompt_id, 0.0) + float(values.sum())
+                sizes[request.prompt_id] = sizes.get(request.prompt_id, 0.0) + len(values)
+        if not sizes:
             return None
-        return mean_estimate(
+        totals, counts = np.array(list(sums.values())), np.array(list(sizes.values()))
+        estimate = mean_estimate(
             "mean_abs_log_ratio",
             "nats",
-            np.array(list(sums.values())),
-            np.array(list(sizes.values())),
+            totals,
+            counts,
             sampled_by=self.role,
             level=self.level,
             lowest=0.0,
         )
+        return Distance(estimate, int((totals / counts > self.limit).sum()))
 
-    def inside(self, estimate: Estimate) -> Verdict:
+    def inside(self, distance: Distance) -> Verdict:
         """Equivalence by the interval; without one nothing is settled."""
+        estimate = distance.estimate
         if estimate.ci_low is None or estimate.ci_high is None:
             return "inconclusive"
         if estimate.ci_high <= self.limit:
             return "parity"
-        return "drift" if estimate.ci_low > self.limit else "inconclusive"
+        chance = special.bdtrc(distance.prompts_outside - 1, estimate.clusters, 0.5)
+        if estimate.ci_low > self.limit or chance <= (1.0 - self.level) / 2:
+            return "drift"
+        return "inconclusive"
 
-    def judge(self, estimate: Estimate, floor: Estimate) -> tuple[Verdict, str]:
+    def judge(self, distance: Distance, floor: Distance) -> tuple[Verdict, str]:
         """The verdict on a distance, and why it is open where it is."""
-        verdict, own = self.inside(estimate), self.inside(floor)
-        if own != "parity" and not floor.note:
+        verdict, own = self.inside(distance), self.inside(floor)
+        if own != "parity" and not floor.estimate.note:
             return "inconclusive", (
                 f"; the engine differs from itself by {floor.value:.5f} before any update, too "
                 f"much for a limit of {self.limit:g}"
             )
         if "inconclusive" in (verdict, own):
-            note = estimate.note or floor.note or "the interval lies across the limit"
+            note = distance.estimate.note or floor.estimate.note
+            note = note or "the interval lies across the limit"
             return "inconclusive", f"; {note}"
         return verdict, ""
 
@@ -105,7 +131,7 @@ def stale_parameters(run: EngineRun) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def weights_arrived(
     run: EngineRun,
     ruler: Ruler,
-    floor: Estimate,
+    floor: Distance,
     unchanged: Sequence[str],
     wrong: Sequence[str],
 ) -> Check:
@@ -179,7 +205,7 @@ def if_arrived(arrived: Check, check: Check) -> Check:
     return check
 
 
-def no_stale_prefix(run: EngineRun, ruler: Ruler, floor: Estimate) -> Check:
+def no_stale_prefix(run: EngineRun, ruler: Ruler, floor: Distance) -> Check:
     """A prompt seen before the update and re-issued after it equals a cold engine."""
     name = "no_stale_prefix"
     reissued = run.of("reissued")
@@ -215,7 +241,7 @@ def _after_the_switch(request: Request, distance: Floats) -> Floats:
     return distance[request.versions > request.started]
 
 
-def separation(run: EngineRun, ruler: Ruler) -> Estimate | None:
+def separation(run: EngineRun, ruler: Ruler) -> Distance | None:
     """How far apart keeping and recomputing are, on the tokens behind the boundary."""
 
     def distance(request: Request) -> Floats:
@@ -227,7 +253,7 @@ def separation(run: EngineRun, ruler: Ruler) -> Estimate | None:
     return ruler.measure(run.of("in_flight"), distance)
 
 
-def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Estimate) -> tuple[Handling, Check]:
+def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Distance) -> tuple[Handling, Check]:
     """What became of the requests under way, and whether it is what the mode says."""
     name, requests = "in_flight_as_declared", run.of("in_flight")
     after = sum(int((request.versions > request.started).sum()) for request in requests)
@@ -363,8 +389,8 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _nats(estimate: Estimate) -> str:
-    value = estimate.value
+def _nats(distance: Distance) -> str:
+    value = distance.value
     if not value:
         return "0"
     return f"{value:.5f}" if value >= SHOWN else f"{value:.0e}"

@@ -72,6 +72,7 @@ def judge(run: EngineRun, limit: float, level: float) -> EngineResult:
     )
     assert floor is not None
     assert effect is not None
+    apart = separation(run, ruler)
     arrived = weights_arrived(run, ruler, floor, unchanged, wrong)
     measured, in_flight = in_flight_as_declared(run, ruler, floor)
     checks = (
@@ -86,9 +87,9 @@ def judge(run: EngineRun, limit: float, level: float) -> EngineResult:
         declared=run.declared,
         measured=measured,
         clear_cache=run.clear_cache,
-        floor=floor,
-        effect=effect,
-        separation=separation(run, ruler),
+        floor=floor.estimate,
+        effect=effect.estimate,
+        separation=None if apart is None else apart.estimate,
         switches={request.sample_id: request.switches for request in run.of("in_flight")},
         lags=lag_shares(run.of("in_flight"), run.newest),
         unchanged=unchanged,

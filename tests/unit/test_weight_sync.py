@@ -3,99 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from canned_updates import (
+    AFTER,
+    EFFECT,
+    LEVEL,
+    LIMIT,
+    NEW,
+    OLD,
+    REQUESTS,
+    STALE,
+    TOKENS,
+    a_run,
+    changed,
+    request,
+)
 from parity_check.update_checks import reference_analogue
 from parity_check.update_run import (
     EngineRun,
+    Floats,
     Handling,
     Request,
-    Update,
-    Weights,
     declared,
     lag_shares,
 )
 from parity_check.weight_sync import judge, overall, timeline
-
-TOKENS, AFTER, REQUESTS = 20, 8, 8
-LIMIT, LEVEL = 1e-3, 0.95
-EFFECT, STALE = 0.05, 0.01
-HEAD = np.linspace(-1.0, 1.0, 16)
-OLD = Weights({"a": "old", "b": "old", "same": "same"}, HEAD, "float32")
-NEW = Weights({"a": "new", "b": "new", "same": "same"}, HEAD + 0.5, "float32")
-
-
-def request(
-    phase: Any,
-    number: int,
-    *,
-    switches: tuple[int, ...] = (AFTER,),
-    kept: bool = True,
-    stale: float = 0.0,
-    tokens: int = TOKENS,
-) -> Request:
-    """Tokens of one sign of error each; `stale` is added to what the engine returned."""
-    source = np.random.default_rng(number)
-    old = -source.random(tokens) - 1.0
-    signs = source.choice((-1.0, 1.0), tokens)
-    new, over_old_kv = old + EFFECT * signs, old + (EFFECT - STALE) * signs
-    in_flight = phase == "in_flight"
-    after = np.arange(tokens) >= (switches[0] if switches else tokens)
-    returned = np.where(after, over_old_kv if kept else new, old) if in_flight else new
-    return Request(
-        sample_id=f"p{number}/{phase}",
-        prompt_id=f"p{number}",
-        phase=phase,
-        prompt_tokens=300,
-        wanted=TOKENS,
-        finish_reason="length",
-        cached_tokens=0,
-        started=0 if in_flight else 1,
-        switches=switches if in_flight else (),
-        logprobs=returned + (0.0 if in_flight else stale),
-        cold=np.stack([old, new]),
-        kept=np.where(after, over_old_kv, old) if in_flight else None,
-    )
-
-
-def a_run(handling: Handling = "kept", *, kept: bool = True, **changes: Any) -> EngineRun:
-    requests = [
-        request(phase, number + (100 if phase == "fresh" else 0), kept=kept)
-        for phase in ("in_flight", "reissued", "fresh")
-        for number in range(REQUESTS)
-    ]
-    update = Update("next", "reload_weights", 8, 8, 64, (), 0, 0.0, 0.1, 0.1)
-    fields: dict[str, Any] = {
-        "role": "candidate",
-        "family": "v1",
-        "declared": handling,
-        "clear_cache": handling == "recomputed",
-        "prefix_caching": False,
-        "block_size": 128,
-        "requests": tuple(requests),
-        "updates": (update,),
-        "preemptions": 0,
-        "before": OLD,
-        "after": NEW,
-        "cold": (OLD, NEW),
-    }
-    return EngineRun(**{**fields, **changes})
-
-
-def changed(run: EngineRun, phase: str, **changes: Any) -> EngineRun:
-    """The run with fields of one phase's requests replaced; a callable gets the request."""
-    requests = tuple(
-        replace(r, **{k: v(r) if callable(v) else v for k, v in changes.items()})
-        if r.phase == phase
-        else r
-        for r in run.requests
-    )
-    return replace(run, requests=requests)
 
 
 def not_parity(run: EngineRun, limit: float = LIMIT) -> dict[str, str]:
@@ -224,6 +161,20 @@ def test_a_refused_reset_is_drift_whatever_the_tokens_say() -> None:
     assert not_parity(run) == {"in_flight_as_declared": "drift"}
     assert reason(run, "in_flight_as_declared").startswith("the cache reset was refused")
     assert not_parity(a_run("kept", updates=(update,))) == {}  # nobody asked for one
+
+
+def test_a_long_tail_over_the_prompts_does_not_hide_drift() -> None:
+    """One prompt is far off and all are off: no interval of a mean is short, but none is inside."""
+    sizes = dict(zip(range(REQUESTS), (0.5, *[4 * LIMIT] * (REQUESTS - 1)), strict=True))
+
+    def off(request: Request) -> Floats:
+        return request.cold[1] + sizes[int(request.prompt_id[1:])]
+
+    run = changed(a_run(prefix_caching=True), "reissued", logprobs=off, cached_tokens=256)
+    assert not_parity(run) == {"no_stale_prefix": "drift"}
+    sizes[1] = sizes[2] = 0.0
+    fewer = changed(a_run(prefix_caching=True), "reissued", logprobs=off, cached_tokens=256)
+    assert not_parity(fewer) == {"no_stale_prefix": "inconclusive"}
 
 
 def test_a_noisy_engine_settles_nothing() -> None:

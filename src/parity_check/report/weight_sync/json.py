@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib.resources import files
 from typing import Any
 
 from parity_check.report.weight_sync.model import WeightSyncReport
@@ -14,6 +15,13 @@ KIND = "weight-sync"
 
 def render(report: WeightSyncReport) -> str:
     return json.dumps(to_dict(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) that every report keeps to."""
+    text = files("parity_check.report.weight_sync").joinpath("schema.json").read_text("utf-8")
+    tree: dict[str, Any] = json.loads(text)
+    return tree
 
 
 def to_dict(report: WeightSyncReport) -> dict[str, Any]:

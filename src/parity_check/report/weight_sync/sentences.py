@@ -183,7 +183,7 @@ def legend() -> Iterator[str]:
     )
     yield (
         "A distance is judged by its interval, clustered by prompt: inside the limit is parity, "
-        "outside is drift, across is inconclusive."
+        "outside is drift (also by a sign test over the prompts), across is inconclusive."
     )
 
 
