@@ -20,7 +20,7 @@ import numpy as np
 from parity_check import __version__, provenance
 from parity_check.config import Config, ModelConfig, Role, WeightSync, dump_config
 from parity_check.console import Console
-from parity_check.delivery import Delivery
+from parity_check.delivery import Delivery, append_step_summary
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import IN_PROCESS
 from parity_check.errors import ConfigError, ExitCode
@@ -35,6 +35,7 @@ from parity_check.scenario import (
     Cold,
     Flown,
     Planned,
+    Rows,
     declared_ways,
     fly,
     locate_checkpoint,
@@ -61,8 +62,10 @@ def deliver(report: WeightSyncReport, delivery: Delivery, console: Console) -> E
         write_text(path, RENDERERS[format](report))
     quiet = console.verbosity < 0 and delivery.format == "text"
     console.data(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
-    if os.environ.get("GITHUB_ACTIONS") == "true" and delivery.format == "text":
-        console.data(RENDERERS["github"](report))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        if delivery.format == "text":
+            console.data(RENDERERS["github"](report))
+        append_step_summary(RENDERERS["markdown"](report))
     if delivery.exit_zero:
         return ExitCode.PARITY
     inconclusive = report.exit_code is ExitCode.INCONCLUSIVE
@@ -100,8 +103,8 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Wei
             for role in roles
         ]
         report = _report(config, made, run, checkpoints, flown, runs)
-        for each in runs:
-            run.write(rollouts_name(each.role), _rollouts(each))
+        for role, each in zip(roles, runs, strict=True):
+            run.write(rollouts_name(role), _rollouts(each, flown[role].rows))
         run.write("report.json", RENDERERS["json"](report))
     return report
 
@@ -223,20 +226,21 @@ def rollouts_name(role: str) -> str:
     return f"{role}-weight-sync.jsonl"
 
 
-def _rollouts(run: EngineRun) -> str:
+def _rollouts(run: EngineRun, recorded: Rows) -> str:
     rows = (
         {
             "sample_id": request.sample_id,
             "phase": request.phase,
             "finish_reason": request.finish_reason,
             "cached_tokens": request.cached_tokens,
+            "token_ids": row["token_ids"],
             "versions": request.versions.tolist(),
             "lags": request.lags.tolist(),
             "logprobs": request.logprobs.tolist(),
             "cold_logprobs": request.cold.tolist(),
             "kept_logprobs": None if request.kept is None else request.kept.tolist(),
         }
-        for request in run.requests
+        for request, row in zip(run.requests, recorded, strict=True)
     )
     return "".join(json.dumps(row) + "\n" for row in rows)
 

@@ -11,12 +11,14 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+import support
 from parity_check.prompts import ASSETS
 from support import (
     Finished,
     assert_fails,
     assert_tidy,
     call_cli,
+    environment,
     fake_config,
     finish,
     lines_of,
@@ -127,6 +129,17 @@ def test_a_stale_prefix_is_found_with_its_size_and_advice(tmp_path: Path) -> Non
     assert stale["value"] > stale["limit"] == 1e-3
     assert "clear_cache = true" in stale["advice"]
     assert stale["advice"][:40] in " ".join(done.stdout.split())
+
+
+def test_on_github_the_job_is_annotated_and_summarised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    actions = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
+    monkeypatch.setattr(support, "environment", lambda: {**environment(), **actions})
+    done, _ = weight_sync(tmp_path, "--engine", "candidate", candidate_settings=CACHING)
+    assert "::error title=parity-check weight-sync (no_stale_prefix)::candidate: " in done.stdout
+    assert summary.read_text().startswith("## parity-check weight-sync: ✗ DRIFT")
 
 
 def test_a_cleared_cache_is_not_stale(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ class PausedScheduler:
             from vllm.v1.core.sched.interface import PauseState
 
             self.scheduler.set_pause_state(PauseState.PAUSED_NEW)
-            flight.drain()
+            while self.scheduler.running:  # what still waits for its turn is not scheduled now
+                flight.step()
             if self.clear_cache:
                 self.core._reset_caches()
             return

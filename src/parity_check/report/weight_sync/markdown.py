@@ -27,7 +27,7 @@ def _lines(report: WeightSyncReport) -> Iterator[str]:
         rows = sentences.timeline_rows(result)
         yield from _table(rows, "<" + ">" * (len(rows[0]) - 1))
         yield ""
-        yield f"- {sentences.lags(result)}"
+        yield f"- {sentences.switches(result)}; {sentences.lags(result)}"
         yield f"- {sentences.magnitudes(result)}"
         yield from (f"- {line}" for line in sentences.update_lines(result))
     yield ""

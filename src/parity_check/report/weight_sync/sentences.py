@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -167,6 +168,17 @@ def _timeline_row(steps: Sequence[TimelineStep]) -> Row:
         ),
         number(mean(kept)) if len(kept) == len(steps) else "–",
     )
+
+
+def switches(result: EngineResult) -> str:
+    """At which token the weights changed, and in how many requests."""
+    counts = Counter(result.switches.values())
+    told = [
+        (f"before token {' and '.join(map(str, places))}" if places else "after the last token")
+        + f" in {count} requests"
+        for places, count in sorted(counts.items())
+    ]
+    return "the weights change " + ", ".join(told)
 
 
 def lags(result: EngineResult) -> str:

@@ -29,7 +29,7 @@ def _lines(report: WeightSyncReport) -> Iterator[str]:
             yield from _wrapped(line)
         rows = sentences.timeline_rows(result)
         yield from columns(rows, "<" + ">" * (len(rows[0]) - 1))
-        yield sentences.lags(result)
+        yield from _wrapped(f"{sentences.switches(result)}; {sentences.lags(result)}")
         yield from _wrapped(sentences.magnitudes(result))
     yield ""
     for sentence in sentences.legend():
