@@ -11,7 +11,6 @@ from parity_check.gates import Verdict
 from parity_check.stats import Estimate
 from parity_check.update_checks import (
     Check,
-    Ruler,
     if_arrived,
     in_flight_as_declared,
     lm_head_refreshed,
@@ -21,6 +20,7 @@ from parity_check.update_checks import (
     stale_parameters,
     weights_arrived,
 )
+from parity_check.update_distance import Ruler
 from parity_check.update_run import EngineRun, Handling, Phase, Request, Update, lag_shares
 
 

@@ -15,7 +15,7 @@ WORKER = SOURCE / "engines" / "worker"
 PURE = (
     *("metrics", "accumulator", "estimates", "measurement", "stats", "objectives"),
     *("hygiene", "gates", "pairing", "worst", "batch", "estimator", "breakdowns", "ablation"),
-    *("weight_sync", "update_checks", "update_run"),
+    *("weight_sync", "update_checks", "update_distance", "update_run"),
 )
 COMPOSERS = (
     *("cli", "app", "doctor", "ablate", "ablation_steps", "updating"),

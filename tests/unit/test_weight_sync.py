@@ -217,6 +217,16 @@ def test_other_switch_points_other_handling_and_draining_are_not() -> None:
     assert finished.verdict == "drift"
 
 
+def test_another_number_of_prefill_steps_settles_nothing() -> None:
+    """V1 prefills in chunks where V0 does not: some requests are a token ahead."""
+    ahead = changed(
+        a_run(), "in_flight", switches=lambda r: (AFTER + (r.prompt_id in ("p0", "p1")),)
+    )
+    check = reference_analogue(a_run(role="reference"), ahead, KEPT)
+    assert check.verdict == "inconclusive"
+    assert "max_num_batched_tokens" in check.advice
+
+
 def test_an_unclear_handling_is_not_an_analogue_and_not_a_difference() -> None:
     unclear = reference_analogue(a_run(role="reference"), a_run(), {**KEPT, "candidate": "unclear"})
     assert unclear.verdict == "inconclusive"
