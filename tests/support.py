@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import tomli_w
 
 from parity_check.cli import INTERRUPTS, main
@@ -209,3 +210,12 @@ def chunk_of(samples: list[list[tuple[float, float]]]) -> PairedChunk:
         cluster=np.arange(len(samples), dtype=np.int32),
         group=np.zeros(len(samples), dtype=np.int32),
     )
+
+
+def about(tree: Any) -> Any:
+    """Equal to trees whose floats differ in the last digits only: those are the processor's."""
+    if isinstance(tree, dict):
+        return {name: about(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [about(value) for value in tree]
+    return pytest.approx(tree, rel=1e-9, abs=1e-15) if isinstance(tree, float) else tree

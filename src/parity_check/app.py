@@ -20,11 +20,11 @@ from parity_check.analysis import (
 )
 from parity_check.config import OTHER, ROLES, Config, Judging, Role, dump_config
 from parity_check.console import Console
-from parity_check.delivery import Delivery
+from parity_check.delivery import Delivery, append_step_summary
 from parity_check.engines import environment
 from parity_check.engines.client import WorkerEngine
 from parity_check.errors import ExitCode
-from parity_check.files import cannot_write, check_writable, whole, write_text
+from parity_check.files import check_writable, whole, write_text
 from parity_check.illustration import illustrate, illustrate_pair
 from parity_check.prompts import read_prompts
 from parity_check.report import github, sentences
@@ -123,13 +123,7 @@ def _annotate(report: ParityReport, delivery: Delivery, console: Console) -> Non
     """Annotations where stdout is for people, and the step summary in any case."""
     if delivery.format == "text":
         console.data(github.render(report))
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        try:
-            with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(RENDERERS["markdown"](report))
-        except OSError as error:
-            raise cannot_write(Path(summary), error) from None
+    append_step_summary(RENDERERS["markdown"](report))
 
 
 def _evaluate(

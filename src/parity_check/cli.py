@@ -8,7 +8,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -24,7 +24,6 @@ from parity_check.options import (
     Engine,
     ExitZero,
     Format,
-    Inconclusive,
     OnInconclusive,
     OutDirectory,
     OutputFormat,
@@ -34,11 +33,12 @@ from parity_check.options import (
     ShowProgress,
     Verbose,
     WriteTo,
+    delivery_from,
 )
 
 if TYPE_CHECKING:
+    from parity_check.config import Role
     from parity_check.delivery import Delivery
-    from parity_check.report.renderers import Format as FormatName
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -110,14 +110,14 @@ def compare(
         if len(traces) != 2 or reference_trace is not None:
             raise typer.BadParameter("give two traces, or -c with engines", param_hint="traces")
         judging = load_judging(config, overlay or [])
-        delivery = _delivery(format, write, exit_zero, inconclusive)
+        delivery = delivery_from(format, write, exit_zero, inconclusive)
         from parity_check import app
 
         raise typer.Exit(app.compare_traces(traces[0], traces[1], judging, delivery, console))
     if config is None:
         raise typer.BadParameter("give a configuration (-c), or two traces", param_hint="--config")
     loaded = load_config(config, _with_out(overlay, out))
-    delivery = _delivery(format, write, exit_zero, inconclusive)
+    delivery = delivery_from(format, write, exit_zero, inconclusive)
     from parity_check import app
 
     if dry_run:
@@ -143,7 +143,7 @@ def report(
     from parity_check.config import load_config
 
     console = _console(context, -quiet, color, None)
-    delivery = _delivery(format, write, exit_zero, inconclusive)
+    delivery = delivery_from(format, write, exit_zero, inconclusive)
     loaded = load_config(run / "config.toml", overlay or [])
     if ablation_files.is_ablation(run):
         from parity_check import ablate as ablation
@@ -215,7 +215,7 @@ def ablate(
     if dry_run:
         ablation.dry_run(loaded, picks, console, run)
         return
-    delivery = _delivery(Format(format), write, exit_zero, inconclusive)
+    delivery = delivery_from(Format(format), write, exit_zero, inconclusive)
     _only_ablation_formats(delivery)
     if resume is not None:
         raise typer.Exit(ablation.resume(resume, loaded, delivery, console))
@@ -274,6 +274,39 @@ def replay(
         app.dry_run(loaded, console)
         return
     app.replay(loaded, engine.value, OPERATIONS[path], trace, replayed, console)
+
+
+@cli.command("weight-sync")
+def weight_sync(
+    context: typer.Context,
+    config: ConfigFile,
+    engine: Annotated[
+        Engine | None, typer.Option(help="One engine alone; default: both side by side.")
+    ] = None,
+    overlay: Overlay = None,
+    out: OutDirectory = None,
+    format: OutputFormat = Format.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Change an engine's weights under requests in flight: what does that do to the logprobs?"""
+    from parity_check import app, updating
+    from parity_check.config import ROLES, load_config
+
+    console = _console(context, verbose - quiet, color, progress)
+    loaded = load_config(config, _with_out(overlay, out))
+    delivery = delivery_from(format, write, exit_zero, inconclusive)
+    if dry_run:
+        app.dry_run(loaded, console)
+        return
+    roles: tuple[Role, ...] = ROLES if engine is None else (engine.value,)
+    raise typer.Exit(updating.weight_sync(loaded, roles, delivery, console))
 
 
 @cli.command()
@@ -339,26 +372,6 @@ def _console(
     console = Console(verbosity, color, progress)
     context.obj.console = console
     return console
-
-
-def _delivery(
-    format: Format, write: list[str] | None, exit_zero: bool, inconclusive: Inconclusive | None
-) -> Delivery:
-    from parity_check.delivery import Delivery
-
-    files: dict[Path, FormatName] = {}
-    for item in write or []:
-        name, _, path = item.partition("=")
-        if name not in Format.__members__ or not path:
-            known = ", ".join(Format)
-            raise typer.BadParameter(f"{item}: FORMAT=PATH, one of {known}", param_hint="--write")
-        files[Path(path)] = cast("FormatName", name)
-    outcome = {
-        None: ExitCode.INCONCLUSIVE,
-        Inconclusive.passes: ExitCode.PARITY,
-        Inconclusive.fails: ExitCode.DRIFT,
-    }[inconclusive]
-    return Delivery(format.value, files, exit_zero, outcome)
 
 
 def _only_ablation_formats(delivery: Delivery) -> None:

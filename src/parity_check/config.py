@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -24,6 +24,7 @@ from parity_check.errors import ConfigError
 Role = Literal["reference", "candidate"]
 ROLES: tuple[Role, Role] = ("reference", "candidate")
 OTHER: Mapping[Role, Role] = {"reference": "candidate", "candidate": "reference"}
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 UNION_MEMBER = re.compile(r"bool|literal\[.*\]")
 SHAPING = (
     "temperature",
@@ -159,6 +160,33 @@ class StatsConfig(Table):
     """tail_fraction counts tokens whose |Δ| is above this many nats."""
 
 
+class WeightSync(Table):
+    """What `weight-sync` does to an engine while requests are under way."""
+
+    weights: Annotated[list[str], Field(min_length=1)] = ["bundled:tiny-next"]
+    """Checkpoints of the model's own shape, applied in order: directories of safetensors."""
+    update_after_tokens: Annotated[int, Field(ge=1)] = 16
+    """Tokens of every request in flight before the first update, and between two."""
+    mode: Literal["keep", "wait", "abort"] = "keep"
+    """How V1 is paused, as in `pause_generation`; V0 has its step boundary, which keeps."""
+    clear_cache: bool = False
+    concurrency: Annotated[int, Field(ge=1)] = 8
+    """Requests in flight, each with a prompt of its own; under 8 there are no intervals."""
+    update: str | None = None
+    """`module:function` of the engine's environment, called in place of the built-in loader."""
+    python_path: str | None = None
+    """Where `update` is imported from; the configuration file's own directory when left out."""
+    limit: Annotated[float, Field(gt=0)] = 1e-3
+    """Largest mean |Δ| to an oracle, nats; the interval must lie inside."""
+
+    @field_validator("update")
+    @classmethod
+    def _names_a_function(cls, name: str | None) -> str | None:
+        if name is not None and not FUNCTION.fullmatch(name):
+            raise ValueError("expected module:function")
+        return name
+
+
 class RunConfig(Table):
     out: str = "runs"
     """Each run gets a directory of its own in here."""
@@ -182,6 +210,8 @@ class Config(Judging):
     candidate: EngineConfig
     workload: Workload = Workload()
     run: RunConfig = RunConfig()
+    weight_sync: WeightSync | None = None
+    """Read by `weight-sync` alone, which has defaults for all of it."""
 
     def engine(self, role: Role) -> EngineConfig:
         return self.reference if role == "reference" else self.candidate
@@ -279,12 +309,26 @@ def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
             candidate = base / Path(value).expanduser()
             if candidate.exists():
                 tree[table][key] = str(candidate.resolve())
+    updates = tree.get("weight_sync")
+    if isinstance(updates, dict):
+        updates["python_path"] = str(base.absolute() / updates.get("python_path", "."))
+        updates["weights"] = _beside(updates.get("weights", WeightSync().weights), base)
     for role in ROLES:
         engine = tree.get(role)
         value = engine.get("python") if isinstance(engine, dict) else None
         if isinstance(engine, dict) and isinstance(value, str) and "/" in value:
             # Not resolved: a virtual environment's interpreter is a link, and must stay one.
             engine["python"] = str(base.absolute() / Path(value).expanduser())
+
+
+def _beside(paths: Any, base: Path) -> Any:
+    """Checkpoints as absolute paths where they exist; anything else is refused later."""
+    if not isinstance(paths, list):
+        return paths
+    return [
+        str((base / path).resolve()) if isinstance(path, str) and (base / path).is_dir() else path
+        for path in paths
+    ]
 
 
 def _explain(root: type[Table], error: ValidationError) -> str:
@@ -320,7 +364,8 @@ def _is_plain(value: Any) -> bool:
 def _explain_unknown_key(root: type[Table], location: tuple[int | str, ...]) -> str:
     table: Any = root
     for part in location[:-1]:
-        table = table.model_fields[str(part)].annotation
+        annotation = table.model_fields[str(part)].annotation
+        table = next(iter(get_args(annotation)), annotation)
     close = difflib.get_close_matches(str(location[-1]), table.model_fields, n=1)
     dotted = ".".join(map(str, location))
     return f"unknown key `{dotted}`" + (f" (did you mean `{close[0]}`?)" if close else "")

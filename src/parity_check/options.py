@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
+
+from parity_check.errors import ExitCode
+
+if TYPE_CHECKING:
+    from parity_check.delivery import Delivery
+    from parity_check.report.renderers import Format as FormatName
 
 
 class Engine(StrEnum):
@@ -80,3 +86,24 @@ ExitZero = Annotated[
 OnInconclusive = Annotated[
     Inconclusive | None, typer.Option(help="Let an inconclusive verdict pass (0) or fail (1).")
 ]
+
+
+def delivery_from(
+    format: Format, write: list[str] | None, exit_zero: bool, inconclusive: Inconclusive | None
+) -> Delivery:
+    """Where a report goes, as the options say. Raises BadParameter for an unknown format."""
+    from parity_check.delivery import Delivery
+
+    files: dict[Path, FormatName] = {}
+    for item in write or []:
+        name, _, path = item.partition("=")
+        if name not in Format.__members__ or not path:
+            known = ", ".join(Format)
+            raise typer.BadParameter(f"{item}: FORMAT=PATH, one of {known}", param_hint="--write")
+        files[Path(path)] = cast("FormatName", name)
+    outcome = {
+        None: ExitCode.INCONCLUSIVE,
+        Inconclusive.passes: ExitCode.PARITY,
+        Inconclusive.fails: ExitCode.DRIFT,
+    }[inconclusive]
+    return Delivery(format.value, files, exit_zero, outcome)

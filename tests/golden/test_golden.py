@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
 
 import jsonschema
@@ -15,7 +14,7 @@ import pytest
 from canned import CANNED, write_run
 from golden.outline import outline
 from parity_check.report.json import schema
-from support import Finished, call_cli
+from support import Finished, about, call_cli
 
 Reported = tuple[str, Finished, dict[str, str]]
 
@@ -58,15 +57,6 @@ def test_golden(reported: Reported, format: str, pytestconfig: pytest.Config) ->
         assert json.loads(texts[format]) == about(json.loads(expected))
     else:
         assert texts[format] == expected
-
-
-def about(tree: Any) -> Any:
-    """Equal to trees whose floats differ in the last digits only: those are the processor's."""
-    if isinstance(tree, dict):
-        return {name: about(value) for name, value in tree.items()}
-    if isinstance(tree, list):
-        return [about(value) for value in tree]
-    return pytest.approx(tree, rel=1e-9, abs=1e-15) if isinstance(tree, float) else tree
 
 
 @pytest.mark.parametrize("name", CANNED)

@@ -29,6 +29,8 @@ class EngineSpec:
     family: str | None
     settings: Settings
     platform: str
+    version: Version | None = None
+    """Of vLLM; a fake engine has none."""
 
     def shares_device_with(self, other: EngineSpec) -> bool:
         """Whether both would run on the same accelerator."""
@@ -82,6 +84,7 @@ def engine_spec(
         family=engine.family,
         settings=engine.settings,
         platform=environment.platform,
+        version=version,
     )
 
 

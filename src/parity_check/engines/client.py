@@ -25,7 +25,7 @@ POLL_S = 0.2
 SHUTDOWN_GRACE_S = 5.0
 LOG_TAIL_LINES = 20
 
-INPUT_KINDS = ("prompt_too_long", "token_out_of_vocabulary", "bad_prompt")
+INPUT_KINDS = ("prompt_too_long", "token_out_of_vocabulary", "bad_prompt", "bad_update")
 HINTS = {
     "vllm_not_installed": "name an interpreter that has vllm, or use `requirement`",
     "bad_engine_args": "check [{role}.engine_args] in the configuration",
@@ -91,6 +91,19 @@ class WorkerEngine:
         """`generate`, `replay` or `rescore` as one batch; rows in the order of the requests."""
         rows = {row["sample_id"]: row for row in self._bulk(op, requests, **parameters)}
         return [rows[request["sample_id"]] for request in requests]
+
+    def weights(self) -> dict[str, Any]:
+        """What is in force: a digest of each parameter, and the logits of fixed hidden states."""
+        return self._call("weights")
+
+    def weight_sync(
+        self, requests: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Requests through weight updates; the last row of each, and what the updates did."""
+        out, result = self._exchange("weight_sync", requests, **parameters)
+        with out.open(encoding="utf-8") as lines:
+            rows = {row["sample_id"]: row for row in map(json.loads, lines)}
+        return [rows[request["sample_id"]] for request in requests], result
 
     def forget(self) -> None:
         """Delete the results of finished operations: a trace holds what was wanted of them."""
@@ -161,6 +174,14 @@ class WorkerEngine:
     def _bulk(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> Iterator[dict[str, Any]]:
+        out, _ = self._exchange(op, requests, **parameters)
+        with out.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+    def _exchange(
+        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> tuple[Path, dict[str, Any]]:
+        """Write the requests, run the operation; its output file and its result."""
         name = f"{op}-{next(self._ids)}"
         source, out = self._job_dir / f"{name}.in.jsonl", self._job_dir / f"{name}.jsonl"
         try:
@@ -168,9 +189,7 @@ class WorkerEngine:
                 lines.writelines(json.dumps(request) + "\n" for request in requests)
         except OSError as error:
             raise cannot_write(source, error) from None
-        self._call(op, requests=source.name, out=out.name, **parameters)
-        with out.open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+        return out, self._call(op, requests=source.name, out=out.name, **parameters)
 
     def _send(self, op: str, **payload: Any) -> int:
         command_id = next(self._ids)

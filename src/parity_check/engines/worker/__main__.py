@@ -29,11 +29,23 @@ decode      ids: [...]                                 texts: [...], one string 
 generate    requests {sample_id, prompt_token_ids}     out {sample_id, token_ids, logprobs, ...}
 replay      requests + completion_token_ids            out, the given tokens forced in decode
 rescore     requests + completion_token_ids            out, scored by prefill
+weights                                                {parameters: {name: digest}, head}
+weight_sync requests {sample_id, prompt_token_ids,     out {sample_id, token_ids, logprobs,
+            in_flight, completion_token_ids?},           switches, finish_reason, ...};
+            checkpoints, update_after_tokens, mode,      {updates, preemptions,
+            clear_cache, update, python_path, ...        weights_before, weights_after}
 shutdown                                               {}
+
+`weight_sync` generates the requests that are in flight (forced, where they bring their tokens),
+and each time they have `update_after_tokens` more tokens it pauses the engine, loads the next
+checkpoint and resumes; then it runs the others. `switches` names the tokens before which the
+weights changed. At each pause `out` also gets a row for every open request, with the tokens so
+far and finish_reason null; a later row of the same sample replaces it.
 
 Known failures have a `kind`: vllm_not_installed, bad_engine_args, wrong_family,
 setting_not_applied, unsupported, out_of_memory, prompt_too_long, token_out_of_vocabulary,
-replay_mismatch, load_failed, disk_full; everything else is `internal`, with a traceback.
+replay_mismatch, load_failed, disk_full, bad_update, update_failed; everything else is `internal`,
+with a traceback.
 
 This directory runs in the engine's own interpreter (Python 3.9 and later): the standard library
 and that environment's packages, nothing of parity-check.
@@ -93,10 +105,14 @@ class Output:
         return self
 
     def write(self, **row):
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self.note(**row)
         self._done += 1
         self.tick()
+
+    def note(self, **row):
+        """A line that is not a finished sample."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
 
     def tick(self):
         self._channel.progress(self._id, self._done, self._total, self._unit)
@@ -129,13 +145,15 @@ def run(engine, channel, command):
         return engine, engine.describe()
     if op == "decode":
         return engine, {"texts": engine.decode(command["ids"])}
-    if op not in ("tokenize", "generate", "replay", "rescore"):
+    if op == "weights":
+        return engine, engine.weights()
+    if op not in ("tokenize", "generate", "replay", "rescore", "weight_sync"):
         raise WorkerFailure("internal", f"unknown operation `{op}`")
     requests = channel.requests(command["requests"])
     unit = "prompts" if op == "tokenize" else "samples"
     with Output(channel, command, len(requests), unit) as output:
-        getattr(engine, op)(requests, command, output)
-    return engine, {}
+        result = getattr(engine, op)(requests, command, output)
+    return engine, result or {}
 
 
 def describe_error(error):

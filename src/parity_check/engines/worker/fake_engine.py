@@ -12,7 +12,10 @@ A byte-level "language model": the logits of the next of 256 tokens are a hash o
     fault = {op = "replay", after = 3, how = "crash"}
                           at the given operation, after so many samples: crash (SIGKILL), exit,
                           hang, out_of_memory, or an exception
-                          (op: load, tokenize, decode, generate, replay, rescore)
+                          (op: load, tokenize, decode, generate, replay, rescore, weight_sync;
+                          the last counts pauses)
+    update_fault = "skips"
+                          what goes wrong with a weight update: see fake_weight_sync.py
 """
 
 import functools
@@ -24,6 +27,7 @@ import random
 import signal
 import struct
 import time
+from pathlib import Path
 
 from failures import WorkerFailure
 
@@ -39,7 +43,11 @@ DEFAULTS = {
     "dtype": None,
     "delay_s": 0.0,
     "fault": None,
+    "update_fault": None,
 }
+BUNDLED = "tiny"
+SHIFT = 0.5
+"""How far a checkpoint other than the bundled one moves a logit, in standard deviations."""
 
 
 def float32(value):
@@ -55,6 +63,15 @@ def logits(context):
 def logits_after(last):
     source = random.Random(hashlib.sha256(last).digest())
     return [source.gauss(0.0, 2.5) for _ in range(VOCABULARY)]
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def shift(weights, last):
+    """[VOCABULARY] what a checkpoint, known by its name, adds to the logits."""
+    if weights == BUNDLED:
+        return [0.0] * VOCABULARY
+    source = random.Random(f"{weights} {last!r}")
+    return [source.gauss(0.0, SHIFT) for _ in range(VOCABULARY)]
 
 
 def log_softmax(values):
@@ -79,6 +96,9 @@ class FakeEngine:
             for name, value in command["settings"].items()
         }
         self.random = random.Random(self.arguments["seed"])
+        self.body = self.head = Path(self.arguments["model"] or BUNDLED).name
+        self.parameters = {"body": self.body, "lm_head": self.head}
+        self.cache = {}
         self.fault("load", 0)
 
     def describe(self):
@@ -153,9 +173,44 @@ class FakeEngine:
                         f"vocabulary of {VOCABULARY}",
                     )
 
-    def step(self, context, sampling):
+    def caching(self):
+        setting = self.settings["enable_prefix_caching"]
+        return FAKE_DEFAULTS["enable_prefix_caching"] if setting == "default" else setting
+
+    def load_weights(self, checkpoint, fault):
+        name = Path(checkpoint).name
+        if fault == "does_nothing":
+            return
+        self.body = name
+        self.parameters = {"body": name, "lm_head": name}
+        if fault == "skips":
+            self.parameters["body"] = BUNDLED
+        if fault != "stale_head":
+            self.head = name
+
+    def weights(self):
+        return {
+            "parameters": dict(self.parameters),
+            "head": {"dtype": "float32", "logits": shift(self.head, b"")},
+        }
+
+    def draw(self, processed):
+        return self.random.choices(range(VOCABULARY), [math.exp(x) for x in processed])[0]
+
+    def moved(self, context, kv):
+        """Logits under the weights in force, over KV that `kv`'s weights wrote, token by token."""
+        raw, last = logits(context), bytes(token & 255 for token in context[-2:])
+        written = kv or [self.body]
+        if {self.body, self.head, *written} == {BUNDLED}:
+            return raw
+        shares = {weights: written.count(weights) / len(written) for weights in set(written)}
+        parts = [(1.0, shift(self.head, last))]
+        parts += [(share, shift(weights, last)) for weights, share in sorted(shares.items())]
+        return [x + sum(share * part[i] for share, part in parts) for i, x in enumerate(raw)]
+
+    def step(self, context, sampling, kv=()):
         """Log-probabilities to sample from, and the ones that the engine returns."""
-        raw = logits(context)
+        raw = self.moved(context, kv)
         temperature = sampling["temperature"] or 1.0
         processed = log_softmax([value / temperature for value in raw])
         mode = self.settings["logprobs_mode"]
@@ -185,8 +240,7 @@ class FakeEngine:
             prompt, tokens = request["prompt_token_ids"], []
             while len(tokens) < command["max_tokens"]:
                 processed, _ = self.step(prompt + tokens, command["sampling"])
-                weights = [math.exp(value) for value in processed]
-                tokens.append(self.random.choices(range(VOCABULARY), weights)[0])
+                tokens.append(self.draw(processed))
                 if tokens[-1] == END and not command["ignore_eos"]:
                     break
             output.write(
@@ -207,6 +261,12 @@ class FakeEngine:
                 sample_id=request["sample_id"],
                 **self.columns(request["sample_id"], prompt, tokens, command),
             )
+
+    def weight_sync(self, requests, command, output):
+        from fake_weight_sync import FakeScenario
+
+        self.check(requests, command["max_tokens"])
+        return FakeScenario(self, command, output).run(requests)
 
     def rescore(self, requests, command, output):
         self.replay(requests, command, output, op="rescore")

@@ -10,6 +10,7 @@ import traceback
 
 import effective
 import proofs
+import weight_sync
 from columns import logprob_columns
 from effective import plain
 from failures import WorkerFailure
@@ -228,6 +229,16 @@ class VllmEngine:
 
         `tick` is called after every step, a sign of life while no request finishes.
         """
+        by_id = self.admit(requests, params)
+        while self.engine.has_unfinished_requests():
+            results = self.engine.step()
+            tick()
+            for result in results:
+                if result.finished:
+                    yield by_id[result.request_id], result
+
+    def admit(self, requests, params):
+        """Hand requests to the engine; {its id for the request: request}."""
         by_id = {}
         for request, request_params in zip(requests, params):
             self._counter += 1
@@ -236,12 +247,7 @@ class VllmEngine:
             self.engine.add_request(
                 request_id, {"prompt_token_ids": request["prompt_token_ids"]}, request_params
             )
-        while self.engine.has_unfinished_requests():
-            results = self.engine.step()
-            tick()
-            for result in results:
-                if result.finished:
-                    yield by_id[result.request_id], result
+        return by_id
 
     def check_tokens(self, requests, new_tokens):
         """Refuse what would not fit: lengths in tokens, ids in [0, vocabulary size)."""
@@ -332,6 +338,13 @@ class VllmEngine:
                 tokens, result.prompt_logprobs[-len(tokens) :], command["top_logprobs"]
             )
             output.write(sample_id=request["sample_id"], **columns)
+
+    def weights(self):
+        return weight_sync.weights(self)
+
+    def weight_sync(self, requests, command, output):
+        self.check_tokens(requests, command["max_tokens"])
+        return weight_sync.Scenario(self, command, output).run(requests)
 
     def check_rescore(self, sampling):
         """Refuse where this version's prompt logprobs would mean something else than asked."""

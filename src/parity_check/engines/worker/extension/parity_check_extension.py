@@ -21,6 +21,7 @@ import random
 
 import numpy as np
 import torch
+from parity_check_weights import WeightEndpoints
 
 FORCED = "parity_check_forced"
 FP32_REQUESTED = os.environ.get("PARITY_CHECK_LM_HEAD") == "float32"
@@ -248,7 +249,7 @@ def _patch_fp32_head():
 _random_state = {}
 
 
-class ParityExtension:
+class ParityExtension(WeightEndpoints):
     """RPC endpoints; the prefix keeps them clear of the worker's own attributes."""
 
     def parity_check_observed(self):

@@ -1,0 +1,294 @@
+"""The weight-update scenario on a VllmEngine: requests under way, a pause, new weights, on.
+
+The engine runs in this process, so that a pause falls between two steps and the same schedule
+gives the same tokens before it, run after run. V0 has no other pause than that boundary. V1 is
+paused as `pause_generation(mode, clear_cache)` does it, through the same scheduler calls.
+
+`wait` is what the engine's own process does with it: no new request is scheduled, those under
+way run to their end, then the caches are cleared if that was asked for. vLLM refuses the call
+in-process, because it would have to step the engine itself; here the steps are ours.
+"""
+
+import time
+
+from columns import logprob_columns
+from failures import WorkerFailure
+from proofs import FORCED
+
+
+class StepBoundary:
+    """V0: between two steps the engine stands still; nothing is declared to it, nothing cleared."""
+
+    def __init__(self, engine):
+        self.scheduler = engine.engine.scheduler[0]
+        self.preempt = "_preempt"
+
+    def pause(self, flight):
+        pass
+
+    def resume(self):
+        pass
+
+
+class PausedScheduler:
+    """V1: the scheduler is paused in one of its modes, and its caches are cleared or kept."""
+
+    def __init__(self, engine, mode, clear_cache):
+        self.core = getattr(engine.engine.engine_core, "engine_core", None)
+        if self.core is None:
+            raise WorkerFailure(
+                "unsupported",
+                "weight-sync steps the engine itself: leave VLLM_ENABLE_V1_MULTIPROCESSING at 0",
+            )
+        self.scheduler, self.preempt = self.core.scheduler, "_preempt_request"
+        self.mode, self.clear_cache = mode, clear_cache
+
+    def pause(self, flight):
+        if self.mode == "wait":
+            from vllm.v1.core.sched.interface import PauseState
+
+            self.scheduler.set_pause_state(PauseState.PAUSED_NEW)
+            while self.scheduler.running:  # what still waits for its turn is not scheduled now
+                flight.step()
+            if self.clear_cache:
+                self.core._reset_caches()
+            return
+        self.core.pause_scheduler(mode=self.mode, clear_cache=self.clear_cache)
+        if self.mode == "abort":
+            flight.abort()
+        while getattr(self.core, "batch_queue", None):  # a step that async scheduling had begun
+            flight.step()
+
+    def resume(self):
+        self.core.resume_scheduler()
+
+
+class Watch:
+    """What the scheduler did during a scenario: cache resets and their answers, preemptions."""
+
+    def __init__(self, boundary):
+        self._scheduler, self._names = boundary.scheduler, ("reset_prefix_cache", boundary.preempt)
+        self.resets, self.preemptions = [], 0
+
+    def __enter__(self):
+        reset, preempt = (getattr(self._scheduler, name) for name in self._names)
+
+        def watched_reset(*args, **kwargs):
+            answer = reset(*args, **kwargs)
+            self.resets.append(answer is not False)
+            return answer
+
+        def watched_preempt(*args, **kwargs):
+            self.preemptions += 1
+            return preempt(*args, **kwargs)
+
+        for name, function in zip(self._names, (watched_reset, watched_preempt)):
+            setattr(self._scheduler, name, function)
+        return self
+
+    def __exit__(self, *_):
+        for name in self._names:
+            delattr(self._scheduler, name)
+
+
+class Flight:
+    """Requests under way, step by step, each with its tokens so far and where weights changed."""
+
+    def __init__(self, engine, requests, params, output):
+        self._engine, self._output = engine, output
+        self._results = {}
+        self._open = engine.admit(requests, params)
+        self.switches = {request["sample_id"]: [] for request in requests}
+        self._marks = dict.fromkeys(self.switches, 0)
+
+    def __bool__(self):
+        return bool(self._open)
+
+    def step(self):
+        """One step of the engine; finished requests are written."""
+        for result in self._engine.engine.step():
+            if result.request_id not in self._open:
+                continue
+            self._results[result.request_id] = result
+            if result.finished:
+                self._write(self._open.pop(result.request_id), result)
+        self._output.tick()
+
+    def drain(self):
+        while self:
+            self.step()
+
+    def abort(self):
+        """The scheduler has aborted all requests: end them here with the tokens that they have."""
+        for request_id in list(self._open):
+            self._engine.engine.abort_request([request_id])
+            request = self._open.pop(request_id)
+            self._write(request, self._results.get(request_id), finish_reason="abort")
+
+    def tokens(self):
+        """{sample: tokens so far} of the requests that are still under way."""
+        return {
+            request["sample_id"]: self._count(request_id)
+            for request_id, request in self._open.items()
+        }
+
+    def due(self, tokens):
+        """Whether every open request has so many more tokens than at the last update."""
+        return all(n >= self._marks[sample] + tokens for sample, n in self.tokens().items())
+
+    def switched(self):
+        """New weights are in force from the next token on."""
+        for sample, count in self.tokens().items():
+            self.switches[sample].append(count)
+            self._marks[sample] = count
+
+    def note(self):
+        """Write down what the open requests have so far: an interrupted pause keeps it."""
+        for request_id, request in self._open.items():
+            result = self._results.get(request_id)
+            self._output.note(**self._row(request, result, finish_reason=None))
+
+    def _count(self, request_id):
+        result = self._results.get(request_id)
+        return 0 if result is None else len(result.outputs[0].token_ids)
+
+    def _write(self, request, result, finish_reason=None):
+        reason = finish_reason or result.outputs[0].finish_reason
+        self._output.write(**self._row(request, result, reason))
+
+    def _row(self, request, result, finish_reason):
+        tokens = [] if result is None else list(result.outputs[0].token_ids)
+        logprobs = result.outputs[0].logprobs if tokens else []
+        return {
+            "sample_id": request["sample_id"],
+            "token_ids": tokens,
+            "logprobs": logprob_columns(tokens, logprobs, 0)["logprobs"],
+            "switches": self.switches[request["sample_id"]],
+            "finish_reason": finish_reason,
+            "cached_tokens": getattr(result, "num_cached_tokens", None) or 0,
+        }
+
+
+class Scenario:
+    """One command: its requests in flight while the weights change, then those that come after."""
+
+    def __init__(self, engine, command, output):
+        self._engine, self._command, self._output = engine, command, output
+        self._boundary = (
+            StepBoundary(engine)
+            if engine.family == "v0"
+            else PausedScheduler(engine, command["mode"], command["clear_cache"])
+        )
+        self._updates = []
+
+    def run(self, requests):
+        self._check_function()
+        before = weights(self._engine)
+        in_flight = [request for request in requests if request["in_flight"]]
+        with Watch(self._boundary) as watch:
+            flight = self._fly(in_flight)
+            for checkpoint in self._command["checkpoints"]:
+                while flight and not flight.due(self._command["update_after_tokens"]):
+                    flight.step()
+                self._update(flight, checkpoint, watch, before)
+            flight.drain()
+            total = watch.preemptions
+        after = weights(self._engine)
+        self._fly([request for request in requests if not request["in_flight"]]).drain()
+        return {
+            "updates": self._updates,
+            "preemptions": total,
+            "weights_before": before,
+            "weights_after": after,
+        }
+
+    def _fly(self, requests):
+        return Flight(self._engine, requests, [self._params(r) for r in requests], self._output)
+
+    def _params(self, request):
+        from vllm.sampling_params import RequestOutputKind
+
+        forced = request.get("completion_token_ids")
+        params = self._engine.sampling_params(
+            max_tokens=len(forced) if forced else self._command["max_tokens"],
+            ignore_eos=True,
+            logprobs=0,
+            extra_args={FORCED: forced} if forced else None,
+            **self._command["sampling"],
+        )
+        params.output_kind = RequestOutputKind.CUMULATIVE
+        return params
+
+    def _update(self, flight, checkpoint, watch, before):
+        resets, preemptions = len(watch.resets), watch.preemptions
+        in_flight = len(flight.tokens())
+        started = time.perf_counter()
+        self._boundary.pause(flight)
+        standing = time.perf_counter()
+        tokens = flight.tokens()
+        flight.note()
+        try:
+            [loader, *_] = self._engine.llm.collective_rpc(
+                "parity_check_update",
+                args=(checkpoint, self._command["update"], self._command["python_path"]),
+            )
+        except Exception as error:
+            raise self._failed(error, before) from error
+        loaded = time.perf_counter()
+        flight.switched()
+        self._boundary.resume()
+        self._updates.append(
+            {
+                "checkpoint": checkpoint,
+                "loader": loader,
+                "requests_in_flight": in_flight,
+                "requests_held": len(tokens),
+                "tokens_held": sum(tokens.values()),
+                "cache_resets": watch.resets[resets:],
+                "preempted": watch.preemptions - preemptions,
+                "standstill_s": round(standing - started, 4),
+                "load_s": round(loaded - standing, 4),
+                "paused_s": round(time.perf_counter() - started, 4),
+            }
+        )
+
+    def _check_function(self):
+        function, directory = self._command["update"], self._command["python_path"]
+        if function is None:
+            return
+        [reason, *_] = self._engine.llm.collective_rpc(
+            "parity_check_find_update", args=(function, directory)
+        )
+        if reason:
+            raise WorkerFailure(
+                "bad_update", f"weight_sync.update: cannot use {function}: {one_line(reason)}"
+            )
+
+    def _failed(self, error, before):
+        """The update raised: say so, and in what state it left the model."""
+        then, now = before["parameters"], weights(self._engine)["parameters"]
+        changed = sum(now.get(name) != found for name, found in then.items())
+        state = "the model still has its old weights"
+        if changed:
+            state = (
+                f"{changed} of {len(then)} parameters have changed: the model is half updated, and "
+                "must not be used"
+            )
+        what = one_line(f"{type(error).__name__}: {error}")
+        return WorkerFailure("update_failed", f"the update raised {what}; {state}")
+
+
+def weights(engine):
+    """What is in force, of all processes together; ranks are told apart where there are several."""
+    found = engine.llm.collective_rpc("parity_check_weights")
+    parameters = {
+        f"rank {rank}: {name}" if len(found) > 1 else name: digest
+        for rank, each in enumerate(found)
+        for name, digest in each["parameters"].items()
+    }
+    heads = [each["head"] for each in found if each["head"] is not None]
+    return {"parameters": parameters, "head": heads[0] if heads else None}
+
+
+def one_line(text):
+    return " ".join(str(text).split())[:300]

@@ -1,0 +1,17 @@
+"""The renderers by name: WeightSyncReport → str."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from parity_check.report.renderers import Format
+from parity_check.report.weight_sync import github, json, junit, markdown, text
+from parity_check.report.weight_sync.model import WeightSyncReport
+
+RENDERERS: dict[Format, Callable[[WeightSyncReport], str]] = {
+    "text": text.render,
+    "json": json.render,
+    "markdown": markdown.render,
+    "github": github.render,
+    "junit": junit.render,
+}

@@ -1,0 +1,90 @@
+"""How far an engine's tokens are from those of an oracle, and when that is outside a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from parity_check.gates import Verdict
+from parity_check.stats import Estimate, mean_estimate
+from parity_check.update_run import Floats, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """Mean |Δ| to an oracle, and how many prompts have a mean of their own above the limit."""
+
+    estimate: Estimate
+    prompts_outside: int
+
+    @property
+    def value(self) -> float:
+        return self.estimate.value
+
+
+@dataclass(frozen=True, slots=True)
+class Ruler:
+    """How distances of one engine are measured and judged.
+
+    A mean lies outside the limit when its interval does. As |Δ| has no sign and a long tail, that
+    takes many prompts; so it also does where so many prompts have a mean above the limit that a
+    median inside it is excluded (sign test at the same level).
+    """
+
+    role: str
+    limit: float
+    level: float
+
+    def measure(
+        self, requests: Sequence[Request], distance: Callable[[Request], Floats]
+    ) -> Distance | None:
+        """Mean over the tokens that `distance` returns, clustered by prompt; None without any."""
+        sums: dict[str, float] = {}
+        sizes: dict[str, float] = {}
+        for request in requests:
+            values = distance(request)
+            if len(values):
+                sums[request.prompt_id] = sums.get(request.prompt_id, 0.0) + float(values.sum())
+                sizes[request.prompt_id] = sizes.get(request.prompt_id, 0.0) + len(values)
+        if not sizes:
+            return None
+        totals, counts = np.array(list(sums.values())), np.array(list(sizes.values()))
+        estimate = mean_estimate(
+            "mean_abs_log_ratio",
+            "nats",
+            totals,
+            counts,
+            sampled_by=self.role,
+            level=self.level,
+            lowest=0.0,
+        )
+        return Distance(estimate, int((totals / counts > self.limit).sum()))
+
+    def inside(self, distance: Distance) -> Verdict:
+        """Equivalence by the interval; without one nothing is settled."""
+        estimate = distance.estimate
+        if estimate.ci_low is None or estimate.ci_high is None:
+            return "inconclusive"
+        if estimate.ci_high <= self.limit:
+            return "parity"
+        chance = special.bdtrc(distance.prompts_outside - 1, estimate.clusters, 0.5)
+        if estimate.ci_low > self.limit or chance <= (1.0 - self.level) / 2:
+            return "drift"
+        return "inconclusive"
+
+    def judge(self, distance: Distance, floor: Distance) -> tuple[Verdict, str]:
+        """The verdict on a distance, and why it is open where it is."""
+        verdict, own = self.inside(distance), self.inside(floor)
+        if own != "parity" and not floor.estimate.note:
+            return "inconclusive", (
+                f"; the engine differs from itself by {floor.value:.5f} before any update, too "
+                f"much for a limit of {self.limit:g}"
+            )
+        if "inconclusive" in (verdict, own):
+            note = distance.estimate.note or floor.estimate.note
+            note = note or "the interval lies across the limit"
+            return "inconclusive", f"; {note}"
+        return verdict, ""

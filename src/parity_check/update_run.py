@@ -1,0 +1,127 @@
+"""What an engine did under weight updates, as arrays: requests, weights, the updates themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Phase = Literal["in_flight", "reissued", "fresh"]
+Mode = Literal["keep", "wait", "abort"]
+Handling = Literal["kept", "recomputed", "drained", "aborted", "unclear"]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of the scenario. Arrays are per generated token.
+
+    `switches` are the tokens before which the weights changed, `started` the version it began
+    with. `cold` [versions, tokens] and `kept` [tokens] are the oracles' logprobs of its tokens.
+    """
+
+    sample_id: str
+    prompt_id: str
+    phase: Phase
+    prompt_tokens: int
+    wanted: int
+    finish_reason: str
+    cached_tokens: int
+    started: int
+    switches: tuple[int, ...]
+    logprobs: Floats
+    cold: Floats
+    kept: Floats | None = None
+
+    @property
+    def versions(self) -> Ints:
+        """[tokens] policy version under which each token was sampled."""
+        places = np.arange(len(self.logprobs))
+        return self.started + np.searchsorted(self.switches, places, side="right")
+
+    @property
+    def lags(self) -> Ints:
+        """[tokens] updates that each token is behind when its request ends."""
+        return self.started + len(self.switches) - self.versions
+
+    def to_cold(self, version: int | None = None) -> Floats:
+        """[tokens] |Δ| to a cold engine of a version, or of each token's own."""
+        own = self.versions if version is None else version
+        distance: Floats = np.abs(self.cold[own, np.arange(len(self.logprobs))] - self.logprobs)
+        return distance
+
+    def to_kept(self) -> Floats | None:
+        """[tokens] |Δ| to each token's weights over the KV that was there; None: not measured."""
+        return None if self.kept is None else np.abs(self.kept - self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What an engine computes with: digests by parameter, and logits of fixed hidden states."""
+
+    parameters: Mapping[str, str]
+    head: Floats
+    head_dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One update as the engine went through it; times in seconds."""
+
+    checkpoint: str
+    loader: str
+    requests_in_flight: int
+    requests_held: int
+    tokens_held: int
+    cache_resets: tuple[bool, ...]
+    preempted: int
+    standstill_s: float
+    load_s: float
+    paused_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRun:
+    """The scenario on one engine, with its oracles; `cold` holds the weights of each version."""
+
+    role: str
+    family: str
+    declared: Handling
+    clear_cache: bool
+    prefix_caching: bool
+    block_size: int
+    requests: tuple[Request, ...]
+    updates: tuple[Update, ...]
+    preemptions: int
+    before: Weights
+    after: Weights
+    cold: tuple[Weights, ...]
+
+    def of(self, *phases: Phase) -> tuple[Request, ...]:
+        return tuple(request for request in self.requests if request.phase in phases)
+
+    @property
+    def newest(self) -> int:
+        return len(self.cold) - 1
+
+    @property
+    def refused_reset(self) -> bool:
+        return any(not answer for update in self.updates for answer in update.cache_resets)
+
+
+def declared(mode: Mode, clear_cache: bool) -> Handling:
+    """What a way of pausing says of the requests that are under way."""
+    if mode == "keep":
+        return "recomputed" if clear_cache else "kept"
+    return "drained" if mode == "wait" else "aborted"
+
+
+def lag_shares(requests: Sequence[Request], newest: int) -> tuple[float, ...]:
+    """Share of the tokens at each lag, from 0 to the number of updates."""
+    lags = np.concatenate([np.zeros(0, np.int64), *(request.lags for request in requests)])
+    counts = np.bincount(lags, minlength=newest + 1)
+    return tuple((counts / max(1, len(lags))).tolist())
