@@ -106,6 +106,7 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Wei
         for role, each in zip(roles, runs, strict=True):
             run.write(rollouts_name(role), _rollouts(each, flown[role].rows))
         run.write("report.json", RENDERERS["json"](report))
+        run.write("report.html", RENDERERS["html"](report))
     return report
 
 

@@ -11,6 +11,8 @@ from playwright.sync_api import Browser
 from browser.support import chromium, opened
 from canned import CANNED, HOSTILE, Canned, write_run
 from canned_ablation import write_ablation
+from canned_updates import a_report, a_run
+from parity_check.report.weight_sync.renderers import RENDERERS
 from support import call_cli
 
 PAGES: dict[str, Canned] = {**CANNED, "hostile": HOSTILE}
@@ -116,6 +118,20 @@ def test_the_page_of_an_ablation(browser: Browser, tmp_path: Path, width: int) -
         assert found.requests == [page.as_uri()]
         names = found.page.locator(".drawing").evaluate_all("all => all.map(e => e.id)")
         assert names == ["picture-waterfall", "picture-flips"]
+        assert found.overflow() <= 0
+        assert found.faults() == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_a_weight_update(browser: Browser, tmp_path: Path, width: int) -> None:
+    page = tmp_path / "weight-sync.html"
+    report = a_report(reference=a_run(role="reference", family="v0"), candidate=a_run())
+    page.write_text(RENDERERS["html"](report), encoding="utf-8")
+    with opened(browser, page, width) as found:
+        assert found.complaints == []
+        assert found.requests == [page.as_uri()]
+        names = found.page.locator(".drawing").evaluate_all("all => all.map(e => e.id)")
+        assert names == ["picture-version", "picture-distance"]
         assert found.overflow() <= 0
         assert found.faults() == []
 

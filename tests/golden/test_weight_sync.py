@@ -11,13 +11,17 @@ import jsonschema
 import pytest
 
 from canned_updates import STALE, a_report, a_run, changed
+from golden.outline import outline
 from parity_check.report.weight_sync.json import schema
 from parity_check.report.weight_sync.model import WeightSyncReport
 from parity_check.report.weight_sync.renderers import RENDERERS
 from support import about
 
 HERE = Path(__file__).parent
-SUFFIXES = {"text": "txt", "markdown": "md", "github": "github", "junit": "xml", "json": "json"}
+SUFFIXES = {
+    "text": "txt", "markdown": "md", "github": "github", "junit": "xml", "json": "json",
+    "html": "page",
+}  # fmt: skip
 TERMINAL = 100
 REFERENCE = a_run(role="reference", family="v0")
 CANNED = {
@@ -42,6 +46,7 @@ def test_golden(
 ) -> None:
     golden = HERE / f"weight-sync-{name}.{SUFFIXES[format]}"
     text = RENDERERS[format](report)  # type: ignore[index]
+    text = outline(text) if format == "html" else text
     if pytestconfig.getoption("regen"):
         golden.write_text(text, encoding="utf-8")
     expected = golden.read_text(encoding="utf-8")
