@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 
 from canned_ablation import write_ablation
-from parity_check.ablation_analysis import analyse_ablation
-from parity_check.ablation_files import PLAN, read_plan
+from parity_check.ablation.analysis import analyse_ablation
+from parity_check.ablation.files import PLAN, read_plan
 from parity_check.config import load_config
 from parity_check.errors import ExitCode, InputError
 from parity_check.report.ablation import json as report_json
