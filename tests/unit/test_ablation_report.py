@@ -72,7 +72,7 @@ def test_the_last_line_says_which(
 ) -> None:
     line = verdict_line(judged(report, verdicts, floor=floor))
     assert expected in line
-    assert "step 2, + processed_logprobs removes 99.86 % of the drift" in line
+    assert "step 2, + processed_logprobs removes 99.93 % of the drift" in line
 
 
 def test_json_keeps_to_its_schema_whatever_is_missing(report: AblationReport) -> None:
