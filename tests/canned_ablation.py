@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from canned import Canned, write_run
-from parity_check.ablation import DEFAULT, SETTINGS, Flip, plan
-from parity_check.ablation_files import FAILURE, StoredPlan, write_plan
+from parity_check.ablation.files import FAILURE, StoredPlan, write_plan
+from parity_check.ablation.plan import DEFAULT, SETTINGS, Flip, plan
 
 GATES = {"tail_fraction": 1e-2, "clip_fraction": 1e-2}
 RAW = Canned(noise=0.02, raw=True)

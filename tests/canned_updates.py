@@ -9,9 +9,9 @@ import numpy as np
 
 from parity_check.report.model import EngineReport, Setting
 from parity_check.report.weight_sync.model import WeightSyncReport
-from parity_check.update_checks import reference_analogue
-from parity_check.update_run import EngineRun, Handling, Request, Update, Weights
-from parity_check.weight_sync import judge, overall
+from parity_check.weight_sync.checks import reference_analogue
+from parity_check.weight_sync.observed import EngineRun, Handling, Request, Update, Weights
+from parity_check.weight_sync.timeline import judge, overall
 
 TOKENS, AFTER, REQUESTS = 20, 8, 8
 LIMIT, LEVEL = 1e-3, 0.95

@@ -139,14 +139,15 @@ def report(
     color: Color = None,
 ) -> None:
     """Render and judge a finished run again, with other limits if you like; no engine needed."""
-    from parity_check import ablation_files, app
+    from parity_check import app
+    from parity_check.ablation import files
     from parity_check.config import load_config
 
     console = _console(context, -quiet, color, None)
     delivery = delivery_from(format, write, exit_zero, inconclusive)
     loaded = load_config(run / "config.toml", overlay or [])
-    if ablation_files.is_ablation(run):
-        from parity_check import ablate as ablation
+    if files.is_ablation(run):
+        from parity_check.ablation import command as ablation
 
         _only_ablation_formats(delivery)
         raise typer.Exit(ablation.report(run, loaded, delivery, console))
@@ -197,8 +198,8 @@ def ablate(
     progress: ShowProgress = None,
 ) -> None:
     """Restart the candidate with settings flipped, and say which of them remove the drift."""
-    from parity_check import ablate as ablation
-    from parity_check.ablation import parse_flip
+    from parity_check.ablation import command as ablation
+    from parity_check.ablation.plan import parse_flip
     from parity_check.config import load_config
 
     console = _console(context, verbose - quiet, color, progress)
@@ -296,8 +297,9 @@ def weight_sync(
     progress: ShowProgress = None,
 ) -> None:
     """Change an engine's weights under requests in flight: what does that do to the logprobs?"""
-    from parity_check import app, updating
+    from parity_check import app
     from parity_check.config import ROLES, load_config
+    from parity_check.weight_sync import command
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, _with_out(overlay, out))
@@ -306,7 +308,7 @@ def weight_sync(
         app.dry_run(loaded, console)
         return
     roles: tuple[Role, ...] = ROLES if engine is None else (engine.value,)
-    raise typer.Exit(updating.weight_sync(loaded, roles, delivery, console))
+    raise typer.Exit(command.weight_sync(loaded, roles, delivery, console))
 
 
 @cli.command()

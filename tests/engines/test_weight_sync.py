@@ -22,11 +22,11 @@ from parity_check.config import Config, WeightSync
 from parity_check.engines.client import WorkerEngine
 from parity_check.errors import EngineError
 from parity_check.prompts import ASSETS, read_prompts
-from parity_check.scenario import Cold, Flown, Planned, fly, plan_requests, replay
-from parity_check.update_checks import Check, reference_analogue
-from parity_check.update_run import EngineRun
-from parity_check.updating import engine_run
-from parity_check.weight_sync import EngineResult, judge
+from parity_check.weight_sync.checks import Check, reference_analogue
+from parity_check.weight_sync.command import engine_run
+from parity_check.weight_sync.observed import EngineRun
+from parity_check.weight_sync.scenario import Cold, Flown, Planned, fly, plan_requests, replay
+from parity_check.weight_sync.timeline import EngineResult, judge
 
 A = str(ASSETS / "tiny")
 TOKENS, AFTER = 24, 8

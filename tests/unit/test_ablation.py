@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity_check.ablation import (
+from parity_check.ablation.plan import (
     DEFAULT,
     LADDER,
     SETTINGS,
@@ -26,7 +26,7 @@ from parity_check.ablation import (
     plan,
     removed_share,
 )
-from parity_check.ablation_steps import Clock
+from parity_check.ablation.steps import Clock
 from parity_check.batch import SampleBatch
 from parity_check.config import Settings
 from parity_check.errors import ConfigError, TraceMismatchError

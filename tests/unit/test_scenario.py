@@ -14,7 +14,7 @@ from parity_check.engines.base import EngineSpec
 from parity_check.engines.pauses import family_of, refusal
 from parity_check.errors import ConfigError, InputError
 from parity_check.prompts import Prompt
-from parity_check.scenario import declared_ways, locate_checkpoint, plan_requests
+from parity_check.weight_sync.scenario import declared_ways, locate_checkpoint, plan_requests
 
 
 def prompts(*token_ids: list[int]) -> tuple[list[Prompt], list[list[int]]]:

@@ -23,8 +23,8 @@ from canned_updates import (
     changed,
     request,
 )
-from parity_check.update_checks import reference_analogue
-from parity_check.update_run import (
+from parity_check.weight_sync.checks import reference_analogue
+from parity_check.weight_sync.observed import (
     EngineRun,
     Floats,
     Handling,
@@ -32,7 +32,7 @@ from parity_check.update_run import (
     declared,
     lag_shares,
 )
-from parity_check.weight_sync import judge, overall, timeline
+from parity_check.weight_sync.timeline import judge, overall, timeline
 
 
 def not_parity(run: EngineRun, limit: float = LIMIT) -> dict[str, str]:

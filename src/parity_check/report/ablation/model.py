@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from parity_check.ablation import Effect, Part
+from parity_check.ablation.plan import Effect, Part
 from parity_check.config import Role
 from parity_check.errors import ExitCode
 from parity_check.gates import Verdict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from parity_check.ablation import START, Part, written
+from parity_check.ablation.plan import START, Part, written
 from parity_check.report import numbers
 from parity_check.report.ablation.model import AblationReport, StepReport
 from parity_check.report.sentences import MARKS, share_label

@@ -11,7 +11,7 @@ from parity_check.report import html, svg
 from parity_check.report.drawings import Drawing, Panel, figure
 from parity_check.report.weight_sync import json, plots, sentences
 from parity_check.report.weight_sync.model import WeightSyncReport
-from parity_check.weight_sync import EngineResult
+from parity_check.weight_sync.timeline import EngineResult
 
 VERSION_HEALTHY = (
     "Healthy: every request switches at one token, all tokens before it lag by the update, and "

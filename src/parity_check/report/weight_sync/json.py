@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from parity_check.report.weight_sync.model import WeightSyncReport
-from parity_check.weight_sync import EngineResult
+from parity_check.weight_sync.timeline import EngineResult
 
 KIND = "weight-sync"
 

@@ -8,8 +8,8 @@ from typing import Any
 from parity_check.errors import ExitCode
 from parity_check.gates import Verdict
 from parity_check.report.model import EXIT_CODES, EngineReport
-from parity_check.update_checks import Check
-from parity_check.weight_sync import EngineResult, TimelineStep
+from parity_check.weight_sync.checks import Check
+from parity_check.weight_sync.timeline import EngineResult, TimelineStep
 
 SCHEMA_VERSION = 1
 

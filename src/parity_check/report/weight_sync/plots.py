@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from parity_check.report.svg import COLOURS
-from parity_check.update_run import Phase
-from parity_check.weight_sync import TimelineStep
+from parity_check.weight_sync.observed import Phase
+from parity_check.weight_sync.timeline import TimelineStep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ import numpy as np
 
 from parity_check.gates import Verdict
 from parity_check.stats import Estimate
-from parity_check.update_checks import (
+from parity_check.weight_sync.checks import (
     Check,
     if_arrived,
     in_flight_as_declared,
@@ -20,8 +20,15 @@ from parity_check.update_checks import (
     stale_parameters,
     weights_arrived,
 )
-from parity_check.update_distance import Ruler
-from parity_check.update_run import EngineRun, Handling, Phase, Request, Update, lag_shares
+from parity_check.weight_sync.distance import Ruler
+from parity_check.weight_sync.observed import (
+    EngineRun,
+    Handling,
+    Phase,
+    Request,
+    Update,
+    lag_shares,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from parity_check.ablation import Step
+from parity_check.ablation.plan import Step
 from parity_check.analysis import repeat_name, replayed_name, sampled_name
 from parity_check.errors import InputError
 from parity_check.files import write_text

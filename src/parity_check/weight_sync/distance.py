@@ -10,7 +10,7 @@ from scipy import special
 
 from parity_check.gates import Verdict
 from parity_check.stats import Estimate, mean_estimate
-from parity_check.update_run import Floats, Request
+from parity_check.weight_sync.observed import Floats, Request
 
 
 @dataclass(frozen=True, slots=True)

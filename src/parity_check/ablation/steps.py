@@ -10,8 +10,8 @@ from pathlib import Path
 import tomli_w
 
 from parity_check import rollouts
-from parity_check.ablation import Step
-from parity_check.ablation_files import FAILURE, make_step
+from parity_check.ablation.files import FAILURE, make_step
+from parity_check.ablation.plan import Step
 from parity_check.analysis import replayed_name, sampled_name
 from parity_check.config import Config, dump_config, parse_config
 from parity_check.console import Console

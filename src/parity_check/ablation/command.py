@@ -12,9 +12,8 @@ from typing import Any, Self
 
 import tomli_w
 
-from parity_check.ablation import DEFAULT, Flip, Step, plan
-from parity_check.ablation_analysis import analyse_ablation
-from parity_check.ablation_files import (
+from parity_check.ablation.analysis import analyse_ablation
+from parity_check.ablation.files import (
     PAGE,
     PLAN,
     REPORT,
@@ -27,7 +26,8 @@ from parity_check.ablation_files import (
     shared_traces,
     write_plan,
 )
-from parity_check.ablation_steps import configured, run_steps
+from parity_check.ablation.plan import DEFAULT, Flip, Step, plan
+from parity_check.ablation.steps import configured, run_steps
 from parity_check.analysis import judgement, replayed_name, sampled_name
 from parity_check.config import ROLES, Config, dump_config
 from parity_check.console import Console

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from parity_check import __version__
-from parity_check.ablation import (
+from parity_check.ablation.files import failure_of, is_finished, read_plan
+from parity_check.ablation.plan import (
     SETTINGS,
     Drift,
     Step,
@@ -18,7 +19,6 @@ from parity_check.ablation import (
     effect,
     removed_share,
 )
-from parity_check.ablation_files import failure_of, is_finished, read_plan
 from parity_check.analysis import analyse, judgement, replayed_name, sampled_name
 from parity_check.config import Judging, dump_config
 from parity_check.pairing import Index, pair

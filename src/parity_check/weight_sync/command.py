@@ -31,7 +31,10 @@ from parity_check.report.weight_sync import sentences
 from parity_check.report.weight_sync.model import WeightSyncReport
 from parity_check.report.weight_sync.renderers import RENDERERS
 from parity_check.run import RunDirectory
-from parity_check.scenario import (
+from parity_check.session import Session, session, tokenize_prompts
+from parity_check.weight_sync.checks import reference_analogue
+from parity_check.weight_sync.observed import EngineRun, Mode, Request, Update, Weights, declared
+from parity_check.weight_sync.scenario import (
     Cold,
     Flown,
     Planned,
@@ -42,10 +45,7 @@ from parity_check.scenario import (
     plan_requests,
     replay,
 )
-from parity_check.session import Session, session, tokenize_prompts
-from parity_check.update_checks import reference_analogue
-from parity_check.update_run import EngineRun, Mode, Request, Update, Weights, declared
-from parity_check.weight_sync import judge, overall
+from parity_check.weight_sync.timeline import judge, overall
 
 
 def weight_sync(

@@ -21,7 +21,7 @@ from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import family_of, refusal
 from parity_check.errors import ConfigError, InputError
 from parity_check.prompts import Prompt
-from parity_check.update_run import Mode, Phase
+from parity_check.weight_sync.observed import Mode, Phase
 
 Rows = list[dict[str, Any]]
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity_check.gates import Verdict
-from parity_check.update_distance import Distance, Ruler
-from parity_check.update_run import EngineRun, Floats, Handling, Ints, Request, lag_shares
+from parity_check.weight_sync.distance import Distance, Ruler
+from parity_check.weight_sync.observed import EngineRun, Floats, Handling, Ints, Request, lag_shares
 
 REFUSED = "the cache reset was refused"
 SHOWN = 5e-6

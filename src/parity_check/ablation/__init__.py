@@ -1,0 +1,1 @@
+"""`ablate`: which setting makes the drift, found by restarting the candidate with each flipped."""
