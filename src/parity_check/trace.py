@@ -26,8 +26,10 @@ METADATA_KEY = b"parity_check"
 VOCABULARY_KEY = b"parity_check_vocabulary"
 ROWS_PER_GROUP = 1024
 
-LogprobPath = Literal["decode", "prefill"]
-Distribution = Literal["processed", "raw"]
+UNKNOWN: Literal["unknown"] = "unknown"
+"""What a trace says where its source does not: a dump holds no engine's settings."""
+LogprobPath = Literal["decode", "prefill", "unknown"]
+Distribution = Literal["processed", "raw", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
