@@ -93,6 +93,17 @@ def token_digest(samples: Iterable[Sample]) -> str:
     return digest.hexdigest()
 
 
+def check_vocabulary(samples: Iterable[Sample], size: int | None, source: str) -> None:
+    """Refuse token ids beyond a model's vocabulary, of `size` ids. Raises InputError."""
+    for sample in samples if size is not None else ():
+        largest = max((*sample.prompt_token_ids, *sample.completion_token_ids), default=0)
+        if size is not None and largest >= size:
+            raise InputError(
+                f"{source}, sample {sample.sample_id}: token id {largest} is outside the model's "
+                f"vocabulary of {size}: these are another model's tokens"
+            )
+
+
 def write_trace(
     path: Path, samples: Sequence[Sample], header: TraceHeader, vocabulary: Mapping[int, str]
 ) -> TraceHeader:

@@ -92,7 +92,7 @@ def token_list(value: Any, name: str, place: str) -> list[int]:
 
 
 def logprob_list(value: Any, name: str, place: str) -> Logprobs:
-    """A list of logprobs; None, NaN and -9999 stay as they are, to be counted. Raises InputError."""
+    """A list of logprobs; None, NaN and -9999 stay, to be counted. Raises InputError."""
     if not isinstance(value, list):
         raise InputError(f"{place}: `{name}` is not a list of logprobs")
     return [logprob(each, name, place) for each in value]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,11 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from parity_check import provenance
-from parity_check.config import Settings
-from parity_check.errors import InputError
+from parity_check import checkpoint, provenance
+from parity_check.config import ModelConfig, Settings
 from parity_check.importers.turns import Imported
-from parity_check.trace import UNKNOWN, Sample, TraceHeader
+from parity_check.trace import UNKNOWN, TraceHeader
 
 
 def unknown_engine(label: str) -> dict[str, Any]:
@@ -81,28 +79,7 @@ def stated_model(path: str | None) -> tuple[dict[str, Any], int | None]:
     """The fingerprint of a checkpoint that the user names, and the size of its vocabulary."""
     if path is None:
         return {}, None
-    config = Path(path) / "config.json"
-    try:
-        written = json.loads(config.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--model: cannot read {config}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{config}: not valid JSON: {error}") from None
-    return provenance.model_fingerprint(path, None), vocabulary_size(written)
-
-
-def vocabulary_size(config: dict[str, Any]) -> int | None:
-    """How many ids a checkpoint's config.json gives its model; None where it does not say."""
-    size = config.get("text_config", config).get("vocab_size")
-    return size if isinstance(size, int) else None
-
-
-def check_vocabulary(samples: Sequence[Sample], size: int | None, of: str) -> None:
-    """Refuse ids beyond a vocabulary. Raises InputError."""
-    for sample in samples if size is not None else ():
-        largest = max((*sample.prompt_token_ids, *sample.completion_token_ids), default=0)
-        if largest >= size:
-            raise InputError(
-                f"sample {sample.sample_id}: token id {largest} is outside the vocabulary of {of}, "
-                f"{size} ids: the tokens are another model's"
-            )
+    located = checkpoint.locate_model(ModelConfig(path=path, revision="main"))
+    written = checkpoint.read_config(located)
+    size = None if written is None else checkpoint.vocabulary_size(written)
+    return provenance.model_fingerprint(located, None), size

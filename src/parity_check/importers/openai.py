@@ -10,8 +10,8 @@ chat_completion/protocol.py, vllm-project/vllm), asked with `logprobs`, and with
                   "top_logprobs": [{" 7": -0.31}, {".": -1.2}]}}]}
 
 A chat response has `logprobs.content` with one object a token, and `prompt_token_ids` beside
-`choices`. Where the server writes tokens as `token_id:92` (return_tokens_as_token_ids), alternatives
-have ids too, and are kept. A server has no trainer: the result is the engine's side alone.
+`choices`. Where the server writes tokens as `token_id:92` (return_tokens_as_token_ids), its
+alternatives have ids too, and are kept. There is no trainer: the result is one side alone.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _sequence(
         sample_id=sample_id,
         token_ids=[*prompt, *ids],
         sampled=[False] * len(prompt) + [True] * len(ids),
-        behaviour=[None] * len(prompt) + logprobs,
+        behaviour=[*([None] * len(prompt)), *logprobs],
         evaluating=None,
         finish_reason=choice.get("finish_reason"),
         text=text if isinstance(text, str) else None,

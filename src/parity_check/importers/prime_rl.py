@@ -56,7 +56,7 @@ def _sequence(row: dict[str, Any], place: str) -> Dumped:
     }
     check_lengths({"token_ids": ids, "loss_mask": mask, **sides}, place)
     streams = {name: row.get(name) for name in ("rl_weights", "ref_kl_weights")}
-    stated = {name: each for name, each in streams.items() if _stated(each)}
+    stated: dict[str, Any] = {name: each for name, each in streams.items() if _stated(each)}
     if "rl_weights" in stated:
         check_lengths({"token_ids": ids, **stated}, place)
         drawn = [any(weights) for weights in zip(*stated.values(), strict=True)]

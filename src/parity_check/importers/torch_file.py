@@ -39,11 +39,12 @@ class Opaque:
     """An object of a class that is not looked up: its name, and what the file would give it."""
 
     named = ""
+    arguments: tuple[Any, ...]
+    state: Any
 
     def __new__(cls, *arguments: Any, **_: Any) -> Opaque:
         self = super().__new__(cls)
-        self.arguments: tuple[Any, ...] = arguments
-        self.state: Any = None
+        self.arguments, self.state = arguments, None
         return self
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
@@ -154,7 +155,9 @@ def _tensor(
         return np.zeros(size, storage.dtype)
     index = np.full(size, offset, np.int64)
     for axis, (n, step) in enumerate(zip(size, stride, strict=True)):
-        index += (np.arange(n) * step).reshape([-1 if each == axis else 1 for each in range(len(size))])
+        index += (np.arange(n) * step).reshape(
+            [-1 if each == axis else 1 for each in range(len(size))]
+        )
     found: NDArray[Any] = storage[index]
     return found
 

@@ -12,8 +12,8 @@ sorted by rank (trl/generation/vllm_generation.py). The trainer's side, where a 
 the names of trl/trainer/grpo_trainer.py: `old_per_token_logps`, with `completion_mask` or a
 rollout_func's `env_mask` (0 for tokens that the policy did not sample), and
 `sampling_per_token_logps` in place of `logprobs`. A plain line may say `prompt_token_ids`,
-`completion_token_ids` (or `token_ids`) and `token_logprobs` instead. TRL's own `completions_*.parquet`
-is text without token ids or logprobs, and cannot be imported.
+`completion_token_ids` (or `token_ids`) and `token_logprobs` instead. What TRL itself keeps,
+`completions_*.parquet`, is text without token ids or logprobs, and cannot be imported.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _ranked(
         [(i, v) for i, v in zip(names, values, strict=True) if v is not None]
         for names, values in zip(ids, logprobs, strict=True)
     ]
-    before = [[]] * (len(_found(row, "prompt")[1]))
+    before: list[list[Any]] = [[] for _ in _found(row, "prompt")[1]]
     return sampled, Alternatives(
         [*before, *([i for i, _ in pairs] for pairs in cleaned)],
         [*before, *([float(v) for _, v in pairs] for pairs in cleaned)],

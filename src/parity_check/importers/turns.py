@@ -1,4 +1,4 @@
-"""From the sequences of a dump to samples: one sample a turn, masked tokens in the context alone."""
+"""From the sequences of a dump to samples: one a turn, masked tokens in the context alone."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ Tensors, right-padded responses behind left-padded prompts:
     rollout_log_probs [B, R] (actor_rollout_ref.rollout.calculate_log_probs=true)
     old_log_probs [B, R] (the trainer's, once they are computed)
 
-The cache holds the rollout engine's side. `batch.save_to_disk("batch.dp")` behind the computation of
-old_log_probs in ray_trainer.py holds both. `trainer.rollout_data_dir`, on the other hand, is text
-without token ids or logprobs (`_dump_generations`): it is refused, because text does not say which
-tokens were sampled.
+The cache holds the rollout engine's side. `batch.save_to_disk("batch.dp")` in ray_trainer.py, after
+old_log_probs are there, holds both. `trainer.rollout_data_dir`, on the other hand, is text without
+token ids or logprobs (`_dump_generations`): it is refused, because text does not say which tokens
+were sampled.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from parity_check.importers.torch_file import (
 Arrays = dict[str, NDArray[Any]]
 
 TEXT_DUMP = (
-    "save the batch itself: skip.rollout.enable=true, or batch.save_to_disk(…) behind old_log_probs"
+    "save the batch itself: skip.rollout.enable=true, or batch.save_to_disk(…) after old_log_probs"
 )
 NO_LOGPROBS = "set actor_rollout_ref.rollout.calculate_log_probs=true"
 
