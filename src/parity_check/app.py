@@ -87,26 +87,26 @@ def compare(
 
 
 def compare_on(workload: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Replay the tokens of a stored trace through both engines, and compare the two."""
+    """Replay the tokens of a stored trace through both engines, and compare the two.
+
+    The trace is kept beside the replays, so that its own logprobs can be compared with each.
+    """
     judgement(config)
     delivery.check()
-    stored = Trace(workload)
+    written = checkpoint.read_config(checkpoint.locate_model(config.model))
+    size = None if written is None else checkpoint.vocabulary_size(written)
+    check_vocabulary(Trace(workload).samples(), size, str(workload))
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         source = run.path / WORKLOAD_NAME
         _copy(workload, source)
+        replays = {"reference": sampled_name("reference"), "candidate": replayed_name("reference")}
         with session(config, ROLES, run, console) as live:
             check_model(live, workload)
-            size = checkpoint.vocabulary_size(checkpoint.read_config(live.model_path) or {})
-            check_vocabulary(stored.samples(), size, str(workload))
             tokenize_prompts(live, [])
-            targets = {
-                "reference": sampled_name("reference"),
-                "candidate": replayed_name("reference"),
-            }
             live.engines.run(
                 {
                     role: partial(
-                        replay_with_repeats, live, source, run.path / targets[role], run.path
+                        replay_with_repeats, live, source, run.path / replays[role], run.path
                     )
                     for role in ROLES
                 }

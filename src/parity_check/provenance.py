@@ -93,7 +93,7 @@ def _pairs(reference: dict[str, Any], candidate: dict[str, Any]) -> list[tuple[s
         (key, value["in_force"], candidate["settings"][key]["in_force"])
         for key, value in reference["settings"].items()
     ]
-    if UNKNOWN in (reference["version"], candidate["version"]):
+    if UNKNOWN in (reference.get("version"), candidate.get("version")):
         return settings  # an engine of a dump, whose configuration nobody knows
     config = [
         (key, reference["config"].get(key), candidate["config"].get(key))

@@ -57,6 +57,8 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise InputError(f"cannot read the dump {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
+    if not text.strip():
+        raise InputError(f"{path}: the file is empty")
     # Not splitlines: a JSON string may hold U+2028 and its like as they are.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():

@@ -61,9 +61,10 @@ def workload(report: ParityReport) -> str:
     told += [f"{k} {sampling[k]:g}" for k in ADDED if sampling.get(k)]
     unknown = [name for name in SHAPING if name not in sampling]
     told += [f"unknown {', '.join(unknown)}"] if unknown else []
+    path = f"{compared.logprob_path}-path logprobs"
     return (
-        f"{compared.prompts} prompts, {compared.samples} samples, "
-        f"{compared.tokens:,} tokens, {', '.join(told)}; {compared.logprob_path}-path logprobs"
+        f"{compared.prompts} prompts, {compared.samples} samples, {compared.tokens:,} tokens, "
+        f"{', '.join(told)}; {'logprobs' if compared.logprob_path == UNKNOWN else path}"
     )
 
 
