@@ -175,7 +175,7 @@ def worst_token(trace: Trace, sampled_by: str, outlier: Outlier) -> WorstToken:
     sample, texts = trace.sample(outlier.sample), trace.vocabulary()
 
     def text(ids: Iterable[int]) -> str:
-        return "".join(texts.get(token, "\N{REPLACEMENT CHARACTER}") for token in ids)
+        return "".join(texts.get(token, f"‹{token}›") for token in ids)
 
     place = len(sample.prompt_token_ids) + outlier.position
     ids = [*sample.prompt_token_ids, *sample.completion_token_ids]

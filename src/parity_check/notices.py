@@ -49,16 +49,19 @@ def sampler(header: TraceHeader) -> str:
 
 def _imported(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
     """What a dump does not say is unknown, and what that leaves open."""
-    found = {role: header for role, header in headers.items() if _is_imported(header)}
+    found = {role: headers[role] for role in ROLES if _is_imported(headers[role])}
     if not found:
         return
-    names = " and ".join(f"{header.engine['label']} (the {role})" for role, header in found.items())
-    open_ = "whether its logprobs are raw or processed, and its versions and settings, are unknown"
+    names = " and ".join(f"the {h.engine['label']} (the {role})" for role, h in found.items())
     unstated = [name for name in SHAPING if any(name not in h.sampling for h in found.values())]
     told = ""
     if unstated:
         told = f"; so are {', '.join(unstated)}: state them with `import --sampling NAME=VALUE`"
-    yield ReportWarning("imported", f"of {names} there is no more than a dump: {open_}{told}")
+    yield ReportWarning(
+        "imported",
+        f"of {names} there is only a dump: versions, settings, and whether logprobs are raw or "
+        f"processed, are unknown{told}",
+    )
 
 
 def _is_imported(header: TraceHeader) -> bool:

@@ -60,11 +60,13 @@ def workload(report: ParityReport) -> str:
     told += [f"{k} {sampling[k]:g}" for k, off in NEUTRAL.items() if sampling.get(k, off) != off]
     told += [f"{k} {sampling[k]:g}" for k in ADDED if sampling.get(k)]
     unknown = [name for name in SHAPING if name not in sampling]
-    told += [f"unknown {', '.join(unknown)}"] if unknown else []
+    told += [f"not stated: {', '.join(unknown)}"] if unknown else []
     path = f"{compared.logprob_path}-path logprobs"
+    if compared.logprob_path == UNKNOWN:
+        path = "logprob path unknown"
     return (
         f"{compared.prompts} prompts, {compared.samples} samples, {compared.tokens:,} tokens, "
-        f"{', '.join(told)}; {'logprobs' if compared.logprob_path == UNKNOWN else path}"
+        f"{', '.join(told)}; {path}"
     )
 
 
