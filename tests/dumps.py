@@ -16,6 +16,8 @@ from unittest import mock
 
 import numpy as np
 
+Rollout = tuple[list[int], list[float], list[float]]
+"""Token ids, and two logprobs of each."""
 KINDS = {"float32": "FloatStorage", "int64": "LongStorage", "int32": "IntStorage"}
 
 
@@ -149,7 +151,7 @@ def slime_dump(path: Path, samples: list[dict[str, Any]], *, trained: bool = Tru
 
 def scaled_pair(
     temperature: float, *, samples: int = 48, length: int = 60, noise: float = 0.005, seed: int = 7
-) -> list[tuple[list[int], list[float], list[float]]]:
+) -> list[Rollout]:
     """Completions sampled at a temperature: ids, logprobs at T = 1, logprobs at the temperature.
 
     Rows are as peaked as a language model's: half of them have a token that is nearly certain.

@@ -101,7 +101,7 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
         _copy(workload, source)
         replays = {"reference": sampled_name("reference"), "candidate": replayed_name("reference")}
         with session(config, ROLES, run, console) as live:
-            check_model(live, workload)
+            check_model(live.model, workload)
             tokenize_prompts(live, [])
             live.engines.run(
                 {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 import dumps
@@ -255,3 +256,88 @@ def test_the_two_ways_to_give_a_trace_are_not_mixed(tmp_path: Path) -> None:
     done = call_cli("compare", "-c", fake_config(tmp_path), *traces, cwd=tmp_path)
     assert done.returncode == 2
     assert "give this or --reference-trace" in done.stderr
+
+
+# --- diagnosis ------------------------------------------------------------------------------------
+
+WRITERS = ("prime-rl", "slime", "trl")
+
+
+def dump_of(format: str, rollouts: list[dumps.Rollout], path: Path) -> Path:
+    """The same rollouts as a dump of a framework, four to a prompt."""
+    if format == "slime":
+        samples = [
+            dumps.slime_train(
+                [1, 2, number // 4], ids,
+                rollout_log_probs=np.array(rollout, np.float32),
+                log_probs=np.array(trainer, np.float32),
+            )
+            for number, (ids, rollout, trainer) in enumerate(rollouts)
+        ]  # fmt: skip
+        return dumps.slime_dump(path, samples)
+    rows = [
+        dumps.prime_rl(
+            [1, 2, number // 4], ids, rollout, trainer, export_sequence_idx=number
+        )
+        if format == "prime-rl"
+        else {
+            "prompt_ids": [1, 2, number // 4], "completion_ids": ids, "logprobs": rollout,
+            "old_per_token_logps": trainer,
+        }
+        for number, (ids, rollout, trainer) in enumerate(rollouts)
+    ]  # fmt: skip
+    return dumps.write_lines(path, rows)
+
+
+def causes(
+    format: str, rollouts: list[dumps.Rollout], directory: Path, *stated: str
+) -> dict[str, str | None]:
+    """The causes that the diagnosis of a dump names, and whose they are."""
+    dump = dump_of(format, rollouts, directory / "dump")
+    options = [f"--sampling={each}" for each in stated]
+    done = import_dump(format, dump, *options, cwd=directory)
+    assert done.returncode == 0, done.stderr
+    report = report_of("T.parquet", "T-trainer.parquet", cwd=directory)
+    return {each["cause"]: each["engine"] for each in report["diagnosis"]}
+
+
+@pytest.mark.parametrize("format", WRITERS)
+def test_a_dump_in_order_has_no_cause(format: str, tmp_path: Path) -> None:
+    rollouts = [(ids, shaped, [x - 1e-4 for x in shaped]) for ids, _, shaped in
+                dumps.scaled_pair(0.7)]  # fmt: skip
+    assert causes(format, rollouts, tmp_path, "temperature=0.7") == {}
+
+
+@pytest.mark.parametrize("format", WRITERS)
+@pytest.mark.parametrize("stated", [(), ("temperature=1.0",)])
+def test_an_off_by_one_is_named(format: str, stated: tuple[str, ...], tmp_path: Path) -> None:
+    """Each logprob of the rollout stands one token late, as where the first is a prompt's."""
+    rollouts = [(ids, [-3.0, *shaped[:-1]], shaped) for ids, _, shaped in dumps.scaled_pair(1.0)]
+    assert list(causes(format, rollouts, tmp_path, *stated)) == ["off_by_one"]
+
+
+@pytest.mark.parametrize("format", WRITERS)
+@pytest.mark.parametrize("temperature", [0.6, 0.8, 1.3])
+def test_raw_logprobs_are_named(format: str, temperature: float, tmp_path: Path) -> None:
+    rollouts = list(dumps.scaled_pair(temperature))
+    stated = f"temperature={temperature}"
+    assert causes(format, rollouts, tmp_path, stated) == {"raw_logprobs_in_dump": "reference"}
+
+
+def test_a_trainer_without_the_temperature_is_named(tmp_path: Path) -> None:
+    rollouts = [(ids, shaped, raw) for ids, raw, shaped in dumps.scaled_pair(0.7)]
+    found = causes("trl", rollouts, tmp_path, "temperature=0.7")
+    assert found == {"raw_logprobs_in_dump": "candidate"}
+
+
+def test_without_a_stated_temperature_no_side_is_accused(tmp_path: Path) -> None:
+    found = causes("trl", list(dumps.scaled_pair(0.6)), tmp_path)
+    assert found == {"raw_logprobs_in_dump": None}
+
+
+def test_a_policy_some_steps_on_is_not_raw(tmp_path: Path) -> None:
+    """A little sharper, at a temperature: staleness, which no backend explains."""
+    rollouts = [
+        (ids, shaped, [1.02 * x for x in shaped]) for ids, _, shaped in dumps.scaled_pair(0.7)
+    ]
+    assert "raw_logprobs_in_dump" not in causes("trl", rollouts, tmp_path, "temperature=0.7")
