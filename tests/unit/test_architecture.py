@@ -20,11 +20,12 @@ PURE = (
 )
 COMPOSERS = (
     *("cli", "app", "doctor", "ablate", "ablation_steps", "session", "illustration"),
-    *("scenario", "updating"),
+    *("importing", "scenario", "updating"),
 )
 FORBIDDEN = {
     "pure": ("engines", "report", "console", "run", "rollouts", "analysis", *COMPOSERS),
     "engines": ("report", "analysis", "gates", "metrics", "console", "run", *COMPOSERS),
+    "importers": ("engines", "report", "analysis", "console", "run", "rollouts", *COMPOSERS),
     "report": ("engines", "analysis", "console", "run", "rollouts", *COMPOSERS),
     "analysis": ("engines", "console", "run", "rollouts", *COMPOSERS),
     "ablation_analysis": ("engines", "console", "run", "rollouts", *COMPOSERS),
@@ -71,7 +72,7 @@ def test_the_pure_modules_know_no_engine_and_no_terminal() -> None:
     assert breaches(PURE_PATHS, FORBIDDEN["pure"]) == []
 
 
-@pytest.mark.parametrize("package", ["engines", "report"])
+@pytest.mark.parametrize("package", ["engines", "importers", "report"])
 def test_packages_know_nothing_of_what_is_above_them(package: str) -> None:
     assert breaches(modules(SOURCE / package), FORBIDDEN[package]) == []
 

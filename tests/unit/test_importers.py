@@ -188,7 +188,7 @@ def test_prime_rl_refuses(tmp_path: Path, change: dict[str, Any], expected: str)
         (b"", "is empty"),
         (b'{"a": 1}\n{"a": [1, 2', "line 2: not valid JSON, or cut short"),
         (b"[1]\n", "line 1: expected an object"),
-        (b"\xff\xfe\n", "not UTF-8 at byte 0"),
+        (b"\xff\xfe\n", "not UTF-8: invalid start byte"),
         (b"[" * 100_000, "line 1: not valid JSON"),
     ],
 )

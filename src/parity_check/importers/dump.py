@@ -51,18 +51,11 @@ class Dumped:
 
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSON lines file with their places. Raises InputError."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read the dump {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
-    if not text.strip():
-        raise InputError(f"{path}: the file is empty")
-    # Not splitlines: a JSON string may hold U+2028 and its like as they are.
-    for number, line in enumerate(text.split("\n"), start=1):
+    empty = True
+    for number, line in _lines(path):
         if not line.strip():
             continue
+        empty = False
         place = f"{path}, line {number}"
         try:
             row = json.loads(line)
@@ -73,6 +66,19 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise InputError(f"{place}: expected an object")
         yield place, row
+    if empty:
+        raise InputError(f"{path}: the file is empty")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    # A JSON string may hold U+2028 and its like as they are: only \n ends a line.
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            yield from enumerate(file, start=1)
+    except OSError as error:
+        raise InputError(f"cannot read the dump {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8: {error.reason}") from None
 
 
 def wanted(row: Mapping[str, Any], name: str, place: str, hint: str | None = None) -> Any:
