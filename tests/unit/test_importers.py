@@ -59,8 +59,7 @@ def test_the_samples_are_the_same_rollouts(name: str) -> None:
         assert list(one.prompt_token_ids) == list(other.prompt_token_ids)
         assert list(one.completion_token_ids) == list(other.completion_token_ids)
         assert values(one.logprobs) == values(other.logprobs)
-    assert len({each.prompt_id for each in found.behaviour}) == len(found.behaviour) / 2
-    assert {each.sample_index for each in found.behaviour} == {0, 1}
+    assert len({each.prompt_id for each in found.behaviour}) == len(found.behaviour)
     if name == "openai":
         assert found.evaluating is None
     else:
@@ -99,6 +98,14 @@ def test_masked_tokens_are_context_and_never_measured() -> None:
     assert (first.sample_id, second.sample_id) == ("s/turn-0", "s/turn-1")
     assert first.prompt_id == second.prompt_id, "turns of a sequence are of one cluster"
     assert (found.masked, found.sequences) == (2, 1)
+
+
+def test_samples_of_a_prompt_are_found_by_their_ids() -> None:
+    same = [dumped([False, True], sample_id=name) for name in "ab"]
+    other = dumped([False, True], sample_id="c", token_ids=[7, 101])
+    found = collect([*same, other]).behaviour
+    assert [each.sample_index for each in found] == [0, 1, 0]
+    assert found[0].prompt_id == found[1].prompt_id != found[2].prompt_id
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
