@@ -149,6 +149,32 @@ def slime_dump(path: Path, samples: list[dict[str, Any]], *, trained: bool = Tru
     return torch_save(tree, path)
 
 
+class DataProto:
+    """verl's batch: it pickles its TensorDict through torch.save (verl/protocol.py)."""
+
+    def __init__(self, batch: bytes, columns: dict[str, Any]) -> None:
+        self.state = (batch, columns, {"timing": {}})
+
+    def __getstate__(self) -> Any:
+        return self.state
+
+
+class TensorDict:
+    """Tensors as a TensorDict that was not consolidated pickles them (tensordict/base.py)."""
+
+    def __init__(self, tensors: dict[str, Any]) -> None:
+        self._tensordict = tensors
+        self._is_locked = False
+
+
+def verl_dump(path: Path, tensors: dict[str, Any], columns: dict[str, Any]) -> Path:
+    inner = path.with_suffix(".inner")
+    batch = torch_save(TensorDict(tensors), inner).read_bytes()
+    inner.unlink()
+    path.write_bytes(pickle.dumps(DataProto(batch, columns)))
+    return path
+
+
 def scaled_pair(
     temperature: float, *, samples: int = 48, length: int = 60, noise: float = 0.005, seed: int = 7
 ) -> list[Rollout]:

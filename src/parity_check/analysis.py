@@ -260,6 +260,8 @@ def _told(role: Role, behaviour: TraceHeader, evaluating: TraceHeader) -> str:
         return f"sampled by {sampler(behaviour)}, replayed by the {role} and the {OTHER[role]}"
     if evaluating.engine["version"] == UNKNOWN:
         return f"sampled by the {behaviour.sampled_by}, evaluated by the {evaluating.evaluated_by}"
+    if behaviour.engine["version"] == UNKNOWN:
+        return f"sampled by the {behaviour.sampled_by}, replayed by the {OTHER[role]}"
     return f"sampled by the {role}, replayed by the {OTHER[role]}"
 
 

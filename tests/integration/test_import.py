@@ -208,6 +208,9 @@ def test_an_imported_trace_is_a_workload(tmp_path: Path) -> None:
         "sampled by the OpenAI-compatible server, replayed by the reference and the candidate"
         in shown.replace("\n  ", " ")
     )
+    pair = ("workload.parquet", "reference-replayed-by-candidate.parquet")
+    text = call_cli("compare", *(run / name for name in pair), cwd=tmp_path).stdout
+    assert "sampled by the OpenAI-compatible server, replayed by the candidate: " in text
     for engine in ("reference.parquet", "reference-replayed-by-candidate.parquet"):
         own = report_of(run / "workload.parquet", run / engine, cwd=tmp_path)
         assert own["engines"]["reference"]["label"] == "OpenAI-compatible server"

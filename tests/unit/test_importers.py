@@ -345,6 +345,49 @@ def test_verl_refuses_another_pickle(tmp_path: Path) -> None:
         imported("verl", tmp_path / "x.dp")
 
 
+def batch(**changed: Any) -> dict[str, Any]:
+    """Two samples: a short prompt padded on the left; a response of two turns, and a padded one."""
+    tensors = {
+        "prompts": np.array([[1, 2], [0, 3]]),
+        "responses": np.array([[10, 11, 12], [13, 0, 0]]),
+        "attention_mask": np.array([[1, 1, 1, 1, 1], [0, 1, 1, 0, 0]]),
+        "response_mask": np.array([[1, 0, 1], [1, 0, 0]]),
+        "rollout_log_probs": np.array([[-1, -9, -2], [-3, 0, 0]], np.float32),
+        **changed,
+    }
+    return {name: each for name, each in tensors.items() if each is not None}
+
+
+def test_verl_padding_and_masks(tmp_path: Path) -> None:
+    columns = {"uid": np.array(["u", "v"], object), "data_source": np.array(["math"] * 2, object)}
+    path = dumps.verl_dump(tmp_path / "gen_batch.dp", batch(), columns)
+    found = imported("verl", path)
+    assert found.evaluating is None
+    first, second, third = found.behaviour
+    assert (first.prompt_token_ids, first.completion_token_ids) == ([1, 2], [10])
+    assert (second.prompt_token_ids, second.completion_token_ids) == ([1, 2, 10, 11], [12])
+    assert (third.prompt_token_ids, third.completion_token_ids) == ([3], [13])
+    assert [each.prompt_id for each in found.behaviour] == ["u", "u", "v"]
+    assert third.prompt_group == "math"
+    assert [each.logprobs for each in found.behaviour] == [[-1.0], [-2.0], [-3.0]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"rollout_log_probs": None}, "`rollout_log_probs` is missing"),
+        ({"attention_mask": None}, "`attention_mask` is missing"),
+        ({"old_log_probs": np.zeros((2, 2), np.float32)}, "`old_log_probs` is 2×2, the responses"),
+        ({"prompts": np.array([[1, 2], [0, -3]])}, "holds -3, which is not a token id"),
+    ],
+)
+def test_verl_refuses(tmp_path: Path, changed: dict[str, Any], expected: str) -> None:
+    path = dumps.verl_dump(tmp_path / "batch.dp", batch(**changed), {})
+    with pytest.raises(InputError) as caught:
+        imported("verl", path)
+    assert expected in caught.value.message
+
+
 def test_trl_takes_a_batch_of_the_server(tmp_path: Path) -> None:
     """Two prompts, two completions each, and the sampled token is not the likeliest."""
     batch = {
@@ -447,3 +490,59 @@ def test_logprobs_survive_exactly(tmp_path: Path) -> None:
     line = json.loads(json.dumps(dumps.prime_rl([1], [2, 3], exact, exact)))
     found = imported("prime-rl", dumps.write_lines(tmp_path / "a.jsonl", [line]))
     assert values(found.behaviour[0].logprobs) == exact
+
+
+# --- anything else --------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda each: (
+        st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=3), each, max_size=3)
+    ),
+    max_leaves=4,
+)
+LINES = {
+    "prime-rl": dumps.prime_rl([1], [2, 3], [-1.0, -2.0], [-1.0, -2.0], rl_weights=[1, 1, 0]),
+    "trl": {
+        "prompt_ids": [1], "completion_ids": [2], "logprobs": [[-1.0, -2.0]],
+        "logprob_token_ids": [[2, 3]], "old_per_token_logps": [-1.0], "env_mask": [1],
+    },
+    "openai": chat(),
+}  # fmt: skip
+SAMPLE = dumps.slime_rollout([1], [2, 3])
+
+
+def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where a tree has a value."""
+    inner = tree if isinstance(tree, dict | list) else []
+    items = inner.items() if isinstance(inner, dict) else enumerate(inner)
+    return [path, *(place for key, value in items for place in places(value, (*path, key)))]
+
+
+def replaced(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    copy = dict(tree) if isinstance(tree, dict) else list(tree)
+    copy[path[0]] = replaced(tree[path[0]], path[1:], value)
+    return copy
+
+
+@pytest.mark.parametrize("name", [*LINES, "slime"])
+@given(data=st.data())
+def test_one_wrong_value_is_read_or_refused(
+    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    line = LINES.get(name, SAMPLE)
+    broken = replaced(line, data.draw(st.sampled_from(places(line))), data.draw(JSON))
+    directory = tmp_path_factory.mktemp("dump")
+    path = (
+        dumps.write_lines(directory / "a.jsonl", [broken])
+        if name in LINES
+        else dumps.slime_dump(directory / "a.pt", [broken], trained=False)
+    )
+    try:
+        found = imported(name, path)
+    except InputError:
+        return
+    for sample in found.behaviour:
+        assert len(sample.logprobs) == len(sample.completion_token_ids)

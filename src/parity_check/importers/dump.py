@@ -113,6 +113,18 @@ def logprob(value: Any, name: str, place: str) -> float | None:
     raise InputError(f"{place}: `{name}` holds {value!r}, which is not a logprob")
 
 
+def objects(value: Any, name: str, place: str) -> list[dict[str, Any]]:
+    """A list of objects. Raises InputError."""
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise InputError(f"{place}: `{name}` is not a list of objects")
+    return value
+
+
+def text_or_none(value: Any) -> str | None:
+    """A name or a text, whatever it is written as."""
+    return None if value is None else str(value)
+
+
 def mask_list(value: Any, name: str, place: str) -> list[bool]:
     """A list of 0 and 1, or of booleans. Raises InputError."""
     if not isinstance(value, list) or any(each not in (0, 1) for each in value):

@@ -28,9 +28,15 @@ from parity_check.importers.dump import (
     check_lengths,
     json_rows,
     logprob,
+    logprob_list,
+    objects,
+    text_or_none,
     token_list,
     wanted,
 )
+
+Tops = list[list[tuple[str, Any]]]
+"""The alternatives of each token, by what the server calls them."""
 
 NAMED_ID = "token_id:"
 NO_IDS = "ask the server for ids: `return_token_ids: true`"
@@ -46,7 +52,7 @@ def read(paths: Sequence[Path]) -> Iterator[Dumped]:
             if len(models) > 1:
                 (first, _), (other, there) = models.items()
                 raise InputError(f"{there}: a response of model {other} among those of {first}")
-            for choice in _list(wanted(body, "choices", place), "choices", place):
+            for choice in objects(wanted(body, "choices", place), "choices", place):
                 name = f"{path.stem}/{number}/{choice.get('index', 0)}"
                 yield _sequence(body, choice, name, place)
 
@@ -67,8 +73,10 @@ def _sequence(
     prompt = wanted({"prompt_token_ids": prompt}, "prompt_token_ids", place, NO_IDS)
     ids = token_list(ids, "token_ids", place)
     prompt = token_list(prompt, "prompt_token_ids", place)
-    check_lengths({"token_ids": ids, "token_logprobs": logprobs}, place)
-    text = choice.get("text") or (choice.get("message") or {}).get("content")
+    columns: dict[str, list[Any]] = {"token_ids": ids, "token_logprobs": logprobs}
+    check_lengths({**columns, "top_logprobs": tops} if tops else columns, place)
+    message = choice.get("message")
+    text = choice.get("text") or (message.get("content") if isinstance(message, dict) else None)
     return Dumped(
         place=place,
         sample_id=sample_id,
@@ -76,9 +84,9 @@ def _sequence(
         sampled=[False] * len(prompt) + [True] * len(ids),
         behaviour=[*([None] * len(prompt)), *logprobs],
         evaluating=None,
-        finish_reason=choice.get("finish_reason"),
+        finish_reason=text_or_none(choice.get("finish_reason")),
         text=text if isinstance(text, str) else None,
-        alternatives=_alternatives(tops, len(prompt)),
+        alternatives=_alternatives(tops, len(prompt), place),
         texts={
             token: text
             for token, text in zip(ids, tokens, strict=False)
@@ -87,29 +95,23 @@ def _sequence(
     )
 
 
-def _plain(found: Mapping[str, Any], place: str) -> tuple[list[str], Logprobs, list[Any]]:
+def _plain(found: Mapping[str, Any], place: str) -> tuple[list[str], Logprobs, Tops]:
     """Tokens, logprobs and alternatives of a completion."""
-    values = _list(wanted(found, "token_logprobs", place), "token_logprobs", place)
-    tokens = [str(token) for token in found.get("tokens") or []]
-    tops = [each or {} for each in found.get("top_logprobs") or []]
-    return tokens, [logprob(each, "token_logprobs", place) for each in values], tops
+    values = logprob_list(wanted(found, "token_logprobs", place), "token_logprobs", place)
+    tokens, tops = (found.get(name) or [] for name in ("tokens", "top_logprobs"))
+    if not isinstance(tokens, list) or not isinstance(tops, list):
+        raise InputError(f"{place}: `tokens` and `top_logprobs` are lists")
+    tops = objects([each or {} for each in tops], "top_logprobs", place)
+    return [str(token) for token in tokens], values, [list(each.items()) for each in tops]
 
 
-def _chat(found: Mapping[str, Any], place: str) -> tuple[list[str], Logprobs, list[Any]]:
+def _chat(found: Mapping[str, Any], place: str) -> tuple[list[str], Logprobs, Tops]:
     """The same of a chat completion."""
-    content = _list(found["content"] or [], "content", place)
-    tops = [
-        {each["token"]: each["logprob"] for each in entry.get("top_logprobs") or []}
-        for entry in content
-    ]
+    content = objects(found["content"] or [], "content", place)
+    tops = [objects(each.get("top_logprobs") or [], "top_logprobs", place) for each in content]
     values = [logprob(entry.get("logprob"), "logprob", place) for entry in content]
-    return [str(entry.get("token")) for entry in content], values, tops
-
-
-def _list(value: Any, name: str, place: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise InputError(f"{place}: `{name}` is not a list")
-    return value
+    named = [[(str(top.get("token")), top.get("logprob")) for top in each] for each in tops]
+    return [str(entry.get("token")) for entry in content], values, named
 
 
 def _named_id(token: str) -> int | None:
@@ -117,17 +119,19 @@ def _named_id(token: str) -> int | None:
     return int(number) if token != number and number.isdigit() else None
 
 
-def _alternatives(tops: Sequence[Mapping[str, float]], prompt: int) -> Alternatives | None:
+def _alternatives(tops: Tops, prompt: int, place: str) -> Alternatives | None:
     """Alternatives that are named by their ids; texts are not unique, and are left out."""
-    ids = [[_named_id(token) for token in each] for each in tops]
-    if not any(ids) or any(token is None for each in ids for token in each):
+    pairs = [[(_named_id(token), value) for token, value in each] for each in tops]
+    if not any(pairs) or any(token is None for each in pairs for token, _ in each):
         return None
-    ranked = [
-        sorted(zip(each, top.values(), strict=True), key=lambda pair: -pair[1])
-        for each, top in zip(ids, tops, strict=True)
-    ]
+    known = [
+        [(token, found) for token, value in each if token is not None
+         if (found := logprob(value, "top_logprobs", place)) is not None]
+        for each in pairs
+    ]  # fmt: skip
+    ranked = [sorted(each, key=lambda pair: -pair[1]) for each in known]
     before: list[list[Any]] = [[] for _ in range(prompt)]
     return Alternatives(
-        [*before, *([i for i, _ in pairs if i is not None] for pairs in ranked)],
-        [*before, *([value for _, value in pairs] for pairs in ranked)],
+        [*before, *(token_list([i for i, _ in each], "tokens", place) for each in ranked)],
+        [*before, *([value for _, value in each] for each in ranked)],
     )

@@ -27,6 +27,7 @@ from parity_check.importers.dump import (
     json_rows,
     logprob_list,
     mask_list,
+    text_or_none,
     token_list,
     wanted,
 )
@@ -69,7 +70,7 @@ def _sequence(row: dict[str, Any], place: str) -> Dumped:
         sampled=mask,
         behaviour=sides["inference_logprobs"],
         evaluating=sides["trainer_logprobs"],
-        group=row.get("env_name") or "",
+        group=text_or_none(row.get("env_name")) or "",
     )
 
 

@@ -32,6 +32,7 @@ from parity_check.importers.dump import (
     check_lengths,
     logprob_list,
     mask_list,
+    text_or_none,
     token_list,
     wanted,
 )
@@ -84,18 +85,19 @@ def _rolled_out(sample: Mapping[str, Any], named: str, place: str) -> Dumped:
     """A sample of rollout data: the engine's side alone."""
     length = wanted(sample, "response_length", place)
     mask, group = sample.get("loss_mask"), sample.get("group_index")
-    versions = sample.get("weight_versions") or []
+    versions = sample.get("weight_versions")
+    first = str(versions[0]) if isinstance(versions, list) and versions else ""
     return _sequence(
         sample,
         place,
         sample_id=named,
         length=length,
-        mask=[1] * length if mask is None else mask,
+        mask=mask,
         evaluating=None,
         prompt_id=None if group is None else f"{named.partition('/')[0]}/group-{group}",
         finish_reason=FINISHED.get(str(sample.get("status"))),
-        policy_version=int(versions[0]) if versions and str(versions[0]).isdigit() else None,
-        text=sample.get("response") or None,
+        policy_version=int(first) if first.isdecimal() and len(first) < 19 else None,
+        text=text_or_none(sample.get("response")),
     )
 
 
@@ -114,7 +116,7 @@ def _sequence(
     rollout = wanted(sample, "rollout_log_probs", place, NO_ROLLOUT_LOGPROBS)
     columns: dict[str, Any] = {
         "response": ids[len(ids) - length :],
-        "loss_mask": mask_list(mask, "loss_mask", place),
+        "loss_mask": [True] * length if mask is None else mask_list(mask, "loss_mask", place),
         "rollout_log_probs": logprob_list(rollout, "rollout_log_probs", place),
     }
     if evaluating is not None:

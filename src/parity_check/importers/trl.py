@@ -30,6 +30,7 @@ from parity_check.importers.dump import (
     json_rows,
     logprob_list,
     mask_list,
+    text_or_none,
     token_list,
 )
 
@@ -118,9 +119,9 @@ def _sequence(row: Mapping[str, Any], sample_id: str, place: str) -> Dumped:
         sampled=[False] * len(prompt) + columns[masked],
         behaviour=[*before, *columns[name]],
         evaluating=None if evaluating is None else [*before, *columns[other]],
-        prompt_id=_text(_found(row, "prompt_id")[1]),
-        group=_text(_found(row, "group")[1]) or "",
-        finish_reason=_text(_found(row, "finish")[1]),
+        prompt_id=text_or_none(_found(row, "prompt_id")[1]),
+        group=text_or_none(_found(row, "group")[1]) or "",
+        finish_reason=text_or_none(_found(row, "finish")[1]),
         alternatives=alternatives,
     )
 
@@ -134,10 +135,13 @@ def _ranked(
         if any(not isinstance(each, list) or len(each) != 1 for each in logprobs):
             raise InputError(f"{place}: several `{name}` a token, without `{other}`")
         return [each[0] for each in logprobs], None
+    if not isinstance(ids, list):
+        raise InputError(f"{place}: `{other}` is not a list of token ids")
     check_lengths({"completion": completion, name: logprobs, other: ids}, place)
     sampled: list[Any] = []
     for token, values, names in zip(completion, logprobs, ids, strict=True):
-        check_lengths({name: values, other: names}, place)
+        token_list(names, other, place)
+        check_lengths({other: names, name: logprob_list(values, name, place)}, place)
         sampled.append(values[names.index(token)] if token in names else None)
     if all(len(each) <= 1 for each in ids):
         return sampled, None
@@ -150,7 +154,3 @@ def _ranked(
         [*before, *([i for i, _ in pairs] for pairs in cleaned)],
         [*before, *([float(v) for _, v in pairs] for pairs in cleaned)],
     )
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

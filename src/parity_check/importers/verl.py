@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parity_check.errors import InputError
-from parity_check.importers.dump import Dumped
+from parity_check.importers.dump import Dumped, token_list
 from parity_check.importers.torch_file import (
     DTYPES,
     Opaque,
@@ -100,8 +100,7 @@ def _sequences(path: Path, tensors: Arrays, names: Mapping[str, Any]) -> Iterato
     for row in range(len(tensors["prompts"])):
         there = tensors["attention_mask"][row].astype(bool)
         ids = np.concatenate([tensors["prompts"][row], tensors["responses"][row]])[there]
-        if len(ids) and int(ids.min()) < 0:
-            raise InputError(f"{path}, sample {row}: holds {ids.min()}, which is not a token id")
+        place = f"{path}, sample {row}"
         mask = np.concatenate([np.zeros(width, bool), tensors["response_mask"][row] != 0])
         sides = [
             None if each is None else np.concatenate([np.full(width, np.nan), each[row]])[there]
@@ -109,9 +108,9 @@ def _sequences(path: Path, tensors: Arrays, names: Mapping[str, Any]) -> Iterato
         ]
         assert sides[0] is not None
         yield Dumped(
-            place=f"{path}, sample {row}",
+            place=place,
             sample_id=f"{path.parent.name}-{path.stem}/{row}",
-            token_ids=ids.tolist(),
+            token_ids=token_list(ids.tolist(), "prompts and responses", place),
             sampled=mask[there].tolist(),
             behaviour=sides[0].tolist(),
             evaluating=None if sides[1] is None else sides[1].tolist(),
@@ -121,8 +120,10 @@ def _sequences(path: Path, tensors: Arrays, names: Mapping[str, Any]) -> Iterato
 
 
 def _check_shapes(path: Path, tensors: Arrays) -> None:
+    if tensors["prompts"].ndim != 2:
+        raise InputError(f"{path}: `prompts` has {tensors['prompts'].ndim} axes, not 2")
     rows, prompt = tensors["prompts"].shape
-    response = tensors["responses"].shape[-1]
+    response = tensors["responses"].shape[-1] if tensors["responses"].ndim else 0
     expected = {
         "responses": (rows, response),
         "response_mask": (rows, response),
