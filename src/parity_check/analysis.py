@@ -15,7 +15,7 @@ from parity_check.estimates import measure
 from parity_check.examination import examine
 from parity_check.gates import Limit, choose_limits, judge_all, overall, worst_floor
 from parity_check.measurement import ClipEstimate, Measurement
-from parity_check.notices import notices
+from parity_check.notices import notices, sampler
 from parity_check.objectives import Objective, choose_objective
 from parity_check.pairing import Index, check_headers, pair
 from parity_check.report.model import (
@@ -28,11 +28,12 @@ from parity_check.report.model import (
     WorstToken,
 )
 from parity_check.stats import Estimate
-from parity_check.trace import Trace, TraceHeader
+from parity_check.trace import UNKNOWN, Trace, TraceHeader
 from parity_check.worst import Outlier, Outliers
 
 TRUNCATION = "tis-token"
 """The cap whose share stands beside a clip rate, for losses that recompute their logprobs."""
+NO_MODEL = {"name": UNKNOWN}
 WORST_TOKENS = 8
 CONTEXT_TOKENS = 8
 ASKED_BY_VARIABLE = {
@@ -40,6 +41,10 @@ ASKED_BY_VARIABLE = {
     "model_runner": "VLLM_USE_V2_MODEL_RUNNER",
 }
 """Facts of an engine that are asked for by an environment variable."""
+
+
+WORKLOAD_NAME = "workload.parquet"
+"""The trace whose tokens both engines replayed, where neither sampled."""
 
 
 def sampled_name(role: Role) -> str:
@@ -170,7 +175,7 @@ def worst_token(trace: Trace, sampled_by: str, outlier: Outlier) -> WorstToken:
     sample, texts = trace.sample(outlier.sample), trace.vocabulary()
 
     def text(ids: Iterable[int]) -> str:
-        return "".join(texts.get(token, "\N{REPLACEMENT CHARACTER}") for token in ids)
+        return "".join(texts.get(token, f"‹{token}›") for token in ids)
 
     place = len(sample.prompt_token_ids) + outlier.position
     ids = [*sample.prompt_token_ids, *sample.completion_token_ids]
@@ -208,7 +213,7 @@ def _assemble(
         command=first.command,
         parity_check=__version__,
         config=dump_config(judging),
-        model=first.model,
+        model=first.model or next((h.model for h in headers.values() if h.model), NO_MODEL),
         host=first.host,
         engines=tuple(_engine_report(role, headers[role].engine) for role in ROLES),
         differences=differences,
@@ -239,6 +244,7 @@ def _direction(
     direction = Direction(
         sampled_by=role,
         evaluated_by=OTHER[role],
+        told=_told(role, behaviour.header, evaluating.header),
         measurement=measured,
         gates=judge_all(measured, how.limits, own),
         floors=_floors(measured, own),
@@ -246,6 +252,17 @@ def _direction(
         beside=_truncation(measured) if how.objective.wiring == "bypass" else None,
     )
     return direction, [worst_token(behaviour, role, each) for each in outliers.largest()]
+
+
+def _told(role: Role, behaviour: TraceHeader, evaluating: TraceHeader) -> str:
+    """Whose tokens a direction is about, and what put them through which engine."""
+    if behaviour.replayed_from is not None:
+        return f"sampled by {sampler(behaviour)}, replayed by the {role} and the {OTHER[role]}"
+    if evaluating.engine["version"] == UNKNOWN:
+        return f"sampled by the {behaviour.sampled_by}, evaluated by the {evaluating.evaluated_by}"
+    if behaviour.engine["version"] == UNKNOWN:
+        return f"sampled by the {behaviour.sampled_by}, replayed by the {OTHER[role]}"
+    return f"sampled by the {role}, replayed by the {OTHER[role]}"
 
 
 def _floors(measured: Measurement, own: Sequence[Measurement]) -> dict[str, Estimate]:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import tomli_w
 
+from parity_check import checkpoint
 from parity_check.analysis import (
+    WORKLOAD_NAME,
     analyse,
     analyse_pair,
     judgement,
@@ -37,12 +39,13 @@ from parity_check.session import (
     check_model,
     record_trace,
     repeat,
+    replay_with_repeats,
     sample_with_repeats,
     score_trace,
     session,
     tokenize_prompts,
 )
-from parity_check.trace import read_header
+from parity_check.trace import Trace, check_vocabulary, read_header
 
 
 def compare(
@@ -80,6 +83,36 @@ def compare(
         report = replace(analyse(run.path, config), illustration=illustrate(run.path, config))
         run.write("report.json", RENDERERS["json"](report))
         run.write("report.html", RENDERERS["html"](report))
+    return deliver(report, delivery, console)
+
+
+def compare_on(workload: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
+    """Replay the tokens of a stored trace through both engines, and compare the two.
+
+    The trace is kept beside the replays, so that its own logprobs can be compared with each.
+    """
+    judgement(config)
+    delivery.check()
+    written = checkpoint.read_config(checkpoint.locate_model(config.model))
+    size = None if written is None else checkpoint.vocabulary_size(written)
+    check_vocabulary(Trace(workload).samples(), size, str(workload))
+    with RunDirectory(Path(config.run.out), dump_config(config)) as run:
+        source = run.path / WORKLOAD_NAME
+        _copy(workload, source)
+        replays = {"reference": sampled_name("reference"), "candidate": replayed_name("reference")}
+        with session(config, ROLES, run, console) as live:
+            check_model(live.model, workload)
+            tokenize_prompts(live, [])
+            live.engines.run(
+                {
+                    role: partial(
+                        replay_with_repeats, live, source, run.path / replays[role], run.path
+                    )
+                    for role in ROLES
+                }
+            )
+        report = analyse(run.path, config)
+        run.write("report.json", RENDERERS["json"](report))
     return deliver(report, delivery, console)
 
 

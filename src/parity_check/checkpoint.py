@@ -44,6 +44,12 @@ def read_config(path: str) -> dict[str, Any] | None:
     return loaded
 
 
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """How many token ids a config.json gives its model; None where it does not say."""
+    size = config.get("text_config", config).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
 def rope_theta(config: Mapping[str, Any]) -> float | None:
     """The RoPE base that a config.json states, in the form of transformers 4 or 5."""
     text = config.get("text_config", config)

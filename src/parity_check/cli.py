@@ -21,6 +21,8 @@ from parity_check.options import (
     Color,
     ConfigFile,
     DryRun,
+    DumpFiles,
+    DumpFormat,
     Engine,
     ExitZero,
     Format,
@@ -29,16 +31,22 @@ from parity_check.options import (
     OutputFormat,
     Overlay,
     Quiet,
+    ReferenceTrace,
     ScorePath,
     ShowProgress,
+    StatedModel,
+    StatedSampling,
+    StoredPair,
+    TraceOut,
     Verbose,
+    WorkloadTrace,
     WriteTo,
     delivery_from,
+    only_ablation_formats,
 )
 
 if TYPE_CHECKING:
     from parity_check.config import Role
-    from parity_check.delivery import Delivery
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -75,18 +83,13 @@ class State:
 @cli.command()
 def compare(
     context: typer.Context,
-    traces: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[A.parquet B.parquet]", help="Two stored traces, no engine."),
-    ] = None,
+    traces: StoredPair = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", help="The configuration, TOML (or YAML by suffix)."),
     ] = None,
-    reference_trace: Annotated[
-        Path | None,
-        typer.Option(help="A stored trace in place of the reference engine."),
-    ] = None,
+    reference_trace: ReferenceTrace = None,
+    workload_trace: WorkloadTrace = None,
     overlay: Overlay = None,
     out: OutDirectory = None,
     format: OutputFormat = Format.text,
@@ -107,7 +110,7 @@ def compare(
 
     console = _console(context, verbose - quiet, color, progress)
     if traces:
-        if len(traces) != 2 or reference_trace is not None:
+        if len(traces) != 2 or reference_trace is not None or workload_trace is not None:
             raise typer.BadParameter("give two traces, or -c with engines", param_hint="traces")
         judging = load_judging(config, overlay or [])
         delivery = delivery_from(format, write, exit_zero, inconclusive)
@@ -116,6 +119,8 @@ def compare(
         raise typer.Exit(app.compare_traces(traces[0], traces[1], judging, delivery, console))
     if config is None:
         raise typer.BadParameter("give a configuration (-c), or two traces", param_hint="--config")
+    if reference_trace is not None and workload_trace is not None:
+        raise typer.BadParameter("give this or --reference-trace", param_hint="--workload-trace")
     loaded = load_config(config, _with_out(overlay, out))
     delivery = delivery_from(format, write, exit_zero, inconclusive)
     from parity_check import app
@@ -123,6 +128,8 @@ def compare(
     if dry_run:
         app.dry_run(loaded, console)
         return
+    if workload_trace is not None:
+        raise typer.Exit(app.compare_on(workload_trace, loaded, delivery, console))
     raise typer.Exit(app.compare(loaded, delivery, console, reference_trace))
 
 
@@ -149,7 +156,7 @@ def report(
     if files.is_ablation(run):
         from parity_check.ablation import command as ablation
 
-        _only_ablation_formats(delivery)
+        only_ablation_formats(delivery)
         raise typer.Exit(ablation.report(run, loaded, delivery, console))
     raise typer.Exit(app.report(run, loaded, delivery, console))
 
@@ -217,7 +224,7 @@ def ablate(
         ablation.dry_run(loaded, picks, console, run)
         return
     delivery = delivery_from(Format(format), write, exit_zero, inconclusive)
-    _only_ablation_formats(delivery)
+    only_ablation_formats(delivery)
     if resume is not None:
         raise typer.Exit(ablation.resume(resume, loaded, delivery, console))
     raise typer.Exit(ablation.ablate(loaded, picks, delivery, console, run))
@@ -311,6 +318,24 @@ def weight_sync(
     raise typer.Exit(command.weight_sync(loaded, roles, delivery, console))
 
 
+@cli.command("import")
+def import_dump(
+    context: typer.Context,
+    format: DumpFormat,
+    files: DumpFiles,
+    trace: TraceOut,
+    sampling: StatedSampling = None,
+    model: StatedModel = None,
+    quiet: Quiet = 0,
+    color: Color = None,
+) -> None:
+    """Turn the dump of a training run into traces: the rollout's logprobs, and the trainer's."""
+    from parity_check import importing
+
+    console = _console(context, -quiet, color, None)
+    importing.import_dump(format, files, trace, sampling or [], model, console)
+
+
 @cli.command()
 def doctor(
     context: typer.Context,
@@ -374,14 +399,6 @@ def _console(
     console = Console(verbosity, color, progress)
     context.obj.console = console
     return console
-
-
-def _only_ablation_formats(delivery: Delivery) -> None:
-    for name in (delivery.format, *delivery.write.values()):
-        if name not in AblationFormat.__members__:
-            raise typer.BadParameter(
-                f"{name}: an ablation has {', '.join(AblationFormat)}", param_hint="--format"
-            )
 
 
 def _with_out(overlay: list[str] | None, out: Path | None) -> list[str]:

@@ -250,6 +250,22 @@ def load_judging(path: Path | None, overlay: Sequence[str] = ()) -> Judging:
     return _validate(Judging, tree, "--set")
 
 
+def stated_sampling(items: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` of the sampling parameters, in the ranges of [workload]. Raises ConfigError."""
+    tree: dict[str, Any] = {}
+    for item in items:
+        name, _, _ = item.partition("=")
+        if name.strip() not in SHAPING:
+            close = difflib.get_close_matches(name.strip(), SHAPING, n=1)
+            raise ConfigError(
+                f"--sampling {item}: no sampling parameter `{name.strip()}`",
+                hint=f"did you mean {close[0]}?" if close else f"there is {', '.join(SHAPING)}",
+            )
+        _overlay(tree, item)
+    stated = _validate(Workload, tree, "--sampling")
+    return {name: getattr(stated, name) for name in tree}
+
+
 def dump_config(config: Judging) -> dict[str, Any]:
     """The resolved configuration: JSON- and TOML-ready, every default written out."""
     return config.model_dump(mode="json", exclude_none=True)

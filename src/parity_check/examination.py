@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from parity_check.batch import SampleBatch
-from parity_check.config import ROLES, Role
+from parity_check.config import ROLES, Role, Workload
 from parity_check.diagnosis.case import Case, EngineFacts
 from parity_check.diagnosis.evidence import evidence_of, first_samples
 from parity_check.provenance import Difference
@@ -37,7 +37,8 @@ def examine(
             total_tokens=sum(behaviour.header.tokens for behaviour, _ in pairs.values()),
         ),
         engines={role: _facts(role, headers[role], directions, floors) for role in ROLES},
-        sampling=first.sampling,
+        sampling={**Workload().sampling(), **first.sampling},
+        temperature_stated="temperature" in first.sampling,
         run=f"{first.config.get('run', {}).get('out', 'runs')}/{first.run_id}",
         unrequested=tuple(each.key for each in differences if not each.requested),
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from parity_check.config import ROLES, Role
+from parity_check.config import ROLES, SHAPING, Role
 from parity_check.provenance import Difference
 from parity_check.report.model import ReportWarning
-from parity_check.trace import TraceHeader
+from parity_check.trace import UNKNOWN, TraceHeader
 
 FOLLOWS_FROM_VERSION = frozenset(
     {
@@ -32,6 +32,8 @@ def notices(
     headers: Mapping[Role, TraceHeader], differences: Sequence[Difference]
 ) -> Iterator[ReportWarning]:
     """`headers` are those of the traces that each engine wrote; no order matters to a reader."""
+    yield from _imported(headers)
+    yield from _foreign_tokens(headers)
     yield from _mixed_distributions(headers)
     yield from _unrequested(differences)
     yield from _checkpoint_defaults(headers)
@@ -39,9 +41,50 @@ def notices(
     yield from _semantics(sampling, {header.engine["family"] for header in headers.values()})
 
 
+def sampler(header: TraceHeader) -> str:
+    """Who sampled the tokens of a trace that neither engine of this run sampled."""
+    role = header.sampled_by
+    return f"the {role} of another run" if role in ROLES else f"the {role}"
+
+
+def _imported(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
+    """What a dump does not say is unknown, and what that leaves open."""
+    found = {role: headers[role] for role in ROLES if _is_imported(headers[role])}
+    if not found:
+        return
+    names = " and ".join(f"the {h.engine['label']} (the {role})" for role, h in found.items())
+    unstated = [name for name in SHAPING if any(name not in h.sampling for h in found.values())]
+    told = ""
+    if unstated:
+        told = f"; so are {', '.join(unstated)}: state them with `import --sampling NAME=VALUE`"
+    yield ReportWarning(
+        "imported",
+        f"of {names} there is only a dump: versions, settings, and whether logprobs are raw or "
+        f"processed, are unknown{told}",
+    )
+
+
+def _is_imported(header: TraceHeader) -> bool:
+    return bool(header.engine.get("version") == UNKNOWN)
+
+
+def _foreign_tokens(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
+    """Neither engine sampled what both replayed."""
+    if all(header.replayed_from is not None for header in headers.values()):
+        who = sampler(headers["reference"])
+        yield ReportWarning(
+            "foreign-tokens",
+            f"the tokens were sampled by {who}, and both engines replayed them: Δ and ratio are "
+            "candidate against reference on these tokens, and the mean ratio need not be 1 for two "
+            "right engines; the trace's own logprobs are compared by `parity-check compare "
+            "workload.parquet reference.parquet` in the run's directory, and by the same with "
+            "reference-replayed-by-candidate.parquet",
+        )
+
+
 def _mixed_distributions(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
     distributions = {role: headers[role].logprob_distribution for role in ROLES}
-    if len(set(distributions.values())) > 1:
+    if set(distributions.values()) == {"raw", "processed"}:
         raw, processed = sorted(ROLES, key=lambda role: distributions[role] != "raw")
         yield ReportWarning(
             "mixed-distributions",
@@ -79,6 +122,8 @@ def _checkpoint_defaults(headers: Mapping[Role, TraceHeader]) -> Iterator[Report
 
 def _semantics(sampling: Mapping[str, Any], families: set[str]) -> Iterator[ReportWarning]:
     """Differences that no setting shows, where the sampling parameters make them matter."""
+    if not sampling.keys() >= set(SHAPING):
+        return  # an imported trace, which does not say
     temperature = sampling["temperature"]
     if sampling["top_p"] < 1 and sampling["min_p"] > 0 and len(families) > 1 and temperature:
         yield ReportWarning(

@@ -74,6 +74,30 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration, start nothing.")
 ]
 
+StoredPair = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[A.parquet B.parquet]", help="Two stored traces, no engine."),
+]
+ReferenceTrace = Annotated[
+    Path | None, typer.Option(help="A stored trace in place of the reference engine.")
+]
+WorkloadTrace = Annotated[
+    Path | None, typer.Option(help="Replay the tokens of this trace through both engines.")
+]
+DumpFormat = Annotated[
+    str, typer.Argument(metavar="FORMAT", help="prime-rl, slime, verl, trl or openai.")
+]
+DumpFiles = Annotated[
+    list[Path], typer.Argument(metavar="FILE…", help="Files of the dump, as they were written.")
+]
+TraceOut = Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")]
+StatedSampling = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="What the dump does not say: temperature=0.8 …"),
+]
+StatedModel = Annotated[
+    str | None, typer.Option(help="The checkpoint that sampled: its digests go into the trace.")
+]
 
 OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout gets.")]
 WriteTo = Annotated[
@@ -107,3 +131,12 @@ def delivery_from(
         Inconclusive.fails: ExitCode.DRIFT,
     }[inconclusive]
     return Delivery(format.value, files, exit_zero, outcome)
+
+
+def only_ablation_formats(delivery: Delivery) -> None:
+    """Refuse a format that an ablation has no renderer for."""
+    for name in (delivery.format, *delivery.write.values()):
+        if name not in AblationFormat.__members__:
+            raise typer.BadParameter(
+                f"{name}: an ablation has {', '.join(AblationFormat)}", param_hint="--format"
+            )

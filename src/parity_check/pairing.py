@@ -11,7 +11,7 @@ import numpy as np
 from parity_check.batch import SampleBatch
 from parity_check.errors import TraceMismatchError
 from parity_check.metrics import PairedChunk
-from parity_check.trace import TraceHeader
+from parity_check.trace import UNKNOWN, TraceHeader
 
 
 class Index:
@@ -40,18 +40,20 @@ def check_headers(
             f"{behaviour.token_digest[:12]}",
             hint="replay it with `parity-check replay --trace`",
         )
-    for key in sorted({*behaviour.model, *evaluating.model}):
+    # An imported trace may not know its model, path, distribution or sampling.
+    known = {*behaviour.model, *evaluating.model} if behaviour.model and evaluating.model else ()
+    for key in sorted(known):
         left, right = behaviour.model.get(key), evaluating.model.get(key)
         if left != right:
             raise TraceMismatchError(f"the traces are of different models: {key}: {left} ≠ {right}")
     fields = ["logprob_path"] + ["logprob_distribution"] * same_distribution
     for field in fields:
         left, right = getattr(behaviour, field), getattr(evaluating, field)
-        if left != right:
+        if left != right and UNKNOWN not in (left, right):
             name = field.replace("_", " ")
             raise TraceMismatchError(f"the traces differ in {name}: {left} ≠ {right}")
-    for key in sorted({*behaviour.sampling, *evaluating.sampling}):
-        left, right = behaviour.sampling.get(key), evaluating.sampling.get(key)
+    for key in sorted(behaviour.sampling.keys() & evaluating.sampling.keys()):
+        left, right = behaviour.sampling[key], evaluating.sampling[key]
         if left != right:
             raise TraceMismatchError(f"the traces differ in {key}: {left} ≠ {right}")
 

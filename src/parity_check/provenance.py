@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parity_check import __version__
+from parity_check.trace import UNKNOWN
 
 SAMPLED_BYTES = 1 << 16
 SAMPLES_PER_FILE = 64
@@ -77,10 +78,11 @@ def differences(
 
     `requested` maps a setting to what each engine was asked for; a difference is requested when
     the two requests already differed, and unrequested otherwise. Unrequested ones come first.
+    What is unknown of an engine is not known to differ.
     """
     found = []
     for key, left, right in _pairs(reference, candidate):
-        if left != right:
+        if left != right and UNKNOWN not in (left, right):
             asked = requested.get(key)
             found.append(Difference(key, left, right, asked is not None and asked[0] != asked[1]))
     return tuple(sorted(found, key=lambda difference: difference.requested))
@@ -91,6 +93,8 @@ def _pairs(reference: dict[str, Any], candidate: dict[str, Any]) -> list[tuple[s
         (key, value["in_force"], candidate["settings"][key]["in_force"])
         for key, value in reference["settings"].items()
     ]
+    if UNKNOWN in (reference.get("version"), candidate.get("version")):
+        return settings  # an engine of a dump, whose configuration nobody knows
     config = [
         (key, reference["config"].get(key), candidate["config"].get(key))
         for key in dict.fromkeys([*reference["config"], *candidate["config"]])

@@ -13,7 +13,7 @@ from typing import Any
 
 from parity_check import checkpoint, provenance, rollouts
 from parity_check.analysis import repeat_name, sampled_name
-from parity_check.config import SHAPING, Config, ModelConfig, Role, dump_config
+from parity_check.config import SHAPING, Config, ModelConfig, Role, Workload, dump_config
 from parity_check.console import Activity, Console
 from parity_check.engines import environment
 from parity_check.engines.base import engine_spec
@@ -135,6 +135,14 @@ def check_model(loaded: Mapping[str, Any], source: Path) -> None:
             )
 
 
+def replay_with_repeats(
+    session: Session, source: Path, path: Path, directory: Path, engine: WorkerEngine
+) -> None:
+    """A trace's tokens on an engine, and its A/A runs on them."""
+    score_trace(session, "replay", source, path, engine)
+    repeat(session, path, directory, engine)
+
+
 def sample_with_repeats(
     session: Session,
     directory: Path,
@@ -179,13 +187,17 @@ def score_trace(
     engine: WorkerEngine,
     shuffle: int | None = None,
 ) -> TraceHeader:
-    """Put a trace's tokens through one engine and write its logprobs as another trace."""
+    """Put a trace's tokens through one engine and write its logprobs as another trace.
+
+    Sampling parameters that an imported trace does not state are those of the configuration.
+    """
     trace = Trace(source)
+    sampling = {**_sampling(session.config.workload), **trace.header.sampling}
     samples = rollouts.score(
         engine,
         operation,
         trace.samples(),
-        {k: v for k, v in trace.header.sampling.items() if k in SHAPING},
+        {k: v for k, v in sampling.items() if k in SHAPING},
         session.config.workload.top_logprobs,
         shuffle,
     )
@@ -194,10 +206,11 @@ def score_trace(
         engine,
         PATH_OF[operation],
         sampled_by=trace.header.sampled_by,
-        sampling=trace.header.sampling,
+        sampling=sampling,
         replayed_from=trace.header.token_digest,
     )
-    written = write_trace(path, samples, header, trace.vocabulary())
+    texts = trace.vocabulary() or rollouts.vocabulary(engine, samples)
+    written = write_trace(path, samples, header, texts)
     engine.forget()
     return written
 
@@ -211,7 +224,6 @@ def _header(
     sampling: dict[str, Any] | None = None,
     replayed_from: str | None = None,
 ) -> TraceHeader:
-    workload = session.config.workload
     requested = engine.spec.settings.model_dump()
     settings = {
         name: {"requested": requested[name], **found}
@@ -225,15 +237,19 @@ def _header(
         evaluated_by=engine.spec.role,
         engine={"label": engine.spec.label, **engine.description, "settings": settings},
         model=session.model,
-        sampling=sampling
-        or {
-            **workload.sampling(),
-            "max_tokens": workload.max_tokens,
-            "ignore_eos": workload.ignore_eos,
-        },
+        sampling=sampling or _sampling(session.config.workload),
         logprob_path=path,
         logprob_distribution=distribution_in_force(engine.description),
         host=provenance.host_fingerprint(),
         config=dump_config(session.config),
         replayed_from=replayed_from,
     )
+
+
+def _sampling(workload: Workload) -> dict[str, Any]:
+    """What a trace says of how its tokens were sampled."""
+    return {
+        **workload.sampling(),
+        "max_tokens": workload.max_tokens,
+        "ignore_eos": workload.ignore_eos,
+    }

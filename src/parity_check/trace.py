@@ -26,8 +26,10 @@ METADATA_KEY = b"parity_check"
 VOCABULARY_KEY = b"parity_check_vocabulary"
 ROWS_PER_GROUP = 1024
 
-LogprobPath = Literal["decode", "prefill"]
-Distribution = Literal["processed", "raw"]
+UNKNOWN: Literal["unknown"] = "unknown"
+"""What a trace says where its source does not: a dump holds no engine's settings."""
+LogprobPath = Literal["decode", "prefill", "unknown"]
+Distribution = Literal["processed", "raw", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,17 @@ def token_digest(samples: Iterable[Sample]) -> str:
             digest.update(len(ids).to_bytes(8, "little"))
             digest.update(np.asarray(ids, dtype="<i4").tobytes())
     return digest.hexdigest()
+
+
+def check_vocabulary(samples: Iterable[Sample], size: int | None, source: str) -> None:
+    """Refuse token ids beyond a model's vocabulary, of `size` ids. Raises InputError."""
+    for sample in samples if size is not None else ():
+        largest = max((*sample.prompt_token_ids, *sample.completion_token_ids), default=0)
+        if size is not None and largest >= size:
+            raise InputError(
+                f"{source}, sample {sample.sample_id}: token id {largest} is outside the model's "
+                f"vocabulary of {size}: these are another model's tokens"
+            )
 
 
 def write_trace(

@@ -16,10 +16,11 @@ import yaml
 
 from parity_check.cli import cli
 from parity_check.config import dump_config, load_config
+from parity_check.importers.formats import IMPORTERS
 from parity_check.metrics import METRICS
 from parity_check.objectives import OBJECTIVES
 from parity_check.report.renderers import RENDERERS
-from support import fake_config
+from support import call_cli, fake_config
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -98,3 +99,25 @@ def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         if not link.startswith("http"):
             assert (page.parent / link).exists(), link
+
+
+def console_steps(page: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """Commands of the console blocks of a page with the lines that they are said to print."""
+    for block in blocks(page, "console"):
+        for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *shown = step.rstrip().splitlines()
+            yield shlex.split(command)[1:], [line for line in shown if line.strip(" …")]
+
+
+def test_the_import_guide_shows_what_is_printed(tmp_path: Path) -> None:
+    """Every command of the page, in its order; numbers and all."""
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    imported = set()
+    for arguments, shown in console_steps(ROOT / "docs" / "guides" / "import.md"):
+        done = call_cli(*arguments, cwd=tmp_path)
+        assert done.returncode in (0, 4), done.stderr
+        assert shown, arguments
+        printed = (done.stdout + done.stderr).splitlines()
+        assert [line for line in shown if line not in printed] == []
+        imported |= {arguments[1]} if arguments[0] == "import" else set()
+    assert imported == IMPORTERS.keys()

@@ -21,11 +21,12 @@ PURE = (
 )
 COMPOSERS = (
     *("cli", "app", "doctor", "session", "illustration", "ablation.command", "ablation.steps"),
-    *("weight_sync.command", "weight_sync.scenario"),
+    *("weight_sync.command", "weight_sync.scenario", "importing"),
 )
 FORBIDDEN = {
     "pure": ("engines", "report", "console", "run", "rollouts", "analysis", *COMPOSERS),
     "engines": ("report", "analysis", "gates", "metrics", "console", "run", *COMPOSERS),
+    "importers": ("engines", "report", "analysis", "console", "run", "rollouts", *COMPOSERS),
     "report": ("engines", "analysis", "console", "run", "rollouts", *COMPOSERS),
     "analysis": ("engines", "console", "run", "rollouts", *COMPOSERS),
     "ablation/analysis": ("engines", "console", "run", "rollouts", *COMPOSERS),
@@ -72,7 +73,7 @@ def test_the_pure_modules_know_no_engine_and_no_terminal() -> None:
     assert breaches(PURE_PATHS, FORBIDDEN["pure"]) == []
 
 
-@pytest.mark.parametrize("package", ["engines", "report"])
+@pytest.mark.parametrize("package", ["engines", "importers", "report"])
 def test_packages_know_nothing_of_what_is_above_them(package: str) -> None:
     assert breaches(modules(SOURCE / package), FORBIDDEN[package]) == []
 

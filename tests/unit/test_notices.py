@@ -17,16 +17,25 @@ def ids(
     families: tuple[str, str] = ("v0", "v1"),
     distributions: tuple[str, str] = ("processed", "processed"),
     defaults: str = "",
+    replayed_from: tuple[str | None, str | None] = (None, "digest"),
+    version: str = "0.18.1",
     **sampling: float,
 ) -> list[str]:
     headers: Any = {
         role: SimpleNamespace(
-            engine={"family": family, "model": {"sampling_defaults": defaults}},
+            engine={
+                "label": "an engine",
+                "version": version,
+                "family": family,
+                "model": {"sampling_defaults": defaults},
+            },
+            sampled_by="prime-rl rollout",
+            replayed_from=digest,
             logprob_distribution=distribution,
             sampling=Workload.model_validate(sampling).sampling(),
         )
-        for role, family, distribution in zip(
-            ("reference", "candidate"), families, distributions, strict=True
+        for role, family, distribution, digest in zip(
+            ("reference", "candidate"), families, distributions, replayed_from, strict=True
         )
     }
     return [notice.id for notice in notices(headers, differences or [])]
@@ -51,6 +60,19 @@ def test_unrequested_differences(key: str, requested: bool, expected: list[str])
 
 def test_raw_against_processed() -> None:
     assert ids(distributions=("processed", "raw")) == ["mixed-distributions"]
+
+
+@pytest.mark.parametrize("distribution", ["raw", "processed"])
+def test_an_unknown_distribution_is_not_another_one(distribution: str) -> None:
+    assert ids(distributions=("unknown", distribution)) == []
+
+
+def test_a_dump_leaves_its_engines_unknown() -> None:
+    assert ids(version="unknown") == ["imported"]
+
+
+def test_tokens_that_neither_engine_sampled() -> None:
+    assert ids(replayed_from=("digest", "digest")) == ["foreign-tokens"]
 
 
 def test_what_the_checkpoint_would_have_sampled_with() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from parity_check.config import OTHER, ROLES, Role
 from parity_check.diagnosis.evidence import Evidence
 from parity_check.diagnosis.findings import Confidence, Layer
-from parity_check.trace import Distribution
+from parity_check.trace import UNKNOWN, Distribution
 
 TRUNCATING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
 """Sampling parameters that cut the support, and what leaves it whole."""
@@ -43,14 +43,22 @@ class Case:
     evidence: Evidence
     engines: Mapping[Role, EngineFacts]
     sampling: Mapping[str, Any]
-    """As the traces record it, the same for both engines."""
+    """As the traces record it, the same for both engines; neutral where a dump does not say."""
     run: str
     """What the confirming command is to be given."""
     unrequested: tuple[str, ...] = ()
     """Settings and configuration in which the engines differ though nobody asked for it."""
+    temperature_stated: bool = True
+
+    @property
+    def dumped(self) -> bool:
+        """Whether an engine is known from a dump alone: its settings are unknown, not equal."""
+        return any(self.engines[role].version == UNKNOWN for role in ROLES)
 
     def differing(self, key: str) -> tuple[Any, Any] | None:
         """A setting's or config entry's two values where they differ; None where they do not."""
+        if self.dumped:
+            return None
         left, right = (
             {**self.engines[role].config, **self.engines[role].settings}.get(key) for role in ROLES
         )
@@ -64,7 +72,8 @@ class Case:
         """Whether the engines are of one version with the same settings and configuration."""
         reference, candidate = (self.engines[role] for role in ROLES)
         return (
-            reference.version == candidate.version
+            not self.dumped
+            and reference.version == candidate.version
             and reference.settings == candidate.settings
             and reference.config == candidate.config
         )

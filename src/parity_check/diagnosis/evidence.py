@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,15 +78,11 @@ def evidence_of(
 ) -> Evidence:
     """Evidence from paired batches (behaviour, evaluating, who sampled); at least one pair."""
     parts = [_part(*pair) for pair in pairs]
-    width = max(part.reference.shape[1] for part in parts)
     offsets = np.cumsum([0, *(len(part.reference) for part in parts)])
     prompts = np.cumsum([0, *(int(part.prompt.max(initial=-1)) + 1 for part in parts)])
 
     def stacked(name: str) -> NDArray[np.generic]:
-        columns = [np.asarray(getattr(part, name)) for part in parts]
-        if columns[0].ndim == 1:
-            return np.concatenate(columns)
-        return np.concatenate([_widened(column, width) for column in columns])
+        return _stacked([np.asarray(getattr(part, name)) for part in parts])
 
     starts = [part.starts[:-1] + offset for part, offset in zip(parts, offsets, strict=False)]
     return Evidence(
@@ -97,7 +94,7 @@ def evidence_of(
             )
         },
         own={
-            role: np.concatenate([_widened(part.own[role], width) for part in parts])
+            role: _stacked([part.own[role] for part in parts])
             for role in ("reference", "candidate")
         },
         starts=np.concatenate([*starts, offsets[-1:]]),
@@ -259,6 +256,15 @@ def _shared_prefixes(prompts: Sequence[NDArray[np.int32]]) -> Ints:
         found[number] = BLOCK * sum(chain in met for chain in chains)
         met.update(chains)
     return found
+
+
+def _stacked(columns: list[NDArray[Any]]) -> NDArray[Any]:
+    """Columns below each other, the narrower ones filled up."""
+    if columns[0].ndim == 1:
+        return np.concatenate(columns)
+    # An engine's own rows are wider than the common ones where the other has no alternatives.
+    width = max(column.shape[1] for column in columns)
+    return np.concatenate([_widened(column, width) for column in columns])
 
 
 def _widened(column: NDArray[np.generic], width: int) -> NDArray[np.generic]:

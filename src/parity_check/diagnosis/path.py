@@ -114,7 +114,7 @@ def prefix_cache(case: Case) -> Match | None:
 
 def shared_prefix(case: Case) -> Match | None:
     """Δ only on prompts that share a prefix, without a cache."""
-    if _caching(case):
+    if _caching(case) or case.dumped:
         return None
     found = _apart(case, case.evidence.shared_prefix > 0, f"share {BLOCK} tokens or more")
     return None if found is None else found[1]
@@ -275,8 +275,11 @@ def other_weights(case: Case) -> Match | None:
         (
             f"mean |Δ| {size:.2g} nats, RMS {rms:.2g}, without a pattern of scale, offset, "
             f"alignment or position; {why}",
-            "the traces name the same checkpoint: what differs is in memory, or one of them is "
-            "older than the file",
+            "the dump does not say which weights either side held: a rollout some updates old "
+            "looks like this"
+            if case.dumped
+            else "the traces name the same checkpoint: what differs is in memory, or one of them "
+            "is older than the file",
             *UNSEEN[evidence.has_alternatives],
         ),
         share=1.0,

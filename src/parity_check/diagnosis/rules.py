@@ -5,7 +5,7 @@ Rules are looked at in this order, and each sees what the causes found before it
 
 from __future__ import annotations
 
-from parity_check.diagnosis import path, rows, semantic
+from parity_check.diagnosis import path, rows, semantic, temperature
 from parity_check.diagnosis.case import Rule
 
 RULES = (
@@ -54,6 +54,17 @@ RULES = (
         fix='[{role}.settings] logprobs_mode = "processed_logprobs"',
         confirm="parity-check ablate {run} --only logprobs_mode",
         cases="trl#4159, prime-rl#697, vime#64, NeMo-RL#902, vllm#37082",
+    ),
+    Rule(
+        cause="raw_logprobs_in_dump",
+        layer="semantic",
+        look=temperature.raw_in_dump,
+        pattern="without alternatives, in a dump: the slope of candidate log-odds over reference "
+        "log-odds goes from 1 towards T, or 1/T, and the tokens are likelier under the other side",
+        claim="{whose}.",
+        fix="{remedy}",
+        confirm="parity-check compare -c parity.toml --workload-trace rollout.parquet",
+        cases="trl#4159, vime#64",
     ),
     Rule(
         cause="wrong_temperature",

@@ -22,7 +22,7 @@ def render(report: ParityReport) -> str:
     )
     properties = ET.SubElement(suite, "properties")
     facts = {"run": report.run_id, "verdict": report.verdict, "model": report.model["name"]}
-    facts |= {engine.role: f"{engine.label}, {engine.family.upper()}" for engine in report.engines}
+    facts |= {engine.role: sentences.engine(engine) for engine in report.engines}
     for name, value in facts.items():
         ET.SubElement(properties, "property", name=name, value=value)
     causes = "\n".join(map(_cause, report.diagnosis.findings)) or None

@@ -62,7 +62,7 @@ def _causes(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _versions(report: ParityReport) -> str:
-    names = (f"{each.role}: {each.label}, {each.family.upper()}" for each in report.engines)
+    names = (f"{each.role}: {sentences.engine(each)}" for each in report.engines)
     return "Engines: " + "; ".join(names) + "."
 
 

@@ -62,6 +62,8 @@ class Direction:
 
     sampled_by: Role
     evaluated_by: Role
+    told: str
+    """In words: whose tokens, and what put them through which engine."""
     measurement: Measurement
     gates: tuple[GateResult, ...]
     floors: dict[str, Estimate]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from parity_check.config import SHAPING
 from parity_check.diagnosis.findings import Diagnosis, Finding, Outcome
 from parity_check.gates import GateResult, Verdict
 from parity_check.metrics import METRICS
 from parity_check.objectives import Objective
 from parity_check.provenance import Difference
 from parity_check.report import numbers
-from parity_check.report.model import Direction, ParityReport
+from parity_check.report.model import Direction, EngineReport, ParityReport
+from parity_check.trace import UNKNOWN
 
 MARKS: dict[Verdict, str] = {"parity": "✓", "drift": "✗", "inconclusive": "?"}
 STAGE_MARKS: dict[Outcome, str] = {"pass": "✓", "fail": "✗", "not reached": "–"}
@@ -54,13 +56,24 @@ def workload(report: ParityReport) -> str:
     """What was compared, in one line."""
     compared = report.workload
     sampling = compared.sampling
-    told = [f"temperature {sampling['temperature']:g}"]
-    told += [f"{k} {sampling[k]:g}" for k, off in NEUTRAL.items() if sampling[k] != off]
-    told += [f"{k} {sampling[k]:g}" for k in ADDED if sampling[k]]
+    told = [f"temperature {sampling['temperature']:g}"] if "temperature" in sampling else []
+    told += [f"{k} {sampling[k]:g}" for k, off in NEUTRAL.items() if sampling.get(k, off) != off]
+    told += [f"{k} {sampling[k]:g}" for k in ADDED if sampling.get(k)]
+    unknown = [name for name in SHAPING if name not in sampling]
+    told += [f"not stated: {', '.join(unknown)}"] if unknown else []
+    path = f"{compared.logprob_path}-path logprobs"
+    if compared.logprob_path == UNKNOWN:
+        path = "logprob path unknown"
     return (
-        f"{compared.prompts} prompts, {compared.samples} samples, "
-        f"{compared.tokens:,} tokens, {', '.join(told)}; {compared.logprob_path}-path logprobs"
+        f"{compared.prompts} prompts, {compared.samples} samples, {compared.tokens:,} tokens, "
+        f"{', '.join(told)}; {path}"
     )
+
+
+def engine(report: EngineReport) -> str:
+    """An engine by its label and what is known of it."""
+    known = [each for each in (report.family.upper(),) if each != UNKNOWN.upper()]
+    return ", ".join([report.label, *known])
 
 
 def unrequested(report: ParityReport) -> tuple[Difference, ...]:
@@ -72,8 +85,7 @@ def direction_title(direction: Direction) -> str:
     measured = direction.measurement
     excluded = f" ({measured.excluded:,} more are unusable)" if measured.excluded else ""
     return (
-        f"sampled by the {direction.sampled_by}, replayed by the {direction.evaluated_by}: "
-        f"{measured.clusters} prompts, {measured.samples} samples, "
+        f"{direction.told}: {measured.clusters} prompts, {measured.samples} samples, "
         f"{measured.tokens:,} tokens{excluded}"
     )
 

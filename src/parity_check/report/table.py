@@ -10,6 +10,7 @@ from parity_check.gates import GateResult
 from parity_check.report import numbers, sentences
 from parity_check.report.model import Direction, EngineReport, ParityReport
 from parity_check.stats import Estimate
+from parity_check.trace import UNKNOWN
 
 Row = tuple[str, ...]
 
@@ -49,7 +50,8 @@ def engine_rows(report: ParityReport) -> list[Row]:
 
 
 def _engine_name(engine: EngineReport) -> str:
-    return f"{engine.label}, {engine.family.upper()}, {engine.device}"
+    device = "" if engine.device == UNKNOWN else f", {engine.device}"
+    return sentences.engine(engine) + device
 
 
 def _setting(engine: EngineReport, key: str) -> str:

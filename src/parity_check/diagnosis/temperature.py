@@ -1,0 +1,162 @@
+"""A temperature on one side alone, seen from the sampled tokens: for dumps, without alternatives.
+
+With alternatives the scale of their gaps is exact (gaps.py). Without, two things remain. The
+log-odds of a token shrink with the temperature, by less than 1/T where many tokens share the rest
+of the mass. And tokens are likelier, on average, under the distribution that they were sampled from
+than under any other (Gibbs), which tells whose logprobs those are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity_check.config import OTHER, ROLES, Role
+from parity_check.diagnosis.case import Case, Match
+from parity_check.diagnosis.evidence import Evidence, Floats
+from parity_check.stats import t_quantile
+from parity_check.trace import UNKNOWN
+
+CERTAIN = -1e-4
+"""Nats. Log-odds of likelier tokens are rounding."""
+FEWEST_TOKENS = 200
+FEWEST_PROMPTS = 8
+RELATED = 0.9
+"""Correlation of the log-odds from which on one side is the other at another scale."""
+CHANGED = 0.05
+"""Slopes nearer to 1 are staleness, penalties, noise."""
+CHANGED_UNTOLD = 0.12
+"""The same where nobody says at what temperature the tokens were sampled."""
+SHARE_OF_SCALE = (0.35, 1.3)
+"""How far the slope goes from 1 towards T, or 1/T: 0.43 to 1.07 on real engines, T 0.6 to 1.3."""
+CLEAR = 3.0
+"""Standard errors from which on a mean is not 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Log-odds of the candidate over those of the reference, as a slope that treats both alike.
+
+    `low` and `high` are its 95 % interval by prompt.
+    """
+
+    slope: float
+    low: float
+    high: float
+    correlation: float
+    tokens: int
+
+
+def scale(evidence: Evidence) -> Scale | None:
+    """The change of scale of the sampled tokens' log-odds; None where they are too few."""
+    sides = [side[:, 0] for side in (evidence.reference, evidence.candidate)]
+    with np.errstate(invalid="ignore"):
+        usable = (sides[0] < CERTAIN) & (sides[1] < CERTAIN)
+    left, right = (_log_odds(side[usable]) for side in sides)
+    owner = evidence.prompt[evidence.sample][usable]
+    prompts = np.unique(owner)
+    if len(left) < FEWEST_TOKENS or len(prompts) < FEWEST_PROMPTS:
+        return None
+    if left.std() == 0.0 or right.std() == 0.0:
+        return None
+    slope = float(right.std() / left.std())
+    folds = [owner % FEWEST_PROMPTS == number for number in range(FEWEST_PROMPTS)]
+    without = [right[~fold].std() / left[~fold].std() for fold in folds if (~fold).any()]
+    # Delete-one-fold jackknife.
+    count = len(without)
+    error = np.sqrt((count - 1) / count * np.sum((np.array(without) - np.mean(without)) ** 2))
+    margin = t_quantile(count, 0.95) * float(error)
+    correlation = float(np.corrcoef(left, right)[0, 1])
+    return Scale(slope, slope - margin, slope + margin, correlation, len(left))
+
+
+def _log_odds(logprobs: Floats) -> Floats:
+    odds: Floats = logprobs - np.log(-np.expm1(logprobs))
+    return odds
+
+
+def gain(evidence: Evidence, raw: Role) -> tuple[float, float]:
+    """How much likelier the tokens are under the other side than under `raw`: mean nats, its error.
+
+    Tokens were sampled from the other side's distribution if this is positive.
+    """
+    delta = evidence.delta if raw == "reference" else -evidence.delta
+    usable = np.isfinite(delta)
+    owner = evidence.prompt[evidence.sample][usable]
+    _, owner = np.unique(owner, return_inverse=True)
+    sums, counts = np.bincount(owner, weights=delta[usable]), np.bincount(owner)
+    mean = float(sums.sum() / counts.sum())
+    clusters = len(counts)
+    spread = np.sum((sums - mean * counts) ** 2) * clusters / max(1, clusters - 1)
+    return mean, float(np.sqrt(spread) / counts.sum())
+
+
+def raw_in_dump(case: Case) -> Match | None:
+    """Log-odds on another scale, in the direction of T or 1/T where T is known."""
+    unknown = all(case.engines[role].distribution == UNKNOWN for role in ROLES)
+    if not unknown or case.evidence.has_alternatives:
+        return None
+    found = scale(case.evidence)
+    if found is None or found.correlation < RELATED or found.low <= 1.0 <= found.high:
+        return None
+    least = CHANGED if case.temperature_stated else CHANGED_UNTOLD
+    if abs(found.slope - 1.0) < least:
+        return None
+    evidence = (
+        f"log-odds of the candidate are {found.slope:.3f} times those of the reference "
+        f"[{found.low:.3f}, {found.high:.3f}], correlation {found.correlation:.3f}, "
+        f"n = {found.tokens:,} tokens",
+    )
+    return _told(case, found, evidence) if case.temperature_stated else _untold(evidence)
+
+
+def _told(case: Case, found: Scale, evidence: tuple[str, ...]) -> Match | None:
+    """Whose logprobs are at 1, given the temperature that the tokens were sampled at."""
+    temperature = case.temperature()
+    if temperature == 1.0:
+        return None
+    # A raw reference is at 1 and the candidate at T: its log-odds grow by up to 1/T.
+    expected: dict[Role, float] = {"reference": 1.0 / temperature, "candidate": temperature}
+    shares = {role: (found.slope - 1.0) / (each - 1.0) for role, each in expected.items()}
+    raw = [r for r in ROLES if SHARE_OF_SCALE[0] <= shares[r] <= SHARE_OF_SCALE[1]]
+    if len(raw) != 1:
+        return None
+    [role] = raw
+    mean, error = gain(case.evidence, role)
+    if mean < CLEAR * error:
+        return None
+    sampled = bool(case.evidence.sampled_by_candidate.any()) == (role == "candidate")
+    return Match(
+        role,
+        "medium",
+        (
+            *evidence,
+            f"between 1 and {expected[role]:.3f}, as a temperature of {temperature:g} on the "
+            f"{OTHER[role]}'s side alone makes them",
+            f"the tokens are likelier under the {OTHER[role]} than under the {role}, by "
+            f"{mean:.4f} ± {error:.4f} nats: they were sampled from what the {OTHER[role]} reports",
+        ),
+        words={
+            "whose": f"The {role}'s logprobs are raw (T = 1), though the tokens were sampled at "
+            f"temperature {temperature:g}",
+            "remedy": 'start the rollout engine with logprobs_mode = "processed_logprobs"'
+            if sampled
+            else f"divide the trainer's logits by {temperature:g} before its softmax",
+        },
+        settles=True,
+    )
+
+
+def _untold(evidence: tuple[str, ...]) -> Match:
+    """One side is at another temperature, and nobody says at which the tokens were sampled."""
+    return Match(
+        None,
+        "low",
+        (*evidence, "the trace does not say at what temperature the tokens were sampled"),
+        words={
+            "whose": "One side's logprobs are of another temperature than the other's",
+            "remedy": "import again with --sampling temperature=…, to learn whose",
+        },
+        settles=True,
+    )

@@ -1,0 +1,85 @@
+"""The header of an imported trace: what its dump says, and unknown for the rest."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from parity_check import checkpoint, provenance
+from parity_check.config import ModelConfig, Settings
+from parity_check.importers.turns import Imported
+from parity_check.trace import UNKNOWN, TraceHeader
+
+
+def unknown_engine(label: str) -> dict[str, Any]:
+    """An engine of which a dump says no more than whose it is."""
+    setting = {"requested": UNKNOWN, "in_force": UNKNOWN, "proof": "a dump does not say"}
+    return {
+        "label": label,
+        "version": UNKNOWN,
+        "family": UNKNOWN,
+        "device": UNKNOWN,
+        "packages": {},
+        "settings": {name: dict(setting) for name in Settings.model_fields},
+        "config": {},
+        "environment": {},
+        "model": {},
+    }
+
+
+def header(
+    format: str,
+    files: Sequence[Path],
+    labels: tuple[str, str],
+    imported: Imported,
+    sampling: dict[str, Any],
+    model: dict[str, Any],
+) -> TraceHeader:
+    """The header of the behaviour side. `labels` name both sides."""
+    now = datetime.now(UTC)
+    return TraceHeader(
+        run_id=f"import-{now:%Y%m%d-%H%M%S}",
+        created_utc=now.isoformat(timespec="seconds"),
+        command=shlex.join(["parity-check", *sys.argv[1:]]),
+        sampled_by=labels[0],
+        evaluated_by=labels[0],
+        engine=unknown_engine(labels[0]),
+        model=model,
+        sampling=sampling,
+        logprob_path=UNKNOWN,
+        logprob_distribution=UNKNOWN,
+        host=provenance.host_fingerprint(),
+        config={
+            "import": {
+                "format": format,
+                "files": [str(file) for file in files],
+                "sequences": imported.sequences,
+                "masked_tokens": imported.masked,
+            }
+        },
+    )
+
+
+def evaluating_header(behaviour: TraceHeader, label: str) -> TraceHeader:
+    """The header of the other side, which evaluated the tokens of the written behaviour side."""
+    return replace(
+        behaviour,
+        evaluated_by=label,
+        engine=unknown_engine(label),
+        replayed_from=behaviour.token_digest,
+    )
+
+
+def stated_model(path: str | None) -> tuple[dict[str, Any], int | None]:
+    """The fingerprint of a checkpoint that the user names, and the size of its vocabulary."""
+    if path is None:
+        return {}, None
+    located = checkpoint.locate_model(ModelConfig(path=path, revision="main"))
+    written = checkpoint.read_config(located)
+    size = None if written is None else checkpoint.vocabulary_size(written)
+    return provenance.model_fingerprint(located, None), size

@@ -1,0 +1,79 @@
+"""prime-rl's token exports: `<run>/token_exports/step_<n>/rank_<m>.jsonl`, a sequence a line.
+
+Written with `trainer.enable_token_export = true` by src/prime_rl/trainer/rl/token_export.py
+(PrimeIntellect-ai/prime-rl, schema_version 1). A line, cut to what is read here:
+
+    {"schema_version": 1, "step": 12, "rank": 0, "export_sequence_idx": 3, "env_name": "math",
+     "token_ids": [1, 17, 92, 5], "loss_mask": [false, false, true, true],
+     "inference_logprobs": [0.0, 0.0, -0.31, -1.2], "trainer_logprobs": [-8.3, -2.0, -0.30, -1.22]}
+
+All columns are aligned with `token_ids`: the trainer's logprobs are shifted right before they are
+written (trainer/rl/train.py), and those outside `loss_mask` mean nothing. The trainer divides its
+logits by the temperature. JSON has no NaN, so a logprob that was not finite is null. Tokens of a
+component without sampled logprobs (`rl_weights` and `ref_kl_weights` 0) are left out, as prime-rl
+leaves them out of its own mismatch KL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from parity_check.errors import InputError
+from parity_check.importers.dump import (
+    Dumped,
+    check_lengths,
+    json_rows,
+    logprob_list,
+    mask_list,
+    text_or_none,
+    token_list,
+    wanted,
+)
+
+SCHEMA_VERSION = 1
+NO_EXPORT = "is this a token export (trainer.enable_token_export = true)?"
+
+
+def read(paths: Sequence[Path]) -> Iterator[Dumped]:
+    """The sequences of all files, in their order. Raises InputError."""
+    for path in paths:
+        for place, row in json_rows(path):
+            yield _sequence(row, place)
+
+
+def _sequence(row: dict[str, Any], place: str) -> Dumped:
+    version = wanted(row, "schema_version", place, NO_EXPORT)
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{place}: token export schema {version}, this parity-check reads {SCHEMA_VERSION}"
+        )
+    ids = token_list(wanted(row, "token_ids", place, NO_EXPORT), "token_ids", place)
+    mask = mask_list(wanted(row, "loss_mask", place), "loss_mask", place)
+    sides = {
+        name: logprob_list(wanted(row, name, place), name, place)
+        for name in ("inference_logprobs", "trainer_logprobs")
+    }
+    check_lengths({"token_ids": ids, "loss_mask": mask, **sides}, place)
+    streams = {name: row.get(name) for name in ("rl_weights", "ref_kl_weights")}
+    stated: dict[str, Any] = {name: each for name, each in streams.items() if _stated(each)}
+    if "rl_weights" in stated:
+        check_lengths({"token_ids": ids, **stated}, place)
+        drawn = [any(weights) for weights in zip(*stated.values(), strict=True)]
+        mask = [counts and own for counts, own in zip(mask, drawn, strict=True)]
+    numbers = [wanted(row, name, place) for name in ("step", "rank", "export_sequence_idx")]
+    return Dumped(
+        place=place,
+        sample_id="step-{}/rank-{}/{}".format(*numbers),
+        token_ids=ids,
+        sampled=mask,
+        behaviour=sides["inference_logprobs"],
+        evaluating=sides["trainer_logprobs"],
+        group=text_or_none(row.get("env_name")) or "",
+    )
+
+
+def _stated(column: Any) -> bool:
+    """Whether a weight stream says anything: a column of nulls means the loss mask."""
+    return isinstance(column, list) and any(each is not None for each in column)

@@ -1,0 +1,170 @@
+"""Read what torch.save wrote, without torch and without running any code that the file names.
+
+A pickle may call whatever it names. This reader looks nothing up: tensors and plain containers are
+rebuilt here, everything else becomes an inert Opaque, whatever it claims to be. The format is that
+of torch/serialization.py: a zip archive with `data.pkl` and one file a storage.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity_check.errors import InputError
+
+STORAGES = {
+    "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "<u2",
+    "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "<i1",
+    "ByteStorage": "<u1", "BoolStorage": "?", "UntypedStorage": "<u1",
+}  # fmt: skip
+DTYPES = {
+    "torch.float64": "<f8", "torch.float32": "<f4", "torch.float16": "<f2", "torch.bfloat16": "<u2",
+    "torch.int64": "<i8", "torch.int32": "<i4", "torch.int16": "<i2", "torch.int8": "<i1",
+    "torch.uint8": "<u1", "torch.bool": "?",
+}  # fmt: skip
+MALFORMED = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, LookupError, AttributeError),
+    *(TypeError, ValueError, OverflowError, NotImplementedError, RecursionError, MemoryError),
+)
+"""What reading a damaged file raises."""
+
+
+class Opaque:
+    """An object of a class that is not looked up: its name, and what the file would give it."""
+
+    named = ""
+    arguments: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *arguments: Any, **_: Any) -> Opaque:
+        self = super().__new__(cls)
+        self.arguments, self.state = arguments, None
+        return self
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, *_: Any) -> None: ...
+
+    def append(self, *_: Any) -> None: ...
+
+    def extend(self, *_: Any) -> None: ...
+
+
+def read_torch(path: Path) -> Any:
+    """The object in a file of torch.save, tensors as numpy arrays. Raises InputError."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the dump {path}: {error.strerror}") from None
+    if not raw:
+        raise InputError(f"{path}: the file is empty")
+    if not raw.startswith(b"PK"):
+        raise InputError(
+            f"{path}: not a file of torch.save",
+            hint="torch before 1.6 wrote another format: load it and save it again",
+        )
+    return _guarded(path, lambda: load_archive(raw))
+
+
+def read_pickle(path: Path) -> Any:
+    """The object in a pickle, nothing of it looked up. Raises InputError."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the dump {path}: {error.strerror}") from None
+    if not raw:
+        raise InputError(f"{path}: the file is empty")
+    return _guarded(path, lambda: _Unpickler(io.BytesIO(raw), None).load())
+
+
+def load_archive(raw: bytes) -> Any:
+    """The object in the bytes that torch.save wrote. Raises one of MALFORMED."""
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        [pickled] = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        root = pickled.removesuffix("data.pkl")
+        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != (
+            b"little"
+        ):
+            raise ValueError("big-endian storages")
+        return _Unpickler(io.BytesIO(archive.read(pickled)), (archive, root)).load()
+
+
+def guarded_archive(raw: Any, path: Path) -> Any:
+    """The same for bytes found inside another file. Raises InputError."""
+    return _guarded(path, lambda: load_archive(raw))
+
+
+def decoded(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """bfloat16, which numpy does not have, as float32."""
+    if "bfloat16" in dtype.lower():
+        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return values
+
+
+class _Unpickler(pickle.Unpickler):
+    """Rebuilds containers and tensors; `archive` holds the storages, under a root."""
+
+    def __init__(self, stream: io.BytesIO, archive: tuple[zipfile.ZipFile, str] | None) -> None:
+        super().__init__(stream)
+        self.archive = archive
+        self.storages: dict[str, NDArray[Any]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        named = f"{module}.{name}"
+        known = {
+            "torch._utils._rebuild_tensor_v2": _tensor,
+            "collections.OrderedDict": dict,
+            "torch.Size": tuple,
+        }
+        return known.get(named) or type("Opaque", (Opaque,), {"named": named})
+
+    def persistent_load(self, pid: Any) -> NDArray[Any]:
+        _, kind, key, _, count = pid
+        if self.archive is None:
+            raise pickle.UnpicklingError("a storage outside an archive")
+        if key not in self.storages:
+            archive, root = self.archive
+            name = kind.named.rpartition(".")[2]
+            values = np.frombuffer(archive.read(f"{root}data/{key}"), dtype=STORAGES[name])
+            if len(values) < count:
+                raise ValueError("a storage is cut short")
+            self.storages[key] = decoded(values, name)
+        return self.storages[key]
+
+
+def _tensor(
+    storage: NDArray[Any], offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> NDArray[Any]:
+    """The tensor of this shape in a storage; never a view of anything beyond it."""
+    if len(size) != len(stride) or min((offset, *size, *stride), default=0) < 0:
+        raise ValueError("a tensor of an impossible shape")
+    count = int(np.prod(size, dtype=np.int64)) if size else 1
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if count and (count > len(storage) or last >= len(storage)):
+        raise ValueError("a tensor beyond its storage")
+    if not count:
+        return np.zeros(size, storage.dtype)
+    index = np.full(size, offset, np.int64)
+    for axis, (n, step) in enumerate(zip(size, stride, strict=True)):
+        index += (np.arange(n) * step).reshape(
+            [-1 if each == axis else 1 for each in range(len(size))]
+        )
+    found: NDArray[Any] = storage[index]
+    return found
+
+
+def _guarded(path: Path, load: Any) -> Any:
+    try:
+        return load()
+    except MALFORMED as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{path}: damaged, or cut short: {reason}") from None
