@@ -180,6 +180,11 @@ def check_fits(run: Path, config: Config, stored: Config, *, candidate: bool) ->
 def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
     """The steps; each is a configuration that is valid, or says why its version refuses it."""
     candidate = config.candidate
+    if candidate.kind == "endpoint":
+        raise ConfigError(
+            "ablate restarts the candidate with other settings, and an endpoint is not ours to",
+            hint="name an engine that can be started as the candidate, the endpoint as reference",
+        )
     known = None
     if candidate.kind == "vllm":
         known = environment.plan(

@@ -30,7 +30,8 @@ def check_headers(
 ) -> None:
     """Refuse two traces whose logprobs cannot be compared. Raises TraceMismatchError.
 
-    Raw against processed is refused too, unless that is what a run was asked to compare.
+    Raw against processed is refused too, unless that is what a run was asked to compare. A server
+    scores by prefill what an engine samples by decode: with one, the paths may differ.
     """
     if evaluating.replayed_from != behaviour.token_digest:
         replayed = evaluating.replayed_from
@@ -44,7 +45,8 @@ def check_headers(
         left, right = behaviour.model.get(key), evaluating.model.get(key)
         if left != right:
             raise TraceMismatchError(f"the traces are of different models: {key}: {left} ≠ {right}")
-    fields = ["logprob_path"] + ["logprob_distribution"] * same_distribution
+    same_path = not (behaviour.by_endpoint or evaluating.by_endpoint)
+    fields = ["logprob_path"] * same_path + ["logprob_distribution"] * same_distribution
     for field in fields:
         left, right = getattr(behaviour, field), getattr(evaluating, field)
         if left != right:

@@ -11,6 +11,8 @@ from typing import Any
 
 from parity_check import __version__
 
+UNKNOWN = "unknown"
+"""In force on a server whose answers do not show it."""
 SAMPLED_BYTES = 1 << 16
 SAMPLES_PER_FILE = 64
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
@@ -91,10 +93,13 @@ def _pairs(reference: dict[str, Any], candidate: dict[str, Any]) -> list[tuple[s
         (key, value["in_force"], candidate["settings"][key]["in_force"])
         for key, value in reference["settings"].items()
     ]
-    config = [
-        (key, reference["config"].get(key), candidate["config"].get(key))
-        for key in dict.fromkeys([*reference["config"], *candidate["config"]])
-    ]
+    keys = dict.fromkeys([*reference["config"], *candidate["config"]])
+    if "endpoint" in (reference.get("backend"), candidate.get("backend")):
+        # What a server does not tell is unknown, not different.
+        keys = dict.fromkeys(key for key in keys if key in reference["config"])
+        keys = dict.fromkeys(key for key in keys if key in candidate["config"])
+        settings = [pair for pair in settings if UNKNOWN not in pair[1:]]
+    config = [(key, reference["config"].get(key), candidate["config"].get(key)) for key in keys]
     return settings + config
 
 
