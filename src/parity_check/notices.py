@@ -51,8 +51,8 @@ def _endpoints(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
         )
         yield ReportWarning(
             "endpoint.no-floor",
-            f"the {role} is a served endpoint, which cannot decode the same tokens twice: it has "
-            "no A/A floor, and the floor shown is the other engine's",
+            f"the {role} is a served endpoint, which cannot decode the same tokens twice: no A/A "
+            "floor of it can be measured",
         )
         if headers[OTHER[role]].sampled_by == OTHER[role]:
             yield ReportWarning(

@@ -149,7 +149,7 @@ class EndpointEngine:
             "family": facts.family,
             "packages": {} if facts.version == UNKNOWN else {"vllm": facts.version},
             "platform": UNKNOWN,
-            "device": f"served at {self.spec.endpoint.base_url}",
+            "device": self.spec.endpoint.base_url,
             "settings": {
                 name: {"in_force": found, "proof": proof}
                 for name, (found, proof) in facts.settings.items()

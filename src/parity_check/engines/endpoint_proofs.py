@@ -101,6 +101,8 @@ def prefix_caching(usage: Mapping[str, Any], before: str | None, after: str | No
         )
     if cached == 0:
         return False, "the second of two equal requests took 0 tokens from the cache"
+    if told == "True":
+        return UNKNOWN, "/metrics says on, but the second of two equal requests hit nothing"
     return UNKNOWN, "the server tells neither `cached_tokens` nor hits in /metrics"
 
 

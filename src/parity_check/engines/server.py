@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from parity_check.files import cannot_write
 if TYPE_CHECKING:
     import httpx
 
+SIGNAL_POLL_S = 0.2
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 8.0
 CONNECT_TIMEOUT_S = 10.0
@@ -59,6 +61,7 @@ class Server:
     def __init__(self, role: Role, config: EndpointConfig, key: str | None, log: Path) -> None:
         self._role, self._config, self._key, self._log = role, config, key, log
         self._lock, self._ended = threading.Lock(), False
+        self._trust: ssl.SSLContext | None = None
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self.note(f"{config.base_url}, model {config.model}")
 
@@ -69,8 +72,17 @@ class Server:
         others. Raises EngineError.
         """
         started = time.monotonic()
+        # In a thread of its own: Ctrl-C must not strike in the middle of the event loop.
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            sending = thread.submit(lambda: asyncio.run(self._send(operation, calls, take)))
+            try:
+                while not wait([sending], SIGNAL_POLL_S).done:
+                    pass
+            except BaseException:
+                self.end()
+                raise
         try:
-            asyncio.run(self._send(operation, calls, take))
+            sending.result()
         except asyncio.CancelledError:
             raise self.error(f"was ended during {operation}", kind="crashed") from None
         seconds = time.monotonic() - started
@@ -120,10 +132,13 @@ class Server:
             if self._ended:
                 raise asyncio.CancelledError
             self._running = (asyncio.get_running_loop(), task)
+        if self._trust is None:  # reading the authorities takes longer than a request
+            self._trust = httpx.create_ssl_context()
         slots = asyncio.Semaphore(self._config.concurrency)
         headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
         async with httpx.AsyncClient(
             headers=headers,
+            verify=self._trust,
             # The deadline of a whole answer is kept in `_attempt`.
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
             limits=httpx.Limits(max_connections=self._config.concurrency),
