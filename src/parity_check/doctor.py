@@ -165,6 +165,9 @@ def _proofs(role: Role, description: Mapping[str, Any]) -> Iterator[str]:
         (f"  {name} = {_word(found['in_force'])}", found["proof"])
         for name, found in description["settings"].items()
     ]
+    if "prompt_logprobs" in description:
+        found = description["prompt_logprobs"]
+        rows.append((f"  prompt_logprobs: {found['in_force']}", found["proof"]))
     yield from columns(rows, "<<")
 
 

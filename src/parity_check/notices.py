@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from parity_check.config import OTHER, ROLES, Role
-from parity_check.provenance import UNKNOWN, Difference
+from parity_check.provenance import UNKNOWN, Difference, served
 from parity_check.report.model import ReportWarning
 from parity_check.trace import TraceHeader
 
@@ -41,7 +41,7 @@ def notices(
 
 
 def _endpoints(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
-    for role in (role for role in ROLES if headers[role].by_endpoint):
+    for role in (role for role in ROLES if served(headers[role].engine)):
         settings = headers[role].engine["settings"]
         unknown = [name for name, found in settings.items() if found["in_force"] == UNKNOWN]
         shown = ", ".join([*unknown, "its weights", "kernels", "batch limits"])

@@ -11,6 +11,7 @@ import numpy as np
 from parity_check.batch import SampleBatch
 from parity_check.errors import TraceMismatchError
 from parity_check.metrics import PairedChunk
+from parity_check.provenance import served
 from parity_check.trace import TraceHeader
 
 
@@ -45,7 +46,7 @@ def check_headers(
         left, right = behaviour.model.get(key), evaluating.model.get(key)
         if left != right:
             raise TraceMismatchError(f"the traces are of different models: {key}: {left} ≠ {right}")
-    same_path = not (behaviour.by_endpoint or evaluating.by_endpoint)
+    same_path = not (served(behaviour.engine) or served(evaluating.engine))
     fields = ["logprob_path"] * same_path + ["logprob_distribution"] * same_distribution
     for field in fields:
         left, right = getattr(behaviour, field), getattr(evaluating, field)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,11 @@ def host_fingerprint() -> dict[str, Any]:
     }
 
 
+def served(engine: Mapping[str, Any]) -> bool:
+    """Whether an engine, by its description, is a server that was only asked."""
+    return bool(engine.get("backend") == "endpoint")
+
+
 def differences(
     reference: dict[str, Any],
     candidate: dict[str, Any],
@@ -93,11 +99,10 @@ def _pairs(reference: dict[str, Any], candidate: dict[str, Any]) -> list[tuple[s
         (key, value["in_force"], candidate["settings"][key]["in_force"])
         for key, value in reference["settings"].items()
     ]
-    keys = dict.fromkeys([*reference["config"], *candidate["config"]])
-    if "endpoint" in (reference.get("backend"), candidate.get("backend")):
+    keys = list(dict.fromkeys([*reference["config"], *candidate["config"]]))
+    if served(reference) or served(candidate):
         # What a server does not tell is unknown, not different.
-        keys = dict.fromkeys(key for key in keys if key in reference["config"])
-        keys = dict.fromkeys(key for key in keys if key in candidate["config"])
+        keys = [key for key in reference["config"] if key in candidate["config"]]
         settings = [pair for pair in settings if UNKNOWN not in pair[1:]]
     config = [(key, reference["config"].get(key), candidate["config"].get(key)) for key in keys]
     return settings + config

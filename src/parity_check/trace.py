@@ -79,11 +79,6 @@ class TraceHeader:
     tokens: int = 0
     schema_version: int = SCHEMA_VERSION
 
-    @property
-    def by_endpoint(self) -> bool:
-        """Whether the logprobs come from a served endpoint."""
-        return bool(self.engine.get("backend") == "endpoint")
-
 
 def token_digest(samples: Iterable[Sample]) -> str:
     """SHA-256 over sample ids, prompt ids and completion ids, in order."""

@@ -366,10 +366,10 @@ def test_an_endpoint_replays_by_prefill_alone(tmp_path: Path) -> None:
     assert Trace(tmp_path / "u.parquet").header.logprob_path == "prefill"
 
 
-def test_ablate_needs_a_candidate_that_can_be_restarted(tmp_path: Path) -> None:
+def test_ablate_needs_engines_that_can_be_restarted(tmp_path: Path) -> None:
     config = endpoint_config(tmp_path, "http://127.0.0.1:9/v1")
     done = call_cli("ablate", "-c", config, cwd=tmp_path)
-    assert_fails(done, 2, "ablate restarts the candidate", "the endpoint as reference")
+    assert_fails(done, 2, "ablate restarts the candidate", "an endpoint can do neither")
 
 
 def test_doctor_says_what_it_would_ask(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class Server:
         started = time.monotonic()
         # In a thread of its own: Ctrl-C must not strike in the middle of the event loop.
         with ThreadPoolExecutor(max_workers=1) as thread:
-            sending = thread.submit(lambda: asyncio.run(self._send(operation, calls, take)))
+            sending = thread.submit(lambda: asyncio.run(self._until_ended(operation, calls, take)))
             try:
                 while not wait([sending], SIGNAL_POLL_S).done:
                     pass
@@ -121,17 +121,26 @@ class Server:
 
     # --- sending ------------------------------------------------------------------------------
 
-    async def _send(
+    async def _until_ended(
         self, operation: str, calls: Sequence[Call], take: Callable[[int, Any], None]
     ) -> None:
-        import httpx
-
         task = asyncio.current_task()
         assert task is not None
         with self._lock:
             if self._ended:
                 raise asyncio.CancelledError
             self._running = (asyncio.get_running_loop(), task)
+        try:
+            await self._send(operation, calls, take)
+        finally:
+            with self._lock:
+                self._running = None
+
+    async def _send(
+        self, operation: str, calls: Sequence[Call], take: Callable[[int, Any], None]
+    ) -> None:
+        import httpx
+
         if self._trust is None:  # reading the authorities takes longer than a request
             self._trust = httpx.create_ssl_context()
         slots = asyncio.Semaphore(self._config.concurrency)
@@ -156,8 +165,6 @@ class Server:
                 for each in tasks:
                     each.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                with self._lock:
-                    self._running = None
 
     async def _with_retries(self, client: httpx.AsyncClient, operation: str, call: Call) -> Any:
         attempts = self._config.retries + 1
