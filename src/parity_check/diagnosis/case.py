@@ -50,10 +50,14 @@ class Case:
     """Settings and configuration in which the engines differ though nobody asked for it."""
 
     def differing(self, key: str) -> tuple[Any, Any] | None:
-        """A setting's or config entry's two values where they differ; None where they do not."""
-        left, right = (
-            {**self.engines[role].config, **self.engines[role].settings}.get(key) for role in ROLES
-        )
+        """A setting's or config entry's two values where they differ; None where they do not.
+
+        Also None where an engine does not state it, as a served endpoint may not.
+        """
+        facts = [{**self.engines[role].config, **self.engines[role].settings} for role in ROLES]
+        if not all(key in each for each in facts):
+            return None
+        left, right = (each[key] for each in facts)
         return (left, right) if left != right else None
 
     def temperature(self) -> float:

@@ -22,6 +22,10 @@ from parity_check.errors import ConfigError, InputError
 from parity_check.files import cannot_write
 
 PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
+OPERATIONS = {
+    "generate": (completions.generate_body, completions.read_generated),
+    "rescore": (completions.rescore_body, completions.read_rescored),
+}
 WAYS_OUT = (
     "let it sample (workload.sampled_by), so that the other engine replays its tokens; or compare "
     "at temperature 1 without truncation and penalties"
@@ -217,16 +221,15 @@ class EndpointEngine:
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> list[dict[str, Any]]:
         """`generate` or `rescore`; rows in the order of the requests. Raises EngineError."""
-        if op == "replay":
+        if op not in OPERATIONS:
             raise self._server.error(
-                "cannot be made to decode given tokens", kind="unsupported", hint=WAYS_OUT
+                f"cannot {op}: a server samples, and scores by prefill",
+                kind="unsupported",
+                hint=WAYS_OUT if op == "replay" else None,
             )
         if op == "rescore":
             self._check_rescore(parameters["sampling"])
-        make, read = {
-            "generate": (completions.generate_body, completions.read_generated),
-            "rescore": (completions.rescore_body, completions.read_rescored),
-        }[op]
+        make, read = OPERATIONS[op]
         calls = [
             Call("completions", make(self._model, request, parameters), request["sample_id"])
             for request in requests
