@@ -24,7 +24,8 @@ from parity_check.config import OTHER, ROLES, Config, Judging, Role, dump_config
 from parity_check.console import Console
 from parity_check.delivery import Delivery, append_step_summary
 from parity_check.engines import environment
-from parity_check.engines.client import WorkerEngine
+from parity_check.engines.base import Engine
+from parity_check.engines.endpoint import check_evaluation
 from parity_check.errors import ExitCode
 from parity_check.files import check_writable, whole, write_text
 from parity_check.illustration import illustrate, illustrate_pair
@@ -37,6 +38,7 @@ from parity_check.run import RunDirectory
 from parity_check.session import (
     Session,
     check_model,
+    evaluation,
     record_trace,
     repeat,
     replay_with_repeats,
@@ -61,8 +63,9 @@ def compare(
     roles: tuple[Role, ...] = ("candidate",) if stored else ROLES
     samplers: tuple[Role, ...] = ("reference",) if stored else config.workload.samplers()
     prompts = [] if stored else read_prompts(config.workload.prompts, config.workload.num_prompts)
-    if reference_trace is not None:
-        read_header(reference_trace)
+    stored_sampling = None if reference_trace is None else read_header(reference_trace).sampling
+    for role in samplers:
+        check_evaluation(OTHER[role], "replay", config, stored_sampling)
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         if reference_trace is not None:
             _copy(reference_trace, run.path / sampled_name("reference"))
@@ -159,13 +162,12 @@ def _annotate(report: ParityReport, delivery: Delivery, console: Console) -> Non
     append_step_summary(RENDERERS["markdown"](report))
 
 
-def _evaluate(
-    session: Session, directory: Path, samplers: Sequence[Role], engine: WorkerEngine
-) -> None:
+def _evaluate(session: Session, directory: Path, samplers: Sequence[Role], engine: Engine) -> None:
     """The other engine's rollouts on this one; its A/A runs too where it sampled nothing itself."""
     sampler = OTHER[engine.spec.role]
     replayed = directory / replayed_name(sampler)
-    score_trace(session, "replay", directory / sampled_name(sampler), replayed, engine)
+    operation = evaluation(engine)
+    score_trace(session, operation, directory / sampled_name(sampler), replayed, engine)
     if engine.spec.role not in samplers:
         repeat(session, replayed, directory, engine)
 
@@ -193,7 +195,7 @@ def replay(
     console: Console,
 ) -> None:
     """Put a trace's tokens through one engine, into another trace."""
-    read_header(source)
+    check_evaluation(role, operation, config, read_header(source).sampling, exactly=True)
     check_writable(path)
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
@@ -217,6 +219,8 @@ def dry_run(config: Config, console: Console) -> None:
                 cache=environment.default_cache(),
             )
             console.say(f"{role}: {plan.state}, {plan.location}")
+        elif engine.endpoint is not None:
+            console.say(f"{role}: {engine.endpoint.base_url}, which is not asked now")
     console.data(tomli_w.dumps(dump_config(config)))
 
 

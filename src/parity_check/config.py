@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -25,6 +26,8 @@ Role = Literal["reference", "candidate"]
 ROLES: tuple[Role, Role] = ("reference", "candidate")
 OTHER: Mapping[Role, Role] = {"reference": "candidate", "candidate": "reference"}
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+UNSHOWN = ("base_url", "api_key_env")
+"""Keys into which somebody may have pasted a secret."""
 UNION_MEMBER = re.compile(r"bool|literal\[.*\]")
 SHAPING = (
     "temperature",
@@ -62,8 +65,35 @@ class Settings(Table):
     lm_head_dtype: Literal["model", "float32", "default"] = "float32"
 
 
+class EndpointConfig(Table):
+    """A server that speaks OpenAI's completions API with vLLM's additions."""
+
+    base_url: str
+    """Up to and with the API's version, e.g. `http://127.0.0.1:8000/v1`."""
+    model: str
+    """The name that the server serves it under."""
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
+    """The environment variable that holds the key; the key itself has no place in a file."""
+    concurrency: Annotated[int, Field(ge=1)] = 16
+    """Requests under way at once."""
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """For one answer, from the request to its last byte."""
+    retries: Annotated[int, Field(ge=0)] = 4
+    """Further attempts after 429, 5xx and broken connections, with growing pauses."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected http://HOST[:PORT]/v1, or https")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError("a URL that is stored holds no user, key or query: use `api_key_env`")
+        return url.rstrip("/")
+
+
 class EngineConfig(Table):
-    kind: Literal["vllm", "fake"] = "vllm"
+    kind: Literal["vllm", "endpoint", "fake"] = "vllm"
     python: str | None = None
     """An interpreter that has vllm, or `current`."""
     requirement: str | None = None
@@ -74,6 +104,29 @@ class EngineConfig(Table):
     engine_args: dict[str, Any] = {}
     """Given to vllm.LLM untouched, over everything that parity-check would pass."""
     env: dict[str, str] = {}
+    endpoint: EndpointConfig | None = None
+    """Of `kind = "endpoint"` alone, which takes nothing else but `settings` and `family`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_asked_of_a_server(cls, tree: Any) -> Any:
+        """A server's settings are its own: one that is left out is not asked for."""
+        if isinstance(tree, dict) and tree.get("kind") == "endpoint":
+            given = tree.get("settings", {})
+            if isinstance(given, dict):
+                left = dict.fromkeys(Settings.model_fields, "default")
+                return {**tree, "settings": {**left, **given}}
+        return tree
+
+    @model_validator(mode="after")
+    def _endpoint_keys(self) -> Self:
+        if (self.kind == "endpoint") != (self.endpoint is not None):
+            raise ValueError('kind = "endpoint" and the table `endpoint` need each other')
+        if self.endpoint is not None:
+            for name in ("python", "requirement", "engine_args", "env"):
+                if getattr(self, name):
+                    raise ValueError(f'kind = "endpoint" starts nothing, and takes no `{name}`')
+        return self
 
     @field_validator("engine_args")
     @classmethod
@@ -85,6 +138,8 @@ class EngineConfig(Table):
 
     @model_validator(mode="after")
     def _one_interpreter(self) -> Self:
+        if self.kind == "endpoint":
+            return self
         if self.kind == "fake":
             if self.python or self.requirement:
                 raise ValueError('kind = "fake" takes neither `python` nor `requirement`')
@@ -357,7 +412,7 @@ def _explain(root: type[Table], error: ValidationError) -> str:
     same = [other for other in others if _place(other["loc"]) == place]
     reasons = [each["msg"].removeprefix("Value error, ") for each in (first, *same)]
     reason = ", or ".join(each[0].lower() + each[1:] for each in reasons)
-    if isinstance(first["input"], str | int | float):
+    if isinstance(first["input"], str | int | float) and not place.endswith(UNSHOWN):
         reason += f" (got {first['input']!r})"
     return f"{place}: {reason}"
 

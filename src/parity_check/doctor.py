@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from parity_check import checkpoint, provenance
-from parity_check.config import ROLES, Config, EngineConfig, Role, dump_config
+from parity_check.config import ROLES, Config, EndpointConfig, EngineConfig, Role, dump_config
 from parity_check.console import Console
 from parity_check.engines import environment
 from parity_check.engines.environment import EnvironmentPlan
@@ -37,6 +37,9 @@ def run(config: Config | None, console: Console, start: bool = False) -> ExitCod
             engine = config.engine(role)
             if engine.kind == "fake":
                 lines += ["", f"{role}  the fake engine, needs nothing"]
+                continue
+            if engine.endpoint is not None:
+                lines += ["", *_endpoint(role, engine.endpoint)]
                 continue
             plans[role] = environment.plan(
                 python=engine.python,
@@ -108,6 +111,21 @@ def _engine(role: Role, config: Config, plan: EnvironmentPlan) -> Iterator[str]:
     yield from columns(list(_settings(engine, plan)), "<<<")
 
 
+def _endpoint(role: Role, endpoint: EndpointConfig) -> Iterator[str]:
+    variable = endpoint.api_key_env
+    key = (
+        "none"
+        if variable is None
+        else f"{variable}, {'set' if os.environ.get(variable) else 'not set'}"
+    )
+    rows = [
+        (role, f"the endpoint {endpoint.base_url}, which serves {endpoint.model}"),
+        ("  key", key),
+        ("  setting", "what is in force shows when it is asked: doctor --start"),
+    ]
+    yield from columns(rows, "<<")
+
+
 def _settings(engine: EngineConfig, plan: EnvironmentPlan) -> Iterator[tuple[str, str, str]]:
     """What is asked for, and how this version takes it."""
     for name, value in engine.settings.model_dump().items():
@@ -147,6 +165,9 @@ def _proofs(role: Role, description: Mapping[str, Any]) -> Iterator[str]:
         (f"  {name} = {_word(found['in_force'])}", found["proof"])
         for name, found in description["settings"].items()
     ]
+    if "prompt_logprobs" in description:
+        found = description["prompt_logprobs"]
+        rows.append((f"  prompt_logprobs: {found['in_force']}", found["proof"]))
     yield from columns(rows, "<<")
 
 

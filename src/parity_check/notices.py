@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from parity_check.config import ROLES, SHAPING, Role
-from parity_check.provenance import Difference
+from parity_check.config import OTHER, ROLES, SHAPING, Role
+from parity_check.provenance import Difference, served
 from parity_check.report.model import ReportWarning
 from parity_check.trace import UNKNOWN, TraceHeader
 
@@ -34,6 +34,7 @@ def notices(
     """`headers` are those of the traces that each engine wrote; no order matters to a reader."""
     yield from _imported(headers)
     yield from _foreign_tokens(headers)
+    yield from _endpoints(headers)
     yield from _mixed_distributions(headers)
     yield from _unrequested(differences)
     yield from _checkpoint_defaults(headers)
@@ -80,6 +81,28 @@ def _foreign_tokens(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarni
             "workload.parquet reference.parquet` in the run's directory, and by the same with "
             "reference-replayed-by-candidate.parquet",
         )
+
+
+def _endpoints(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
+    for role in (role for role in ROLES if served(headers[role].engine)):
+        settings = headers[role].engine["settings"]
+        unknown = [name for name, found in settings.items() if found["in_force"] == UNKNOWN]
+        shown = ", ".join([*unknown, "its weights", "kernels", "batch limits"])
+        yield ReportWarning(
+            "endpoint.unknown",
+            f"the {role} is a served endpoint, from which some things cannot be read back: {shown}",
+        )
+        yield ReportWarning(
+            "endpoint.no-floor",
+            f"the {role} is a served endpoint, which cannot decode the same tokens twice: no A/A "
+            "floor of it can be measured",
+        )
+        if headers[OTHER[role]].sampled_by == OTHER[role]:
+            yield ReportWarning(
+                "endpoint.prefill",
+                f"the {role} is a served endpoint, which evaluates given tokens by prefill: where "
+                f"the {OTHER[role]} sampled, Δ also holds what prefill and decode differ by",
+            )
 
 
 def _mixed_distributions(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:

@@ -11,6 +11,7 @@ import numpy as np
 from parity_check.batch import SampleBatch
 from parity_check.errors import TraceMismatchError
 from parity_check.metrics import PairedChunk
+from parity_check.provenance import served
 from parity_check.trace import UNKNOWN, TraceHeader
 
 
@@ -30,7 +31,8 @@ def check_headers(
 ) -> None:
     """Refuse two traces whose logprobs cannot be compared. Raises TraceMismatchError.
 
-    Raw against processed is refused too, unless that is what a run was asked to compare.
+    Raw against processed is refused too, unless that is what a run was asked to compare. A server
+    scores by prefill what an engine samples by decode: with one, the paths may differ.
     """
     if evaluating.replayed_from != behaviour.token_digest:
         replayed = evaluating.replayed_from
@@ -46,7 +48,8 @@ def check_headers(
         left, right = behaviour.model.get(key), evaluating.model.get(key)
         if left != right:
             raise TraceMismatchError(f"the traces are of different models: {key}: {left} ≠ {right}")
-    fields = ["logprob_path"] + ["logprob_distribution"] * same_distribution
+    same_path = not (served(behaviour.engine) or served(evaluating.engine))
+    fields = ["logprob_path"] * same_path + ["logprob_distribution"] * same_distribution
     for field in fields:
         left, right = getattr(behaviour, field), getattr(evaluating, field)
         if left != right and UNKNOWN not in (left, right):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,11 @@ def host_fingerprint() -> dict[str, Any]:
     }
 
 
+def served(engine: Mapping[str, Any]) -> bool:
+    """Whether an engine, by its description, is a server that was only asked."""
+    return bool(engine.get("backend") == "endpoint")
+
+
 def differences(
     reference: dict[str, Any],
     candidate: dict[str, Any],
@@ -95,10 +101,11 @@ def _pairs(reference: dict[str, Any], candidate: dict[str, Any]) -> list[tuple[s
     ]
     if UNKNOWN in (reference.get("version"), candidate.get("version")):
         return settings  # an engine of a dump, whose configuration nobody knows
-    config = [
-        (key, reference["config"].get(key), candidate["config"].get(key))
-        for key in dict.fromkeys([*reference["config"], *candidate["config"]])
-    ]
+    keys = list(dict.fromkeys([*reference["config"], *candidate["config"]]))
+    if served(reference) or served(candidate):
+        # What a server does not tell is unknown, not different.
+        keys = [key for key in reference["config"] if key in candidate["config"]]
+    config = [(key, reference["config"].get(key), candidate["config"].get(key)) for key in keys]
     return settings + config
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from parity_check.config import Workload
-from parity_check.engines.client import WorkerEngine
+from parity_check.engines.base import Engine
 from parity_check.errors import InputError
 from parity_check.prompts import Prompt
 from parity_check.trace import Sample
@@ -16,7 +16,7 @@ from parity_check.trace import Sample
 LogprobOperation = Literal["replay", "rescore"]
 
 
-def tokenize(engine: WorkerEngine, prompts: Sequence[Prompt]) -> list[list[int]]:
+def tokenize(engine: Engine, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Token ids of every prompt, with the engine's own tokenizer where they are not given."""
     texts = [
         {"prompt_id": prompt.prompt_id, "text": prompt.text, "messages": prompt.messages}
@@ -47,7 +47,7 @@ def check_same_ids(
 
 
 def generate(
-    engine: WorkerEngine,
+    engine: Engine,
     prompts: Sequence[Prompt],
     token_ids: Sequence[list[int]],
     workload: Workload,
@@ -88,7 +88,7 @@ def generate(
 
 
 def score(
-    engine: WorkerEngine,
+    engine: Engine,
     operation: LogprobOperation,
     samples: Iterable[Sample],
     sampling: Mapping[str, float | int],
@@ -126,7 +126,7 @@ def score(
     ]
 
 
-def vocabulary(engine: WorkerEngine, samples: Iterable[Sample]) -> dict[int, str]:
+def vocabulary(engine: Engine, samples: Iterable[Sample]) -> dict[int, str]:
     """The text of every token id that occurs in the samples."""
     ids = sorted(
         {

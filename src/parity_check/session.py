@@ -16,8 +16,8 @@ from parity_check.analysis import repeat_name, sampled_name
 from parity_check.config import SHAPING, Config, ModelConfig, Role, Workload, dump_config
 from parity_check.console import Activity, Console
 from parity_check.engines import environment
-from parity_check.engines.base import engine_spec
-from parity_check.engines.client import Progress, WorkerEngine
+from parity_check.engines.base import ENDPOINT, Engine, Progress, Spec, engine_spec
+from parity_check.engines.endpoint import endpoint_spec
 from parity_check.engines.environment import Environment
 from parity_check.engines.pool import EnginePool
 from parity_check.engines.settings import distribution_in_force
@@ -51,11 +51,12 @@ def session(
     """Provision, then hand out a pool of engines whose work is shown; all ended on leaving."""
     model_path = checkpoint.locate_model(config.model)
     with console.activity() as activity:
-        environments = {role: _environment(role, config, activity, console) for role in roles}
-        specs = {
-            role: engine_spec(role, config, model_path, environment)
-            for role, environment in environments.items()
+        environments = {
+            role: _environment(role, config, activity, console)
+            for role in roles
+            if config.engine(role).kind != ENDPOINT
         }
+        specs = {role: _spec(role, config, model_path, environments) for role in roles}
         with EnginePool(
             specs, run.work, run.path, config.run.stall_timeout_s, partial(_shower, activity)
         ) as engines:
@@ -73,9 +74,17 @@ def session(
 
 def exchange(session: Session, role: Role, config: Config, log_dir: Path) -> Session:
     """The session with another configuration of one engine, which starts with its next job."""
-    spec = engine_spec(role, config, session.model_path, session.environments[role])
+    spec = _spec(role, config, session.model_path, session.environments)
     session.engines.exchange(spec, log_dir)
     return replace(session, config=config)
+
+
+def _spec(
+    role: Role, config: Config, model_path: str, environments: Mapping[Role, Environment]
+) -> Spec:
+    if config.engine(role).kind == ENDPOINT:
+        return endpoint_spec(role, config)
+    return engine_spec(role, config, model_path, environments[role])
 
 
 def _environment(role: Role, config: Config, activity: Activity, console: Console) -> Environment:
@@ -99,7 +108,7 @@ def _shower(activity: Activity, role: Role) -> Progress:
 def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Start all engines, check how they read the model, tokenize, insist that they agree."""
 
-    def job(engine: WorkerEngine) -> list[list[int]]:
+    def job(engine: Engine) -> list[list[int]]:
         check_reading(session, engine)
         return rollouts.tokenize(engine, prompts)
 
@@ -110,7 +119,7 @@ def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[i
     return first
 
 
-def check_reading(session: Session, engine: WorkerEngine) -> None:
+def check_reading(session: Session, engine: Engine) -> None:
     """Refuse a started engine that reads the checkpoint otherwise than it is written."""
     written = checkpoint.read_config(session.model_path)
     if written is not None:
@@ -136,7 +145,7 @@ def check_model(loaded: Mapping[str, Any], source: Path) -> None:
 
 
 def replay_with_repeats(
-    session: Session, source: Path, path: Path, directory: Path, engine: WorkerEngine
+    session: Session, source: Path, path: Path, directory: Path, engine: Engine
 ) -> None:
     """A trace's tokens on an engine, and its A/A runs on them."""
     score_trace(session, "replay", source, path, engine)
@@ -148,7 +157,7 @@ def sample_with_repeats(
     directory: Path,
     prompts: Sequence[Prompt],
     token_ids: Sequence[list[int]],
-    engine: WorkerEngine,
+    engine: Engine,
 ) -> None:
     """An engine's own rollouts, and its A/A runs on them."""
     role = engine.spec.role
@@ -157,11 +166,18 @@ def sample_with_repeats(
     repeat(session, sampled, directory, engine)
 
 
-def repeat(session: Session, source: Path, directory: Path, engine: WorkerEngine) -> None:
-    """An engine's A/A runs on a trace."""
+def repeat(session: Session, source: Path, directory: Path, engine: Engine) -> None:
+    """An engine's A/A runs on a trace; a server cannot repeat tokens that it has sampled."""
+    if engine.spec.backend == ENDPOINT:
+        return
     for number in range(1, session.config.workload.repeats + 1):
         path = directory / repeat_name(engine.spec.role, number)
         score_trace(session, "replay", source, path, engine, shuffle=number)
+
+
+def evaluation(engine: Engine) -> LogprobOperation:
+    """How an engine evaluates given tokens: a server by prefill, any other through decode."""
+    return "rescore" if engine.spec.backend == ENDPOINT else "replay"
 
 
 def record_trace(
@@ -169,7 +185,7 @@ def record_trace(
     prompts: Sequence[Prompt],
     token_ids: Sequence[list[int]],
     path: Path,
-    engine: WorkerEngine,
+    engine: Engine,
 ) -> TraceHeader:
     """Sample rollouts with one engine and write them as a trace."""
     samples = rollouts.generate(engine, prompts, token_ids, session.config.workload)
@@ -184,7 +200,7 @@ def score_trace(
     operation: LogprobOperation,
     source: Path,
     path: Path,
-    engine: WorkerEngine,
+    engine: Engine,
     shuffle: int | None = None,
 ) -> TraceHeader:
     """Put a trace's tokens through one engine and write its logprobs as another trace.
@@ -217,7 +233,7 @@ def score_trace(
 
 def _header(
     session: Session,
-    engine: WorkerEngine,
+    engine: Engine,
     path: LogprobPath,
     *,
     sampled_by: str,

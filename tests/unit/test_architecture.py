@@ -108,8 +108,13 @@ def test_help_is_instant() -> None:
         "scipy",
         "matplotlib",
         "jinja2",
+        "httpx",
     }
     assert not heavy & loaded_by("parity_check.cli")
+
+
+def test_http_is_loaded_for_an_endpoint_alone() -> None:
+    assert "httpx" not in loaded_by("parity_check.app")
 
 
 def test_the_pure_modules_load_neither_terminal_nor_files() -> None:

@@ -142,3 +142,14 @@ def test_healthy_caching_is_no_cause() -> None:
     caching = {"settings": {**SETTINGS, "enable_prefix_caching": True}}
     pair = Pair(candidate=Engine(noise=NOISE, facts=caching), samples=1, same_prefix=40)
     assert diagnosis_of(pair).findings == ()
+
+
+def test_what_an_engine_does_not_state_is_no_difference() -> None:
+    """A served endpoint tells neither its dtype nor its quantization."""
+    case = case_of(CLEAN)
+    facts = dict(case.engines)
+    facts["reference"] = replace(facts["reference"], config={"dtype": "bfloat16"})
+    told = replace(facts["candidate"], config={"dtype": "float16"})
+    silent = replace(facts["candidate"], config={})
+    assert replace(case, engines={**facts, "candidate": told}).differing("dtype") is not None
+    assert replace(case, engines={**facts, "candidate": silent}).differing("dtype") is None

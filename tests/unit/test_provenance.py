@@ -90,3 +90,12 @@ def test_unrequested_differences_come_first() -> None:
         Difference("caching", False, True, True),
         Difference("dtype", "bfloat16", "float16", True),
     )
+
+
+def test_what_a_server_does_not_tell_is_unknown_and_not_different() -> None:
+    left = engine({"dtype": "bfloat16", "max_model_len": 4096}, caching=False, mode="raw")
+    right = engine({"max_model_len": 1024}, caching="unknown", mode="processed")
+    assert differences(left, {**right, "backend": "endpoint"}, {}) == (
+        Difference("mode", "raw", "processed", False),
+        Difference("max_model_len", 4096, 1024, False),
+    )

@@ -180,6 +180,12 @@ def check_fits(run: Path, config: Config, stored: Config, *, candidate: bool) ->
 def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
     """The steps; each is a configuration that is valid, or says why its version refuses it."""
     candidate = config.candidate
+    if "endpoint" in (config.reference.kind, candidate.kind):
+        raise ConfigError(
+            "ablate restarts the candidate and replays both engines' tokens through decode: an "
+            "endpoint can do neither",
+            hint="compare it as it is, or name an engine that can be started in its place",
+        )
     known = None
     if candidate.kind == "vllm":
         known = environment.plan(

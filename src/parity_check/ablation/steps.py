@@ -15,7 +15,7 @@ from parity_check.ablation.plan import Step
 from parity_check.analysis import replayed_name, sampled_name
 from parity_check.config import Config, dump_config, parse_config
 from parity_check.console import Console
-from parity_check.engines.client import WorkerEngine
+from parity_check.engines.base import Engine
 from parity_check.errors import EngineError, InputError, ParityCheckError
 from parity_check.files import write_text
 from parity_check.prompts import Prompt, read_prompts
@@ -81,7 +81,7 @@ class Clock:
         return f", about {duration(seconds)} left"
 
 
-def _record(live: Session, directory: Path, engine: WorkerEngine) -> None:
+def _record(live: Session, directory: Path, engine: Engine) -> None:
     workload = live.config.workload
     check_reading(live, engine)
     prompts = read_prompts(workload.prompts, workload.num_prompts)
@@ -100,7 +100,7 @@ def _run_step(live: Session, directory: Path, config: Config, step: Step) -> Non
     live.engines.run({"reference": partial(score_trace, live, "replay", sampled, replayed)})
 
 
-def _candidates_part(live: Session, path: Path, engine: WorkerEngine) -> None:
+def _candidates_part(live: Session, path: Path, engine: Engine) -> None:
     """In the order of `compare`, so that a prefix cache holds the same before the replay."""
     reference = path / sampled_name("reference")
     prompts, token_ids = _prompts_of(Trace(reference))

@@ -56,12 +56,14 @@ class Case:
         return any(self.engines[role].version == UNKNOWN for role in ROLES)
 
     def differing(self, key: str) -> tuple[Any, Any] | None:
-        """A setting's or config entry's two values where they differ; None where they do not."""
-        if self.dumped:
+        """A setting's or config entry's two values where they differ; None where they do not.
+
+        Also None where an engine does not state it, as a dump or a served endpoint may not.
+        """
+        facts = [{**self.engines[role].config, **self.engines[role].settings} for role in ROLES]
+        if self.dumped or not all(key in each for each in facts):
             return None
-        left, right = (
-            {**self.engines[role].config, **self.engines[role].settings}.get(key) for role in ROLES
-        )
+        left, right = (each[key] for each in facts)
         return (left, right) if left != right else None
 
     def temperature(self) -> float:

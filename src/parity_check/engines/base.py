@@ -1,11 +1,11 @@
-"""What it takes to start one engine."""
+"""What an engine is to everything else, and what it takes to start one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from packaging.version import Version
 
@@ -14,6 +14,43 @@ from parity_check.engines import settings as parity_settings
 from parity_check.engines.environment import Environment
 
 WORKER = Path(__file__).parent / "worker"
+ENDPOINT = "endpoint"
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with (operation, done, total) while an operation runs; total None is not known."""
+
+
+class Spec(Protocol):
+    """What is known of an engine before it is started."""
+
+    @property
+    def role(self) -> Role: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def settings(self) -> Settings: ...
+    def shares_device_with(self, other: Spec) -> bool: ...
+    def memory_share(self) -> float: ...
+
+
+class Engine(Protocol):
+    """A started engine, wherever it runs. One operation at a time; `kill` from any thread."""
+
+    description: dict[str, Any]
+
+    @property
+    def spec(self) -> Spec: ...
+    def load(self) -> dict[str, Any]: ...
+    def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]: ...
+    def decode(self, ids: Sequence[int]) -> list[str]: ...
+    def sample(
+        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> list[dict[str, Any]]: ...
+    def forget(self) -> None: ...
+    def close(self) -> None: ...
+    def kill(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +69,10 @@ class EngineSpec:
     version: Version | None = None
     """Of vLLM; a fake engine has none."""
 
-    def shares_device_with(self, other: EngineSpec) -> bool:
+    def shares_device_with(self, other: Spec) -> bool:
         """Whether both would run on the same accelerator."""
+        if not isinstance(other, EngineSpec):
+            return False
         if self.platform != "cuda" or other.platform != "cuda":
             return False
         mine, theirs = self._visible_devices(), other._visible_devices()

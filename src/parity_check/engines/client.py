@@ -10,16 +10,13 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from parity_check.engines.base import WORKER, EngineSpec
+from parity_check.engines.base import WORKER, EngineSpec, Progress
 from parity_check.errors import EngineError, InputError, OutputError, ParityCheckError
 from parity_check.files import DISK_FULL_HINT, cannot_write
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with (operation, done, total) while an operation runs; total None is not known."""
 
 POLL_S = 0.2
 SHUTDOWN_GRACE_S = 5.0

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from parity_check.config import Role
-from parity_check.engines.base import EngineSpec
-from parity_check.engines.client import Progress, WorkerEngine
+from parity_check.engines.base import Engine, EngineSpec, Progress, Spec
+from parity_check.engines.client import WorkerEngine
+from parity_check.engines.endpoint import EndpointEngine, EndpointSpec
 from parity_check.errors import ParityCheckError
 
 T = TypeVar("T")
-Job = Callable[[WorkerEngine], T]
+Job = Callable[[Engine], T]
 
 SIGNAL_POLL_S = 0.2
 FULL_DEVICE = 0.95
@@ -30,17 +31,17 @@ class EnginePool:
 
     def __init__(
         self,
-        specs: Mapping[Role, EngineSpec],
+        specs: Mapping[Role, Spec],
         work_dir: Path,
         log_dir: Path,
         stall_timeout_s: float,
         progress: Callable[[Role], Progress],
     ) -> None:
-        self.specs = dict(specs)
+        self.specs: dict[Role, Spec] = dict(specs)
         self._work_dir = work_dir
         self._log_dirs = dict.fromkeys(specs, log_dir)
         self._stall_timeout_s, self._progress = stall_timeout_s, progress
-        self._engines: dict[Role, WorkerEngine] = {}
+        self._engines: dict[Role, Engine] = {}
         self._lock, self._ended = threading.Lock(), False
 
     @property
@@ -85,7 +86,7 @@ class EnginePool:
                 raise
         return {role: future.result() for role, future in futures.items()}
 
-    def exchange(self, spec: EngineSpec, log_dir: Path) -> None:
+    def exchange(self, spec: Spec, log_dir: Path) -> None:
         """Put another engine in the place of its role's, which ends; the next job starts it."""
         role = spec.role
         self._end(role)
@@ -105,7 +106,7 @@ class EnginePool:
     def _loaded_first(self, jobs: Mapping[Role, Job[T]]) -> list[tuple[Role, Job[T]]]:
         return sorted(jobs.items(), key=lambda item: item[0] not in self._engines)
 
-    def _engine(self, role: Role) -> WorkerEngine:
+    def _engine(self, role: Role) -> Engine:
         if role not in self._engines:
             if not self.resident:
                 for other in list(self._engines):
@@ -113,18 +114,18 @@ class EnginePool:
             self._spawn(role).load()
         return self._engines[role]
 
-    def _spawn(self, role: Role) -> WorkerEngine:
+    def _spawn(self, role: Role) -> Engine:
+        spec, log = self.specs[role], self._log_dirs[role] / f"{role}.log"
+        work, progress = self._work_dir / role, self._progress(role)
         with self._lock:
             if self._ended:
                 raise RuntimeError("the pool has ended")  # in a thread that nobody waits for
-            self._progress(role)("starting the engine", 0, None)
-            self._engines[role] = WorkerEngine(
-                self.specs[role],
-                self._work_dir / role,
-                self._log_dirs[role] / f"{role}.log",
-                self._stall_timeout_s,
-                self._progress(role),
-            )
+            progress("starting the engine", 0, None)
+            if isinstance(spec, EndpointSpec):
+                self._engines[role] = EndpointEngine(spec, work, log, progress)
+            else:
+                assert isinstance(spec, EngineSpec)
+                self._engines[role] = WorkerEngine(spec, work, log, self._stall_timeout_s, progress)
             return self._engines[role]
 
     def _kill(self) -> None:

@@ -21,6 +21,7 @@ from parity_check import __version__, provenance
 from parity_check.config import Config, ModelConfig, Role, WeightSync, dump_config
 from parity_check.console import Console
 from parity_check.delivery import Delivery, append_step_summary
+from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import IN_PROCESS
 from parity_check.errors import ConfigError, ExitCode
@@ -77,11 +78,14 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Wei
     settings = config.weight_sync or WeightSync()
     config = config.model_copy(update={"weight_sync": settings})
     _check_lengths(settings, config.workload.max_tokens)
+    _check_kinds(config, roles)
     prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
     checkpoints = [locate_checkpoint(path) for path in settings.weights]
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(_in_process(config, roles), roles, run, console) as live:
-            ways = declared_ways(live.engines.specs, settings)
+            specs = live.engines.specs.items()
+            ours = {role: spec for role, spec in specs if isinstance(spec, EngineSpec)}
+            ways = declared_ways(ours, settings)
             ids = tokenize_prompts(live, prompts)
             plan = plan_requests(prompts, ids, settings.concurrency)
             job = partial(_recorded, plan, config, checkpoints, run)
@@ -108,6 +112,15 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Wei
         run.write("report.json", RENDERERS["json"](report))
         run.write("report.html", RENDERERS["html"](report))
     return report
+
+
+def _check_kinds(config: Config, roles: Sequence[Role]) -> None:
+    for role in roles:
+        if config.engine(role).kind not in ("vllm", "fake"):
+            raise ConfigError(
+                f"{role}: weight-sync loads weights into an engine that it has started itself",
+                hint="name a vLLM interpreter or requirement, or leave this engine out: --engine",
+            )
 
 
 def _check_lengths(settings: WeightSync, max_tokens: int) -> None:

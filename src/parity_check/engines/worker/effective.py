@@ -4,11 +4,12 @@ import os
 import platform
 
 ENVIRONMENT_PREFIXES = ("VLLM_", "NCCL_", "CUDA_", "TORCH", "OMP_", "LD_PRELOAD", "PARITY_CHECK_")
+SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 # As given: vllm sets more of its own when it is imported, some of them random.
 ENVIRONMENT = {
     name: value
     for name, value in sorted(os.environ.items())
-    if name.startswith(ENVIRONMENT_PREFIXES)
+    if name.startswith(ENVIRONMENT_PREFIXES) and not name.endswith(SECRET_SUFFIXES)
 }
 
 # What vLLM takes from a generation_config.json, unless it is told not to.
