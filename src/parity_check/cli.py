@@ -43,6 +43,7 @@ from parity_check.options import (
     WriteTo,
     delivery_from,
     only_ablation_formats,
+    with_out,
 )
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def compare(
         raise typer.BadParameter("give a configuration (-c), or two traces", param_hint="--config")
     if reference_trace is not None and workload_trace is not None:
         raise typer.BadParameter("give this or --reference-trace", param_hint="--workload-trace")
-    loaded = load_config(config, _with_out(overlay, out))
+    loaded = load_config(config, with_out(overlay, out))
     delivery = delivery_from(format, write, exit_zero, inconclusive)
     from parity_check import app
 
@@ -217,7 +218,7 @@ def ablate(
     if resume is not None and (dry_run or out is not None or picks != ablation.Picks()):
         raise typer.BadParameter("the steps are those of its plan", param_hint="--resume")
     file = named[0] if named[0] == config else named[0] / "config.toml"
-    loaded = load_config(file, _with_out(overlay, out))
+    loaded = load_config(file, with_out(overlay, out))
     if config is None:
         ablation.check_fits(named[0], loaded, load_config(file), candidate=resume is None)
     if dry_run:
@@ -309,7 +310,7 @@ def weight_sync(
     from parity_check.weight_sync import command
 
     console = _console(context, verbose - quiet, color, progress)
-    loaded = load_config(config, _with_out(overlay, out))
+    loaded = load_config(config, with_out(overlay, out))
     delivery = delivery_from(format, write, exit_zero, inconclusive)
     if dry_run:
         app.dry_run(loaded, console)
@@ -399,7 +400,3 @@ def _console(
     console = Console(verbosity, color, progress)
     context.obj.console = console
     return console
-
-
-def _with_out(overlay: list[str] | None, out: Path | None) -> list[str]:
-    return [*(overlay or []), *([] if out is None else [f"run.out={str(out)!r}"])]

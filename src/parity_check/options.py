@@ -140,3 +140,8 @@ def only_ablation_formats(delivery: Delivery) -> None:
             raise typer.BadParameter(
                 f"{name}: an ablation has {', '.join(AblationFormat)}", param_hint="--format"
             )
+
+
+def with_out(overlay: list[str] | None, out: Path | None) -> list[str]:
+    """The overlay, with --out as its last word."""
+    return [*(overlay or []), *([] if out is None else [f"run.out={str(out)!r}"])]

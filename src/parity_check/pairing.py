@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,9 +42,8 @@ def check_headers(
             f"{behaviour.token_digest[:12]}",
             hint="replay it with `parity-check replay --trace`",
         )
-    # An imported trace may not know its model, path, distribution or sampling.
-    known = {*behaviour.model, *evaluating.model} if behaviour.model and evaluating.model else ()
-    for key in sorted(known):
+    imported = UNKNOWN in (behaviour.logprob_path, evaluating.logprob_path)
+    for key in _stated(behaviour.model, evaluating.model, both=imported):
         left, right = behaviour.model.get(key), evaluating.model.get(key)
         if left != right:
             raise TraceMismatchError(f"the traces are of different models: {key}: {left} ≠ {right}")
@@ -55,10 +54,15 @@ def check_headers(
         if left != right and UNKNOWN not in (left, right):
             name = field.replace("_", " ")
             raise TraceMismatchError(f"the traces differ in {name}: {left} ≠ {right}")
-    for key in sorted(behaviour.sampling.keys() & evaluating.sampling.keys()):
-        left, right = behaviour.sampling[key], evaluating.sampling[key]
+    for key in _stated(behaviour.sampling, evaluating.sampling, both=imported):
+        left, right = behaviour.sampling.get(key), evaluating.sampling.get(key)
         if left != right:
             raise TraceMismatchError(f"the traces differ in {key}: {left} ≠ {right}")
+
+
+def _stated(left: Mapping[str, Any], right: Mapping[str, Any], *, both: bool) -> list[str]:
+    """The keys to compare: those that `both` state, where an imported trace may not know them."""
+    return sorted(left.keys() & right.keys() if both else left.keys() | right.keys())
 
 
 def pair(
