@@ -21,6 +21,7 @@ from parity_check import __version__, provenance
 from parity_check.config import Config, ModelConfig, Role, WeightSync, dump_config
 from parity_check.console import Console
 from parity_check.delivery import Delivery, append_step_summary
+from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import IN_PROCESS
 from parity_check.errors import ConfigError, ExitCode
@@ -76,12 +77,15 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Wei
     """Run the scenario on the engines, its oracles after it, and judge. Writes the run."""
     settings = config.weight_sync or WeightSync()
     config = config.model_copy(update={"weight_sync": settings})
+    _refuse_endpoints(config, roles)
     _check_lengths(settings, config.workload.max_tokens)
     prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
     checkpoints = [locate_checkpoint(path) for path in settings.weights]
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(_in_process(config, roles), roles, run, console) as live:
-            ways = declared_ways(live.engines.specs, settings)
+            specs = live.engines.specs.items()
+            started = {role: spec for role, spec in specs if isinstance(spec, EngineSpec)}
+            ways = declared_ways(started, settings)
             ids = tokenize_prompts(live, prompts)
             plan = plan_requests(prompts, ids, settings.concurrency)
             job = partial(_recorded, plan, config, checkpoints, run)
@@ -117,6 +121,12 @@ def _check_lengths(settings: WeightSync, max_tokens: int) -> None:
             f"workload.max_tokens: requests of {max_tokens} tokens have ended before the last "
             f"update, which comes after {last}"
         )
+
+
+def _refuse_endpoints(config: Config, roles: Sequence[Role]) -> None:
+    for role in roles:
+        if config.engine(role).kind == "endpoint":
+            raise ConfigError(f"weight_sync: the {role} is an endpoint: its weights are not ours")
 
 
 def _in_process(config: Config, roles: Sequence[Role]) -> Config:
