@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -20,15 +19,13 @@ from pydantic import (
     model_validator,
 )
 
+from parity_check.config_errors import explain
 from parity_check.errors import ConfigError
 
 Role = Literal["reference", "candidate"]
 ROLES: tuple[Role, Role] = ("reference", "candidate")
 OTHER: Mapping[Role, Role] = {"reference": "candidate", "candidate": "reference"}
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-UNSHOWN = ("base_url", "api_key_env")
-"""Keys into which somebody may have pasted a secret."""
-UNION_MEMBER = re.compile(r"bool|literal\[.*\]")
 SHAPING = (
     "temperature",
     "top_p",
@@ -292,7 +289,7 @@ def _validate(table: type[T], tree: Mapping[str, Any], source: str) -> T:
     try:
         return table.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(table, error)}") from None
+        raise ConfigError(f"{source}: {explain(table, error)}") from None
 
 
 def load_judging(path: Path | None, overlay: Sequence[str] = ()) -> Judging:
@@ -402,27 +399,6 @@ def _beside(paths: Any, base: Path) -> Any:
     ]
 
 
-def _explain(root: type[Table], error: ValidationError) -> str:
-    first, *others = error.errors()
-    place = _place(first["loc"])
-    if first["type"] == "extra_forbidden":
-        return _explain_unknown_key(root, first["loc"])
-    if first["type"] == "missing":
-        return f"[{place}] is missing"
-    same = [other for other in others if _place(other["loc"]) == place]
-    reasons = [each["msg"].removeprefix("Value error, ") for each in (first, *same)]
-    reason = ", or ".join(each[0].lower() + each[1:] for each in reasons)
-    if isinstance(first["input"], str | int | float) and not place.endswith(UNSHOWN):
-        reason += f" (got {first['input']!r})"
-    return f"{place}: {reason}"
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    """The dotted key, without the member of a union that pydantic adds."""
-    *parts, last = map(str, location)
-    return ".".join(parts if UNION_MEMBER.fullmatch(last) else [*parts, last])
-
-
 def _is_plain(value: Any) -> bool:
     """Whether TOML and JSON can both hold the value."""
     if isinstance(value, dict):
@@ -430,13 +406,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_is_plain, value))
     return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _explain_unknown_key(root: type[Table], location: tuple[int | str, ...]) -> str:
-    table: Any = root
-    for part in location[:-1]:
-        annotation = table.model_fields[str(part)].annotation
-        table = next(iter(get_args(annotation)), annotation)
-    close = difflib.get_close_matches(str(location[-1]), table.model_fields, n=1)
-    dotted = ".".join(map(str, location))
-    return f"unknown key `{dotted}`" + (f" (did you mean `{close[0]}`?)" if close else "")

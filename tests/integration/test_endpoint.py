@@ -372,6 +372,12 @@ def test_ablate_needs_engines_that_can_be_restarted(tmp_path: Path) -> None:
     assert_fails(done, 2, "ablate restarts the candidate", "an endpoint can do neither")
 
 
+def test_weights_on_a_server_are_not_updated(tmp_path: Path) -> None:
+    config = endpoint_config(tmp_path, "http://127.0.0.1:9/v1")
+    done = call_cli("weight-sync", "-c", config, *ENGINE, cwd=tmp_path)
+    assert_fails(done, 2, "the candidate is an endpoint: its weights are not ours")
+
+
 def test_doctor_says_what_it_would_ask(tmp_path: Path) -> None:
     config = endpoint_config(
         tmp_path, "http://127.0.0.1:9/v1", endpoint={"api_key_env": "NO_SUCH_KEY"}
@@ -389,6 +395,10 @@ def test_doctor_says_what_it_would_ask(tmp_path: Path) -> None:
         (
             {"kind": "endpoint", "endpoint": SOMEWHERE, "env": {"A": "1"}},
             'kind = "endpoint" starts nothing, and takes no `env`',
+        ),
+        (
+            {"kind": "endpoint", "endpoint": {**SOMEWHERE, "api_key": KEY}},
+            "unknown key `candidate.endpoint.api_key` (did you mean `api_key_env`?)",
         ),
         (
             {"kind": "endpoint", "endpoint": {"base_url": "h:8000", "model": "m"}},

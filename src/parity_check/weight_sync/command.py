@@ -77,15 +77,15 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Wei
     """Run the scenario on the engines, its oracles after it, and judge. Writes the run."""
     settings = config.weight_sync or WeightSync()
     config = config.model_copy(update={"weight_sync": settings})
+    _refuse_endpoints(config, roles)
     _check_lengths(settings, config.workload.max_tokens)
-    _check_kinds(config, roles)
     prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
     checkpoints = [locate_checkpoint(path) for path in settings.weights]
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(_in_process(config, roles), roles, run, console) as live:
             specs = live.engines.specs.items()
-            ours = {role: spec for role, spec in specs if isinstance(spec, EngineSpec)}
-            ways = declared_ways(ours, settings)
+            started = {role: spec for role, spec in specs if isinstance(spec, EngineSpec)}
+            ways = declared_ways(started, settings)
             ids = tokenize_prompts(live, prompts)
             plan = plan_requests(prompts, ids, settings.concurrency)
             job = partial(_recorded, plan, config, checkpoints, run)
@@ -114,15 +114,6 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Wei
     return report
 
 
-def _check_kinds(config: Config, roles: Sequence[Role]) -> None:
-    for role in roles:
-        if config.engine(role).kind not in ("vllm", "fake"):
-            raise ConfigError(
-                f"{role}: weight-sync loads weights into an engine that it has started itself",
-                hint="name a vLLM interpreter or requirement, or leave this engine out: --engine",
-            )
-
-
 def _check_lengths(settings: WeightSync, max_tokens: int) -> None:
     last = settings.update_after_tokens * len(settings.weights)
     if max_tokens <= last:
@@ -130,6 +121,12 @@ def _check_lengths(settings: WeightSync, max_tokens: int) -> None:
             f"workload.max_tokens: requests of {max_tokens} tokens have ended before the last "
             f"update, which comes after {last}"
         )
+
+
+def _refuse_endpoints(config: Config, roles: Sequence[Role]) -> None:
+    for role in roles:
+        if config.engine(role).kind == "endpoint":
+            raise ConfigError(f"weight_sync: the {role} is an endpoint: its weights are not ours")
 
 
 def _in_process(config: Config, roles: Sequence[Role]) -> Config:
