@@ -107,6 +107,7 @@ def compare(
 
     Or compare two stored traces, one of them replayed from the other.
     """
+    from parity_check import app
     from parity_check.config import load_config, load_judging
 
     console = _console(context, verbose - quiet, color, progress)
@@ -115,8 +116,6 @@ def compare(
             raise typer.BadParameter("give two traces, or -c with engines", param_hint="traces")
         judging = load_judging(config, overlay or [])
         delivery = delivery_from(format, write, exit_zero, inconclusive)
-        from parity_check import app
-
         raise typer.Exit(app.compare_traces(traces[0], traces[1], judging, delivery, console))
     if config is None:
         raise typer.BadParameter("give a configuration (-c), or two traces", param_hint="--config")
@@ -124,8 +123,6 @@ def compare(
         raise typer.BadParameter("give this or --reference-trace", param_hint="--workload-trace")
     loaded = load_config(config, with_out(overlay, out))
     delivery = delivery_from(format, write, exit_zero, inconclusive)
-    from parity_check import app
-
     if dry_run:
         app.dry_run(loaded, console)
         return
