@@ -149,6 +149,7 @@ class EndpointEngine:
         facts = endpoint_probes.probe(self._server, self._model, self.spec.dtype, longest)
         self.description = {
             "backend": ENDPOINT,
+            "label": f"{self.spec.label}, vllm {facts.version}",
             "version": facts.version,
             "family": facts.family,
             "packages": {} if facts.version == UNKNOWN else {"vllm": facts.version},
