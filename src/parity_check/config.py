@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -21,6 +20,7 @@ from pydantic import (
 )
 
 from parity_check.config_errors import explain
+from parity_check.config_files import read_tree, set_key
 from parity_check.errors import ConfigError
 
 Role = Literal["reference", "candidate"]
@@ -275,9 +275,9 @@ def load_config(path: Path, overlay: Sequence[str] = ()) -> Config:
 
     Raises ConfigError naming the file, the key and what it takes.
     """
-    tree = _read_tree(path)
+    tree = read_tree(path)
     for item in overlay:
-        _overlay(tree, item)
+        set_key(tree, item)
     _resolve_paths(tree, path.parent)
     return parse_config(tree, source=path.name)
 
@@ -299,7 +299,7 @@ def load_judging(path: Path | None, overlay: Sequence[str] = ()) -> Judging:
         return load_config(path, overlay)
     tree: dict[str, Any] = {}
     for item in overlay:
-        _overlay(tree, item)
+        set_key(tree, item)
     return _validate(Judging, tree, "--set")
 
 
@@ -314,7 +314,7 @@ def stated_sampling(items: Sequence[str]) -> dict[str, Any]:
                 f"--sampling {item}: no sampling parameter `{name.strip()}`",
                 hint=f"did you mean {close[0]}?" if close else f"there is {', '.join(SHAPING)}",
             )
-        _overlay(tree, item)
+        set_key(tree, item)
     stated = _validate(Workload, tree, "--sampling")
     return {name: getattr(stated, name) for name in tree}
 
@@ -322,52 +322,6 @@ def stated_sampling(items: Sequence[str]) -> dict[str, Any]:
 def dump_config(config: Judging) -> dict[str, Any]:
     """The resolved configuration: JSON- and TOML-ready, every default written out."""
     return config.model_dump(mode="json", exclude_none=True)
-
-
-def _read_tree(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path.name}: not UTF-8 at byte {error.start}") from None
-    if path.suffix in (".yaml", ".yml"):
-        return _read_yaml(path, text)
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path.name}: not valid TOML: {error}") from None
-
-
-def _read_yaml(path: Path, text: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path.name}: not valid YAML: {reason}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path.name}: expected tables of keys")
-    return tree
-
-
-def _overlay(tree: dict[str, Any], item: str) -> None:
-    """Set one `a.b=VALUE`; a VALUE that is not a TOML value is taken as a string."""
-    dotted, separator, text = item.partition("=")
-    keys = dotted.strip().split(".")
-    if not separator or not all(keys):
-        raise ConfigError(f"--set {item}: expected KEY.KEY=VALUE")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    table = tree
-    for key in keys[:-1]:
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {item}: `{key}` is a value, not a table")
-    table[keys[-1]] = value
 
 
 def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
