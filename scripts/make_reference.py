@@ -244,7 +244,8 @@ own counter would show. All comparisons are strict: a ratio on the edge is not c
 **Bypass** losses take the ratio of trainer over rollout engine, so mismatch enters the ratio: the
 number is the objective's own clip rate at its first step. **Recompute** losses start at a ratio of
 1 and see the mismatch in an importance weight only: the number is the share of weights that the cap
-or mask would change. A report about a bypass loss prints the share of TIS beside its clip rate.
+or mask would change. A report about a bypass loss prints the share of TIS beside its clip rate, and
+`objective.logprobs` (`"bypass"` or `"recompute"`) lets it say which of the two is yours.
 
 `epsilon_low` and `epsilon_high` override the edges: a distance from 1 for clips (from 0 where the
 edge is of the log ratio), the edge itself for caps, masks, `dual-clip` and `cispo-trl`.

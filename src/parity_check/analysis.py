@@ -47,17 +47,22 @@ WORKLOAD_NAME = "workload.parquet"
 """The trace whose tokens both engines replayed, where neither sampled."""
 
 
-def sampled_name(role: Role) -> str:
+def sampled_name(role: str) -> str:
     """The trace that an engine sampled."""
     return f"{role}.parquet"
 
 
 def replayed_name(sampled_by: Role) -> str:
     """That trace, replayed by the other engine."""
-    return f"{sampled_by}-replayed-by-{OTHER[sampled_by]}.parquet"
+    return evaluated_name(sampled_by, OTHER[sampled_by])
 
 
-def repeat_name(role: Role, number: int | Literal["*"]) -> str:
+def evaluated_name(sampled_by: str, by: str) -> str:
+    """That trace, evaluated by the named engine."""
+    return f"{sampled_by}-replayed-by-{by}.parquet"
+
+
+def repeat_name(role: str, number: int | Literal["*"]) -> str:
     """An engine's own logprobs once more, in another batch order and composition."""
     return f"{role}-repeat-{number}.parquet"
 
@@ -205,7 +210,7 @@ def _assemble(
     headers = {OTHER[role]: evaluating.header for role, (_, evaluating) in pairs.items()}
     headers |= {role: behaviour.header for role, (behaviour, _) in pairs.items()}
     first = headers[directions[0].sampled_by]
-    differences = _differences(headers)
+    differences = differences_of(headers)
     verdict = overall(gate for direction in directions for gate in direction.gates)
     return ParityReport(
         run_id=first.run_id,
@@ -215,7 +220,7 @@ def _assemble(
         config=dump_config(judging),
         model=first.model or next((h.model for h in headers.values() if h.model), NO_MODEL),
         host=first.host,
-        engines=tuple(_engine_report(role, headers[role].engine) for role in ROLES),
+        engines=tuple(engine_report(role, headers[role].engine) for role in ROLES),
         differences=differences,
         workload=WorkloadReport(
             prompts=max(direction.measurement.clusters for direction in directions),
@@ -293,7 +298,8 @@ def _size(token: WorstToken) -> float:
     return -abs(token.log_ratio)
 
 
-def _engine_report(role: Role, engine: Mapping[str, Any]) -> EngineReport:
+def engine_report(role: str, engine: Mapping[str, Any]) -> EngineReport:
+    """One engine as its trace describes it."""
     return EngineReport(
         role=role,
         label=engine["label"],
@@ -312,11 +318,13 @@ def _asked(engine: Mapping[str, Any]) -> dict[str, Any]:
     variables = engine.get("env", {})
     return {
         **engine.get("engine_args", {}),
+        **engine.get("transformers", {}),
         **{fact: variables[name] for fact, name in ASKED_BY_VARIABLE.items() if name in variables},
     }
 
 
-def _differences(headers: Mapping[Role, TraceHeader]) -> tuple[provenance.Difference, ...]:
+def differences_of(headers: Mapping[Role, TraceHeader]) -> tuple[provenance.Difference, ...]:
+    """In what the two engines differ, and whether anybody asked for it."""
     reference, candidate = (headers[role].engine for role in ROLES)
     requested = {
         name: (setting["requested"], candidate["settings"][name]["requested"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tomli_w
 
-from parity_check import checkpoint
+from parity_check import checkpoint, matrix
 from parity_check.analysis import (
     WORKLOAD_NAME,
     analyse,
@@ -26,7 +26,7 @@ from parity_check.delivery import Delivery, append_step_summary
 from parity_check.engines import environment
 from parity_check.engines.base import Engine
 from parity_check.engines.endpoint import check_evaluation
-from parity_check.errors import ExitCode
+from parity_check.errors import ConfigError, ExitCode
 from parity_check.files import check_writable, whole, write_text
 from parity_check.illustration import illustrate, illustrate_pair
 from parity_check.prompts import read_prompts
@@ -49,6 +49,8 @@ from parity_check.session import (
 )
 from parity_check.trace import Trace, check_vocabulary, read_header
 
+FOR_TWO = "a stored trace is compared by two engines: leave out [engines]"
+
 
 def compare(
     config: Config, delivery: Delivery, console: Console, reference_trace: Path | None = None
@@ -58,6 +60,10 @@ def compare(
     With `reference_trace`, a trace recorded earlier stands in for the reference engine.
     """
     judgement(config)
+    if config.engines:
+        if reference_trace is not None:
+            raise ConfigError(FOR_TWO)
+        return matrix.compare(config, delivery, console)
     delivery.check()
     stored = reference_trace is not None
     roles: tuple[Role, ...] = ("candidate",) if stored else ROLES
@@ -81,7 +87,10 @@ def compare(
                 }
             )
             live.engines.run(
-                {OTHER[role]: partial(_evaluate, live, run.path, samplers) for role in samplers}
+                {
+                    OTHER[role]: partial(_evaluate, live, run.path, samplers, role)
+                    for role in samplers
+                }
             )
         report = replace(analyse(run.path, config), illustration=illustrate(run.path, config))
         run.write("report.json", RENDERERS["json"](report))
@@ -95,6 +104,8 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
     The trace is kept beside the replays, so that its own logprobs can be compared with each.
     """
     judgement(config)
+    if config.engines:
+        raise ConfigError(FOR_TWO)
     delivery.check()
     written = checkpoint.read_config(checkpoint.locate_model(config.model))
     size = None if written is None else checkpoint.vocabulary_size(written)
@@ -134,6 +145,8 @@ def compare_traces(
 def report(run: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
     """Render and judge a finished run again, by the limits of `config`; the run stays as it is."""
     judgement(config)
+    if config.engines:
+        return matrix.report(run, config, delivery, console)
     delivery.check()
     report = analyse(run, config)
     if delivery.draws():
@@ -162,18 +175,24 @@ def _annotate(report: ParityReport, delivery: Delivery, console: Console) -> Non
     append_step_summary(RENDERERS["markdown"](report))
 
 
-def _evaluate(session: Session, directory: Path, samplers: Sequence[Role], engine: Engine) -> None:
+def _evaluate(
+    session: Session,
+    directory: Path,
+    samplers: Sequence[Role],
+    sampler: Role,
+    engine: Engine,
+) -> None:
     """The other engine's rollouts on this one; its A/A runs too where it sampled nothing itself."""
-    sampler = OTHER[engine.spec.role]
     replayed = directory / replayed_name(sampler)
     operation = evaluation(engine)
     score_trace(session, operation, directory / sampled_name(sampler), replayed, engine)
-    if engine.spec.role not in samplers:
+    if OTHER[sampler] not in samplers:
         repeat(session, replayed, directory, engine)
 
 
-def record(config: Config, role: Role, path: Path, console: Console) -> None:
+def record(config: Config, role: str, path: Path, console: Console) -> None:
     """Sample rollouts with one engine into a trace."""
+    config.engine(role)
     check_writable(path)
     prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
     with (
@@ -188,7 +207,7 @@ def record(config: Config, role: Role, path: Path, console: Console) -> None:
 
 def replay(
     config: Config,
-    role: Role,
+    role: str,
     operation: LogprobOperation,
     source: Path,
     path: Path,
@@ -210,13 +229,14 @@ def replay(
 def dry_run(config: Config, console: Console) -> None:
     """Print the resolved configuration and say what would be provisioned."""
     judgement(config)
-    for role in ROLES:
+    for role in config.names:
         engine = config.engine(role)
-        if engine.kind == "vllm":
+        if engine.kind != "fake":
             plan = environment.plan(
                 python=engine.python,
                 requirement=engine.requirement,
                 cache=environment.default_cache(),
+                needs_vllm=engine.kind == "vllm",
             )
             console.say(f"{role}: {plan.state}, {plan.location}")
         elif engine.endpoint is not None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from parity_check.config import ModelConfig, Role
+from parity_check.config import ModelConfig
 from parity_check.errors import ConfigError, InputError
 from parity_check.prompts import bundled
 
@@ -61,7 +61,7 @@ def rope_theta(config: Mapping[str, Any]) -> float | None:
 
 
 def check_reading(
-    role: Role, description: Mapping[str, Any], model: ModelConfig, config: Mapping[str, Any]
+    role: str, description: Mapping[str, Any], dtype: str, config: Mapping[str, Any]
 ) -> None:
     """Refuse an engine that reads another RoPE base or dtype than was written.
 
@@ -76,6 +76,6 @@ def check_reading(
             hint='its transformers is older than the checkpoint: write "rope_theta" and '
             '"torch_dtype" at the top level of config.json, as transformers 4 does',
         )
-    loaded = description["config"].get("dtype", model.dtype)
-    if loaded != model.dtype:
-        raise InputError(f"the {role} engine runs in {loaded}, {model.dtype} was asked for")
+    loaded = description["config"].get("dtype", dtype)
+    if loaded != dtype:
+        raise InputError(f"the {role} engine runs in {loaded}, {dtype} was asked for")

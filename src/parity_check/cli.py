@@ -232,7 +232,7 @@ def ablate(
 def record(
     context: typer.Context,
     config: ConfigFile,
-    engine: Annotated[Engine, typer.Option(help="Which engine samples.")],
+    engine: Annotated[str, typer.Option(help="Which engine samples, by its name.")],
     trace: Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")],
     overlay: Overlay = None,
     dry_run: DryRun = False,
@@ -250,14 +250,14 @@ def record(
     if dry_run:
         app.dry_run(loaded, console)
         return
-    app.record(loaded, engine.value, trace, console)
+    app.record(loaded, engine, trace, console)
 
 
 @cli.command()
 def replay(
     context: typer.Context,
     config: ConfigFile,
-    engine: Annotated[Engine, typer.Option(help="Which engine evaluates.")],
+    engine: Annotated[str, typer.Option(help="Which engine evaluates, by its name.")],
     trace: Annotated[Path, typer.Option(help="The trace whose tokens are replayed.")],
     replayed: Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")],
     path: Annotated[
@@ -279,7 +279,7 @@ def replay(
     if dry_run:
         app.dry_run(loaded, console)
         return
-    app.replay(loaded, engine.value, OPERATIONS[path], trace, replayed, console)
+    app.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)
 
 
 @cli.command("weight-sync")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -21,12 +19,17 @@ from pydantic import (
 
 from parity_check.config_errors import explain
 from parity_check.config_files import read_tree, set_key
+from parity_check.engine_config import EndpointConfig as EndpointConfig
+from parity_check.engine_config import EngineConfig as EngineConfig
+from parity_check.engine_config import Settings as Settings
+from parity_check.engine_config import Table
 from parity_check.errors import ConfigError
 
 Role = Literal["reference", "candidate"]
 ROLES: tuple[Role, Role] = ("reference", "candidate")
 OTHER: Mapping[Role, Role] = {"reference": "candidate", "candidate": "reference"}
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+ENGINE_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 SHAPING = (
     "temperature",
     "top_p",
@@ -39,10 +42,6 @@ SHAPING = (
 """The sampling parameters that shape the distribution."""
 
 
-class Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 T = TypeVar("T", bound=Table)
 
 
@@ -52,98 +51,6 @@ class ModelConfig(Table):
     revision: str | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Always explicit: what `auto` means depends on the engine's transformers version."""
-
-
-class Settings(Table):
-    """The four parity settings; `"default"` leaves one to the engine, and the report says so."""
-
-    logprobs_mode: Literal["processed_logprobs", "raw_logprobs", "default"] = "processed_logprobs"
-    enable_prefix_caching: bool | Literal["default"] = False
-    async_scheduling: bool | Literal["default"] = False
-    lm_head_dtype: Literal["model", "float32", "default"] = "float32"
-
-
-class EndpointConfig(Table):
-    """A server that speaks OpenAI's completions API with vLLM's additions."""
-
-    base_url: str
-    """Up to and with the API's version, e.g. `http://127.0.0.1:8000/v1`."""
-    model: str
-    """The name that the server serves it under."""
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
-    """The environment variable that holds the key; the key itself has no place in a file."""
-    concurrency: Annotated[int, Field(ge=1)] = 16
-    """Requests under way at once."""
-    timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """For one answer, from the request to its last byte."""
-    retries: Annotated[int, Field(ge=0)] = 4
-    """Further attempts after 429, 5xx and broken connections, with growing pauses."""
-
-    @field_validator("base_url")
-    @classmethod
-    def _plain_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected http://HOST[:PORT]/v1, or https")
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            raise ValueError("a URL that is stored holds no user, key or query: use `api_key_env`")
-        return url.rstrip("/")
-
-
-class EngineConfig(Table):
-    kind: Literal["vllm", "endpoint", "fake"] = "vllm"
-    python: str | None = None
-    """An interpreter that has vllm, or `current`."""
-    requirement: str | None = None
-    """A requirement that uv provisions once into the cache, e.g. `vllm==0.18.1`."""
-    family: Literal["v0", "v1"] | None = None
-    """Asserted after the engine has started; left out, it is reported."""
-    settings: Settings = Settings()
-    engine_args: dict[str, Any] = {}
-    """Given to vllm.LLM untouched, over everything that parity-check would pass."""
-    env: dict[str, str] = {}
-    endpoint: EndpointConfig | None = None
-    """Of `kind = "endpoint"` alone, which takes nothing else but `settings` and `family`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_is_asked_of_a_server(cls, tree: Any) -> Any:
-        """A server's settings are its own: one that is left out is not asked for."""
-        if isinstance(tree, dict) and tree.get("kind") == "endpoint":
-            given = tree.get("settings", {})
-            if isinstance(given, dict):
-                left = dict.fromkeys(Settings.model_fields, "default")
-                return {**tree, "settings": {**left, **given}}
-        return tree
-
-    @model_validator(mode="after")
-    def _endpoint_keys(self) -> Self:
-        if (self.kind == "endpoint") != (self.endpoint is not None):
-            raise ValueError('kind = "endpoint" and the table `endpoint` need each other')
-        if self.endpoint is not None:
-            for name in ("python", "requirement", "engine_args", "env"):
-                if getattr(self, name):
-                    raise ValueError(f'kind = "endpoint" starts nothing, and takes no `{name}`')
-        return self
-
-    @field_validator("engine_args")
-    @classmethod
-    def _writable(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        for name, value in arguments.items():
-            if not _is_plain(value):
-                raise ValueError(f"{name}: neither TOML nor JSON has a word for {value!r}")
-        return arguments
-
-    @model_validator(mode="after")
-    def _one_interpreter(self) -> Self:
-        if self.kind == "endpoint":
-            return self
-        if self.kind == "fake":
-            if self.python or self.requirement:
-                raise ValueError('kind = "fake" takes neither `python` nor `requirement`')
-        elif bool(self.python) == bool(self.requirement):
-            raise ValueError("give exactly one of `python` and `requirement`")
-        return self
 
 
 class Workload(Table):
@@ -188,6 +95,8 @@ class ObjectiveConfig(Table):
     """Whose clip rate is estimated; the others are in the JSON report."""
 
     kind: str = "grpo"
+    logprobs: Literal["recompute", "bypass"] | None = None
+    """Whether the loss recomputes its old logprobs with the trainer, or takes the rollout's."""
     epsilon_low: float | None = None
     epsilon_high: float | None = None
     positive_share: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -216,7 +125,7 @@ class StatsConfig(Table):
 class WeightSync(Table):
     """What `weight-sync` does to an engine while requests are under way."""
 
-    weights: Annotated[list[str], Field(min_length=1)] = ["bundled:tiny-next"]
+    weights: list[str] = Field(default_factory=lambda: ["bundled:tiny-next"], min_length=1)
     """Checkpoints of the model's own shape, applied in order: directories of safetensors."""
     update_after_tokens: Annotated[int, Field(ge=1)] = 16
     """Tokens of every request in flight before the first update, and between two."""
@@ -261,13 +170,40 @@ class Config(Judging):
     model: ModelConfig = ModelConfig()
     reference: EngineConfig
     candidate: EngineConfig
+    engines: dict[str, EngineConfig] = Field(default_factory=dict)
+    """Further engines by their names, as `[engines.trainer]`: a comparison of all of them."""
     workload: Workload = Workload()
     run: RunConfig = RunConfig()
     weight_sync: WeightSync | None = None
     """Read by `weight-sync` alone, which has defaults for all of it."""
 
-    def engine(self, role: Role) -> EngineConfig:
-        return self.reference if role == "reference" else self.candidate
+    @field_validator("engines")
+    @classmethod
+    def _names(cls, engines: dict[str, EngineConfig]) -> dict[str, EngineConfig]:
+        for name in engines:
+            if name in ROLES:
+                raise ValueError(f"`{name}` has a table of its own, [{name}]")
+            if not ENGINE_NAME.fullmatch(name):
+                raise ValueError(f"`{name}`: a name is lower-case letters, digits, - and _")
+        return engines
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All engines: the two roles first."""
+        return (*ROLES, *self.engines)
+
+    def engine(self, name: str) -> EngineConfig:
+        """Raises ConfigError for an engine that is not there."""
+        found = {"reference": self.reference, "candidate": self.candidate, **self.engines}
+        if name not in found:
+            raise ConfigError(f"no engine `{name}`", hint=f"there is {', '.join(found)}")
+        return found[name]
+
+    def body_dtype(self, name: str) -> str:
+        """What an engine is asked to compute in."""
+        engine = self.engine(name)
+        own = engine.trainer.dtype if engine.kind == "transformers" else None
+        return own or self.model.dtype
 
 
 def load_config(path: Path, overlay: Sequence[str] = ()) -> Config:
@@ -321,7 +257,8 @@ def stated_sampling(items: Sequence[str]) -> dict[str, Any]:
 
 def dump_config(config: Judging) -> dict[str, Any]:
     """The resolved configuration: JSON- and TOML-ready, every default written out."""
-    return config.model_dump(mode="json", exclude_none=True)
+    tree = config.model_dump(mode="json", exclude_none=True)
+    return {name: table for name, table in tree.items() if name != "engines" or table}
 
 
 def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
@@ -336,8 +273,9 @@ def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
     if isinstance(updates, dict):
         updates["python_path"] = str(base.absolute() / updates.get("python_path", "."))
         updates["weights"] = _beside(updates.get("weights", WeightSync().weights), base)
-    for role in ROLES:
-        engine = tree.get(role)
+    further = tree.get("engines")
+    tables = [tree.get(role) for role in ROLES]
+    for engine in [*tables, *(further.values() if isinstance(further, dict) else [])]:
         value = engine.get("python") if isinstance(engine, dict) else None
         if isinstance(engine, dict) and isinstance(value, str) and "/" in value:
             # Not resolved: a virtual environment's interpreter is a link, and must stay one.
@@ -352,12 +290,3 @@ def _beside(paths: Any, base: Path) -> Any:
         str((base / path).resolve()) if isinstance(path, str) and (base / path).is_dir() else path
         for path in paths
     ]
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether TOML and JSON can both hold the value."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from parity_check import checkpoint, provenance
-from parity_check.config import ROLES, Config, EndpointConfig, EngineConfig, Role, dump_config
+from parity_check.config import Config, EndpointConfig, EngineConfig, dump_config
 from parity_check.console import Console
 from parity_check.engines import environment
 from parity_check.engines.environment import EnvironmentPlan
@@ -30,10 +30,10 @@ def run(config: Config | None, console: Console, start: bool = False) -> ExitCod
     With `start`, also start the engines and print what they prove; raises EngineError.
     """
     lines = list(_machine())
-    plans: dict[Role, EnvironmentPlan] = {}
+    plans: dict[str, EnvironmentPlan] = {}
     if config is not None:
         lines += ["", *_inputs(config)]
-        for role in ROLES:
+        for role in config.names:
             engine = config.engine(role)
             if engine.kind == "fake":
                 lines += ["", f"{role}  the fake engine, needs nothing"]
@@ -45,6 +45,7 @@ def run(config: Config | None, console: Console, start: bool = False) -> ExitCod
                 python=engine.python,
                 requirement=engine.requirement,
                 cache=environment.default_cache(),
+                needs_vllm=engine.kind == "vllm",
             )
             lines += ["", *_engine(role, config, plans[role])]
     console.data("\n".join(lines))
@@ -91,7 +92,7 @@ def _inputs(config: Config) -> Iterator[str]:
     )
 
 
-def _engine(role: Role, config: Config, plan: EnvironmentPlan) -> Iterator[str]:
+def _engine(role: str, config: Config, plan: EnvironmentPlan) -> Iterator[str]:
     engine = config.engine(role)
     rows = [
         (role, engine.requirement or f"python = {engine.python}"),
@@ -111,7 +112,7 @@ def _engine(role: Role, config: Config, plan: EnvironmentPlan) -> Iterator[str]:
     yield from columns(list(_settings(engine, plan)), "<<<")
 
 
-def _endpoint(role: Role, endpoint: EndpointConfig) -> Iterator[str]:
+def _endpoint(role: str, endpoint: EndpointConfig) -> Iterator[str]:
     variable = endpoint.api_key_env
     key = (
         "none"
@@ -128,6 +129,10 @@ def _endpoint(role: Role, endpoint: EndpointConfig) -> Iterator[str]:
 
 def _settings(engine: EngineConfig, plan: EnvironmentPlan) -> Iterator[tuple[str, str, str]]:
     """What is asked for, and how this version takes it."""
+    if engine.kind == "transformers":
+        for name, value in engine.trainer.model_dump(exclude_none=True).items():
+            yield ("  trainer", f"{name} = {_word(value)}", "")
+        return
     for name, value in engine.settings.model_dump().items():
         asked = f"{name} = {_word(value)}"
         way = environment.way_in(plan, engine, name)
@@ -137,8 +142,8 @@ def _settings(engine: EngineConfig, plan: EnvironmentPlan) -> Iterator[tuple[str
             yield ("  setting", asked, way.how if way.honours(value) else f"cannot: {way.how}")
 
 
-def _word(value: str | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else value
+def _word(value: str | bool | int) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _usable(engine: EngineConfig, plan: EnvironmentPlan) -> bool:
@@ -149,16 +154,16 @@ def _usable(engine: EngineConfig, plan: EnvironmentPlan) -> bool:
     )
 
 
-def _started(config: Config, console: Console) -> dict[Role, dict[str, Any]]:
-    """Start both engines; their descriptions."""
+def _started(config: Config, console: Console) -> dict[str, dict[str, Any]]:
+    """Start all engines; their descriptions."""
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
-        session(config, ROLES, run, console) as live,
+        session(config, config.names, run, console) as live,
     ):
-        return live.engines.run(dict.fromkeys(ROLES, lambda engine: engine.description))
+        return live.engines.run(dict.fromkeys(config.names, lambda engine: engine.description))
 
 
-def _proofs(role: Role, description: Mapping[str, Any]) -> Iterator[str]:
+def _proofs(role: str, description: Mapping[str, Any]) -> Iterator[str]:
     name = f"{description['family'].upper()} {description['version']}"
     yield f"{role}  {name} started on {description['device']}; in force:"
     rows = [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from parity_check.config import OTHER, ROLES, SHAPING, Role
 from parity_check.provenance import Difference, served
 from parity_check.report.model import ReportWarning
 from parity_check.trace import UNKNOWN, TraceHeader
 
+N = TypeVar("N", bound=str)
 FOLLOWS_FROM_VERSION = frozenset(
     {
         "attention_backend",
@@ -24,6 +25,16 @@ FOLLOWS_FROM_VERSION = frozenset(
     }
 )
 """Facts that differ from version to version, or from recipe to recipe: shown, not warned of."""
+PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
+NEUTRAL: Mapping[str, float] = {
+    "top_p": 1.0,
+    "top_k": -1,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+"""What leaves the distribution as it is."""
 LOWEST_TEMPERATURE = 0.01
 """What every version raises a lower positive temperature to."""
 
@@ -39,6 +50,7 @@ def notices(
     yield from _unrequested(differences)
     yield from _checkpoint_defaults(headers)
     sampling = next(iter(headers.values())).sampling
+    yield from trainers(headers)
     yield from _semantics(sampling, {header.engine["family"] for header in headers.values()})
 
 
@@ -126,6 +138,27 @@ def _unrequested(differences: Sequence[Difference]) -> Iterator[ReportWarning]:
             )
 
 
+def trainers(headers: Mapping[N, TraceHeader]) -> Iterator[ReportWarning]:
+    """What a trainer does otherwise than a rollout engine, which is part of what is compared."""
+    for name, header in headers.items():
+        if not header.by_trainer:
+            continue
+        yield ReportWarning(
+            f"trainer-path.{name}",
+            f"{name} is a trainer's forward: it scores by prefill what rollout engines compute by "
+            "decode, a token a step; the two paths are part of what is compared",
+        )
+        sampling, truncates = header.sampling, header.engine["config"]["truncation"]
+        shaping = {k: v for k, v in NEUTRAL.items() if k in PENALTIES or not truncates}
+        left_out = [key for key, neutral in shaping.items() if sampling[key] != neutral]
+        if left_out and sampling["temperature"]:
+            yield ReportWarning(
+                f"trainer-distribution.{name}",
+                f"{name} leaves out {', '.join(left_out)}, which shaped the distribution that "
+                "the tokens were sampled from",
+            )
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -148,7 +181,7 @@ def _semantics(sampling: Mapping[str, Any], families: set[str]) -> Iterator[Repo
     if not sampling.keys() >= set(SHAPING):
         return  # an imported trace, which does not say
     temperature = sampling["temperature"]
-    if sampling["top_p"] < 1 and sampling["min_p"] > 0 and len(families) > 1 and temperature:
+    if sampling["top_p"] < 1 and sampling["min_p"] > 0 and families >= {"v0", "v1"} and temperature:
         yield ReportWarning(
             "semantics.top-p-and-min-p",
             "V0 applies top_p before min_p, V1 min_p before top_p: with both they keep different "

@@ -31,8 +31,8 @@ def check_headers(
 ) -> None:
     """Refuse two traces whose logprobs cannot be compared. Raises TraceMismatchError.
 
-    Raw against processed is refused too, unless that is what a run was asked to compare. A server
-    scores by prefill what an engine samples by decode: with one, the paths may differ.
+    Raw against processed is refused too, unless that is what a run was asked to compare. With a
+    server or a trainer, which score by prefill what is sampled by decode, the paths may differ.
     """
     if evaluating.replayed_from != behaviour.token_digest:
         replayed = evaluating.replayed_from
@@ -42,20 +42,25 @@ def check_headers(
             f"{behaviour.token_digest[:12]}",
             hint="replay it with `parity-check replay --trace`",
         )
-    imported = UNKNOWN in (behaviour.logprob_path, evaluating.logprob_path)
-    for key in _stated(behaviour.model, evaluating.model, both=imported):
-        left, right = behaviour.model.get(key), evaluating.model.get(key)
+    check_siblings(behaviour, evaluating, same_distribution=same_distribution)
+
+
+def check_siblings(one: TraceHeader, other: TraceHeader, *, same_distribution: bool = True) -> None:
+    """The same for two traces of which neither need be a replay of the other."""
+    imported = UNKNOWN in (one.logprob_path, other.logprob_path)
+    for key in _stated(one.model, other.model, both=imported):
+        left, right = one.model.get(key), other.model.get(key)
         if left != right:
             raise TraceMismatchError(f"the traces are of different models: {key}: {left} ≠ {right}")
-    same_path = not (served(behaviour.engine) or served(evaluating.engine))
+    same_path = not any(served(each.engine) or each.by_trainer for each in (one, other))
     fields = ["logprob_path"] * same_path + ["logprob_distribution"] * same_distribution
     for field in fields:
-        left, right = getattr(behaviour, field), getattr(evaluating, field)
+        left, right = getattr(one, field), getattr(other, field)
         if left != right and UNKNOWN not in (left, right):
             name = field.replace("_", " ")
             raise TraceMismatchError(f"the traces differ in {name}: {left} ≠ {right}")
-    for key in _stated(behaviour.sampling, evaluating.sampling, both=imported):
-        left, right = behaviour.sampling.get(key), evaluating.sampling.get(key)
+    for key in _stated(one.sampling, other.sampling, both=imported):
+        left, right = one.sampling.get(key), other.sampling.get(key)
         if left != right:
             raise TraceMismatchError(f"the traces differ in {key}: {left} ≠ {right}")
 

@@ -84,7 +84,8 @@ def differences(
 
     `requested` maps a setting to what each engine was asked for; a difference is requested when
     the two requests already differed, and unrequested otherwise. Unrequested ones come first.
-    What is unknown of an engine is not known to differ.
+    What is unknown of an engine is not known to differ. Two kinds of
+    engine differ only in what both have a word for.
     """
     found = []
     for key, left, right in _pairs(reference, candidate):
@@ -102,7 +103,7 @@ def _pairs(reference: dict[str, Any], candidate: dict[str, Any]) -> list[tuple[s
     if UNKNOWN in (reference.get("version"), candidate.get("version")):
         return settings  # an engine of a dump, whose configuration nobody knows
     keys = list(dict.fromkeys([*reference["config"], *candidate["config"]]))
-    if served(reference) or served(candidate):
+    if reference.get("backend") != candidate.get("backend"):
         # What a server does not tell is unknown, not different.
         keys = [key for key in reference["config"] if key in candidate["config"]]
     config = [(key, reference["config"].get(key), candidate["config"].get(key)) for key in keys]

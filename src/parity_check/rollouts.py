@@ -28,10 +28,10 @@ def tokenize(engine: Engine, prompts: Sequence[Prompt]) -> list[list[int]]:
 
 
 def check_same_ids(
-    prompts: Sequence[Prompt], reference: Sequence[list[int]], candidate: Sequence[list[int]]
+    prompts: Sequence[Prompt], ids: Mapping[str, Sequence[list[int]]], one: str, other: str
 ) -> None:
     """Refuse two tokenizers that disagree. Raises InputError naming the first difference."""
-    for prompt, left, right in zip(prompts, reference, candidate, strict=True):
+    for prompt, left, right in zip(prompts, ids[one], ids[other], strict=True):
         if left == right:
             continue
         place = next(
@@ -41,7 +41,7 @@ def check_same_ids(
         found = [str(ids[place]) if place < len(ids) else "no token" for ids in (left, right)]
         raise InputError(
             f"prompt {prompt.prompt_id}: the engines' tokenizers differ at token {place}: "
-            f"{found[0]} in the reference, {found[1]} in the candidate",
+            f"{found[0]} in the {one}, {found[1]} in the {other}",
             hint="give `prompt_token_ids` in the prompts file, or align the tokenizers",
         )
 
@@ -94,11 +94,13 @@ def score(
     sampling: Mapping[str, float | int],
     top_logprobs: int,
     shuffle: int | None = None,
+    **parameters: Any,
 ) -> list[Sample]:
     """The same samples with this engine's logprobs: through decode, or through prefill.
 
-    All go in as one batch, in their order. With `shuffle`, a seed, the order is random and they go
-    in as two batches of one and two thirds, so that every token is computed in other company.
+    `parameters` are those of the operation, e.g. a trainer's `samples_per_batch`. All go in as one
+    batch, in their order. With `shuffle`, a seed, the order is random and they go in as two
+    batches of one and two thirds, so that every token is computed in other company.
     """
     originals = list(samples)
     requests = [
@@ -118,7 +120,7 @@ def score(
         row["sample_id"]: row
         for batch in batches
         for row in engine.sample(
-            operation, batch, sampling=dict(sampling), top_logprobs=top_logprobs
+            operation, batch, sampling=dict(sampling), top_logprobs=top_logprobs, **parameters
         )
     }
     return [
@@ -144,4 +146,5 @@ def _logprob_columns(row: Mapping[str, Any]) -> dict[str, Any]:
         "logprobs": row["logprobs"],
         "top_token_ids": row["top_token_ids"] if recorded else None,
         "top_logprobs": row["top_logprobs"] if recorded else None,
+        "entropy": row.get("entropy"),
     }

@@ -13,10 +13,18 @@ from typing import Any
 
 from parity_check import checkpoint, provenance, rollouts
 from parity_check.analysis import repeat_name, sampled_name
-from parity_check.config import SHAPING, Config, ModelConfig, Role, Workload, dump_config
+from parity_check.config import SHAPING, Config, ModelConfig, Workload, dump_config
 from parity_check.console import Activity, Console
 from parity_check.engines import environment
-from parity_check.engines.base import ENDPOINT, Engine, Progress, Spec, engine_spec
+from parity_check.engines.base import (
+    ENDPOINT,
+    TRAINER,
+    Engine,
+    EngineSpec,
+    Progress,
+    Spec,
+    engine_spec,
+)
 from parity_check.engines.endpoint import endpoint_spec
 from parity_check.engines.environment import Environment
 from parity_check.engines.pool import EnginePool
@@ -40,13 +48,13 @@ class Session:
     model_path: str
     model: dict[str, Any]
     engines: EnginePool
-    environments: Mapping[Role, Environment]
+    environments: Mapping[str, Environment]
     activity: Activity
 
 
 @contextmanager
 def session(
-    config: Config, roles: Sequence[Role], run: RunDirectory, console: Console
+    config: Config, roles: Sequence[str], run: RunDirectory, console: Console
 ) -> Iterator[Session]:
     """Provision, then hand out a pool of engines whose work is shown; all ended on leaving."""
     model_path = checkpoint.locate_model(config.model)
@@ -72,7 +80,7 @@ def session(
             )
 
 
-def exchange(session: Session, role: Role, config: Config, log_dir: Path) -> Session:
+def exchange(session: Session, role: str, config: Config, log_dir: Path) -> Session:
     """The session with another configuration of one engine, which starts with its next job."""
     spec = _spec(role, config, session.model_path, session.environments)
     session.engines.exchange(spec, log_dir)
@@ -80,14 +88,14 @@ def exchange(session: Session, role: Role, config: Config, log_dir: Path) -> Ses
 
 
 def _spec(
-    role: Role, config: Config, model_path: str, environments: Mapping[Role, Environment]
+    role: str, config: Config, model_path: str, environments: Mapping[str, Environment]
 ) -> Spec:
     if config.engine(role).kind == ENDPOINT:
         return endpoint_spec(role, config)
     return engine_spec(role, config, model_path, environments[role])
 
 
-def _environment(role: Role, config: Config, activity: Activity, console: Console) -> Environment:
+def _environment(role: str, config: Config, activity: Activity, console: Console) -> Environment:
     engine = config.engine(role)
     resolved = environment.resolve(
         python="current" if engine.kind == "fake" else engine.python,
@@ -101,7 +109,7 @@ def _environment(role: Role, config: Config, activity: Activity, console: Consol
     return resolved
 
 
-def _shower(activity: Activity, role: Role) -> Progress:
+def _shower(activity: Activity, role: str) -> Progress:
     return lambda operation, done, total: activity.update(role, operation, done, total)
 
 
@@ -113,19 +121,19 @@ def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[i
         return rollouts.tokenize(engine, prompts)
 
     ids = session.engines.run(dict.fromkeys(session.engines.specs, job))
-    first, *others = ids.values()
+    first, *others = ids
     for other in others:
-        rollouts.check_same_ids(prompts, first, other)
-    return first
+        rollouts.check_same_ids(prompts, ids, first, other)
+    return ids[first]
 
 
 def check_reading(session: Session, engine: Engine) -> None:
     """Refuse a started engine that reads the checkpoint otherwise than it is written."""
     written = checkpoint.read_config(session.model_path)
     if written is not None:
-        checkpoint.check_reading(
-            engine.spec.role, engine.description, session.config.model, written
-        )
+        role = engine.spec.role
+        dtype = session.config.body_dtype(role)
+        checkpoint.check_reading(role, engine.description, dtype, written)
 
 
 def fingerprint(config: ModelConfig) -> dict[str, Any]:
@@ -172,12 +180,19 @@ def repeat(session: Session, source: Path, directory: Path, engine: Engine) -> N
         return
     for number in range(1, session.config.workload.repeats + 1):
         path = directory / repeat_name(engine.spec.role, number)
-        score_trace(session, "replay", source, path, engine, shuffle=number)
+        score_trace(session, evaluation(engine), source, path, engine, shuffle=number)
+
+
+def _another_shape(engine: Engine) -> dict[str, int]:
+    """A trainer repeats itself in another batch shape: one sample at a time, or several."""
+    if not isinstance(engine.spec, EngineSpec) or engine.spec.backend != TRAINER:
+        return {}
+    return {"samples_per_batch": 1 if engine.spec.engine_args["samples_per_batch"] > 1 else 8}
 
 
 def evaluation(engine: Engine) -> LogprobOperation:
-    """How an engine evaluates given tokens: a server by prefill, any other through decode."""
-    return "rescore" if engine.spec.backend == ENDPOINT else "replay"
+    """How an engine evaluates given tokens: a server or a trainer by prefill, others by decode."""
+    return "rescore" if engine.spec.backend in (ENDPOINT, TRAINER) else "replay"
 
 
 def record_trace(
@@ -216,6 +231,7 @@ def score_trace(
         {k: v for k, v in sampling.items() if k in SHAPING},
         session.config.workload.top_logprobs,
         shuffle,
+        **({} if shuffle is None else _another_shape(engine)),
     )
     header = _header(
         session,

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,6 +53,8 @@ class Sample:
     seed: int | None
     policy_version: int | None
     text: str | None
+    entropy: Sequence[float] | None = None
+    """Of the full distribution at each token, nats, where an engine says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ class TraceHeader:
     samples: int = 0
     tokens: int = 0
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def by_trainer(self) -> bool:
+        """Whether a trainer computed the logprobs: its forward is its path."""
+        return bool(self.engine.get("backend") == "transformers")
 
 
 def token_digest(samples: Iterable[Sample]) -> str:
@@ -125,13 +132,13 @@ def write_trace(
         METADATA_KEY: json.dumps(asdict(header)).encode(),
         VOCABULARY_KEY: json.dumps(dict(vocabulary)).encode(),
     }
-    schema = trace_schema().with_metadata(metadata)
-    rows = [
-        {field.name: getattr(sample, field.name) for field in fields(Sample)} for sample in samples
-    ]
+    columns = list(trace_schema())
+    if any(sample.entropy is not None for sample in samples):
+        columns.append(pa.field("entropy", pa.list_(pa.float32())))
+    rows = [{each.name: getattr(sample, each.name) for each in columns} for sample in samples]
     with whole(path) as partial:
         pq.write_table(
-            pa.Table.from_pylist(rows, schema=schema),
+            pa.Table.from_pylist(rows, schema=pa.schema(columns).with_metadata(metadata)),
             partial,
             compression="zstd",
             row_group_size=ROWS_PER_GROUP,
@@ -177,6 +184,16 @@ class Trace:
             number -= rows
         raise IndexError(number)
 
+    def mean_entropy(self) -> float | None:
+        """Of the full distribution, nats, over all tokens; None where the engine does not say."""
+        if "entropy" not in self._file.schema_arrow.names:
+            return None
+        found: list[float] = []
+        for index in range(self._file.num_row_groups):
+            column: Any = self._read(index, ["entropy"]).column(0)
+            found += column.combine_chunks().flatten().to_numpy(zero_copy_only=False).tolist()
+        return float(np.mean(found))
+
     @property
     def row_groups(self) -> int:
         return int(self._file.num_row_groups)
@@ -207,7 +224,7 @@ class Trace:
 
 
 def trace_schema() -> pa.Schema:
-    """The columns of a trace."""
+    """The columns of every trace; `entropy` is written where there is any."""
     import pyarrow as pa
 
     ids, logprobs = pa.list_(pa.int32()), pa.list_(pa.float32())

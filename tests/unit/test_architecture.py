@@ -18,10 +18,11 @@ PURE = (
     *("pictures/spread", "pictures/hexagons", "pictures/gaps", "pictures/samples"),
     *("pictures/collect", "ablation/plan", "weight_sync/timeline"),
     *("weight_sync/checks", "weight_sync/distance", "weight_sync/observed"),
+    *("decomposition", "practices"),
 )
 COMPOSERS = (
     *("cli", "app", "doctor", "session", "illustration", "ablation.command", "ablation.steps"),
-    *("weight_sync.command", "weight_sync.scenario", "importing"),
+    *("weight_sync.command", "weight_sync.scenario", "importing", "matrix"),
 )
 FORBIDDEN = {
     "pure": ("engines", "report", "console", "run", "rollouts", "analysis", *COMPOSERS),
@@ -32,6 +33,7 @@ FORBIDDEN = {
     "ablation/analysis": ("engines", "console", "run", "rollouts", *COMPOSERS),
     "ablation/files": ("engines", "report", "console", "run", "rollouts", *COMPOSERS),
     "examination": ("engines", "console", "run", "rollouts", "analysis", *COMPOSERS),
+    "matrix_analysis": ("engines", "console", "run", "rollouts", *COMPOSERS),
     "trace": ("engines", "report", "analysis", "console", "run", "rollouts", *COMPOSERS),
 }
 LARGEST_MODULE = 400
@@ -79,7 +81,11 @@ def test_packages_know_nothing_of_what_is_above_them(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["analysis", "examination", "ablation/analysis", "ablation/files", "trace"]
+    "module",
+    [
+        *("analysis", "examination", "ablation/analysis", "ablation/files", "matrix_analysis"),
+        "trace",
+    ],
 )
 def test_modules_know_nothing_of_what_is_above_them(module: str) -> None:
     assert breaches([SOURCE / f"{module}.py"], FORBIDDEN[module]) == []

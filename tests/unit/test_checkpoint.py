@@ -62,16 +62,14 @@ def described(theta: float | None, **config: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("written", "read"), [(5e5, 5e5), (500000, 5e5), (None, 1e4), (5e5, None)])
 def test_a_faithful_reading_passes(written: float | None, read: float | None) -> None:
     config = {} if written is None else {"rope_theta": written}
-    check_reading("candidate", described(read, dtype="bfloat16"), ModelConfig(), config)
+    check_reading("candidate", described(read, dtype="bfloat16"), "bfloat16", config)
 
 
 def test_another_rope_base_is_refused() -> None:
     with pytest.raises(InputError, match=r"reads rope_theta 10000 .* config.json says 500000"):
-        check_reading("candidate", described(1e4), ModelConfig(), {"rope_theta": 5e5})
+        check_reading("candidate", described(1e4), "bfloat16", {"rope_theta": 5e5})
 
 
 def test_another_dtype_is_refused() -> None:
     with pytest.raises(InputError, match="candidate engine runs in float16, float32 was asked for"):
-        check_reading(
-            "candidate", described(None, dtype="float16"), ModelConfig(dtype="float32"), {}
-        )
+        check_reading("candidate", described(None, dtype="float16"), "float32", {})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from parity_check.config import Workload
-from parity_check.notices import notices
+from parity_check.notices import notices, trainers
 from parity_check.provenance import Difference
 
 
@@ -33,6 +33,7 @@ def ids(
             replayed_from=digest,
             logprob_distribution=distribution,
             sampling=Workload.model_validate(sampling).sampling(),
+            by_trainer=False,
         )
         for role, family, distribution, digest in zip(
             ("reference", "candidate"), families, distributions, replayed_from, strict=True
@@ -95,3 +96,27 @@ def test_meanings_that_no_setting_shows(
     families: tuple[str, str], sampling: dict[str, float], expected: list[str]
 ) -> None:
     assert ids(families=families, **sampling) == expected
+
+
+@pytest.mark.parametrize(
+    ("truncation", "sampling", "left_out"),
+    [
+        (False, {}, None),
+        (False, {"top_p": 0.9, "min_p": 0.1}, "top_p, min_p"),
+        (True, {"top_p": 0.9}, None),
+        (True, {"presence_penalty": 0.5}, "presence_penalty"),
+        (False, {"top_p": 0.9, "temperature": 0}, None),
+    ],
+)
+def test_what_a_trainer_does_otherwise(
+    truncation: bool, sampling: dict[str, float], left_out: str | None
+) -> None:
+    header: Any = SimpleNamespace(
+        engine={"config": {"truncation": truncation}},
+        sampling=Workload.model_validate(sampling).sampling(),
+        by_trainer=True,
+    )
+    path, *others = trainers({"t": header})
+    assert path.id == "trainer-path.t"
+    assert [each.id for each in others] == ["trainer-distribution.t"] * (left_out is not None)
+    assert all(f"t leaves out {left_out}, which" in each.message for each in others)

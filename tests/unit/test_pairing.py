@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from parity_check.errors import TraceMismatchError
-from parity_check.pairing import Index, check_headers, pair
+from parity_check.pairing import Index, check_headers, check_siblings, pair
 from parity_check.trace import SampleBatch, TraceHeader
 
 
@@ -139,6 +139,12 @@ def test_a_replay_of_the_trace_is_accepted() -> None:
 def test_traces_that_cannot_be_compared(evaluating: TraceHeader, message: str) -> None:
     with pytest.raises(TraceMismatchError, match=message):
         check_headers(header(), evaluating)
+
+
+def test_a_trainer_may_score_by_prefill_what_was_decoded() -> None:
+    trainer = replayed(logprob_path="prefill", engine={"backend": "transformers"})
+    check_headers(header(), trainer)
+    check_siblings(trainer, header())
 
 
 def test_raw_against_processed_may_be_what_is_asked() -> None:

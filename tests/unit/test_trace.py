@@ -227,3 +227,14 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(
     assert caught.value.hint == "free some space, or choose another place with --out"
     assert path.read_bytes() == b"from before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_entropy_is_a_column_only_where_there_is_any(tmp_path: Path) -> None:
+    plain, told = tmp_path / "plain.parquet", tmp_path / "told.parquet"
+    one = a_sample(completion_token_ids=[2, 3], logprobs=[-1.0, -2.0])
+    write_trace(plain, [one], HEADER, {})
+    write_trace(told, [replace(one, entropy=[0.5, 1.0])], HEADER, {})
+    assert "entropy" not in pq.read_schema(plain).names
+    assert Trace(plain).mean_entropy() is None
+    assert Trace(told).mean_entropy() == 0.75
+    assert [read.entropy for read in Trace(told).samples()] == [[0.5, 1.0]]

@@ -186,6 +186,10 @@ def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
             "endpoint can do neither",
             hint="compare it as it is, or name an engine that can be started in its place",
         )
+    if candidate.kind == "transformers":
+        raise ConfigError("ablate flips the settings of a vLLM engine, the candidate is a trainer")
+    if config.engines:
+        raise ConfigError("ablate compares the reference and the candidate: leave out [engines]")
     known = None
     if candidate.kind == "vllm":
         known = environment.plan(

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 from packaging.version import Version
 
-from parity_check.config import Config, EngineConfig, Role, Settings
+from parity_check.config import ROLES, Config, EngineConfig, Settings
 from parity_check.engines import settings as parity_settings
 from parity_check.engines.environment import Environment
 
+TRAINER = "transformers"
+"""The backend that scores by prefill alone."""
 WORKER = Path(__file__).parent / "worker"
 ENDPOINT = "endpoint"
 
@@ -24,7 +26,7 @@ class Spec(Protocol):
     """What is known of an engine before it is started."""
 
     @property
-    def role(self) -> Role: ...
+    def role(self) -> str: ...
     @property
     def label(self) -> str: ...
     @property
@@ -57,7 +59,7 @@ class Engine(Protocol):
 class EngineSpec:
     """One engine, ready to be started: its interpreter, variables and arguments."""
 
-    role: Role
+    role: str
     label: str
     backend: str
     python: Path
@@ -78,6 +80,11 @@ class EngineSpec:
         mine, theirs = self._visible_devices(), other._visible_devices()
         return mine is None or theirs is None or bool(mine & theirs)
 
+    @property
+    def table(self) -> str:
+        """The engine's table in the configuration."""
+        return self.role if self.role in ROLES else f"engines.{self.role}"
+
     def memory_share(self) -> float:
         """The share of the device's memory that the engine will take (vLLM's default is 0.9)."""
         return float(self.engine_args.get("gpu_memory_utilization", 0.9))
@@ -87,9 +94,7 @@ class EngineSpec:
         return None if listed is None else {device.strip() for device in listed.split(",")}
 
 
-def engine_spec(
-    role: Role, config: Config, model_path: str, environment: Environment
-) -> EngineSpec:
+def engine_spec(role: str, config: Config, model_path: str, environment: Environment) -> EngineSpec:
     """Put together what the configuration, the recipe and the parity settings ask for.
 
     The user's `engine_args` and `env` win over everything else.
@@ -107,6 +112,8 @@ def engine_spec(
             settings=engine.settings,
             platform="cpu",
         )
+    if engine.kind == "transformers":
+        return _trainer_spec(role, config, model_path, environment)
     version = Version(environment.packages["vllm"])
     return EngineSpec(
         role=role,
@@ -124,6 +131,30 @@ def engine_spec(
         settings=engine.settings,
         platform=environment.platform,
         version=version,
+    )
+
+
+def _trainer_spec(
+    role: str, config: Config, model_path: str, environment: Environment
+) -> EngineSpec:
+    engine = config.engine(role)
+    on_gpu = engine.trainer.device.startswith("cuda")
+    return EngineSpec(
+        role=role,
+        label=f"transformers {environment.packages.get('transformers', '?')}",
+        backend=TRAINER,
+        python=environment.python,
+        environ={**_hub_variables(config), **environment.environ, **engine.env},
+        engine_args={
+            "model": model_path,
+            "revision": config.model.revision,
+            "seed": config.workload.seed,
+            **engine.trainer.model_dump(),
+            "dtype": config.body_dtype(role),
+        },
+        family=None,
+        settings=engine.parity_settings(),
+        platform="cuda" if on_gpu else "cpu",
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from parity_check.engines.base import WORKER, EngineSpec, Progress
+from parity_check.engines.base import TRAINER, WORKER, EngineSpec, Progress
 from parity_check.errors import EngineError, InputError, OutputError, ParityCheckError
 from parity_check.files import DISK_FULL_HINT, cannot_write
 
@@ -23,14 +23,19 @@ SHUTDOWN_GRACE_S = 5.0
 LOG_TAIL_LINES = 20
 
 INPUT_KINDS = ("prompt_too_long", "token_out_of_vocabulary", "bad_prompt", "bad_update")
+TRAINER_HINTS = {
+    "out_of_memory": "lower tokens_per_batch in [{table}.transformers]",
+    "load_failed": "check [{table}.transformers] and the model",
+}
 HINTS = {
+    "transformers_not_installed": "name an interpreter that has torch and transformers",
     "vllm_not_installed": "name an interpreter that has vllm, or use `requirement`",
-    "bad_engine_args": "check [{role}.engine_args] in the configuration",
+    "bad_engine_args": "check [{table}.engine_args] in the configuration",
     "setting_not_applied": 'ask for what this engine can do, or write "default" in '
-    "[{role}.settings] to leave it to the engine",
-    "wrong_family": "V0 exists up to 0.10; set `family` in [{role}] to what is wanted",
+    "[{table}.settings] to leave it to the engine",
+    "wrong_family": "V0 exists up to 0.10; set `family` in [{table}] to what is wanted",
     "out_of_memory": "lower max_model_len, max_num_seqs or gpu_memory_utilization in "
-    "[{role}.engine_args] (on CPU: VLLM_CPU_KVCACHE_SPACE in [{role}.env])",
+    "[{table}.engine_args] (on CPU: VLLM_CPU_KVCACHE_SPACE in [{table}.env])",
     "unsupported": None,
 }
 
@@ -248,9 +253,12 @@ class WorkerEngine:
         if kind == "disk_full":
             return OutputError(f"the {self.spec.role} engine {message}", hint=DISK_FULL_HINT)
         verb = "could not start" if op == "load" else f"failed to {op}"
-        hint = HINTS.get(kind)
+        own = TRAINER_HINTS if self.spec.backend == TRAINER else {}
+        hint = own.get(kind, HINTS.get(kind))
         return self._error(
-            f"{verb}: {message}", kind=kind, hint=hint.format(role=self.spec.role) if hint else None
+            f"{verb}: {message}",
+            kind=kind,
+            hint=hint.format(table=self.spec.table) if hint else None,
         )
 
     def _crashed(self, op: str) -> EngineError:

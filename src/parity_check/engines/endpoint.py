@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity_check.config import Config, EndpointConfig, Role, Settings
+from parity_check.config import Config, EndpointConfig, Settings
 from parity_check.engines import completions, endpoint_probes
 from parity_check.engines.base import ENDPOINT, Progress, Spec
 from parity_check.engines.completions import BadAnswerError
@@ -36,7 +36,7 @@ WAYS_OUT = (
 class EndpointSpec:
     """One served endpoint, ready to be asked. The key is read when the engine is made."""
 
-    role: Role
+    role: str
     endpoint: EndpointConfig
     family: str | None
     settings: Settings
@@ -58,7 +58,7 @@ class EndpointSpec:
         return 0.0
 
 
-def endpoint_spec(role: Role, config: Config) -> EndpointSpec:
+def endpoint_spec(role: str, config: Config) -> EndpointSpec:
     """Raises ConfigError when the variable that is to hold the key does not."""
     engine = config.engine(role)
     assert engine.endpoint is not None
@@ -67,7 +67,7 @@ def endpoint_spec(role: Role, config: Config) -> EndpointSpec:
 
 
 def check_evaluation(
-    role: Role,
+    role: str,
     operation: str,
     config: Config,
     sampling: Mapping[str, Any] | None = None,
@@ -97,7 +97,7 @@ def check_evaluation(
         )
 
 
-def read_key(role: Role, endpoint: EndpointConfig) -> str | None:
+def read_key(role: str, endpoint: EndpointConfig) -> str | None:
     """The API key, from the one place where it may be. Raises ConfigError."""
     if endpoint.api_key_env is None:
         return None

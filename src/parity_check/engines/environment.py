@@ -86,7 +86,9 @@ def resolve(
         raise provision.disk_error(error, target.requirement, location) from error
 
 
-def plan(*, python: str | None, requirement: str | None, cache: Path) -> EnvironmentPlan:
+def plan(
+    *, python: str | None, requirement: str | None, cache: Path, needs_vllm: bool = True
+) -> EnvironmentPlan:
     """Say what `resolve` would find or make, without installing anything.
 
     Raises ConfigError only, for what the user wrote; an interpreter that is not there or does
@@ -95,7 +97,7 @@ def plan(*, python: str | None, requirement: str | None, cache: Path) -> Environ
     cache = cache.absolute()
     _refuse_both_or_neither(python, requirement)
     if python is not None:
-        return _plan_existing(python, cache)
+        return _plan_existing(python, cache, needs_vllm=needs_vllm)
     target = pinned.parse(requirement or "")
     location = target.location(cache)
     environment = pinned.ready(target, cache)
@@ -117,8 +119,10 @@ def plan(*, python: str | None, requirement: str | None, cache: Path) -> Environ
 def way_in(plan: EnvironmentPlan, engine: EngineConfig, setting: str) -> Way | None:
     """How an engine's version takes a request for a setting; None where that is not known.
 
-    As for an interpreter that is missing, or has no vllm.
+    As for an interpreter that is missing, or has no vllm; a trainer does as it is told.
     """
+    if engine.kind == "transformers":
+        return None
     if plan.environment is not None:
         found = plan.environment
         version, platform = found.packages["vllm"], found.platform
@@ -191,14 +195,14 @@ def _extension_checked(
     return checked
 
 
-def _plan_existing(text: str, cache: Path) -> EnvironmentPlan:
+def _plan_existing(text: str, cache: Path, *, needs_vllm: bool) -> EnvironmentPlan:
     location = Path(text) if text != "current" else Path(sys.executable)
     try:
         python = _interpreter(text)
     except ConfigError as error:
         return EnvironmentPlan("not usable", location, cause=error.message)
     try:
-        environment = _existing(python, cache, lambda _: None, needs_vllm=True)
+        environment = _existing(python, cache, lambda _: None, needs_vllm=needs_vllm)
     except NoVllmError as error:
         return EnvironmentPlan("not usable", location, cause=error.message)
     except EngineEnvironmentError as error:

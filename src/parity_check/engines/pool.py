@@ -1,25 +1,26 @@
-"""Two engines: side by side where each has a device, by turns where they share one."""
+"""Engines: side by side where each has a device, by turns where they share one."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from itertools import combinations
 from pathlib import Path
 from typing import Self, TypeVar
 
-from parity_check.config import Role
 from parity_check.engines.base import Engine, EngineSpec, Progress, Spec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.endpoint import EndpointEngine, EndpointSpec
 from parity_check.errors import ParityCheckError
 
+N = TypeVar("N", bound=str)
 T = TypeVar("T")
 Job = Callable[[Engine], T]
 
 SIGNAL_POLL_S = 0.2
 FULL_DEVICE = 0.95
-"""Two engines that together ask for less of a device's memory than this stay loaded together."""
+"""Engines that together ask for less of a device's memory than this stay loaded together."""
 
 
 class EnginePool:
@@ -31,24 +32,24 @@ class EnginePool:
 
     def __init__(
         self,
-        specs: Mapping[Role, Spec],
+        specs: Mapping[str, Spec],
         work_dir: Path,
         log_dir: Path,
         stall_timeout_s: float,
-        progress: Callable[[Role], Progress],
+        progress: Callable[[str], Progress],
     ) -> None:
-        self.specs: dict[Role, Spec] = dict(specs)
+        self.specs: dict[str, Spec] = dict(specs)
         self._work_dir = work_dir
         self._log_dirs = dict.fromkeys(specs, log_dir)
         self._stall_timeout_s, self._progress = stall_timeout_s, progress
-        self._engines: dict[Role, Engine] = {}
+        self._engines: dict[str, Engine] = {}
         self._lock, self._ended = threading.Lock(), False
 
     @property
     def side_by_side(self) -> bool:
         """Whether no two engines run on the same device."""
-        first, *others = self.specs.values()
-        return not any(first.shares_device_with(other) for other in others)
+        pairs = combinations(self.specs.values(), 2)
+        return not any(one.shares_device_with(other) for one, other in pairs)
 
     @property
     def resident(self) -> bool:
@@ -65,7 +66,7 @@ class EnginePool:
         for engine in self._engines.values():
             engine.close()
 
-    def run(self, jobs: Mapping[Role, Job[T]]) -> dict[Role, T]:
+    def run(self, jobs: Mapping[N, Job[T]]) -> dict[N, T]:
         """Run one job on each named engine. The first failure ends the other engines' jobs.
 
         An engine that fails a job of its own turn is ended, and started anew by the next.
@@ -92,21 +93,21 @@ class EnginePool:
         self._end(role)
         self.specs[role], self._log_dirs[role] = spec, log_dir
 
-    def _end(self, role: Role) -> None:
+    def _end(self, role: str) -> None:
         if role in self._engines:
             self._engines.pop(role).close()
 
-    def _run(self, role: Role, job: Job[T]) -> T:
+    def _run(self, role: str, job: Job[T]) -> T:
         try:
             return job(self._engine(role))
         except ParityCheckError:
             self._end(role)
             raise
 
-    def _loaded_first(self, jobs: Mapping[Role, Job[T]]) -> list[tuple[Role, Job[T]]]:
+    def _loaded_first(self, jobs: Mapping[N, Job[T]]) -> list[tuple[N, Job[T]]]:
         return sorted(jobs.items(), key=lambda item: item[0] not in self._engines)
 
-    def _engine(self, role: Role) -> Engine:
+    def _engine(self, role: str) -> Engine:
         if role not in self._engines:
             if not self.resident:
                 for other in list(self._engines):
@@ -114,7 +115,7 @@ class EnginePool:
             self._spawn(role).load()
         return self._engines[role]
 
-    def _spawn(self, role: Role) -> Engine:
+    def _spawn(self, role: str) -> Engine:
         spec, log = self.specs[role], self._log_dirs[role] / f"{role}.log"
         work, progress = self._work_dir / role, self._progress(role)
         with self._lock:
@@ -148,7 +149,7 @@ def _wait(futures: Iterable[Future[T]]) -> None:
             return
 
 
-def _raise_first(futures: Mapping[Role, Future[T]]) -> None:
+def _raise_first(futures: Mapping[N, Future[T]]) -> None:
     """Raise the first failure; the ones that follow from ending the others are not news."""
     for future in futures.values():
         if future.done() and (error := future.exception()):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parity_check.config import EndpointConfig, Role
+from parity_check.config import EndpointConfig
 from parity_check.errors import EngineError
 from parity_check.files import cannot_write
 
@@ -58,7 +58,7 @@ class Server:
     through `_clean` before it is shown or logged.
     """
 
-    def __init__(self, role: Role, config: EndpointConfig, key: str | None, log: Path) -> None:
+    def __init__(self, role: str, config: EndpointConfig, key: str | None, log: Path) -> None:
         self._role, self._config, self._key, self._log = role, config, key, log
         self._lock, self._ended = threading.Lock(), False
         self._trust: ssl.SSLContext | None = None

@@ -139,6 +139,22 @@ def legend(report: ParityReport) -> Iterator[str]:
         yield "A/A floor: not measured here (no trace of an engine's repeat of its own tokens)."
     for objective in shown_objectives(report):
         yield _explain(report, objective)
+    yield from _loss(report)
+
+
+def _loss(report: ParityReport) -> Iterator[str]:
+    """Which of the numbers are the configured loss's own, where the configuration says."""
+    wiring = report.config["objective"].get("logprobs")
+    if wiring == "bypass":
+        yield (
+            'objective.logprobs = "bypass": the loss takes the logprobs of the rollout as its old '
+            "ones, so the mean ratio and the clip fraction are those of its first step."
+        )
+    if wiring == "recompute":
+        yield (
+            'objective.logprobs = "recompute": the loss starts at a ratio of 1 and clips nothing; '
+            "the truncation share is what its importance weight loses, if it has one."
+        )
 
 
 def shown_objectives(report: ParityReport) -> tuple[Objective, ...]:

@@ -24,24 +24,24 @@ def _lines(report: ParityReport) -> Iterator[str]:
     yield ""
     yield from columns(table.engine_rows(report), "<<<<")
     yield ""
-    yield from _wrapped(f"workload  {sentences.workload(report)}", indent=10)
+    yield from wrapped(f"workload  {sentences.workload(report)}", indent=10)
     for direction in report.directions:
         yield ""
-        yield from _wrapped(sentences.direction_title(direction))
+        yield from wrapped(sentences.direction_title(direction))
         yield from columns(table.direction_rows(report, direction), "<>>>><")
-        yield from _wrapped(sentences.first_divergence(direction))
+        yield from wrapped(sentences.first_divergence(direction))
     yield ""
     for sentence in sentences.legend(report):
-        yield from _wrapped(sentence)
+        yield from wrapped(sentence)
     for title, reasons in sentences.reasons(report):
         yield ""
         yield title
         for reason in reasons:
-            yield from _wrapped(f"  {reason}", indent=4)
+            yield from wrapped(f"  {reason}", indent=4)
     yield from _diagnosis(report.diagnosis)
     for warning in report.warnings:
         yield ""
-        yield from _wrapped(f"warning [{warning.id}]: {warning.message}")
+        yield from wrapped(f"warning [{warning.id}]: {warning.message}")
     if report.worst_tokens:
         yield ""
         yield from columns(table.worst_rows(report), "<>>><")
@@ -53,22 +53,23 @@ def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
     yield ""
     yield "layers, in this order"
     for line in columns(list(sentences.stages(diagnosis)), "<<<"):
-        yield from _wrapped(f"  {line}", indent=4)
+        yield from wrapped(f"  {line}", indent=4)
     nothing = sentences.nothing_found(diagnosis)
     if diagnosis.findings or nothing:
         yield ""
         yield "likely causes"
     if nothing:
-        yield from _wrapped(f"  {nothing}", indent=4)
+        yield from wrapped(f"  {nothing}", indent=4)
     for number, finding in enumerate(diagnosis.findings, 1):
-        yield from _wrapped(f"  {number}  {sentences.finding_title(finding)}", indent=5)
+        yield from wrapped(f"  {number}  {sentences.finding_title(finding)}", indent=5)
         for sentence in finding.evidence:
-            yield from _wrapped(f"     - {sentence}", indent=7)
-        yield from _wrapped(f"     fix: {finding.fix}", indent=10)
-        yield from _wrapped(f"     confirm: {finding.confirm}", indent=14)
+            yield from wrapped(f"     - {sentence}", indent=7)
+        yield from wrapped(f"     fix: {finding.fix}", indent=10)
+        yield from wrapped(f"     confirm: {finding.confirm}", indent=14)
 
 
-def _wrapped(sentence: str, indent: int = 2) -> list[str]:
+def wrapped(sentence: str, indent: int = 2) -> list[str]:
+    """A sentence as lines of a terminal's width."""
     return textwrap.wrap(
         sentence, WIDTH, subsequent_indent=" " * indent,
         break_long_words=False, break_on_hyphens=False,

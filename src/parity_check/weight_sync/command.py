@@ -83,7 +83,7 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Wei
     checkpoints = [locate_checkpoint(path) for path in settings.weights]
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(_in_process(config, roles), roles, run, console) as live:
-            specs = live.engines.specs.items()
+            specs = ((role, live.engines.specs[role]) for role in roles)
             started = {role: spec for role, spec in specs if isinstance(spec, EngineSpec)}
             ways = declared_ways(started, settings)
             ids = tokenize_prompts(live, prompts)

@@ -28,7 +28,8 @@ tokenize    requests {prompt_id, text | messages}      out {prompt_id, token_ids
 decode      ids: [...]                                 texts: [...], one string a token id
 generate    requests {sample_id, prompt_token_ids}     out {sample_id, token_ids, logprobs, ...}
 replay      requests + completion_token_ids            out, the given tokens forced in decode
-rescore     requests + completion_token_ids            out, scored by prefill
+rescore     requests + completion_token_ids            out, scored by prefill; a trainer takes
+                                                       samples_per_batch, and gives the entropy
 weights                                                {parameters: {name: digest}, head}
 weight_sync requests {sample_id, prompt_token_ids,     out {sample_id, token_ids, logprobs,
             in_flight, completion_token_ids?},           switches, finish_reason, ...};
@@ -42,9 +43,10 @@ checkpoint and resumes; then it runs the others. `switches` names the tokens bef
 weights changed. At each pause `out` also gets a row for every open request, with the tokens so
 far and finish_reason null; a later row of the same sample replaces it.
 
-Known failures have a `kind`: vllm_not_installed, bad_engine_args, wrong_family,
-setting_not_applied, unsupported, out_of_memory, prompt_too_long, token_out_of_vocabulary,
-replay_mismatch, load_failed, disk_full, bad_update, update_failed; everything else is `internal`,
+Known failures have a `kind`: vllm_not_installed, transformers_not_installed, bad_engine_args,
+wrong_family, setting_not_applied, unsupported, out_of_memory, prompt_too_long,
+token_out_of_vocabulary, replay_mismatch, load_failed, disk_full, bad_update, update_failed;
+everything else is `internal`,
 with a traceback.
 
 This directory runs in the engine's own interpreter (Python 3.9 and later): the standard library
@@ -128,6 +130,10 @@ def make_engine(command):
         from fake_engine import FakeEngine
 
         return FakeEngine(command)
+    if command["backend"] == "transformers":
+        from transformers_engine import TransformersEngine
+
+        return TransformersEngine(command)
     from vllm_engine import VllmEngine
 
     return VllmEngine(command)

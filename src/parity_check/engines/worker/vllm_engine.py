@@ -13,6 +13,7 @@ import proofs
 import weight_sync
 from columns import logprob_columns
 from effective import plain
+from encoding import encode
 from failures import WorkerFailure
 from proofs import FORCED
 
@@ -197,21 +198,7 @@ class VllmEngine:
 
     def tokenize(self, requests, command, output):
         for request in requests:
-            if request.get("messages") is not None:
-                try:
-                    text = self.tokenizer.apply_chat_template(
-                        request["messages"], tokenize=False, add_generation_prompt=True
-                    )
-                except Exception as error:
-                    raise WorkerFailure(
-                        "bad_prompt",
-                        f"prompt {request['prompt_id']}: the chat template failed: "
-                        + first_line(str(error) or type(error).__name__),
-                    ) from error
-                ids = self.tokenizer.encode(text, add_special_tokens=False)
-            else:
-                ids = self.tokenizer.encode(request["text"])
-            output.write(prompt_id=request["prompt_id"], token_ids=list(ids))
+            output.write(prompt_id=request["prompt_id"], token_ids=encode(self.tokenizer, request))
 
     def decode(self, ids):
         return [self.tokenizer.decode([token]) for token in ids]

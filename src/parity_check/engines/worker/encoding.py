@@ -1,0 +1,19 @@
+"""Prompts to token ids, the same way for every engine that has a tokenizer of transformers."""
+
+from failures import WorkerFailure
+
+
+def encode(tokenizer, request):
+    """Token ids of one request {prompt_id, text | messages}."""
+    if request.get("messages") is None:
+        return list(tokenizer.encode(request["text"]))
+    try:
+        text = tokenizer.apply_chat_template(
+            request["messages"], tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        raise WorkerFailure(
+            "bad_prompt", f"prompt {request['prompt_id']}: the chat template failed: {lines[0]}"
+        ) from error
+    return list(tokenizer.encode(text, add_special_tokens=False))

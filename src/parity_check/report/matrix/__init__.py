@@ -1,0 +1,1 @@
+"""One frozen MatrixReport and its renderers."""
