@@ -17,6 +17,19 @@ from parity_check.engines.client import WorkerEngine
 from parity_check.prompts import read_prompts
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test marked `versions` is not there for any other version."""
+    elsewhere = [item for item in items if _is_for_others(item)]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
+
+
+def _is_for_others(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("versions")
+    parameters = getattr(item, "callspec", None)
+    return bool(marker and parameters and not set(marker.args) & set(parameters.params.values()))
+
+
 @pytest.fixture(scope="session", params=VERSIONS)
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

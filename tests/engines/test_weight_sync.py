@@ -231,19 +231,17 @@ def test_kept_kv_is_that_of_the_old_weights(outcomes: tuple[str, dict[str, Outco
         assert {request.switches for request in run.of("in_flight")} == {(AFTER,)}
 
 
+@pytest.mark.versions("0.32.0")
 def test_two_updates_are_two_versions(outcomes: tuple[str, dict[str, Outcome]]) -> None:
     _, found = outcomes
-    if "two updates" not in found:
-        pytest.skip("run on one version")
     run, result = found["two updates"]
     assert {request.switches for request in run.of("in_flight")} == {(AFTER, 2 * AFTER)}
     assert result.lags == pytest.approx((1 / 3, 1 / 3, 1 / 3))
 
 
+@pytest.mark.versions("0.18.1")
 def test_an_uncleared_prefix_cache_is_found(outcomes: tuple[str, dict[str, Outcome]]) -> None:
-    version, found = outcomes
-    if not CACHING[version]:
-        pytest.skip("prefix caching is off here")
+    _, found = outcomes
     for name in ("keep", "wait, not cleared"):
         stale = check(found[name], "no_stale_prefix")
         assert stale.value is not None
@@ -252,10 +250,9 @@ def test_an_uncleared_prefix_cache_is_found(outcomes: tuple[str, dict[str, Outco
         assert "clear_cache = true" in stale.advice
 
 
+@pytest.mark.versions("0.18.1")
 def test_sabotage_is_named(outcomes: tuple[str, dict[str, Outcome]]) -> None:
-    version, found = outcomes
-    if version != "0.18.1":
-        pytest.skip("run on one version")
+    _, found = outcomes
     unsettled = {"no_stale_prefix": "inconclusive", "in_flight_as_declared": "inconclusive"}
     nothing = {"weights_arrived": "drift", "lm_head_refreshed": "drift", **unsettled}
 
@@ -306,11 +303,10 @@ def test_v1_is_the_analogue_of_v0_where_it_keeps(
         assert analogue.verdict == ("parity" if name == "keep" else "drift"), name
 
 
+@pytest.mark.versions("0.18.1")
 def test_an_update_that_fails_halfway_ends_the_run(fleet: tuple[str, Fleet]) -> None:
     """The last test of a version: it leaves its engine paused."""
     version, engines = fleet
-    if version != "0.18.1":
-        pytest.skip("0.8.5 loads so; one V1 version is enough")
     config = configured(version, engines.checkpoints, update="sabotage:fails_halfway")
     put_back(engines.subject, config)
     with pytest.raises(EngineError, match="the model is half updated") as failed:
