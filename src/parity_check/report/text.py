@@ -65,7 +65,7 @@ def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
         for sentence in finding.evidence:
             yield from wrapped(f"     - {sentence}", indent=7)
         yield from wrapped(f"     fix: {finding.fix}", indent=10)
-        yield from wrapped(f"     confirm: {finding.confirm}", indent=14)
+        yield f"     confirm: {finding.confirm}"  # in one line: it is to be copied
 
 
 def wrapped(sentence: str, indent: int = 2) -> list[str]:
