@@ -145,17 +145,18 @@ def report(
 ) -> None:
     """Render and judge a finished run again, with other limits if you like; no engine needed."""
     from parity_check import app
-    from parity_check.ablation import files
+    from parity_check.ablation import command as ablation
     from parity_check.config import load_config
+    from parity_check.weight_sync import command as updates
 
     console = _console(context, -quiet, color, None)
     delivery = delivery_from(format, write, exit_zero, inconclusive)
     loaded = load_config(run / "config.toml", overlay or [])
-    if files.is_ablation(run):
-        from parity_check.ablation import command as ablation
-
+    if ablation.is_ablation(run):
         only_ablation_formats(delivery)
         raise typer.Exit(ablation.report(run, loaded, delivery, console))
+    if updates.is_weight_sync(run):
+        raise typer.Exit(updates.report(run, delivery, console))
     raise typer.Exit(app.report(run, loaded, delivery, console))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from canned_updates import STALE, a_report, a_run, changed
 from golden.outline import outline
-from parity_check.report.weight_sync.json import schema
+from parity_check.report.weight_sync.json import parse, schema
 from parity_check.report.weight_sync.model import WeightSyncReport
 from parity_check.report.weight_sync.renderers import RENDERERS
 from support import about
@@ -61,6 +61,13 @@ def test_golden(
 def test_the_golden_report_keeps_to_the_schema(name: str) -> None:
     report = json.loads((HERE / f"weight-sync-{name}.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(schema()).validate(report)
+
+
+@pytest.mark.parametrize(("name", "report"), CANNED.items(), ids=CANNED)
+def test_a_stored_report_is_read_back_whole(name: str, report: WeightSyncReport) -> None:
+    stored = RENDERERS["json"](report)
+    for format in SUFFIXES:
+        assert RENDERERS[format](parse(stored)) == RENDERERS[format](report), format
 
 
 @pytest.mark.parametrize("name", CANNED)

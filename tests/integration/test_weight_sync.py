@@ -142,6 +142,18 @@ def test_on_github_the_job_is_annotated_and_summarised(
     assert summary.read_text().startswith("## parity-check weight-sync: ✗ DRIFT")
 
 
+def test_a_finished_run_is_rendered_again(tmp_path: Path) -> None:
+    done, report = weight_sync(tmp_path)
+    run = only_run(tmp_path)
+    again = call_cli("report", run, "--write", f"html={tmp_path / 'again.html'}", cwd=tmp_path)
+    assert (again.returncode, again.stdout, again.stderr) == (done.returncode, done.stdout, "")
+    assert (tmp_path / "again.html").read_text() == (run / "report.html").read_text()
+    (run / "report.json").write_text(json.dumps({**report, "verdict": "perhaps"}))
+    assert_fails(
+        call_cli("report", run, cwd=tmp_path), 2, "not the report of a weight-sync run", "error: "
+    )
+
+
 def test_a_cleared_cache_is_not_stale(tmp_path: Path) -> None:
     _, report = weight_sync(
         tmp_path, "--engine", "candidate", candidate_settings=CACHING, sync={"clear_cache": True}

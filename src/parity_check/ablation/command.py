@@ -18,7 +18,6 @@ from parity_check.ablation.files import (
     PLAN,
     REPORT,
     StoredPlan,
-    is_ablation,
     is_finished,
     make_step,
     own_traces,
@@ -26,6 +25,7 @@ from parity_check.ablation.files import (
     shared_traces,
     write_plan,
 )
+from parity_check.ablation.files import is_ablation as is_ablation
 from parity_check.ablation.plan import DEFAULT, Flip, Step, plan
 from parity_check.ablation.steps import configured, run_steps
 from parity_check.analysis import judgement, replayed_name, sampled_name

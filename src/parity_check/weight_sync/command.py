@@ -24,11 +24,12 @@ from parity_check.delivery import Delivery, append_step_summary
 from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import IN_PROCESS
-from parity_check.errors import ConfigError, ExitCode
+from parity_check.errors import ConfigError, ExitCode, InputError
 from parity_check.files import write_text
 from parity_check.prompts import read_prompts
 from parity_check.report.model import EngineReport, Setting
 from parity_check.report.weight_sync import sentences
+from parity_check.report.weight_sync.json import parse
 from parity_check.report.weight_sync.model import WeightSyncReport
 from parity_check.report.weight_sync.renderers import RENDERERS
 from parity_check.run import RunDirectory
@@ -48,6 +49,8 @@ from parity_check.weight_sync.scenario import (
 )
 from parity_check.weight_sync.timeline import judge, overall
 
+REPORT = "report.json"
+
 
 def weight_sync(
     config: Config, roles: Sequence[Role], delivery: Delivery, console: Console
@@ -55,6 +58,23 @@ def weight_sync(
     """Change weights under requests that are on their way, on one engine or on both."""
     delivery.check()
     return deliver(run_scenario(config, roles, console), delivery, console)
+
+
+def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
+    """Render a finished run again, as it was judged. Raises InputError for a damaged report."""
+    delivery.check()
+    path = directory / REPORT
+    try:
+        stored = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not the report of a weight-sync run: {reason}") from None
+    return deliver(stored, delivery, console)
+
+
+def is_weight_sync(directory: Path) -> bool:
+    """Whether a run's directory is one of `weight-sync`."""
+    return any(directory.glob(rollouts_name("*")))
 
 
 def deliver(report: WeightSyncReport, delivery: Delivery, console: Console) -> ExitCode:
@@ -109,7 +129,7 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Wei
         report = _report(config, made, run, checkpoints, flown, runs)
         for role, each in zip(roles, runs, strict=True):
             run.write(rollouts_name(role), _rollouts(each, flown[role].rows))
-        run.write("report.json", RENDERERS["json"](report))
+        run.write(REPORT, RENDERERS["json"](report))
         run.write("report.html", RENDERERS["html"](report))
     return report
 

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from parity_check.report.weight_sync.model import WeightSyncReport
 from parity_check.weight_sync.timeline import EngineResult
 
@@ -47,6 +49,42 @@ def to_dict(report: WeightSyncReport) -> dict[str, Any]:
         "checks": [asdict(check) for check in report.checks],
         "artifacts": list(report.artifacts),
     }
+
+
+def parse(text: str) -> WeightSyncReport:
+    """The report that was rendered. Raises ValueError for anything else."""
+    tree = json.loads(text)
+    if not isinstance(tree, dict) or tree.get("kind") != KIND:
+        raise ValueError(f"not a {KIND} report")
+    try:
+        return TypeAdapter(WeightSyncReport).validate_python(_fields(tree))
+    except KeyError as error:
+        raise ValueError(f"{error} is missing") from None
+
+
+def _fields(tree: dict[str, Any]) -> dict[str, Any]:
+    run = tree["run"]
+    return {
+        **{name: tree[name] for name in ("verdict", "model", "checkpoints", "host", "requests")},
+        **{name: tree[name] for name in ("checks", "artifacts", "schema_version")},
+        **{name: run[name] for name in ("created_utc", "command", "config")},
+        "run_id": run["id"],
+        "parity_check": tree["tool"]["version"],
+        "engines": list(tree["engines"].values()),
+        "results": [
+            {
+                **result,
+                "role": role,
+                "timeline": [_without_engine(s) for s in tree["timeline"] if s["engine"] == role],
+                "checks": [check for check in tree["checks"] if check["engine"] == role],
+            }
+            for role, result in tree["results"].items()
+        ],
+    }
+
+
+def _without_engine(step: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in step.items() if name != "engine"}
 
 
 def _result(result: EngineResult) -> dict[str, Any]:
