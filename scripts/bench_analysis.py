@@ -86,7 +86,7 @@ def build(directory: Path, tokens: int) -> None:
     ]
     schemas = [
         trace_schema().with_metadata(
-            {METADATA_KEY: json.dumps(header(name)).encode(), VOCABULARY_KEY: b"{}"}
+            {METADATA_KEY: json.dumps(header(name, samples)).encode(), VOCABULARY_KEY: b"{}"}
         )
         for name in NAMES
     ]
@@ -129,7 +129,7 @@ def lists(pa: object, values: object, length: int) -> object:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)  # type: ignore[attr-defined]
 
 
-def header(name: str) -> dict[str, object]:
+def header(name: str, samples: int) -> dict[str, object]:
     engine = {
         "label": name, "version": "0", "family": "v1", "device": "none", "packages": {},
         "settings": {}, "config": {}, "environment": {}, "model": {},
@@ -145,6 +145,7 @@ def header(name: str) -> dict[str, object]:
         "logprob_distribution": "processed", "host": {}, "config": {},
         "replayed_from": None if name == "behaviour" else "bench",
         "token_digest": "bench" if name == "behaviour" else "replayed", "schema_version": 1,
+        "samples": samples, "tokens": samples * LENGTH,
     }  # fmt: skip
 
 
