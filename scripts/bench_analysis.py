@@ -26,6 +26,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 LENGTH = 512
 SAMPLES_PER_PROMPT = 4
@@ -123,10 +124,10 @@ def build(directory: Path, tokens: int) -> None:
                 writer.write_batch(pa.record_batch(table, schema=writer.schema))
 
 
-def lists(pa: object, values: object, length: int) -> object:
+def lists(pa: Any, values: Any, length: int) -> Any:
     """A list column of equal lengths over flat values."""
-    offsets = range(0, len(values) + 1, length)  # type: ignore[arg-type]
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)  # type: ignore[attr-defined]
+    offsets = range(0, len(values) + 1, length)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
 
 
 def header(name: str, samples: int) -> dict[str, object]:
@@ -220,7 +221,8 @@ def child(command: Sequence[str]) -> dict[str, float]:
     done = subprocess.run(
         command, env={**os.environ, **threads}, stdout=subprocess.PIPE, text=True, check=True
     )
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def report(name: str, tokens: int, found: dict[str, float]) -> None:

@@ -81,12 +81,12 @@ def evidence_of(
     offsets = np.cumsum([0, *(len(part.reference) for part in parts)])
     prompts = np.cumsum([0, *(int(part.prompt.max(initial=-1)) + 1 for part in parts)])
 
-    def stacked(name: str) -> NDArray[np.generic]:
+    def stacked(name: str) -> Any:
         return _stacked([np.asarray(getattr(part, name)) for part in parts])
 
     starts = [part.starts[:-1] + offset for part, offset in zip(parts, offsets, strict=False)]
     return Evidence(
-        **{  # type: ignore[arg-type]
+        **{
             name: stacked(name)
             for name in (
                 *("reference", "candidate", "ids", "seen_prompt", "seen_output", "position"),

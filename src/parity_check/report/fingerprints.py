@@ -36,8 +36,8 @@ def _rows(report: ParityReport) -> Iterator[Row]:
         return "differs" if differs else ""
 
     for name in ("label", "family", "device"):
-        values = [str(getattr(engine, name)) for engine in report.engines]
-        yield (f"engine {name}", *values, mark(name, values[0] != values[1]), "")  # type: ignore[misc]
+        left, right = (str(getattr(engine, name)) for engine in report.engines)
+        yield f"engine {name}", left, right, mark(name, left != right), ""
     for name in _keys(reference.settings, candidate.settings):
         values = [_setting(engine, name) for engine in report.engines]
         proofs = {

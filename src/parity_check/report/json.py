@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
-from importlib.resources import files
 from typing import Any
 
 from parity_check.diagnosis.findings import Finding
 from parity_check.gates import GateResult
 from parity_check.measurement import Bin, ClipEstimate, Measurement
 from parity_check.metrics import METRICS
-from parity_check.report import visible
+from parity_check.report.document import dumps, origin, schema_of
 from parity_check.report.model import Direction, ParityReport
 from parity_check.stats import Estimate
 
 
 def render(report: ParityReport) -> str:
-    text = json.dumps(to_dict(report), indent=1, ensure_ascii=False, allow_nan=False)
-    return visible.document(text) + "\n"
+    return dumps(to_dict(report))
 
 
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) that every report keeps to."""
-    text = files("parity_check.report").joinpath("schema.json").read_text(encoding="utf-8")
-    tree: dict[str, Any] = json.loads(text)
-    return tree
+    return schema_of("parity_check.report")
 
 
 def to_dict(report: ParityReport) -> dict[str, Any]:
     """The JSON tree; infinities and NaN, which JSON does not have, become null."""
     return {
         "schema_version": report.schema_version,
-        "tool": {"name": "parity-check", "version": report.parity_check},
-        "run": {
-            "id": report.run_id,
-            "created_utc": report.created_utc,
-            "command": report.command,
-            "config": report.config,
-        },
+        **origin(report),
         "verdict": report.verdict,
         "exit_code": int(report.exit_code),
         "model": report.model,

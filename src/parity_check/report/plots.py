@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from parity_check.config import ROLES
 from parity_check.diagnosis.grid import FALSE_POSITIVES
 from parity_check.objectives import Objective
 from parity_check.pictures import spread
@@ -264,9 +265,9 @@ def gap_slope(axes: Axes, gaps: Gaps, temperature: float) -> None:
 def logit_grid(axes: Axes, gaps: Gaps) -> None:
     """Share of gaps that are multiples of 2⁻ᵏ, by engine."""
     steps = range(len(EXPONENTS))
-    for role, marker, style in (("reference", "o", "-"), ("candidate", "s", (0, (3, 1.5)))):
+    for role, marker, style in zip(ROLES, "os", ("-", (0, (3, 1.5))), strict=True):
         axes.plot(
-            steps, gaps.on_grid[role], marker=marker, markersize=4, color=COLOURS[role],  # type: ignore[index]
+            steps, gaps.on_grid[role], marker=marker, markersize=4, color=COLOURS[role],
             linestyle=style, label=role,
         )  # fmt: skip
     axes.axhline(FALSE_POSITIVES, color=COLOURS["muted"], linestyle=":", label="by chance")

@@ -38,12 +38,11 @@ def strip(gate: GateResult) -> Strip | None:
     def place(value: float) -> float:
         return min(1.0, max(0.0, (value - low) / span))
 
-    ends = (gate.estimate.ci_low, gate.estimate.ci_high)
-    known = ends[0] is not None and ends[1] is not None
-    reached = [end for end in (*ends, gate.estimate.value) if end is not None]
+    ends = [end for end in (gate.estimate.ci_low, gate.estimate.ci_high) if end is not None]
+    reached = [*ends, gate.estimate.value]
     return Strip(
         band=(place(lower), place(upper)),
-        interval=(place(ends[0]), place(ends[1])) if known else None,  # type: ignore[arg-type]
+        interval=(place(ends[0]), place(ends[1])) if len(ends) == 2 else None,
         value=place(gate.estimate.value) if low <= gate.estimate.value <= high else None,
         floor=None if gate.floor is None else place(gate.floor.value),
         cut_low=min(reached) < low - 1e-9 * span,

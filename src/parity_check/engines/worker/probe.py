@@ -98,7 +98,7 @@ def call_one_op(torch, device):
 
     if not hasattr(torch.ops._C, "rms_norm"):
         # vLLM only logs that the extension does not load; importing it again says why.
-        import vllm._C  # noqa: F401
+        import vllm._C  # noqa: F401 - imported for the error it raises
 
         raise ImportError("vllm._C loads, but brings no rms_norm")
     x = torch.ones(2, 64, device=device)
@@ -114,7 +114,7 @@ def check(facts):
         import torch
 
         facts["build"] = build_facts(torch)
-        import vllm  # noqa: F401
+        import vllm  # noqa: F401 - that it imports is what is asked
     except Exception as error:
         return {"ok": False, "kind": "import_failed", "message": one_line(error), **facts}
     if facts["platform"] == "cuda" and not torch.cuda.is_available():
@@ -139,7 +139,7 @@ def import_engine():
     for name in ENGINE_MODULES:
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:  # noqa: PERF203
+        except ModuleNotFoundError as error:  # noqa: PERF203 - one module may fail alone
             if not (error.name and name.startswith(error.name)):
                 raise
 

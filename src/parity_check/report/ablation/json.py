@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.resources import files
 from typing import Any
 
 from parity_check.report.ablation.model import AblationReport, StepReport
+from parity_check.report.document import dumps, schema_of
 from parity_check.report.json import finite_values
 from parity_check.report.model import Direction
 from parity_check.stats import Estimate
@@ -24,14 +23,12 @@ METRICS = (
 
 
 def render(report: AblationReport) -> str:
-    return json.dumps(to_dict(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return dumps(to_dict(report))
 
 
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) that every ablation.json keeps to."""
-    text = files("parity_check.report.ablation").joinpath("schema.json").read_text("utf-8")
-    tree: dict[str, Any] = json.loads(text)
-    return tree
+    return schema_of("parity_check.report.ablation")
 
 
 def to_dict(report: AblationReport) -> dict[str, Any]:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from importlib.resources import files
 from typing import Any
 
 from parity_check.decomposition import Decomposition, Leg
 from parity_check.measurement import ClipEstimate, Measurement
+from parity_check.report.document import dumps, origin, schema_of
 from parity_check.report.json import finite_values
 from parity_check.report.matrix.model import FirstStep, MatrixReport, Pair, Rollouts, Scorer
 from parity_check.stats import Estimate
 
 
 def render(report: MatrixReport) -> str:
-    return json.dumps(to_dict(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return dumps(to_dict(report))
 
 
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) that every such report keeps to."""
-    text = files("parity_check.report.matrix").joinpath("schema.json").read_text("utf-8")
-    tree: dict[str, Any] = json.loads(text)
-    return tree
+    return schema_of("parity_check.report.matrix")
 
 
 def to_dict(report: MatrixReport) -> dict[str, Any]:
@@ -30,13 +27,7 @@ def to_dict(report: MatrixReport) -> dict[str, Any]:
     return {
         "schema_version": report.schema_version,
         "report": "matrix",
-        "tool": {"name": "parity-check", "version": report.parity_check},
-        "run": {
-            "id": report.run_id,
-            "created_utc": report.created_utc,
-            "command": report.command,
-            "config": report.config,
-        },
+        **origin(report),
         "verdict": report.verdict,
         "exit_code": int(report.exit_code),
         "model": report.model,

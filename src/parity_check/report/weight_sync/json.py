@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from importlib.resources import files
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from parity_check.report.document import dumps, origin, schema_of
 from parity_check.report.weight_sync.model import WeightSyncReport
 from parity_check.weight_sync.timeline import EngineResult
 
@@ -16,27 +16,19 @@ KIND = "weight-sync"
 
 
 def render(report: WeightSyncReport) -> str:
-    return json.dumps(to_dict(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return dumps(to_dict(report))
 
 
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) that every report keeps to."""
-    text = files("parity_check.report.weight_sync").joinpath("schema.json").read_text("utf-8")
-    tree: dict[str, Any] = json.loads(text)
-    return tree
+    return schema_of("parity_check.report.weight_sync")
 
 
 def to_dict(report: WeightSyncReport) -> dict[str, Any]:
     return {
         "schema_version": report.schema_version,
         "kind": KIND,
-        "tool": {"name": "parity-check", "version": report.parity_check},
-        "run": {
-            "id": report.run_id,
-            "created_utc": report.created_utc,
-            "command": report.command,
-            "config": report.config,
-        },
+        **origin(report),
         "verdict": report.verdict,
         "exit_code": int(report.exit_code),
         "model": report.model,
