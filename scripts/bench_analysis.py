@@ -75,7 +75,7 @@ def build(directory: Path, tokens: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from parity_check.trace import METADATA_KEY, ROWS_PER_GROUP, VOCABULARY_KEY, trace_schema
+    from parity_check.traces.trace import METADATA_KEY, ROWS_PER_GROUP, VOCABULARY_KEY, trace_schema
 
     rng = np.random.default_rng(20261121)
     samples = tokens // LENGTH
@@ -151,8 +151,8 @@ def header(name: str, samples: int) -> dict[str, object]:
 
 
 def compare(directory: Path) -> Callable[[], object]:
-    from parity_check.analysis import analyse_pair
-    from parity_check.config import Judging
+    from parity_check.comparison.analyse import analyse_pair
+    from parity_check.config.models import Judging
 
     return lambda: analyse_pair(directory / "A.parquet", directory / "B.parquet", Judging())
 
@@ -160,8 +160,8 @@ def compare(directory: Path) -> Callable[[], object]:
 def metrics(directory: Path) -> Callable[[], object]:
     import numpy as np
 
-    from parity_check.estimates import measure
-    from parity_check.metrics import PairedChunk
+    from parity_check.measure.measure import measure
+    from parity_check.measure.metrics import PairedChunk
 
     behaviour, evaluating = (np.load(directory / f"{name}.npy") for name in NAMES)
     samples = len(behaviour) // LENGTH

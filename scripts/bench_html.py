@@ -21,9 +21,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from bench_analysis import LENGTH, build
-from parity_check.analysis import analyse_pair
-from parity_check.config import Judging
-from parity_check.illustration import illustrate_pair
+from parity_check.comparison.analyse import analyse_pair
+from parity_check.comparison.illustrate import illustrate_pair
+from parity_check.config.models import Judging
 from parity_check.report import html
 from parity_check.report.drawings import figure
 

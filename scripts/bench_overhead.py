@@ -20,11 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from parity_check.checkpoint import locate_model
-from parity_check.config import ROLES, Config, Role, load_config
-from parity_check.engines import environment
+from parity_check.config.load import load_config
+from parity_check.config.models import ROLES, Config, Role
 from parity_check.engines.base import WORKER, EngineSpec, engine_spec
-from parity_check.trace import Trace
+from parity_check.engines.environment import environment
+from parity_check.traces.checkpoint import locate_model
+from parity_check.traces.trace import Trace
 
 BARE = """
 import json, sys

@@ -25,7 +25,7 @@ KEPT = 24
 
 def rows_of(run: Path) -> list[Row]:
     """Prompt, completion and both logprobs of every sample."""
-    from parity_check.trace import Trace
+    from parity_check.traces.trace import Trace
 
     behaviour = Trace(run / "candidate.parquet")
     evaluating = Trace(run / "candidate-replayed-by-reference.parquet")

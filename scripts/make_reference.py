@@ -14,18 +14,18 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from parity_check.accumulator import POSITION_EDGES, SURPRISAL_EDGES
+from parity_check.comparison.diagnose import TOKEN_BUDGET
 from parity_check.diagnosis.grid import FALSE_POSITIVES, TOLERANCE
 from parity_check.diagnosis.path import KERNEL_RMS
 from parity_check.diagnosis.rules import RULES
-from parity_check.estimates import LENGTH_EDGES, QUANTILES, TAIL_THRESHOLDS
-from parity_check.examination import TOKEN_BUDGET
-from parity_check.gates import PROFILES
-from parity_check.hygiene import KINDS
-from parity_check.metrics import METRICS, RATIO_CAP, Metric
-from parity_check.objectives import OBJECTIVES, Objective
+from parity_check.measure.accumulator import POSITION_EDGES, SURPRISAL_EDGES
+from parity_check.measure.gates import PROFILES
+from parity_check.measure.invalid import KINDS
+from parity_check.measure.measure import LENGTH_EDGES, QUANTILES, TAIL_THRESHOLDS
+from parity_check.measure.metrics import METRICS, RATIO_CAP, Metric
+from parity_check.measure.objectives import OBJECTIVES, Objective
+from parity_check.measure.stats import FEWEST_CLUSTERS, FOLDS
 from parity_check.report.numbers import number
-from parity_check.stats import FEWEST_CLUSTERS, FOLDS
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
 BETTER = {"lower": "lower is better", "higher": "higher is better"}

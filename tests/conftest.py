@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import settings
 
-from support import Finished, fake_config, only_run, run_cli
+from helpers.support import Finished, fake_config, only_run, run_cli
 
 # Time says more about the machine's other work than about an example.
 settings.register_profile("untimed", deadline=None)

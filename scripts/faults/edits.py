@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from parity_check.trace import Sample
+from parity_check.traces.trace import Sample
 
 T = TypeVar("T")
 

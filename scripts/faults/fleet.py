@@ -10,11 +10,11 @@ from typing import Any, Self
 
 from faults import checkpoints
 from faults.cases import PARITY, STATIONS, Station
-from parity_check.config import parse_config
-from parity_check.engines import environment
+from parity_check.config.load import parse_config
 from parity_check.engines.base import WORKER, engine_spec
 from parity_check.engines.client import WorkerEngine
-from parity_check.prompts import ASSETS
+from parity_check.engines.environment import environment
+from parity_check.traces.prompts import ASSETS
 
 ALIVE = 4
 """Engines that stay loaded at once, 2 GB each."""

@@ -16,22 +16,15 @@ import tomli_w
 
 from faults.cases import STATIONS, Case, Side
 from faults.fleet import Fleet
-from parity_check import provenance, rollouts
-from parity_check.analysis import repeat_name, replayed_name, sampled_name
-from parity_check.config import (
-    OTHER,
-    ROLES,
-    SHAPING,
-    Config,
-    Role,
-    Workload,
-    dump_config,
-    parse_config,
-)
+from parity_check.config.load import dump_config, parse_config
+from parity_check.config.models import OTHER, ROLES, SHAPING, Config, Role, Workload
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.settings import distribution_in_force
-from parity_check.prompts import Prompt, read_prompts
-from parity_check.trace import Sample, Trace, TraceHeader, write_trace
+from parity_check.recording import requests
+from parity_check.traces import provenance
+from parity_check.traces.prompts import Prompt, read_prompts
+from parity_check.traces.run_files import repeat_name, replayed_name, sampled_name
+from parity_check.traces.trace import Sample, Trace, TraceHeader, write_trace
 
 BOS = 0
 WORKLOAD = {"samples_per_prompt": 1, "max_tokens": 40, "temperature": 1.0, "top_logprobs": 5}
@@ -95,8 +88,8 @@ class Recorder:
             order["reload"] = str(self.fleet.checkpoint(order["reload"]))
             # The old weights' prefixes are in the cache when the new ones come.
             once = Workload(samples_per_prompt=1, max_tokens=1)
-            ids = rollouts.tokenize(engine, self.prompts)
-            rollouts.generate(engine, self.prompts, ids, once)
+            ids = requests.tokenize(engine, self.prompts)
+            requests.generate(engine, self.prompts, ids, once)
         self.fleet.order_file(side.station).write_text(json.dumps(order), encoding="utf-8")
 
 
@@ -122,7 +115,7 @@ class Recording:
         self.directory.mkdir(parents=True)
         config = tomli_w.dumps(dump_config(self.config))
         (self.directory / "config.toml").write_text(config, encoding="utf-8")
-        ids = rollouts.tokenize(self.engines["reference"], self.prompts)
+        ids = requests.tokenize(self.engines["reference"], self.prompts)
         if self.case.doubled:
             ids = [[BOS, *tokens] for tokens in ids]
         samplers = self.config.workload.samplers()
@@ -144,7 +137,7 @@ class Recording:
         def sample(role: Role) -> None:
             side = self.sides[role]
             workload = self.config.workload.model_copy(update=dict(side.passed))
-            drawn = rollouts.generate(
+            drawn = requests.generate(
                 self.engines[role], self.prompts, [seen(side, tokens) for tokens in ids], workload
             )
             told = dict(zip((prompt.prompt_id for prompt in self.prompts), ids, strict=True))
@@ -182,7 +175,7 @@ class Recording:
         if side.as_text:
             given = self._retokenised(engine, given)
         top = self.config.workload.top_logprobs
-        scored = rollouts.score(engine, "replay", given, sampling, top, shuffle)
+        scored = requests.score(engine, "replay", given, sampling, top, shuffle)
         engine.forget()
         return [fit(original, found) for original, found in zip(samples, scored, strict=True)]
 
@@ -209,7 +202,7 @@ class Recording:
     ) -> None:
         engine = self.engines[evaluated_by]
         header = self._header(engine, sampled_by, evaluated_by, replayed_from)
-        vocabulary = rollouts.vocabulary(engine, samples)
+        vocabulary = requests.vocabulary(engine, samples)
         write_trace(self.directory / name, samples, header, vocabulary)
 
     def _header(

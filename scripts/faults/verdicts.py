@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults.cases import Case
-from parity_check.analysis import analyse
-from parity_check.config import load_config
+from parity_check.comparison.analyse import analyse
+from parity_check.config.load import load_config
 from parity_check.diagnosis.findings import Finding
 
 NOTHING = "–"

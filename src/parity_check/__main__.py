@@ -1,5 +1,5 @@
 """python -m parity_check"""
 
-from parity_check.cli import main
+from parity_check.cli.main import main
 
 main()

@@ -9,11 +9,11 @@ import pytest
 from playwright.sync_api import Browser
 
 from browser.support import chromium, opened
-from canned import CANNED, HOSTILE, Canned, write_run
-from canned_ablation import write_ablation
-from canned_updates import a_report, a_run
+from helpers.canned import CANNED, HOSTILE, Canned, write_run
+from helpers.canned_ablation import write_ablation
+from helpers.canned_updates import a_report, a_run
+from helpers.support import call_cli
 from parity_check.report.weight_sync.renderers import RENDERERS
-from support import call_cli
 
 PAGES: dict[str, Canned] = {**CANNED, "hostile": HOSTILE}
 SECTIONS = [

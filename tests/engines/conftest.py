@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from engines.support import HERE, VERSIONS, Engine, make_config, make_spec
-from parity_check import rollouts
 from parity_check.engines.base import WORKER
 from parity_check.engines.client import WorkerEngine
-from parity_check.prompts import read_prompts
+from parity_check.recording import requests
+from parity_check.traces.prompts import read_prompts
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,7 +46,7 @@ def engine(
             worker,
             make_config(version),
             prompts,
-            rollouts.tokenize(worker, prompts),
+            requests.tokenize(worker, prompts),
         )
 
 

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity_check import rollouts
-from parity_check.checkpoint import locate_model
-from parity_check.config import Config, parse_config
-from parity_check.engines import environment
+from parity_check.config.load import parse_config
+from parity_check.config.models import Config
 from parity_check.engines.base import EngineSpec, engine_spec
 from parity_check.engines.client import WorkerEngine
-from parity_check.engines.environment import Environment
-from parity_check.trace import Sample
+from parity_check.engines.environment import environment
+from parity_check.engines.environment.environment import Environment
+from parity_check.recording import requests
+from parity_check.traces.checkpoint import locate_model
+from parity_check.traces.trace import Sample
 
 HERE = Path(__file__).parent
 VERSIONS = {
@@ -38,13 +39,13 @@ class Engine(NamedTuple):
         config = self.config.workload.model_copy(
             update={"samples_per_prompt": 1, "max_tokens": 40, **workload}
         )
-        return rollouts.generate(self.worker, self.prompts, self.token_ids, config)
+        return requests.generate(self.worker, self.prompts, self.token_ids, config)
 
     def score(
-        self, operation: rollouts.LogprobOperation, samples: list[Sample], **workload: Any
+        self, operation: requests.LogprobOperation, samples: list[Sample], **workload: Any
     ) -> list[Sample]:
         config = self.config.workload.model_copy(update=workload)
-        return rollouts.score(self.worker, operation, samples, config.sampling(), 5)
+        return requests.score(self.worker, operation, samples, config.sampling(), 5)
 
 
 def make_config(version: str, **engine: Any) -> Config:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity_check.trace import Trace
+from parity_check.traces.trace import Trace
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.toml"
 DEFAULTS = {

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from browser.support import chromium, opened
-from parity_check.trace import Trace
+from parity_check.traces.trace import Trace
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.toml"

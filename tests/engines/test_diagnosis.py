@@ -10,7 +10,8 @@ from engines.support import Engine
 from faults import verdicts
 from faults.cases import CLEAN, FAULTS, PARITY, Case
 from faults.record import WORKLOAD, Recording
-from parity_check.config import Config, parse_config
+from parity_check.config.load import parse_config
+from parity_check.config.models import Config
 
 BY_NAME = {case.name: case for case in (*FAULTS, *CLEAN)}
 

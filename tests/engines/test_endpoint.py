@@ -12,12 +12,12 @@ import pytest
 
 from engines.served import Served, endpoint_engine, served
 from engines.support import Engine, logprobs_of
-from parity_check import rollouts
-from parity_check.config import Settings
-from parity_check.engines.endpoint import EndpointEngine
+from helpers.support import wait_for
+from parity_check.config.engines import Settings
+from parity_check.engines.endpoint.engine import EndpointEngine
 from parity_check.errors import EngineError
-from parity_check.trace import Sample
-from support import wait_for
+from parity_check.recording import requests
+from parity_check.traces.trace import Sample
 
 LAST_BITS = 2e-5
 """Of a float32 logprob of size 10, in nats; measured up to 6e-6."""
@@ -47,7 +47,7 @@ def generate(endpoint: EndpointEngine, engine: Engine, **workload: Any) -> list[
     config = engine.config.workload.model_copy(
         update={"samples_per_prompt": 1, "max_tokens": 40, **workload}
     )
-    return rollouts.generate(endpoint, engine.prompts, engine.token_ids, config)
+    return requests.generate(endpoint, engine.prompts, engine.token_ids, config)
 
 
 def test_what_the_server_proves_is_what_the_engine_in_process_does(
@@ -111,7 +111,7 @@ def test_it_scores_what_the_engine_sampled_to_the_bit(
 ) -> None:
     samples = engine.generate(temperature=1.0)
     sampling = engine.config.workload.model_copy(update={"temperature": 1.0}).sampling()
-    scored = rollouts.score(endpoint, "rescore", samples, sampling, 5)
+    scored = requests.score(endpoint, "rescore", samples, sampling, 5)
     np.testing.assert_array_equal(logprobs_of(samples), logprobs_of(scored))
     for ours, theirs in zip(samples, scored, strict=True):
         assert ours.top_logprobs == theirs.top_logprobs
@@ -124,7 +124,7 @@ def test_what_cannot_be_compared_is_refused(engine: Engine, endpoint: EndpointEn
         ("rescore", "prompt logprobs, which leave out temperature"),
     ]:
         with pytest.raises(EngineError, match=message):
-            rollouts.score(endpoint, operation, engine.generate(max_tokens=2), sampling, 5)
+            requests.score(endpoint, operation, engine.generate(max_tokens=2), sampling, 5)
 
 
 def test_what_the_server_refuses_is_passed_on(

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from parity_check.engines import environment
-from parity_check.engines.interpreter import run_probe
+from parity_check.engines.environment import environment
+from parity_check.engines.environment.interpreter import run_probe
 
 pytestmark = pytest.mark.slow
 

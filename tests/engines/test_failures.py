@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from parity_check.prompts import ASSETS
+from parity_check.traces.prompts import ASSETS
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.toml"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from engines.support import Engine
-from parity_check.prompts import ASSETS
+from parity_check.traces.prompts import ASSETS
 
 InProcess = Callable[..., dict[str, Any]]
 Samples = list[dict[str, list[int]]]

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from engines.support import VERSIONS, logprobs_of, make_environment
-from parity_check import rollouts
-from parity_check.checkpoint import locate_model
-from parity_check.config import Config, parse_config
+from parity_check.config.load import parse_config
+from parity_check.config.models import Config
 from parity_check.engines.base import engine_spec
 from parity_check.engines.client import WorkerEngine
 from parity_check.errors import EngineError, InputError
-from parity_check.prompts import read_prompts
-from parity_check.trace import Sample
+from parity_check.recording import requests
+from parity_check.traces.checkpoint import locate_model
+from parity_check.traces.prompts import read_prompts
+from parity_check.traces.trace import Sample
 
 TRAINER_TOML = Path(__file__).parents[2] / "configs" / "trainer.toml"
 ONE_AT_A_TIME = {"samples_per_batch": 1}
@@ -35,7 +36,7 @@ class Trainer(NamedTuple):
 
     def score(self, samples: list[Sample] | None = None, **options: Any) -> list[Sample]:
         sampling = {**self.config.workload.sampling(), **options.pop("sampling", {})}
-        return rollouts.score(
+        return requests.score(
             self.worker, "rescore", samples or self.samples, sampling, 5, **options
         )
 
@@ -65,9 +66,9 @@ def trainer(
     with start(version, tmp_path_factory.mktemp("trainer"), truncation=True) as worker:
         worker.load()
         prompts = read_prompts("bundled:prompts")[::12]
-        ids = rollouts.tokenize(worker, prompts)
+        ids = requests.tokenize(worker, prompts)
         workload = config.workload.model_copy(update={"samples_per_prompt": 1})
-        samples = rollouts.generate(worker, prompts, ids, workload)
+        samples = requests.generate(worker, prompts, ids, workload)
         yield Trainer(version, worker, config, samples)
 
 
@@ -127,11 +128,11 @@ def test_its_own_samples_are_near_their_prefill(trainer: Trainer) -> None:
 
 def test_greedy_sampling_takes_the_likeliest(trainer: Trainer) -> None:
     prompts = read_prompts("bundled:prompts")[:2]
-    ids = rollouts.tokenize(trainer.worker, prompts)
+    ids = requests.tokenize(trainer.worker, prompts)
     workload = trainer.config.workload.model_copy(
         update={"temperature": 0.0, "samples_per_prompt": 1, "max_tokens": 6}
     )
-    for sample in rollouts.generate(trainer.worker, prompts, ids, workload):
+    for sample in requests.generate(trainer.worker, prompts, ids, workload):
         assert sample.top_token_ids is not None
         likeliest = [ids[0] for ids in sample.top_token_ids]
         assert likeliest == list(sample.completion_token_ids)
@@ -139,10 +140,10 @@ def test_greedy_sampling_takes_the_likeliest(trainer: Trainer) -> None:
 
 def test_what_it_cannot_do_is_said(trainer: Trainer) -> None:
     with pytest.raises(EngineError, match="a trainer scores by prefill: rescore instead"):
-        rollouts.score(trainer.worker, "replay", trainer.samples, {}, 5)
+        requests.score(trainer.worker, "replay", trainer.samples, {}, 5)
     shaped = trainer.config.workload.model_copy(update={"presence_penalty": 0.5})
     with pytest.raises(EngineError, match="this trainer applies no presence_penalty"):
-        rollouts.generate(trainer.worker, [], [], shaped)
+        requests.generate(trainer.worker, [], [], shaped)
     foreign = [replace(trainer.samples[0], completion_token_ids=[4096])]
     with pytest.raises(InputError, match="token id 4096 is outside the vocabulary of 4096"):
         trainer.score(foreign)
@@ -158,8 +159,8 @@ def test_another_trainer_packs_and_keeps_its_head_in_bf16(trainer: Trainer, tmp_
         assert settings["lm_head_dtype"]["in_force"] == "model"
         assert "the projection's output is bfloat16" in settings["lm_head_dtype"]["proof"]
         sampling = trainer.config.workload.sampling()
-        scored = rollouts.score(worker, "rescore", trainer.samples, sampling, 5)
-        alone = rollouts.score(worker, "rescore", trainer.samples, sampling, 5, **ONE_AT_A_TIME)
+        scored = requests.score(worker, "rescore", trainer.samples, sampling, 5)
+        alone = requests.score(worker, "rescore", trainer.samples, sampling, 5, **ONE_AT_A_TIME)
     # Another sample of the row, seen by mistake, would move tokens by nats.
     assert np.abs(logprobs_of(scored) - logprobs_of(alone)).max() < 0.5
     assert 1e-4 < np.abs(logprobs_of(scored) - logprobs_of(trainer.score())).mean() < 0.02

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from checkpoints import perturbed
 from engines.support import HERE, VERSIONS, make_config, make_spec
-from parity_check import rollouts
-from parity_check.config import Config, WeightSync
+from helpers.checkpoints import perturbed
+from parity_check.config.models import Config, WeightSync
 from parity_check.engines.client import WorkerEngine
 from parity_check.errors import EngineError
-from parity_check.prompts import ASSETS, read_prompts
+from parity_check.recording import requests
+from parity_check.traces.prompts import ASSETS, read_prompts
 from parity_check.weight_sync.checks import Check, reference_analogue
 from parity_check.weight_sync.command import engine_run
 from parity_check.weight_sync.observed import EngineRun
@@ -115,7 +115,7 @@ def fleet(
         for engine in (subject, a, b):
             engine.load()
         prompts = read_prompts("bundled:prompts")
-        plan = plan_requests(prompts, rollouts.tokenize(subject, prompts), 8)
+        plan = plan_requests(prompts, requests.tokenize(subject, prompts), 8)
         yield version, Fleet(subject, (a, b), plan, [other, A])
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from canned_ablation import write_ablation
 from golden.outline import outline
 from golden.test_golden import about
+from helpers.canned_ablation import write_ablation
+from helpers.support import Finished, call_cli
 from parity_check.report.ablation.json import schema
-from support import Finished, call_cli
 
 HERE = Path(__file__).parent
 SUFFIXES = {"text": "txt", "markdown": "md", "json": "json", "html": "page"}

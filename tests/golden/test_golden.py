@@ -11,10 +11,10 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
-from canned import CANNED, write_run
 from golden.outline import outline
+from helpers.canned import CANNED, write_run
+from helpers.support import Finished, about, call_cli
 from parity_check.report.json import schema
-from support import Finished, about, call_cli
 
 Reported = tuple[str, Finished, dict[str, str]]
 

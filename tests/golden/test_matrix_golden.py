@@ -8,10 +8,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from canned_matrix import write_matrix
 from golden.test_golden import about
+from helpers.canned_matrix import write_matrix
+from helpers.support import Finished, call_cli
 from parity_check.report.matrix.json import schema
-from support import Finished, call_cli
 
 HERE = Path(__file__).parent
 SUFFIXES = {"text": "txt", "markdown": "md", "json": "json"}

@@ -10,12 +10,12 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
-from canned_updates import STALE, a_report, a_run, changed
 from golden.outline import outline
+from helpers.canned_updates import STALE, a_report, a_run, changed
+from helpers.support import about
 from parity_check.report.weight_sync.json import parse, schema
-from parity_check.report.weight_sync.model import WeightSyncReport
 from parity_check.report.weight_sync.renderers import RENDERERS
-from support import about
+from parity_check.weight_sync.report import WeightSyncReport
 
 HERE = Path(__file__).parent
 SUFFIXES = {

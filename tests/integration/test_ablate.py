@@ -14,9 +14,7 @@ import pytest
 import tomli_w
 
 import parity_check
-from parity_check.report.ablation.json import schema
-from parity_check.trace import Trace
-from support import (
+from helpers.support import (
     Finished,
     assert_fails,
     assert_tidy,
@@ -28,6 +26,8 @@ from support import (
     start_cli,
     wait_for,
 )
+from parity_check.report.ablation.json import schema
+from parity_check.traces.trace import Trace
 
 DEFAULTS = dict.fromkeys(
     ("logprobs_mode", "enable_prefix_caching", "async_scheduling", "lm_head_dtype"), "default"

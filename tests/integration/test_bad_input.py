@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 import tomli_w
 
-from support import Finished, assert_fails, assert_tidy, call_cli, fake_config, write_prompts
+from helpers.support import (
+    Finished,
+    assert_fails,
+    assert_tidy,
+    call_cli,
+    fake_config,
+    write_prompts,
+)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import parity_check
-from parity_check import app
-from support import assert_fails, call_cli, fake_config, run_cli
+from helpers.support import assert_fails, call_cli, fake_config, run_cli
+from parity_check.comparison import command
 
 COMMANDS = ("compare", "record", "replay", "doctor")
 
@@ -92,7 +92,7 @@ def test_a_bug_shows_its_traceback_and_exits_with_70(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("not expected")
 
-    monkeypatch.setattr(app, "analyse", broken)
+    monkeypatch.setattr(command, "analyse", broken)
     done = call_cli("compare", "-c", fake_config(tmp_path), cwd=tmp_path)
     assert done.returncode == 70
     assert "Traceback" in done.stderr

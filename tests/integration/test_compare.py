@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from conftest import Run
-from parity_check.config import dump_config, load_config
-from parity_check.trace import Trace, read_header
-from support import assert_fails, assert_tidy, fake_config, only_run, run_cli
+from helpers.support import assert_fails, assert_tidy, fake_config, only_run, run_cli
+from parity_check.config.load import dump_config, load_config
+from parity_check.traces.trace import Trace, read_header
 
 RAW = {"logprobs_mode": "raw_logprobs"}
 

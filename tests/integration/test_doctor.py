@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tomli_w
 
-from support import assert_fails, call_cli, fake_config
+from helpers.support import assert_fails, call_cli, fake_config
 
 
 def vllm_config(directory: Path, **reference: str) -> Path:

@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 import tomli_w
 
-from parity_check.engines import server
-from parity_check.trace import Trace
-from stub_server import KEY, Fault, Stub, endpoint_config, serving
-from support import (
+from helpers.stub_server import KEY, Fault, Stub, endpoint_config, serving
+from helpers.support import (
     Finished,
     assert_fails,
     assert_tidy,
@@ -27,6 +25,8 @@ from support import (
     start_cli,
     wait_for,
 )
+from parity_check.engines.endpoint import server
+from parity_check.traces.trace import Trace
 
 pytestmark = pytest.mark.timeout(60)
 

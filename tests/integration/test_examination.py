@@ -8,19 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from canned import CANNED, write_run
-from parity_check import examination, trace
-from parity_check.analysis import analyse, analyse_pair
-from parity_check.config import Judging, load_config
-from parity_check.report.model import ParityReport
-from parity_check.trace import Trace
+from helpers.canned import CANNED, write_run
+from parity_check.comparison import diagnose
+from parity_check.comparison.analyse import analyse, analyse_pair
+from parity_check.comparison.report import ParityReport
+from parity_check.config.load import load_config
+from parity_check.config.models import Judging
+from parity_check.traces import trace
+from parity_check.traces.trace import Trace
 
 
 @pytest.fixture
 def long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A raw candidate's run of many row groups, ten times as long as what is looked at."""
     monkeypatch.setattr(trace, "ROWS_PER_GROUP", 8)
-    monkeypatch.setattr(examination, "TOKEN_BUDGET", 1500)
+    monkeypatch.setattr(diagnose, "TOKEN_BUDGET", 1500)
     return write_run(tmp_path / "run", replace(CANNED["drift"], prompts=60, config={}))
 
 
@@ -48,7 +50,7 @@ def test_the_part_is_spread_over_the_trace(long_run: Path) -> None:
     behaviour = Trace(long_run / "reference.parquet")
     evaluating = Trace(long_run / "reference-replayed-by-candidate.parquet")
     names = [
-        name for left, _ in examination._sampled(behaviour, evaluating) for name in left.sample_ids
+        name for left, _ in diagnose._sampled(behaviour, evaluating) for name in left.sample_ids
     ]
     places = np.array([int(name[1:].partition("/")[0]) for name in names])
     assert places.min() < 20

@@ -11,10 +11,11 @@ import pytest
 from faults import verdicts
 from faults.cases import CLEAN, FAULTS, Case
 from faults.record import Recording
-from parity_check.config import ROLES, Config, Role, parse_config
+from parity_check.config.load import parse_config
+from parity_check.config.models import ROLES, Config, Role
 from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
-from parity_check.prompts import read_prompts
+from parity_check.traces.prompts import read_prompts
 
 PROMPTS = read_prompts("bundled:prompts")[::4]
 BY_NAME = {case.name: case for case in (*FAULTS, *CLEAN)}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support import (
+from helpers.support import (
     assert_fails,
     assert_tidy,
     call_cli,

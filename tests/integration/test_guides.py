@@ -14,13 +14,13 @@ import pytest
 import typer
 import yaml
 
-from parity_check.cli import cli
-from parity_check.config import dump_config, load_config
+from helpers.support import call_cli, fake_config
+from parity_check.cli.main import cli
+from parity_check.config.load import dump_config, load_config
 from parity_check.importers.formats import IMPORTERS
-from parity_check.metrics import METRICS
-from parity_check.objectives import OBJECTIVES
+from parity_check.measure.metrics import METRICS
+from parity_check.measure.objectives import OBJECTIVES
 from parity_check.report.renderers import RENDERERS
-from support import call_cli, fake_config
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))

@@ -10,11 +10,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-import dumps
-from parity_check.importing import evaluating_path
+from helpers import dumps
+from helpers.support import Finished, assert_fails, assert_tidy, call_cli, fake_config, only_run
+from parity_check.importers.command import evaluating_path
 from parity_check.report.json import schema
-from parity_check.trace import Trace
-from support import Finished, assert_fails, assert_tidy, call_cli, fake_config, only_run
+from parity_check.traces.trace import Trace
 
 SAMPLES = Path(__file__).parents[2] / "docs" / "guides" / "dumps"
 TWO_SIDED = ("prime-rl.jsonl", "slime.pt", "verl.dp", "trl.jsonl")

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from parity_check import app
-from support import (
+from helpers.support import (
     Finished,
     assert_tidy,
     call_cli,
@@ -26,6 +25,7 @@ from support import (
     wait_for,
     worker_of,
 )
+from parity_check.comparison import command
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -161,7 +161,7 @@ def test_while_analysing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(app, "analyse", interrupted)
+    monkeypatch.setattr(command, "analyse", interrupted)
     done = call_cli("compare", "-c", fake_config(tmp_path), cwd=tmp_path)
     assert_interrupted(
         done,

@@ -10,11 +10,11 @@ import jsonschema
 import pytest
 import tomli_w
 
-from parity_check.analysis import judgement, measure_pair
-from parity_check.config import load_config
+from helpers.support import Finished, assert_fails, assert_tidy, call_cli, fake_config, only_run
+from parity_check.comparison.analyse import judgement, measure_pair
+from parity_check.config.load import load_config
 from parity_check.report.matrix.json import schema
-from parity_check.trace import Trace
-from support import Finished, assert_fails, assert_tidy, call_cli, fake_config, only_run
+from parity_check.traces.trace import Trace
 
 WORKLOAD = {
     "num_prompts": 10, "samples_per_prompt": 1, "max_tokens": 12, "temperature": 0.7, "repeats": 1,

@@ -12,13 +12,14 @@ from types import ModuleType
 
 import pytest
 
-from canned import CANNED, HOSTILE, write_run
 from conftest import Run
-from parity_check.analysis import analyse, analyse_pair
-from parity_check.config import Judging, load_config
-from parity_check.illustration import illustrate, illustrate_pair
+from helpers.canned import CANNED, HOSTILE, write_run
+from helpers.support import assert_fails, call_cli
+from parity_check.comparison.analyse import analyse, analyse_pair
+from parity_check.comparison.illustrate import illustrate, illustrate_pair
+from parity_check.config.load import load_config
+from parity_check.config.models import Judging
 from parity_check.report import html
-from support import assert_fails, call_cli
 
 ROOT = Path(__file__).parents[2]
 MEGABYTE = 1_000_000

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from parity_check.config import ROLES, Role, Settings
+from parity_check.config.engines import Settings
+from parity_check.config.models import ROLES, Role
 from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pool import EnginePool

@@ -13,7 +13,7 @@ import pytest
 import parity_check
 from conftest import Run
 from parity_check.errors import InputError, TraceMismatchError
-from parity_check.trace import Trace
+from parity_check.traces.trace import Trace
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "notebook.md"
 
@@ -98,7 +98,7 @@ def test_traces_that_do_not_belong_together(drifting_run: Run, tmp_path: Path) -
 
 
 def test_importing_the_package_loads_no_table_library() -> None:
-    program = "import sys, parity_check, parity_check.cli; print(*sys.modules)"
+    program = "import sys, parity_check, parity_check.cli.main; print(*sys.modules)"
     loaded = set(subprocess.check_output([sys.executable, "-c", program], text=True).split())
     assert not {"pandas", "pyarrow", "scipy", "numpy"} & loaded
 

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import support
-from canned import Canned, write_run
 from conftest import Run
+from helpers import support
+from helpers.canned import Canned, write_run
+from helpers.support import Finished, assert_fails, assert_tidy, call_cli, fake_config, only_run
 from parity_check.report.json import schema
-from parity_check.trace import METADATA_KEY, Sample, Trace, write_trace
-from support import Finished, assert_fails, assert_tidy, call_cli, fake_config, only_run
+from parity_check.traces.trace import METADATA_KEY, Sample, Trace, write_trace
 
 WORKLOAD = {"num_prompts": 12, "samples_per_prompt": 2, "max_tokens": 12, "repeats": 0}
 LOAD_FAILS = {"fault": {"op": "load", "how": "crash"}}

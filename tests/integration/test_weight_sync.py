@@ -11,9 +11,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-import support
-from parity_check.prompts import ASSETS
-from support import (
+from helpers import support
+from helpers.support import (
     Finished,
     assert_fails,
     assert_tidy,
@@ -26,6 +25,7 @@ from support import (
     start_cli,
     wait_for,
 )
+from parity_check.traces.prompts import ASSETS
 
 CACHING = {"enable_prefix_caching": True}
 RUN = {"max_tokens": 12}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.support import chunk_of
 from parity_check.ablation.plan import (
     DEFAULT,
     LADDER,
@@ -27,13 +28,12 @@ from parity_check.ablation.plan import (
     removed_share,
 )
 from parity_check.ablation.steps import Clock
-from parity_check.batch import SampleBatch
-from parity_check.config import Settings
+from parity_check.config.engines import Settings
 from parity_check.errors import ConfigError, TraceMismatchError
-from parity_check.estimates import measure
+from parity_check.measure.measure import measure
+from parity_check.measure.stats import Estimate
 from parity_check.report.ablation.sentences import duration
-from parity_check.stats import Estimate
-from support import chunk_of
+from parity_check.traces.batch import SampleBatch
 
 RIGHT = {rung.setting: rung.value for rung in LADDER}
 DEFAULTS = dict.fromkeys(SETTINGS, DEFAULT)

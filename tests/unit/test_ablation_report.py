@@ -10,13 +10,13 @@ from typing import Any
 import jsonschema
 import pytest
 
-from canned_ablation import write_ablation
-from parity_check.ablation.analysis import analyse_ablation
+from helpers.canned_ablation import write_ablation
+from parity_check.ablation.analyse import analyse_ablation
 from parity_check.ablation.files import PLAN, read_plan
-from parity_check.config import load_config
+from parity_check.ablation.report import AblationReport, StepReport
+from parity_check.config.load import load_config
 from parity_check.errors import ExitCode, InputError
 from parity_check.report.ablation import json as report_json
-from parity_check.report.ablation.model import AblationReport, StepReport
 from parity_check.report.ablation.sentences import verdict_line
 
 

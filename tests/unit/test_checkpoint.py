@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from parity_check.checkpoint import check_reading, locate_model, read_config, rope_theta
-from parity_check.config import ModelConfig
+from parity_check.config.models import ModelConfig
 from parity_check.errors import ConfigError, InputError
+from parity_check.traces.checkpoint import check_reading, locate_model, read_config, rope_theta
 
 
 def test_the_bundled_model_is_found_and_read() -> None:

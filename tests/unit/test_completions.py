@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity_check.engines import endpoint_proofs as proofs
 from parity_check.engines.base import WORKER
-from parity_check.engines.completions import (
+from parity_check.engines.endpoint import proofs as proofs
+from parity_check.engines.endpoint.completions import (
     BadAnswerError,
     generate_body,
     read_generated,

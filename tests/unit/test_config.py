@@ -13,7 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity_check.config import Config, dump_config, load_config, parse_config
+from parity_check.config.load import dump_config, load_config, parse_config
+from parity_check.config.models import Config
 from parity_check.errors import ConfigError
 
 FAKES: dict[str, Any] = {"reference": {"kind": "fake"}, "candidate": {"kind": "fake"}}

@@ -8,8 +8,8 @@ t4 tails it has none. Run with `-s` to see the table.
 import numpy as np
 import pytest
 
-from parity_check.gates import Limit, judge
-from parity_check.stats import Estimate, mean_estimate, share_estimate
+from parity_check.measure.gates import Limit, judge
+from parity_check.measure.stats import Estimate, mean_estimate, share_estimate
 
 pytestmark = pytest.mark.slow
 

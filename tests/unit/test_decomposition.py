@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity_check.decomposition import Decomposition, decompose
 from parity_check.errors import TraceMismatchError
-from parity_check.metrics import F32, PairedChunk
+from parity_check.measure.decomposition import Decomposition, decompose
+from parity_check.measure.metrics import F32, PairedChunk
 
 TOKENS = 6
 LOGPROBS = st.floats(-20.0, 0.0, width=32)

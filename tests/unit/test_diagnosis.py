@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.synthetic import SETTINGS, Engine, Pair, case_of, diagnosis_of
 from parity_check.diagnosis.diagnose import diagnose
 from parity_check.diagnosis.findings import LAYERS, Diagnosis
 from parity_check.diagnosis.rules import RULES
-from parity_check.gates import Verdict
-from synthetic import SETTINGS, Engine, Pair, case_of, diagnosis_of
+from parity_check.measure.gates import Verdict
 from unit.test_field_cases import NOISE, RAW, T07, engine, rounded
 
 CLEAN = Pair()

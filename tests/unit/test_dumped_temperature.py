@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from parity_check.config import Role
+from helpers.synthetic import Engine, Pair, case_of
+from parity_check.config.models import Role
 from parity_check.diagnosis.temperature import gain, raw_in_dump, scale
-from parity_check.trace import UNKNOWN
-from synthetic import Engine, Pair, case_of
+from parity_check.traces.trace import UNKNOWN
 
 DUMPED: Mapping[str, Any] = {"version": UNKNOWN, "distribution": UNKNOWN}
 NOISE = 0.01

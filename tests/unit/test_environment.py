@@ -19,8 +19,15 @@ import pytest
 import uv
 from packaging.requirements import Requirement
 
-from parity_check.engines import environment, interpreter, pinned, provision, recipes, runtime
-from parity_check.engines.interpreter import Probe
+from parity_check.engines.environment import (
+    environment,
+    interpreter,
+    pinned,
+    provision,
+    recipes,
+    runtime,
+)
+from parity_check.engines.environment.interpreter import Probe
 from parity_check.errors import ConfigError, EngineEnvironmentError, ParityCheckError
 
 SILENT: Callable[[str], None] = lambda _: None  # noqa: E731
@@ -40,12 +47,12 @@ Requires-Dist: audio; extra == "audio"
 """
 
 
-def resolve(cache: Path, **engine: Any) -> environment.Environment:
+def resolve(cache: Path, **engine: Any) -> resolve.Environment:
     given = {"python": None, "requirement": None, **engine}
     return environment.resolve(cache=cache, say=given.pop("say", SILENT), **given)
 
 
-def plan(cache: Path, **engine: Any) -> environment.EnvironmentPlan:
+def plan(cache: Path, **engine: Any) -> resolve.EnvironmentPlan:
     return environment.plan(cache=cache, **{"python": None, "requirement": None, **engine})
 
 

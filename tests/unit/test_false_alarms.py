@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from helpers.synthetic import SETTINGS, Engine, Pair, case_of
 from parity_check.diagnosis.rules import RULES
-from synthetic import SETTINGS, Engine, Pair, case_of
 
 DRAWS = 1000
 ALLOWED = 0.01

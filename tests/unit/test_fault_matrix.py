@@ -12,8 +12,8 @@ from faults import checkpoints, edits, verdicts
 from faults.cases import CLEAN, FAULTS, STATIONS, Case
 from faults.verdicts import Outcome
 from parity_check.diagnosis.findings import Finding
-from parity_check.prompts import ASSETS
-from parity_check.trace import Sample
+from parity_check.traces.prompts import ASSETS
+from parity_check.traces.trace import Sample
 
 TINY = ASSETS / "tiny"
 

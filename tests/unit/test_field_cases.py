@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from parity_check.batch import SampleBatch
-from synthetic import SETTINGS, Engine, Pair, Rows, Text, causes, diagnosis_of
+from helpers.synthetic import SETTINGS, Engine, Pair, Rows, Text, causes, diagnosis_of
+from parity_check.traces.batch import SampleBatch
 
 NOISE = 0.005
 RAW = Engine(noise=NOISE, raw=True)

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity_check.errors import ConfigError, TraceMismatchError
-from parity_check.estimates import measure
-from parity_check.gates import (
+from parity_check.measure.gates import (
     PROFILES,
     GateResult,
     Limit,
@@ -18,10 +17,11 @@ from parity_check.gates import (
     judge_all,
     overall,
 )
-from parity_check.measurement import Measurement
-from parity_check.metrics import METRICS, PairedChunk
-from parity_check.objectives import OBJECTIVES
-from parity_check.stats import Estimate
+from parity_check.measure.measure import measure
+from parity_check.measure.metrics import METRICS, PairedChunk
+from parity_check.measure.objectives import OBJECTIVES
+from parity_check.measure.results import Measurement
+from parity_check.measure.stats import Estimate
 
 GRPO = OBJECTIVES["grpo"]
 RANK = {"drift": 0, "inconclusive": 1, "parity": 2}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parity_check import hygiene
+from parity_check.measure import invalid
 
 
 def f32(*values: float) -> np.ndarray:
@@ -12,7 +12,7 @@ def f32(*values: float) -> np.ndarray:
 
 def test_every_kind_of_value_is_counted_apart() -> None:
     values = f32(-1.0, np.nan, np.nan, np.inf, -np.inf, -9999.0, 1.0, 0.0)
-    assert hygiene.count_values(values, nulls=1) == {
+    assert invalid.count_values(values, nulls=1) == {
         "missing": 1,
         "nan": 1,
         "positive_infinity": 1,
@@ -20,27 +20,27 @@ def test_every_kind_of_value_is_counted_apart() -> None:
         "floor": 1,
         "positive": 1,
     }
-    assert hygiene.usable_values(values).tolist() == [True, *[False] * 6, True]
+    assert invalid.usable_values(values).tolist() == [True, *[False] * 6, True]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -9999.0, 1.0])
 def test_one_bad_value_is_noticed(bad: float) -> None:
-    assert hygiene.looks_clean(f32(-1.0, -2.0, 0.0))
-    assert not hygiene.looks_clean(f32(-1.0, bad, -2.0))
+    assert invalid.looks_clean(f32(-1.0, -2.0, 0.0))
+    assert not invalid.looks_clean(f32(-1.0, bad, -2.0))
 
 
 def test_a_hair_above_zero_is_rounding() -> None:
-    assert hygiene.looks_clean(f32(1e-7, -1.0))
+    assert invalid.looks_clean(f32(1e-7, -1.0))
 
 
 def test_nothing_is_clean() -> None:
-    assert hygiene.looks_clean(f32())
+    assert invalid.looks_clean(f32())
 
 
 def test_a_one_sided_run_of_zeros_is_padding() -> None:
     ours = f32(-1, 0, 0, 0, 0, -1)
     theirs = f32(-1, -2, -2, -2, -2, -1)
-    padded = hygiene.padding(ours, theirs, np.array([0, 6]))
+    padded = invalid.padding(ours, theirs, np.array([0, 6]))
     assert padded is not None
     assert padded.tolist() == [False, True, True, True, True, False]
 
@@ -48,32 +48,32 @@ def test_a_one_sided_run_of_zeros_is_padding() -> None:
 def test_a_certain_token_does_not_split_a_padded_tail() -> None:
     ours = f32(-1, 0, 0, 0, 0, 0)
     theirs = f32(-1, -2, -2, -1e-7, -2, -2)
-    padded = hygiene.padding(ours, theirs, np.array([0, 6]))
+    padded = invalid.padding(ours, theirs, np.array([0, 6]))
     assert padded is not None
     assert padded.tolist() == [False, True, True, True, True, True]
-    assert hygiene.padding(ours[:5], theirs[:5], np.array([0, 5])) is None  # 3 contradicted
+    assert invalid.padding(ours[:5], theirs[:5], np.array([0, 5])) is None  # 3 contradicted
 
 
 def test_tokens_that_truncation_left_alone_are_not_padding() -> None:
     ours, theirs = f32(*[0.0] * 8), f32(*[-0.2] * 8)
-    assert hygiene.padding(ours, theirs, np.array([0, 8])) is None
+    assert invalid.padding(ours, theirs, np.array([0, 8])) is None
 
 
 def test_certain_tokens_are_not_padding() -> None:
     ours, theirs = f32(*[0.0] * 8), f32(*[-1e-6] * 8)
-    assert hygiene.padding(ours, theirs, np.array([0, 8])) is None
+    assert invalid.padding(ours, theirs, np.array([0, 8])) is None
 
 
 def test_a_short_run_and_a_run_across_samples_are_not_padding() -> None:
     ours, theirs = f32(-1, 0, 0, 0, -1), f32(*[-2.0] * 5)
-    assert hygiene.padding(ours, theirs, np.array([0, 5])) is None
+    assert invalid.padding(ours, theirs, np.array([0, 5])) is None
     ours, theirs = f32(-1, 0, 0, 0, 0, -1), f32(*[-2.0] * 6)
-    assert hygiene.padding(ours, theirs, np.array([0, 3, 6])) is None
+    assert invalid.padding(ours, theirs, np.array([0, 3, 6])) is None
 
 
 def test_samples_without_tokens_do_not_confuse_the_runs() -> None:
     ours, theirs = f32(0, 0, 0, 0), f32(*[-2.0] * 4)
-    padded = hygiene.padding(ours, theirs, np.array([0, 0, 4, 4]))
+    padded = invalid.padding(ours, theirs, np.array([0, 0, 4, 4]))
     assert padded is not None
     assert padded.all()
 
@@ -83,7 +83,7 @@ def test_alternatives_are_checked_for_duplicates_gaps_and_the_sampled_token() ->
     logprobs = np.tile(f32(-0.5, -1.5, -2.5), (5, 1))
     token_ids = np.array([6, 6, 6, 9, 9], np.int32)
     sampled = f32(-1.5, -1.5, -1.5, -1.0, -3.0)
-    assert hygiene.count_alternatives(ids, logprobs, token_ids, sampled) == {
+    assert invalid.count_alternatives(ids, logprobs, token_ids, sampled) == {
         "top_duplicate": 1,
         "top_missing": 1,
         "sampled_not_returned": 1,
@@ -92,20 +92,20 @@ def test_alternatives_are_checked_for_duplicates_gaps_and_the_sampled_token() ->
 
 def test_a_masked_alternative_is_not_a_missing_one() -> None:
     ids, logprobs = np.array([[5, 6]], np.int32), f32(-0.1, -np.inf)[None]
-    counts = hygiene.count_alternatives(ids, logprobs, None, f32(-0.1))
+    counts = invalid.count_alternatives(ids, logprobs, None, f32(-0.1))
     assert not any(counts.values())
 
 
 def test_a_nan_alternative_is_a_missing_one() -> None:
     ids, logprobs = np.array([[5, 6]], np.int32), f32(-0.1, np.nan)[None]
-    assert hygiene.count_alternatives(ids, logprobs, None, f32(-0.1))["top_missing"] == 1
+    assert invalid.count_alternatives(ids, logprobs, None, f32(-0.1))["top_missing"] == 1
 
 
 def test_wrong_lengths() -> None:
-    assert hygiene.count_wrong_lengths(np.array([4, 5, 6]), np.array([4, 6, 6])) == 1
+    assert invalid.count_wrong_lengths(np.array([4, 5, 6]), np.array([4, 6, 6])) == 1
 
 
 def test_entries_come_in_table_order_with_their_sentence() -> None:
-    entries = hygiene.hygiene_counts("candidate", {"positive": 2, "missing": 1, "nan": 0})
+    entries = invalid.hygiene_counts("candidate", {"positive": 2, "missing": 1, "nan": 0})
     assert [(entry.kind, entry.count) for entry in entries] == [("missing", 1), ("positive", 2)]
-    assert all(entry.sentence == hygiene.KINDS[entry.kind] for entry in entries)
+    assert all(entry.sentence == invalid.KINDS[entry.kind] for entry in entries)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import dumps
+from helpers import dumps
 from parity_check.errors import ConfigError, InputError
 from parity_check.importers.dump import Dumped
 from parity_check.importers.formats import IMPORTERS, importer

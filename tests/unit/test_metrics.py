@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from parity_check.accumulator import renormalised_entropy
 from parity_check.errors import TraceMismatchError
-from parity_check.estimates import measure
-from parity_check.metrics import METRICS, PairedChunk, token_columns
-from parity_check.objectives import choose_objective
+from parity_check.measure.accumulator import renormalised_entropy
+from parity_check.measure.measure import measure
+from parity_check.measure.metrics import METRICS, PairedChunk, token_columns
+from parity_check.measure.objectives import choose_objective
 
 LOGPROBS = st.floats(min_value=-60.0, max_value=-(2.0**-20), width=32)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from parity_check.config import Workload
-from parity_check.notices import notices, trainers
-from parity_check.provenance import Difference
+from parity_check.comparison.warnings import notices, trainers
+from parity_check.config.models import Workload
+from parity_check.traces.provenance import Difference
 
 
 def ids(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from parity_check.errors import ConfigError
-from parity_check.estimates import measure
-from parity_check.metrics import PairedChunk
-from parity_check.objectives import OBJECTIVES, choose_objective
+from parity_check.measure.measure import measure
+from parity_check.measure.metrics import PairedChunk
+from parity_check.measure.objectives import OBJECTIVES, choose_objective
 
 POSITIVE = 0.3  # share of positive advantages: not a half, so that the sides cannot be confused
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from parity_check.errors import TraceMismatchError
-from parity_check.pairing import Index, check_headers, check_siblings, pair
-from parity_check.trace import SampleBatch, TraceHeader
+from parity_check.traces.pairing import Index, check_headers, check_siblings, pair
+from parity_check.traces.trace import SampleBatch, TraceHeader
 
 
 def batch(**changes: Any) -> SampleBatch:

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from parity_check.estimates import measure
-from parity_check.metrics import PairedChunk
-from parity_check.objectives import OBJECTIVES
-from parity_check.pictures import spread
-from parity_check.pictures.collect import QUANTILES, Collector, Pictures
-from parity_check.pictures.gaps import EXPONENTS, GapCounter
-from parity_check.pictures.hexagons import ROW, WIDTH, Lattice
-from parity_check.pictures.samples import MOST_TOKENS, SHADES, shown_tokens
-from support import chunk_of
+from helpers.support import chunk_of
+from parity_check.comparison.pictures import spread
+from parity_check.comparison.pictures.collect import QUANTILES, Collector, Pictures
+from parity_check.comparison.pictures.gaps import EXPONENTS, GapCounter
+from parity_check.comparison.pictures.hexagons import ROW, WIDTH, Lattice
+from parity_check.comparison.pictures.samples import MOST_TOKENS, SHADES, shown_tokens
+from parity_check.measure.measure import measure
+from parity_check.measure.metrics import PairedChunk
+from parity_check.measure.objectives import OBJECTIVES
 
 FLOATS = arrays.arrays(np.float64, st.integers(1, 60), elements=st.floats(-50.0, 50.0))
 

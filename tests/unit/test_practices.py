@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from parity_check.estimates import measure
-from parity_check.measurement import Measurement
-from parity_check.practices import Practice, practices
-from support import chunk_of
+from helpers.support import chunk_of
+from parity_check.comparison.practices import Practice, practices
+from parity_check.measure.measure import measure
+from parity_check.measure.results import Measurement
 
 PAIRS = [[(-1.0 - 0.01 * place, -1.01) for place in range(4)] for _ in range(10)]
 

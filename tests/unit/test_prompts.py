@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity_check.errors import InputError
-from parity_check.prompts import Prompt, read_prompts
+from parity_check.traces.prompts import Prompt, read_prompts
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from parity_check.provenance import Difference, differences, host_fingerprint, model_fingerprint
+from parity_check.traces.provenance import (
+    Difference,
+    differences,
+    host_fingerprint,
+    model_fingerprint,
+)
 
 MIB = 1 << 20
 

@@ -10,9 +10,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from parity_check.engines import recipes
+from parity_check.engines.environment import recipes
 
-TEXT = resources.files("parity_check.engines").joinpath("recipes.toml").read_text()
+TEXT = resources.files("parity_check.engines.environment").joinpath("recipes.toml").read_text()
 ENTRIES = tomllib.loads(TEXT)["recipe"]
 
 

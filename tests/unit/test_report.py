@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canned import CANNED, write_run
-from parity_check.analysis import analyse
-from parity_check.config import load_config
-from parity_check.gates import Kind
+from helpers.canned import CANNED, write_run
+from parity_check.comparison.analyse import analyse
+from parity_check.comparison.report import ParityReport
+from parity_check.config.load import load_config
+from parity_check.measure.gates import Kind
+from parity_check.measure.stats import Estimate
 from parity_check.report import json as report_json
 from parity_check.report import numbers, sentences
-from parity_check.report.model import ParityReport
 from parity_check.report.renderers import RENDERERS
-from parity_check.stats import Estimate
 
 VALIDATOR = jsonschema.Draft202012Validator(report_json.schema())
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)

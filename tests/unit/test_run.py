@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from parity_check.errors import EngineError, Interrupted, OutputError
-from parity_check.run import RunDirectory
+from parity_check.recording.run_directory import RunDirectory
 
 LINE = b'{"sample_id": "p/0"}\n'
 

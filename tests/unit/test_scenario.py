@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-from parity_check.config import Settings, WeightSync, load_config
+from parity_check.config.engines import Settings
+from parity_check.config.load import load_config
+from parity_check.config.models import WeightSync
 from parity_check.engines.base import EngineSpec
 from parity_check.engines.pauses import family_of, refusal
 from parity_check.errors import ConfigError, InputError
-from parity_check.prompts import Prompt
+from parity_check.traces.prompts import Prompt
 from parity_check.weight_sync.scenario import declared_ways, locate_checkpoint, plan_requests
 
 

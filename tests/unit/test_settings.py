@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-from parity_check.config import Settings
+from parity_check.config.engines import Settings
 from parity_check.engines.settings import (
     Family,
     distribution_in_force,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.synthetic import Engine, Pair, case_of
 from parity_check.diagnosis import alignment, gaps, grid, penalties, places, support
 from parity_check.diagnosis.evidence import Evidence, evidence_of, first_samples
-from synthetic import Engine, Pair, case_of
 from unit.test_field_cases import NOISE, RAW, T07, engine, from_context, later_by_one, rounded
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from parity_check import stats
+from parity_check.measure import stats
 
 LABELS = {"sampled_by": "reference", "level": 0.95}
 

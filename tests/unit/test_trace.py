@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity_check.errors import InputError, OutputError
-from parity_check.trace import (
+from parity_check.traces.trace import (
     ROWS_PER_GROUP,
     Sample,
     Trace,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canned_updates import (
+from helpers.canned_updates import (
     AFTER,
     EFFECT,
     LEVEL,

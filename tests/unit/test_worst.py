@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity_check.worst import Outlier, Outliers
-from support import chunk_of
+from helpers.support import chunk_of
+from parity_check.measure.worst import Outlier, Outliers
 
 LOGPROB = st.sampled_from([-4.0, -2.0, -1.0, -0.5, float("nan"), float("-inf")])
 CHUNKS = st.lists(

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import tomli_w
 
-from parity_check.ablation.analysis import analyse_ablation
+from parity_check.ablation.analyse import analyse_ablation
 from parity_check.ablation.files import (
     PAGE,
     PLAN,
@@ -27,22 +27,24 @@ from parity_check.ablation.files import (
 )
 from parity_check.ablation.files import is_ablation as is_ablation
 from parity_check.ablation.plan import DEFAULT, Flip, Step, plan
+from parity_check.ablation.report import AblationReport
 from parity_check.ablation.steps import configured, run_steps
-from parity_check.analysis import judgement, replayed_name, sampled_name
-from parity_check.config import ROLES, Config, dump_config
+from parity_check.comparison.analyse import judgement
+from parity_check.config.load import dump_config
+from parity_check.config.models import ROLES, Config
 from parity_check.console import Console
-from parity_check.delivery import Delivery
-from parity_check.engines import environment
+from parity_check.engines.environment import environment
 from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
 from parity_check.files import whole, write_text
-from parity_check.prompts import read_prompts
+from parity_check.recording.run_directory import RunDirectory
+from parity_check.recording.session import check_model, fingerprint, session
 from parity_check.report.ablation import sentences
-from parity_check.report.ablation.model import AblationReport
 from parity_check.report.ablation.renderers import RENDERERS
+from parity_check.report.deliver import Delivery
 from parity_check.report.numbers import columns
-from parity_check.run import RunDirectory
-from parity_check.session import check_model, fingerprint, session
-from parity_check.trace import read_header
+from parity_check.traces.prompts import read_prompts
+from parity_check.traces.run_files import replayed_name, sampled_name
+from parity_check.traces.trace import read_header
 
 KEPT_OF_A_RUN = ("model", "reference", "workload")
 """What may not be changed where the reference's trace is not sampled again."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from parity_check.ablation.plan import Step
-from parity_check.analysis import repeat_name, replayed_name, sampled_name
 from parity_check.errors import InputError
 from parity_check.files import write_text
+from parity_check.traces.run_files import repeat_name, replayed_name, sampled_name
 
 PLAN = "plan.json"
 REPORT = "ablation.json"

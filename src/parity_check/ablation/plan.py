@@ -17,13 +17,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from parity_check import stats
-from parity_check.accumulator import Accumulator
-from parity_check.batch import SampleBatch
 from parity_check.errors import ConfigError, TraceMismatchError
-from parity_check.metrics import COLUMN, PairedChunk
-from parity_check.objectives import OBJECTIVES
-from parity_check.stats import Estimate, Floats
+from parity_check.measure import stats
+from parity_check.measure.accumulator import Accumulator
+from parity_check.measure.metrics import COLUMN, PairedChunk
+from parity_check.measure.objectives import OBJECTIVES
+from parity_check.measure.stats import Estimate, Floats
+from parity_check.traces.batch import SampleBatch
 
 Part: TypeAlias = Literal["ladder", "own", "flip"]
 Effect: TypeAlias = Literal[

@@ -9,18 +9,16 @@ from pathlib import Path
 
 import tomli_w
 
-from parity_check import rollouts
 from parity_check.ablation.files import FAILURE, make_step
 from parity_check.ablation.plan import Step
-from parity_check.analysis import replayed_name, sampled_name
-from parity_check.config import Config, dump_config, parse_config
+from parity_check.config.load import dump_config, parse_config
+from parity_check.config.models import Config
 from parity_check.console import Console
 from parity_check.engines.base import Engine
 from parity_check.errors import EngineError, InputError, ParityCheckError
 from parity_check.files import write_text
-from parity_check.prompts import Prompt, read_prompts
-from parity_check.report.ablation.sentences import duration
-from parity_check.session import (
+from parity_check.recording import requests
+from parity_check.recording.session import (
     Session,
     check_model,
     check_reading,
@@ -28,7 +26,10 @@ from parity_check.session import (
     sample_with_repeats,
     score_trace,
 )
-from parity_check.trace import Trace
+from parity_check.report.ablation.sentences import duration
+from parity_check.traces.prompts import Prompt, read_prompts
+from parity_check.traces.run_files import replayed_name, sampled_name
+from parity_check.traces.trace import Trace
 
 
 def configured(config: Config, step: Step) -> Config:
@@ -85,7 +86,7 @@ def _record(live: Session, directory: Path, engine: Engine) -> None:
     workload = live.config.workload
     check_reading(live, engine)
     prompts = read_prompts(workload.prompts, workload.num_prompts)
-    sample_with_repeats(live, directory, prompts, rollouts.tokenize(engine, prompts), engine)
+    sample_with_repeats(live, directory, prompts, requests.tokenize(engine, prompts), engine)
 
 
 def _run_step(live: Session, directory: Path, config: Config, step: Step) -> None:

@@ -6,7 +6,7 @@ from parity_check.diagnosis.case import Case, Match, Rule
 from parity_check.diagnosis.findings import Diagnosis, Finding, Layer, Stage
 from parity_check.diagnosis.known import known
 from parity_check.diagnosis.rules import RULES
-from parity_check.gates import Verdict
+from parity_check.measure.gates import Verdict
 
 MUCH = 0.3
 """Share of E|Δ| below which what is left is not worth a vague cause: subtracting is inexact."""

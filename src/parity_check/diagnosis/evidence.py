@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parity_check import hygiene
-from parity_check.batch import SampleBatch
-from parity_check.config import Role
+from parity_check.config.models import Role
+from parity_check.measure import invalid
+from parity_check.traces.batch import SampleBatch
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -167,12 +167,12 @@ def _part(behaviour: SampleBatch, evaluating: SampleBatch, sampled_by: Role) -> 
 def _clean(logprobs: NDArray[np.float32], other: NDArray[np.float32], starts: Ints) -> Floats:
     """Logprobs of a side, NaN where they are unusable by themselves or beside the other side's."""
     values = logprobs.astype(np.float64)
-    padded = hygiene.padding(logprobs, other, starts)
+    padded = invalid.padding(logprobs, other, starts)
     with np.errstate(invalid="ignore"):
-        values[~hygiene.usable_values(logprobs)] = np.nan
+        values[~invalid.usable_values(logprobs)] = np.nan
     if padded is not None:
         # Shorter runs of zeros are padding too, where there are long ones.
-        values[(logprobs == 0.0) & (other < hygiene.ZERO_DISAGREES)] = np.nan
+        values[(logprobs == 0.0) & (other < invalid.ZERO_DISAGREES)] = np.nan
     return values
 
 
@@ -199,7 +199,7 @@ def _matched(left: SampleBatch, right: SampleBatch) -> tuple[Ints, Floats, Float
         with np.errstate(invalid="ignore"):
             good = (
                 same.any(axis=1) & first & (own >= 0) & (own != left.token_ids)
-                & hygiene.usable_values(left_values[:, column]) & hygiene.usable_values(values)
+                & invalid.usable_values(left_values[:, column]) & invalid.usable_values(values)
             )  # fmt: skip
         reference[good, column + 1] = left_values[good, column]
         candidate[good, column + 1] = values[good]
@@ -214,7 +214,7 @@ def _own(side: SampleBatch) -> Floats:
         columns.append(np.where(again, np.float32(np.nan), side.top_logprobs))
     values = np.concatenate(columns, axis=1).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        values[~((values > hygiene.FLOOR) & (values <= hygiene.ROUNDING))] = np.nan
+        values[~((values > invalid.FLOOR) & (values <= invalid.ROUNDING))] = np.nan
     return values
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity_check.diagnosis.evidence import Evidence, Flags, Floats, Ints
-from parity_check.stats import t_quantile
+from parity_check.measure.stats import t_quantile
 
 SMALLEST_GAP = 0.5
 """Nats. Below this, numeric noise of 0.01 moves a gap's ratio by more than 2 %."""

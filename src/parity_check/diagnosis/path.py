@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity_check.config import OTHER, ROLES, Role
+from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.diagnosis import grid, places
 from parity_check.diagnosis.case import Case, Match, percent
 from parity_check.diagnosis.evidence import BLOCK, Flags

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from parity_check.config import OTHER, ROLES
+from parity_check.config.models import OTHER, ROLES
 from parity_check.diagnosis import alignment
 from parity_check.diagnosis.case import TRUNCATING, Case, Match, percent
 

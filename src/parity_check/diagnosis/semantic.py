@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from parity_check.config import OTHER, ROLES, Role
+from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.diagnosis import gaps, penalties, support
 from parity_check.diagnosis.case import TRUNCATING, Case, Match, percent
 from parity_check.diagnosis.evidence import Floats

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from parity_check.config import Role
+from parity_check.config.models import Role
 from parity_check.diagnosis import gaps
 from parity_check.diagnosis.evidence import Evidence, Floats
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity_check.config import OTHER, ROLES, Role
+from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.diagnosis.case import Case, Match
 from parity_check.diagnosis.evidence import Evidence, Floats
-from parity_check.stats import t_quantile
-from parity_check.trace import UNKNOWN
+from parity_check.measure.stats import t_quantile
+from parity_check.traces.trace import UNKNOWN
 
 CERTAIN = -1e-4
 """Nats. Log-odds of likelier tokens are rounding."""

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from packaging.version import Version
 
-from parity_check.config import ROLES, Config, EngineConfig, Settings
+from parity_check.config.engines import EngineConfig, Settings
+from parity_check.config.models import ROLES, Config
 from parity_check.engines import settings as parity_settings
-from parity_check.engines.environment import Environment
+from parity_check.engines.environment.environment import Environment
 
 TRAINER = "transformers"
 """The backend that scores by prefill alone."""

@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 
 from parity_check.engines.base import Engine, EngineSpec, Progress, Spec
 from parity_check.engines.client import WorkerEngine
-from parity_check.engines.endpoint import EndpointEngine, EndpointSpec
+from parity_check.engines.endpoint.engine import EndpointEngine, EndpointSpec
 from parity_check.errors import ParityCheckError
 
 N = TypeVar("N", bound=str)

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from parity_check.config import Settings
-from parity_check.trace import Distribution
+from parity_check.config.engines import Settings
+from parity_check.traces.trace import Distribution
 
 LOGPROBS_MODE_SINCE = Version("0.10.0")
 ASYNC_SCHEDULING_SINCE = Version("0.10.0")

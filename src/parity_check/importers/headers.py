@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from parity_check import checkpoint, provenance
-from parity_check.config import ModelConfig, Settings
+from parity_check.config.engines import Settings
+from parity_check.config.models import ModelConfig
 from parity_check.importers.turns import Imported
-from parity_check.trace import UNKNOWN, TraceHeader
+from parity_check.traces import checkpoint, provenance
+from parity_check.traces.trace import UNKNOWN, TraceHeader
 
 
 def unknown_engine(label: str) -> dict[str, Any]:

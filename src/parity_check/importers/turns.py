@@ -10,7 +10,7 @@ import numpy as np
 
 from parity_check.errors import InputError
 from parity_check.importers.dump import Dumped, Logprobs
-from parity_check.trace import Sample
+from parity_check.traces.trace import Sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,7 @@ from numpy.typing import NDArray
 
 from parity_check.errors import InputError
 from parity_check.importers.dump import Dumped, token_list
-from parity_check.importers.torch_file import (
-    DTYPES,
-    Opaque,
-    decoded,
-    guarded_archive,
-    read_pickle,
-)
+from parity_check.importers.torch_file import DTYPES, Opaque, decoded, guarded_archive, read_pickle
 
 Arrays = dict[str, NDArray[Any]]
 

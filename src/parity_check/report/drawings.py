@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from parity_check.pictures.collect import Pictures
+from parity_check.comparison.pictures.collect import Pictures
+from parity_check.comparison.report import Direction, FloorPicture, ParityReport
 from parity_check.report import numbers, plots, sentences, svg
-from parity_check.report.model import Direction, FloorPicture, ParityReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from parity_check.report.model import EngineReport, ParityReport
+from parity_check.comparison.report import EngineReport, ParityReport
 from parity_check.report.table import plain
 
 Row = tuple[str, str, str, str, str]

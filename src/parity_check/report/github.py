@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from parity_check.comparison.report import ParityReport
 from parity_check.report import sentences
-from parity_check.report.model import ParityReport
 
 LEVELS = {"parity": "notice", "drift": "error", "inconclusive": "warning"}
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from parity_check.gates import GateResult
-from parity_check.metrics import METRICS, Metric
-from parity_check.pictures.samples import MOST_TOKENS, SHADES
+from parity_check.comparison.pictures.samples import MOST_TOKENS, SHADES
+from parity_check.comparison.report import Direction, ParityReport
+from parity_check.measure.gates import GateResult
+from parity_check.measure.metrics import METRICS, Metric
+from parity_check.measure.stats import Estimate
 from parity_check.report import fingerprints, numbers, sentences, svg, table, visible
 from parity_check.report import json as json_report
 from parity_check.report.drawings import drawings
-from parity_check.report.model import Direction, ParityReport
 from parity_check.report.strips import strip
-from parity_check.stats import Estimate
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -6,13 +6,13 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from parity_check.comparison.report import Direction, ParityReport
 from parity_check.diagnosis.findings import Finding
-from parity_check.gates import GateResult
-from parity_check.measurement import Bin, ClipEstimate, Measurement
-from parity_check.metrics import METRICS
+from parity_check.measure.gates import GateResult
+from parity_check.measure.metrics import METRICS
+from parity_check.measure.results import Bin, ClipEstimate, Measurement
+from parity_check.measure.stats import Estimate
 from parity_check.report.document import dumps, origin, schema_of
-from parity_check.report.model import Direction, ParityReport
-from parity_check.stats import Estimate
 
 
 def render(report: ParityReport) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
+from parity_check.comparison.report import ParityReport
 from parity_check.diagnosis.findings import Finding
 from parity_check.report import sentences
-from parity_check.report.model import ParityReport
 
 
 def render(report: ParityReport) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from parity_check.comparison.report import ParityReport
 from parity_check.diagnosis.findings import Diagnosis
-from parity_check.provenance import Difference
 from parity_check.report import numbers, sentences, table
-from parity_check.report.model import ParityReport
+from parity_check.traces.provenance import Difference
 
 
 def render(report: ParityReport) -> str:

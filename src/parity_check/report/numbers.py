@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
-from parity_check.gates import Kind, Limit
-from parity_check.metrics import METRICS
-from parity_check.stats import Estimate
+from parity_check.measure.gates import Kind, Limit
+from parity_check.measure.metrics import METRICS
+from parity_check.measure.stats import Estimate
 
 SMALL = ("k2_kl", "k3_kl", "reverse_k3_kl")
 RESOLVED = 5e-6

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parity_check.config import ROLES
+from parity_check.comparison.pictures import spread
+from parity_check.comparison.pictures.collect import Pictures, QuantileBin
+from parity_check.comparison.pictures.gaps import EXPONENTS, Gaps
+from parity_check.comparison.pictures.hexagons import ROW, WIDTH
+from parity_check.comparison.report import Direction, FloorPicture
+from parity_check.config.models import ROLES
 from parity_check.diagnosis.grid import FALSE_POSITIVES
-from parity_check.objectives import Objective
-from parity_check.pictures import spread
-from parity_check.pictures.collect import Pictures, QuantileBin
-from parity_check.pictures.gaps import EXPONENTS, Gaps
-from parity_check.pictures.hexagons import ROW, WIDTH
-from parity_check.report.model import Direction, FloorPicture
+from parity_check.measure.objectives import Objective
+from parity_check.measure.stats import Estimate, Ints
 from parity_check.report.svg import COLOURS
-from parity_check.stats import Estimate, Ints
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

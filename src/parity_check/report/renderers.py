@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from parity_check.comparison.report import ParityReport
 from parity_check.report import github, html, json, junit, markdown, text
-from parity_check.report.model import ParityReport
 
 Format = Literal["text", "json", "markdown", "html", "github", "junit"]
 

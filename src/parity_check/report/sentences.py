@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from parity_check.config import SHAPING
+from parity_check.comparison.report import Direction, EngineReport, ParityReport
+from parity_check.config.models import SHAPING
 from parity_check.diagnosis.findings import Diagnosis, Finding, Outcome
-from parity_check.gates import GateResult, Verdict
-from parity_check.metrics import METRICS
-from parity_check.objectives import Objective
-from parity_check.provenance import Difference
+from parity_check.measure.gates import GateResult, Verdict
+from parity_check.measure.metrics import METRICS
+from parity_check.measure.objectives import Objective
 from parity_check.report import numbers
-from parity_check.report.model import Direction, EngineReport, ParityReport
-from parity_check.trace import UNKNOWN
+from parity_check.traces.provenance import Difference
+from parity_check.traces.trace import UNKNOWN
 
 MARKS: dict[Verdict, str] = {"parity": "✓", "drift": "✗", "inconclusive": "?"}
 STAGE_MARKS: dict[Outcome, str] = {"pass": "✓", "fail": "✗", "not reached": "–"}

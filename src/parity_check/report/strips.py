@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from parity_check.gates import GateResult
+from parity_check.measure.gates import GateResult
 
 BEYOND = 1.5
 """How far a strip goes past the limit, in widths of the limit."""

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from parity_check.gates import GateResult
+from parity_check.comparison.report import Direction, EngineReport, ParityReport
+from parity_check.measure.gates import GateResult
+from parity_check.measure.stats import Estimate
 from parity_check.report import numbers, sentences
-from parity_check.report.model import Direction, EngineReport, ParityReport
-from parity_check.stats import Estimate
-from parity_check.trace import UNKNOWN
+from parity_check.traces.trace import UNKNOWN
 
 Row = tuple[str, ...]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from parity_check.comparison.report import ParityReport
 from parity_check.diagnosis.findings import Diagnosis
 from parity_check.report import sentences, table
-from parity_check.report.model import ParityReport
 from parity_check.report.numbers import columns
 
 WIDTH = 100

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity_check.gates import Verdict
+from parity_check.measure.gates import Verdict
 from parity_check.weight_sync.distance import Distance, Ruler
 from parity_check.weight_sync.observed import EngineRun, Floats, Handling, Ints, Request, lag_shares
 

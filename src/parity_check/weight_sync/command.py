@@ -17,25 +17,27 @@ from typing import Any
 
 import numpy as np
 
-from parity_check import __version__, provenance
-from parity_check.config import Config, ModelConfig, Role, WeightSync, dump_config
+from parity_check import __version__
+from parity_check.comparison.report import EngineReport, Setting
+from parity_check.config.load import dump_config
+from parity_check.config.models import Config, ModelConfig, Role, WeightSync
 from parity_check.console import Console
-from parity_check.delivery import Delivery, append_step_summary
 from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import IN_PROCESS
 from parity_check.errors import ConfigError, ExitCode, InputError
 from parity_check.files import write_text
-from parity_check.prompts import read_prompts
-from parity_check.report.model import EngineReport, Setting
+from parity_check.recording.run_directory import RunDirectory
+from parity_check.recording.session import Session, session, tokenize_prompts
+from parity_check.report.deliver import Delivery, append_step_summary
 from parity_check.report.weight_sync import sentences
 from parity_check.report.weight_sync.json import parse
-from parity_check.report.weight_sync.model import WeightSyncReport
 from parity_check.report.weight_sync.renderers import RENDERERS
-from parity_check.run import RunDirectory
-from parity_check.session import Session, session, tokenize_prompts
+from parity_check.traces import provenance
+from parity_check.traces.prompts import read_prompts
 from parity_check.weight_sync.checks import reference_analogue
 from parity_check.weight_sync.observed import EngineRun, Mode, Request, Update, Weights, declared
+from parity_check.weight_sync.report import WeightSyncReport
 from parity_check.weight_sync.scenario import (
     Cold,
     Flown,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from parity_check.gates import Verdict
-from parity_check.stats import Estimate, mean_estimate
+from parity_check.measure.gates import Verdict
+from parity_check.measure.stats import Estimate, mean_estimate
 from parity_check.weight_sync.observed import Floats, Request
 
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity_check.checkpoint import locate_model
-from parity_check.config import Config, ModelConfig, Role, WeightSync
+from parity_check.config.models import Config, ModelConfig, Role, WeightSync
 from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import family_of, refusal
 from parity_check.errors import ConfigError, InputError
-from parity_check.prompts import Prompt
+from parity_check.traces.checkpoint import locate_model
+from parity_check.traces.prompts import Prompt
 from parity_check.weight_sync.observed import Mode, Phase
 
 Rows = list[dict[str, Any]]

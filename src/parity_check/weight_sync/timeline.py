@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity_check.gates import Verdict
-from parity_check.stats import Estimate
+from parity_check.measure.gates import Verdict
+from parity_check.measure.stats import Estimate
 from parity_check.weight_sync.checks import (
     Check,
     if_arrived,

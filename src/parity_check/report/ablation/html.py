@@ -7,10 +7,10 @@ from functools import partial
 
 import tomli_w
 
-from parity_check.config import OTHER, ROLES, Role
+from parity_check.ablation.report import AblationReport
+from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.report import html, numbers, svg
 from parity_check.report.ablation import json, plots, sentences, table
-from parity_check.report.ablation.model import AblationReport
 from parity_check.report.drawings import Draw, Drawing, Panel, figure
 
 MARGINS = {"left": 0.36, "right": 0.97, "top": 0.97}

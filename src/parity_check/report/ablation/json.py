@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from parity_check.report.ablation.model import AblationReport, StepReport
+from parity_check.ablation.report import AblationReport, StepReport
+from parity_check.comparison.report import Direction
+from parity_check.measure.stats import Estimate
 from parity_check.report.document import dumps, schema_of
 from parity_check.report.json import finite_values
-from parity_check.report.model import Direction
-from parity_check.stats import Estimate
 
 METRICS = (
     "mean_log_ratio",

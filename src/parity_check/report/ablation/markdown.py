@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from parity_check.config import OTHER, ROLES, Role
+from parity_check.ablation.report import AblationReport
+from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.report.ablation import sentences, table
-from parity_check.report.ablation.model import AblationReport
 from parity_check.report.markdown import details, table_of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from parity_check.report.ablation.model import StepReport
+from parity_check.ablation.report import StepReport
 from parity_check.report.svg import COLOURS
 
 if TYPE_CHECKING:

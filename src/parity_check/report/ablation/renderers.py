@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from parity_check.ablation.report import AblationReport
 from parity_check.report.ablation import html, json, markdown, text
-from parity_check.report.ablation.model import AblationReport
 
 RENDERERS: dict[str, Callable[[AblationReport], str]] = {
     "text": text.render,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from parity_check.ablation.plan import START, Part, written
+from parity_check.ablation.report import AblationReport, StepReport
+from parity_check.measure.stats import Estimate
 from parity_check.report import numbers
-from parity_check.report.ablation.model import AblationReport, StepReport
 from parity_check.report.sentences import MARKS, share_label
-from parity_check.stats import Estimate
 
 TITLES = {
     "ladder": "the ladder: from the engine's defaults, one setting after another",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from parity_check.config import Role
-from parity_check.metrics import METRICS
+from parity_check.ablation.report import AblationReport, StepReport
+from parity_check.config.models import Role
+from parity_check.measure.metrics import METRICS
+from parity_check.measure.stats import Estimate
 from parity_check.report import numbers
 from parity_check.report.ablation import sentences
-from parity_check.report.ablation.model import AblationReport, StepReport
 from parity_check.report.sentences import share_label
-from parity_check.stats import Estimate
 
 Row = tuple[str, ...]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from parity_check.config import OTHER, ROLES, Role
+from parity_check.ablation.report import AblationReport
+from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.report.ablation import sentences, table
-from parity_check.report.ablation.model import AblationReport
 from parity_check.report.numbers import columns
 
 WIDTH = 100

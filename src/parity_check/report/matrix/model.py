@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from parity_check.decomposition import Decomposition
+from parity_check.comparison.practices import Logprobs, Practice
+from parity_check.comparison.report import EXIT_CODES, EngineReport, ReportWarning
 from parity_check.errors import ExitCode
-from parity_check.gates import GateResult, Verdict
-from parity_check.measurement import ClipEstimate, Measurement
-from parity_check.objectives import Objective
-from parity_check.practices import Logprobs, Practice
-from parity_check.report.model import EXIT_CODES, EngineReport, ReportWarning
-from parity_check.stats import Estimate
+from parity_check.measure.decomposition import Decomposition
+from parity_check.measure.gates import GateResult, Verdict
+from parity_check.measure.objectives import Objective
+from parity_check.measure.results import ClipEstimate, Measurement
+from parity_check.measure.stats import Estimate
 
 SCHEMA_VERSION = 1
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from parity_check.decomposition import Decomposition, Leg
-from parity_check.measurement import Measurement
+from parity_check.comparison.report import EngineReport
+from parity_check.measure.decomposition import Decomposition, Leg
+from parity_check.measure.results import Measurement
+from parity_check.measure.stats import Estimate
 from parity_check.report import numbers
 from parity_check.report.matrix import sentences
 from parity_check.report.matrix.model import MatrixReport, Rollouts, Scorer
-from parity_check.report.model import EngineReport
 from parity_check.report.sentences import SHARE_OF
 from parity_check.report.table import plain
-from parity_check.stats import Estimate
 
 Row = tuple[str, ...]
 

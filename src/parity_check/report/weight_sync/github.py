@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parity_check.report.github import LEVELS, data, property_value
 from parity_check.report.weight_sync import sentences
-from parity_check.report.weight_sync.model import WeightSyncReport
+from parity_check.weight_sync.report import WeightSyncReport
 
 
 def render(report: WeightSyncReport) -> str:

@@ -10,7 +10,7 @@ import tomli_w
 from parity_check.report import html, svg
 from parity_check.report.drawings import Drawing, Panel, figure
 from parity_check.report.weight_sync import json, plots, sentences
-from parity_check.report.weight_sync.model import WeightSyncReport
+from parity_check.weight_sync.report import WeightSyncReport
 from parity_check.weight_sync.timeline import EngineResult
 
 VERSION_HEALTHY = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from parity_check.report.weight_sync import sentences
-from parity_check.report.weight_sync.model import WeightSyncReport
+from parity_check.weight_sync.report import WeightSyncReport
 
 
 def render(report: WeightSyncReport) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from parity_check.report.renderers import Format
 from parity_check.report.weight_sync import github, html, json, junit, markdown, text
-from parity_check.report.weight_sync.model import WeightSyncReport
+from parity_check.weight_sync.report import WeightSyncReport
 
 RENDERERS: dict[Format, Callable[[WeightSyncReport], str]] = {
     "text": text.render,

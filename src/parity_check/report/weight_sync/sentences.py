@@ -8,9 +8,9 @@ from itertools import groupby
 
 from parity_check.report import numbers
 from parity_check.report.sentences import MARKS
-from parity_check.report.weight_sync.model import WeightSyncReport
 from parity_check.weight_sync.checks import Check
 from parity_check.weight_sync.observed import Update
+from parity_check.weight_sync.report import WeightSyncReport
 from parity_check.weight_sync.timeline import EngineResult, TimelineStep
 
 Row = tuple[str, ...]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from parity_check.report.numbers import columns
 from parity_check.report.text import WIDTH
 from parity_check.report.weight_sync import sentences
-from parity_check.report.weight_sync.model import WeightSyncReport
+from parity_check.weight_sync.report import WeightSyncReport
 
 
 def render(report: WeightSyncReport) -> str:

@@ -1,0 +1,403 @@
+"""The command line: parse, one call per command, return an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from parity_check import __version__
+from parity_check.cli.options import (
+    OPERATIONS,
+    AblationFormat,
+    Color,
+    ConfigFile,
+    DryRun,
+    DumpFiles,
+    DumpFormat,
+    Engine,
+    ExitZero,
+    Format,
+    OnInconclusive,
+    OutDirectory,
+    OutputFormat,
+    Overlay,
+    Quiet,
+    ReferenceTrace,
+    ScorePath,
+    ShowProgress,
+    StatedModel,
+    StatedSampling,
+    StoredPair,
+    TraceOut,
+    Verbose,
+    WorkloadTrace,
+    WriteTo,
+    delivery_from,
+    only_ablation_formats,
+    with_out,
+)
+from parity_check.console import Console
+from parity_check.errors import ExitCode, Interrupted, ParityCheckError
+
+if TYPE_CHECKING:
+    from parity_check.config.models import Role
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Commands(typer.core.TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Typer itself would end without a word.
+            raise Interrupted from None
+
+
+cli = typer.Typer(
+    name="parity-check",
+    cls=Commands,
+    help="Did my rollout engine change the numbers that my RL trainer learns from?",
+    epilog="Exit codes: 0 parity · 1 drift · 2 usage or input · 3 an engine failed · "
+    "4 inconclusive · 70 a bug in parity-check · 130 interrupted",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # rich tracebacks with locals would leak prompts
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclass(slots=True)
+class State:
+    """What a command and the catch site share."""
+
+    console: Console
+
+
+@cli.command()
+def compare(
+    context: typer.Context,
+    traces: StoredPair = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="The configuration, TOML (or YAML by suffix)."),
+    ] = None,
+    reference_trace: ReferenceTrace = None,
+    workload_trace: WorkloadTrace = None,
+    overlay: Overlay = None,
+    out: OutDirectory = None,
+    format: OutputFormat = Format.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Run identical prompts through both engines and compare their logprobs.
+
+    Or compare two stored traces, one of them replayed from the other.
+    """
+    from parity_check.comparison import command as comparison
+    from parity_check.config.load import load_config, load_judging
+
+    console = _console(context, verbose - quiet, color, progress)
+    if traces:
+        if len(traces) != 2 or reference_trace is not None or workload_trace is not None:
+            raise typer.BadParameter("give two traces, or -c with engines", param_hint="traces")
+        judging = load_judging(config, overlay or [])
+        delivery = delivery_from(format, write, exit_zero, inconclusive)
+        raise typer.Exit(
+            comparison.compare_traces(traces[0], traces[1], judging, delivery, console)
+        )
+    if config is None:
+        raise typer.BadParameter("give a configuration (-c), or two traces", param_hint="--config")
+    if reference_trace is not None and workload_trace is not None:
+        raise typer.BadParameter("give this or --reference-trace", param_hint="--workload-trace")
+    loaded = load_config(config, with_out(overlay, out))
+    delivery = delivery_from(format, write, exit_zero, inconclusive)
+    if dry_run:
+        comparison.dry_run(loaded, console)
+        return
+    if workload_trace is not None:
+        raise typer.Exit(comparison.compare_on(workload_trace, loaded, delivery, console))
+    raise typer.Exit(comparison.compare(loaded, delivery, console, reference_trace))
+
+
+@cli.command()
+def report(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
+    overlay: Overlay = None,
+    format: OutputFormat = Format.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    quiet: Quiet = 0,
+    color: Color = None,
+) -> None:
+    """Render and judge a finished run again, with other limits if you like; no engine needed."""
+    from parity_check.ablation import command as ablation
+    from parity_check.comparison import command as comparison
+    from parity_check.config.load import load_config
+    from parity_check.weight_sync import command as updates
+
+    console = _console(context, -quiet, color, None)
+    delivery = delivery_from(format, write, exit_zero, inconclusive)
+    loaded = load_config(run / "config.toml", overlay or [])
+    if ablation.is_ablation(run):
+        only_ablation_formats(delivery)
+        raise typer.Exit(ablation.report(run, loaded, delivery, console))
+    if updates.is_weight_sync(run):
+        raise typer.Exit(updates.report(run, delivery, console))
+    raise typer.Exit(comparison.report(run, loaded, delivery, console))
+
+
+@cli.command()
+def ablate(
+    context: typer.Context,
+    run: Annotated[
+        Path | None, typer.Argument(help="A finished run: its reference trace is used again.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Or a configuration: record with the reference first."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Or an ablation that was interrupted: go on with it.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SETTING", help="Change this one alone (repeatable)."),
+    ] = None,
+    flip: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE…",
+            help="Also try these values of an engine argument, or of a setting (repeatable).",
+        ),
+    ] = None,
+    flips: Annotated[
+        bool, typer.Option("--flips/--no-flips", help="Flip each setting on its own, or not.")
+    ] = True,
+    overlay: Overlay = None,
+    out: OutDirectory = None,
+    format: Annotated[
+        AblationFormat, typer.Option("--format", help="What stdout gets.")
+    ] = AblationFormat.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the steps, start nothing.")
+    ] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Restart the candidate with settings flipped, and say which of them remove the drift."""
+    from parity_check.ablation import command as ablation
+    from parity_check.ablation.plan import parse_flip
+    from parity_check.config.load import load_config
+
+    console = _console(context, verbose - quiet, color, progress)
+    named = [given for given in (run, config, resume) if given is not None]
+    if len(named) != 1:
+        raise typer.BadParameter("give one of a finished run, -c and --resume", param_hint="RUN")
+    picks = ablation.Picks(tuple(only or []), tuple(map(parse_flip, flip or [])), flips)
+    if resume is not None and (dry_run or out is not None or picks != ablation.Picks()):
+        raise typer.BadParameter("the steps are those of its plan", param_hint="--resume")
+    file = named[0] if named[0] == config else named[0] / "config.toml"
+    loaded = load_config(file, with_out(overlay, out))
+    if config is None:
+        ablation.check_fits(named[0], loaded, load_config(file), candidate=resume is None)
+    if dry_run:
+        ablation.dry_run(loaded, picks, console, run)
+        return
+    delivery = delivery_from(Format(format), write, exit_zero, inconclusive)
+    only_ablation_formats(delivery)
+    if resume is not None:
+        raise typer.Exit(ablation.resume(resume, loaded, delivery, console))
+    raise typer.Exit(ablation.ablate(loaded, picks, delivery, console, run))
+
+
+@cli.command()
+def record(
+    context: typer.Context,
+    config: ConfigFile,
+    engine: Annotated[str, typer.Option(help="Which engine samples, by its name.")],
+    trace: Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")],
+    overlay: Overlay = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Sample rollouts with one engine and store their logprobs."""
+    from parity_check.comparison import command as comparison
+    from parity_check.config.load import load_config
+
+    console = _console(context, verbose - quiet, color, progress)
+    loaded = load_config(config, overlay or [])
+    if dry_run:
+        comparison.dry_run(loaded, console)
+        return
+    comparison.record(loaded, engine, trace, console)
+
+
+@cli.command()
+def replay(
+    context: typer.Context,
+    config: ConfigFile,
+    engine: Annotated[str, typer.Option(help="Which engine evaluates, by its name.")],
+    trace: Annotated[Path, typer.Option(help="The trace whose tokens are replayed.")],
+    replayed: Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")],
+    path: Annotated[
+        ScorePath, typer.Option(help="Through decode, a token a step, or through prefill.")
+    ] = ScorePath.decode,
+    overlay: Overlay = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Put the tokens of a trace through another engine and store its logprobs."""
+    from parity_check.comparison import command as comparison
+    from parity_check.config.load import load_config
+
+    console = _console(context, verbose - quiet, color, progress)
+    loaded = load_config(config, overlay or [])
+    if dry_run:
+        comparison.dry_run(loaded, console)
+        return
+    comparison.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)
+
+
+@cli.command("weight-sync")
+def weight_sync(
+    context: typer.Context,
+    config: ConfigFile,
+    engine: Annotated[
+        Engine | None, typer.Option(help="One engine alone; default: both side by side.")
+    ] = None,
+    overlay: Overlay = None,
+    out: OutDirectory = None,
+    format: OutputFormat = Format.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Change an engine's weights under requests in flight: what does that do to the logprobs?"""
+    from parity_check.comparison import command as comparison
+    from parity_check.config.load import load_config
+    from parity_check.config.models import ROLES
+    from parity_check.weight_sync import command as updates
+
+    console = _console(context, verbose - quiet, color, progress)
+    loaded = load_config(config, with_out(overlay, out))
+    delivery = delivery_from(format, write, exit_zero, inconclusive)
+    if dry_run:
+        comparison.dry_run(loaded, console)
+        return
+    roles: tuple[Role, ...] = ROLES if engine is None else (engine.value,)
+    raise typer.Exit(updates.weight_sync(loaded, roles, delivery, console))
+
+
+@cli.command("import")
+def import_dump(
+    context: typer.Context,
+    format: DumpFormat,
+    files: DumpFiles,
+    trace: TraceOut,
+    sampling: StatedSampling = None,
+    model: StatedModel = None,
+    quiet: Quiet = 0,
+    color: Color = None,
+) -> None:
+    """Turn the dump of a training run into traces: the rollout's logprobs, and the trainer's."""
+    from parity_check.importers import command as importing
+
+    console = _console(context, -quiet, color, None)
+    importing.import_dump(format, files, trace, sampling or [], model, console)
+
+
+@cli.command()
+def doctor(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Look at the engines of this one.")
+    ] = None,
+    overlay: Overlay = None,
+    start: Annotated[
+        bool, typer.Option("--start", help="Start the engines too: what is in force, proved.")
+    ] = False,
+    color: Color = None,
+) -> None:
+    """Interpreters, environments, versions, settings: what is there, and what would be made."""
+    from parity_check.cli import doctor as checks
+    from parity_check.config.load import load_config
+
+    console = _console(context, 0, color, None)
+    if config is None and start:
+        raise typer.BadParameter("give a configuration (-c)", param_hint="--start")
+    loaded = None if config is None else load_config(config, overlay or [])
+    raise typer.Exit(checks.run(loaded, console, start))
+
+
+@cli.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"parity-check {__version__}")
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line; the only place where errors are caught."""
+    state = State(Console())
+    for number in INTERRUPTS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
+    try:
+        cli(obj=state)
+    except ParityCheckError as error:
+        state.console.error(error)
+        sys.exit(error.exit_code)
+    except Exception:
+        traceback.print_exc()
+        state.console.err.print("this is a bug in parity-check, please report it")
+        sys.exit(ExitCode.BUG)
+    sys.exit(ExitCode.PARITY)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """End in order, leaving no engine behind; an impatient second Ctrl-C must not prevent that."""
+    for each in INTERRUPTS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _console(
+    context: typer.Context, verbosity: int, color: bool | None, progress: bool | None
+) -> Console:
+    console = Console(verbosity, color, progress)
+    context.obj.console = console
+    return console

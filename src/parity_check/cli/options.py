@@ -1,0 +1,147 @@
+"""The options that commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from parity_check.errors import ExitCode
+
+if TYPE_CHECKING:
+    from parity_check.report.deliver import Delivery
+    from parity_check.report.renderers import Format as FormatName
+
+
+class Engine(StrEnum):
+    reference = "reference"
+    candidate = "candidate"
+
+
+class ScorePath(StrEnum):
+    decode = "decode"
+    prefill = "prefill"
+
+
+class Format(StrEnum):
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+    html = "html"
+    github = "github"
+    junit = "junit"
+
+
+class AblationFormat(StrEnum):
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+    html = "html"
+
+
+class Inconclusive(StrEnum):
+    passes = "pass"
+    fails = "fail"
+
+
+OPERATIONS: Mapping[ScorePath, Literal["replay", "rescore"]] = {
+    ScorePath.decode: "replay",
+    ScorePath.prefill: "rescore",
+}
+
+ConfigFile = Annotated[
+    Path, typer.Option("--config", "-c", help="The configuration, TOML (or YAML by suffix).")
+]
+Overlay = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key of the configuration."),
+]
+OutDirectory = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Where run directories go (run.out).")
+]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.")]
+Quiet = Annotated[int, typer.Option("--quiet", "-q", count=True, help="Say the verdict alone.")]
+Color = Annotated[
+    bool | None, typer.Option("--color/--no-color", help="Default: as the terminal allows.")
+]
+ShowProgress = Annotated[
+    bool | None, typer.Option("--progress/--no-progress", help="Default: on a terminal.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved configuration, start nothing.")
+]
+
+StoredPair = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[A.parquet B.parquet]", help="Two stored traces, no engine."),
+]
+ReferenceTrace = Annotated[
+    Path | None, typer.Option(help="A stored trace in place of the reference engine.")
+]
+WorkloadTrace = Annotated[
+    Path | None, typer.Option(help="Replay the tokens of this trace through both engines.")
+]
+DumpFormat = Annotated[
+    str, typer.Argument(metavar="FORMAT", help="prime-rl, slime, verl, trl or openai.")
+]
+DumpFiles = Annotated[
+    list[Path], typer.Argument(metavar="FILE…", help="Files of the dump, as they were written.")
+]
+TraceOut = Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")]
+StatedSampling = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="What the dump does not say: temperature=0.8 …"),
+]
+StatedModel = Annotated[
+    str | None, typer.Option(help="The checkpoint that sampled: its digests go into the trace.")
+]
+
+OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout gets.")]
+WriteTo = Annotated[
+    list[str] | None,
+    typer.Option("--write", metavar="FORMAT=PATH", help="Also write the report to a file."),
+]
+ExitZero = Annotated[
+    bool, typer.Option("--exit-zero", help="Exit with 0 whatever the verdict; failures still fail.")
+]
+OnInconclusive = Annotated[
+    Inconclusive | None, typer.Option(help="Let an inconclusive verdict pass (0) or fail (1).")
+]
+
+
+def delivery_from(
+    format: Format, write: list[str] | None, exit_zero: bool, inconclusive: Inconclusive | None
+) -> Delivery:
+    """Where a report goes, as the options say. Raises BadParameter for an unknown format."""
+    from parity_check.report.deliver import Delivery
+
+    files: dict[Path, FormatName] = {}
+    for item in write or []:
+        name, _, path = item.partition("=")
+        if name not in Format.__members__ or not path:
+            known = ", ".join(Format)
+            raise typer.BadParameter(f"{item}: FORMAT=PATH, one of {known}", param_hint="--write")
+        files[Path(path)] = cast("FormatName", name)
+    outcome = {
+        None: ExitCode.INCONCLUSIVE,
+        Inconclusive.passes: ExitCode.PARITY,
+        Inconclusive.fails: ExitCode.DRIFT,
+    }[inconclusive]
+    return Delivery(format.value, files, exit_zero, outcome)
+
+
+def only_ablation_formats(delivery: Delivery) -> None:
+    """Refuse a format that an ablation has no renderer for."""
+    for name in (delivery.format, *delivery.write.values()):
+        if name not in AblationFormat.__members__:
+            raise typer.BadParameter(
+                f"{name}: an ablation has {', '.join(AblationFormat)}", param_hint="--format"
+            )
+
+
+def with_out(overlay: list[str] | None, out: Path | None) -> list[str]:
+    """The overlay, with --out as its last word."""
+    return [*(overlay or []), *([] if out is None else [f"run.out={str(out)!r}"])]

@@ -1,0 +1,1 @@
+"""Two or more engines compared: the first is the reference."""

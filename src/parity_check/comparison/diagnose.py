@@ -1,0 +1,79 @@
+"""From traces to the case that a diagnosis looks at: a bounded sample, and the engines' facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from parity_check.comparison.report import Direction, Floor
+from parity_check.config.models import ROLES, Role, Workload
+from parity_check.diagnosis.case import Case, EngineFacts
+from parity_check.diagnosis.evidence import evidence_of, first_samples
+from parity_check.traces.batch import SampleBatch
+from parity_check.traces.provenance import Difference
+from parity_check.traces.trace import Trace, TraceHeader
+
+TOKEN_BUDGET = 100_000
+"""Tokens of a direction that a diagnosis looks at: whole samples, from evenly spaced row groups."""
+MOST_GROUPS = 4
+"""Row groups of a long trace that are read for it, one at a time."""
+
+
+def examine(
+    pairs: Mapping[Role, tuple[Trace, Trace]],
+    headers: Mapping[Role, TraceHeader],
+    directions: Sequence[Direction],
+    floors: Sequence[Floor],
+    differences: Sequence[Difference],
+) -> Case:
+    """Everything that the rules may look at."""
+    first = headers[directions[0].sampled_by]
+    return Case(
+        evidence=evidence_of(
+            (
+                (left, right, role)
+                for role, (behaviour, evaluating) in pairs.items()
+                for left, right in _sampled(behaviour, evaluating)
+            ),
+            total_tokens=sum(behaviour.header.tokens for behaviour, _ in pairs.values()),
+        ),
+        engines={role: _facts(role, headers[role], directions, floors) for role in ROLES},
+        sampling={**Workload().sampling(), **first.sampling},
+        temperature_stated="temperature" in first.sampling,
+        run=f"{first.config.get('run', {}).get('out', 'runs')}/{first.run_id}",
+        unrequested=tuple(each.key for each in differences if not each.requested),
+    )
+
+
+def _sampled(behaviour: Trace, evaluating: Trace) -> Iterator[tuple[SampleBatch, SampleBatch]]:
+    """Whole samples up to the budget; the same ones of both traces, the same in every analysis."""
+    groups = behaviour.row_groups
+    whole = behaviour.header.tokens <= TOKEN_BUDGET
+    wanted = groups if whole else min(groups, MOST_GROUPS)
+    chosen = [number * groups // wanted for number in range(wanted)]
+    each = TOKEN_BUDGET if whole else TOKEN_BUDGET // wanted
+    for left, right in zip(behaviour.batches(chosen), evaluating.batches(chosen), strict=True):
+        yield first_samples(left, each), first_samples(right, each)
+
+
+def _facts(
+    role: Role, header: TraceHeader, directions: Sequence[Direction], floors: Sequence[Floor]
+) -> EngineFacts:
+    engine = header.engine
+    own = [floor.measurement for floor in floors if floor.engine == role]
+    defects: dict[str, int] = {}
+    for direction in directions:
+        side = "behaviour" if direction.sampled_by == role else "evaluating"
+        for count in direction.measurement.hygiene:
+            if count.engine == side:
+                defects[count.kind] = defects.get(count.kind, 0) + count.count
+    return EngineFacts(
+        version=engine["version"],
+        family=engine["family"],
+        distribution=header.logprob_distribution,
+        settings={name: setting["in_force"] for name, setting in engine["settings"].items()},
+        config=engine["config"],
+        model=engine.get("model", {}),
+        floor=max((each["mean_abs_log_ratio"].value for each in own), default=None),
+        floor_share=max((1 - each["identical_fraction"].value for each in own), default=None),
+        defects=defects,
+    )

@@ -1,0 +1,202 @@
+"""What a reader must know of two engines to read their numbers right, as warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from parity_check.comparison.report import ReportWarning
+from parity_check.config.models import OTHER, ROLES, SHAPING, Role
+from parity_check.traces.provenance import Difference, served
+from parity_check.traces.trace import UNKNOWN, TraceHeader
+
+N = TypeVar("N", bound=str)
+FOLLOWS_FROM_VERSION = frozenset(
+    {
+        "attention_backend",
+        "block_size",
+        "compilation",
+        "cudagraph_mode",
+        "custom_ops",
+        "enable_chunked_prefill",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "model_runner",
+    }
+)
+"""Facts that differ from version to version, or from recipe to recipe: shown, not warned of."""
+PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
+NEUTRAL: Mapping[str, float] = {
+    "top_p": 1.0,
+    "top_k": -1,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+"""What leaves the distribution as it is."""
+LOWEST_TEMPERATURE = 0.01
+"""What every version raises a lower positive temperature to."""
+
+
+def notices(
+    headers: Mapping[Role, TraceHeader], differences: Sequence[Difference]
+) -> Iterator[ReportWarning]:
+    """`headers` are those of the traces that each engine wrote; no order matters to a reader."""
+    yield from _imported(headers)
+    yield from _foreign_tokens(headers)
+    yield from _endpoints(headers)
+    yield from _mixed_distributions(headers)
+    yield from _unrequested(differences)
+    yield from _checkpoint_defaults(headers)
+    sampling = next(iter(headers.values())).sampling
+    yield from trainers(headers)
+    yield from _semantics(sampling, {header.engine["family"] for header in headers.values()})
+
+
+def sampler(header: TraceHeader) -> str:
+    """Who sampled the tokens of a trace that neither engine of this run sampled."""
+    role = header.sampled_by
+    return f"the {role} of another run" if role in ROLES else f"the {role}"
+
+
+def _imported(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
+    """What a dump does not say is unknown, and what that leaves open."""
+    found = {role: headers[role] for role in ROLES if _is_imported(headers[role])}
+    if not found:
+        return
+    names = " and ".join(f"the {h.engine['label']} (the {role})" for role, h in found.items())
+    unstated = [name for name in SHAPING if any(name not in h.sampling for h in found.values())]
+    told = ""
+    if unstated:
+        told = f"; so are {', '.join(unstated)}: state them with `import --sampling NAME=VALUE`"
+    yield ReportWarning(
+        "imported",
+        f"of {names} there is only a dump: versions, settings, and whether logprobs are raw or "
+        f"processed, are unknown{told}",
+    )
+
+
+def _is_imported(header: TraceHeader) -> bool:
+    return bool(header.engine.get("version") == UNKNOWN)
+
+
+def _foreign_tokens(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
+    """Neither engine sampled what both replayed."""
+    if all(header.replayed_from is not None for header in headers.values()):
+        who = sampler(headers["reference"])
+        yield ReportWarning(
+            "foreign-tokens",
+            f"the tokens were sampled by {who}, and both engines replayed them: Δ and ratio are "
+            "candidate against reference on these tokens, and the mean ratio need not be 1 for two "
+            "right engines; the trace's own logprobs are compared by `parity-check compare "
+            "workload.parquet reference.parquet` in the run's directory, and by the same with "
+            "reference-replayed-by-candidate.parquet",
+        )
+
+
+def _endpoints(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
+    for role in (role for role in ROLES if served(headers[role].engine)):
+        settings = headers[role].engine["settings"]
+        unknown = [name for name, found in settings.items() if found["in_force"] == UNKNOWN]
+        shown = ", ".join([*unknown, "its weights", "kernels", "batch limits"])
+        yield ReportWarning(
+            "endpoint.unknown",
+            f"the {role} is a served endpoint, from which some things cannot be read back: {shown}",
+        )
+        yield ReportWarning(
+            "endpoint.no-floor",
+            f"the {role} is a served endpoint, which cannot decode the same tokens twice: no A/A "
+            "floor of it can be measured",
+        )
+        if headers[OTHER[role]].sampled_by == OTHER[role]:
+            yield ReportWarning(
+                "endpoint.prefill",
+                f"the {role} is a served endpoint, which evaluates given tokens by prefill: where "
+                f"the {OTHER[role]} sampled, Δ also holds what prefill and decode differ by",
+            )
+
+
+def _mixed_distributions(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
+    distributions = {role: headers[role].logprob_distribution for role in ROLES}
+    if set(distributions.values()) == {"raw", "processed"}:
+        raw, processed = sorted(ROLES, key=lambda role: distributions[role] != "raw")
+        yield ReportWarning(
+            "mixed-distributions",
+            f"the {raw} returns raw logprobs, the {processed} processed ones: they belong to "
+            "different distributions unless T = 1 and nothing is truncated or penalised",
+        )
+
+
+def _unrequested(differences: Sequence[Difference]) -> Iterator[ReportWarning]:
+    for difference in differences:
+        if not difference.requested and difference.key not in FOLLOWS_FROM_VERSION:
+            yield ReportWarning(
+                f"unrequested-difference.{difference.key}",
+                f"{difference.key} is {_shown(difference.reference)} in the reference and "
+                f"{_shown(difference.candidate)} in the candidate, which nobody asked for",
+            )
+
+
+def trainers(headers: Mapping[N, TraceHeader]) -> Iterator[ReportWarning]:
+    """What a trainer does otherwise than a rollout engine, which is part of what is compared."""
+    for name, header in headers.items():
+        if not header.by_trainer:
+            continue
+        yield ReportWarning(
+            f"trainer-path.{name}",
+            f"{name} is a trainer's forward: it scores by prefill what rollout engines compute by "
+            "decode, a token a step; the two paths are part of what is compared",
+        )
+        sampling, truncates = header.sampling, header.engine["config"]["truncation"]
+        shaping = {k: v for k, v in NEUTRAL.items() if k in PENALTIES or not truncates}
+        left_out = [key for key, neutral in shaping.items() if sampling[key] != neutral]
+        if left_out and sampling["temperature"]:
+            yield ReportWarning(
+                f"trainer-distribution.{name}",
+                f"{name} leaves out {', '.join(left_out)}, which shaped the distribution that "
+                "the tokens were sampled from",
+            )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "nothing" if value in (None, "") else str(value)
+
+
+def _checkpoint_defaults(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
+    found = {header.engine.get("model", {}).get("sampling_defaults") for header in headers.values()}
+    for defaults in sorted(filter(None, found)):
+        yield ReportWarning(
+            "checkpoint-sampling-defaults",
+            f"the checkpoint's generation_config.json sets {defaults}: every request here says "
+            "otherwise, but an engine that serves this checkpoint applies it to requests that "
+            'leave it out, unless it is started with generation_config = "vllm"',
+        )
+
+
+def _semantics(sampling: Mapping[str, Any], families: set[str]) -> Iterator[ReportWarning]:
+    """Differences that no setting shows, where the sampling parameters make them matter."""
+    if not sampling.keys() >= set(SHAPING):
+        return  # an imported trace, which does not say
+    temperature = sampling["temperature"]
+    if sampling["top_p"] < 1 and sampling["min_p"] > 0 and families >= {"v0", "v1"} and temperature:
+        yield ReportWarning(
+            "semantics.top-p-and-min-p",
+            "V0 applies top_p before min_p, V1 min_p before top_p: with both they keep different "
+            "tokens (0.08 to 0.10 mean |Δ| at top_p 0.8 and min_p 0.1, and tokens that only one "
+            "side allows); no setting changes that",
+        )
+    if temperature == 0:
+        yield ReportWarning(
+            "semantics.greedy",
+            "temperature 0 is greedy: logprobs are reported at T = 1, without top_k, top_p and "
+            "min_p",
+        )
+    if 0 < temperature < LOWEST_TEMPERATURE:
+        yield ReportWarning(
+            "semantics.clamped-temperature",
+            f"vLLM raises temperature {temperature:g} to {LOWEST_TEMPERATURE:g}, and reports "
+            "logprobs at that",
+        )

@@ -1,0 +1,349 @@
+"""A served endpoint as an engine: no process of ours, what it proves, and what stays unknown."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parity_check.config.engines import EndpointConfig, Settings
+from parity_check.config.models import Config
+from parity_check.engines.base import ENDPOINT, Progress, Spec
+from parity_check.engines.endpoint import completions, probes
+from parity_check.engines.endpoint.completions import BadAnswerError
+from parity_check.engines.endpoint.probes import PLAIN
+from parity_check.engines.endpoint.proofs import UNKNOWN
+from parity_check.engines.endpoint.server import Call, Server
+from parity_check.errors import ConfigError, InputError
+from parity_check.files import cannot_write
+
+PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
+OPERATIONS = {
+    "generate": (completions.generate_body, completions.read_generated),
+    "rescore": (completions.rescore_body, completions.read_rescored),
+}
+WAYS_OUT = (
+    "let it sample (workload.sampled_by), so that the other engine replays its tokens; or compare "
+    "at temperature 1 without truncation and penalties"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """One served endpoint, ready to be asked. The key is read when the engine is made."""
+
+    role: str
+    endpoint: EndpointConfig
+    family: str | None
+    settings: Settings
+    dtype: str
+    """What the model is said to run in; the server itself does not tell."""
+
+    @property
+    def label(self) -> str:
+        return f"endpoint {self.endpoint.model}"
+
+    @property
+    def backend(self) -> str:
+        return ENDPOINT
+
+    def shares_device_with(self, other: Spec) -> bool:
+        return False
+
+    def memory_share(self) -> float:
+        return 0.0
+
+
+def endpoint_spec(role: str, config: Config) -> EndpointSpec:
+    """Raises ConfigError when the variable that is to hold the key does not."""
+    engine = config.engine(role)
+    assert engine.endpoint is not None
+    read_key(role, engine.endpoint)
+    return EndpointSpec(role, engine.endpoint, engine.family, engine.settings, config.model.dtype)
+
+
+def check_evaluation(
+    role: str,
+    operation: str,
+    config: Config,
+    sampling: Mapping[str, Any] | None = None,
+    *,
+    exactly: bool = False,
+) -> None:
+    """Refuse in advance what an endpoint cannot evaluate; other engines pass.
+
+    `sampling` is the configuration's where it is left out; `exactly` insists on the operation,
+    where otherwise prefill stands in for decode. Raises ConfigError.
+    """
+    engine = config.engine(role)
+    if engine.kind != ENDPOINT:
+        return
+    if exactly and operation == "replay":
+        raise ConfigError(
+            f"the {role} is an endpoint, which cannot be made to decode given tokens",
+            hint="score them by prefill: --path prefill",
+        )
+    prompt_logprobs = "processed" if engine.family == "v0" else "raw"
+    changed = left_out(sampling or config.workload.sampling(), prompt_logprobs)
+    if changed and engine.settings.logprobs_mode != "raw_logprobs":
+        raise ConfigError(
+            f"the {role} is an endpoint, which scores given tokens by its prompt logprobs, and "
+            f"those leave out {', '.join(changed)}",
+            hint=WAYS_OUT,
+        )
+
+
+def read_key(role: str, endpoint: EndpointConfig) -> str | None:
+    """The API key, from the one place where it may be. Raises ConfigError."""
+    if endpoint.api_key_env is None:
+        return None
+    key = os.environ.get(endpoint.api_key_env, "").strip()
+    if not key:
+        raise ConfigError(
+            f"{role}.endpoint.api_key_env names {endpoint.api_key_env}, which is not set",
+            hint="export it, or leave `api_key_env` out for a server without a key",
+        )
+    return key
+
+
+def left_out(sampling: Mapping[str, Any], prompt_logprobs: str) -> list[str]:
+    """The parameters in use that prompt logprobs do not show.
+
+    V1's are raw: those of T = 1, without penalties and truncation. V0's lack the penalties alone.
+    """
+    changed = [name for name, value in PLAIN.items() if sampling[name] != value]
+    if sampling["temperature"] == 0.0:  # greedy logprobs are those of T = 1
+        changed.remove("temperature")
+    return changed if prompt_logprobs == "raw" else [n for n in changed if n in PENALTIES]
+
+
+class EndpointEngine:
+    """The operations of an engine as requests to a server.
+
+    It samples, and scores given tokens by prefill; it cannot be made to decode them.
+    """
+
+    def __init__(self, spec: EndpointSpec, job_dir: Path, log: Path, progress: Progress) -> None:
+        self.spec = spec
+        self.description: dict[str, Any] = {}
+        self._job_dir, self._progress = job_dir, progress
+        self._model = spec.endpoint.model
+        self._ids = itertools.count(1)
+        try:
+            job_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(job_dir, error) from None
+        self._server = Server(spec.role, spec.endpoint, read_key(spec.role, spec.endpoint), log)
+
+    # --- operations ---------------------------------------------------------------------------
+
+    def load(self) -> dict[str, Any]:
+        """Find the model on the server and probe what is in force. Raises EngineError."""
+        started = time.perf_counter()
+        card = self._card()
+        longest = card.get("max_model_len") or probes.REPEATED
+        facts = probes.probe(self._server, self._model, self.spec.dtype, longest)
+        self.description = {
+            "backend": ENDPOINT,
+            "label": f"{self.spec.label}, vllm {facts.version}",
+            "version": facts.version,
+            "family": facts.family,
+            "packages": {} if facts.version == UNKNOWN else {"vllm": facts.version},
+            "platform": UNKNOWN,
+            "device": self.spec.endpoint.base_url,
+            "settings": {
+                name: {"in_force": found, "proof": proof}
+                for name, (found, proof) in facts.settings.items()
+            },
+            "prompt_logprobs": {
+                "in_force": facts.prompt_logprobs[0],
+                "proof": facts.prompt_logprobs[1],
+            },
+            "self_check_s": round(time.perf_counter() - started, 3),
+            "config": {
+                name: value
+                for name, value in {
+                    "max_model_len": card.get("max_model_len"),
+                    "kv_cache_dtype": facts.cache.get("cache_dtype"),
+                }.items()
+                if value is not None
+            },
+            "environment": {},
+            "model": {
+                "rope_theta": None,
+                "vocab_size": None,
+                "max_model_len": card.get("max_model_len"),
+                "architectures": [],
+                "sampling_defaults": "",
+                "root": card.get("root"),
+            },
+        }
+        self._check_family()
+        self._check_settings()
+        return self.description
+
+    def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+        """Token ids of prompts {prompt_id, text | messages}, in their order, by /tokenize."""
+        calls = [
+            Call(
+                "/tokenize",
+                {"model": self._model, "messages": prompt["messages"]}
+                if prompt.get("messages") is not None
+                else {"model": self._model, "prompt": prompt["text"]},
+                f"prompt {prompt['prompt_id']}",
+                optional=True,
+            )
+            for prompt in prompts
+        ]
+        answers = self._gather("tokenize", calls)
+        if any(not isinstance(answer, Mapping) for answer in answers):
+            raise InputError(
+                f"the {self.spec.role} endpoint has no /tokenize",
+                hint="give `prompt_token_ids` in the prompts file",
+            )
+        return [list(answer["tokens"]) for answer in answers]
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token id on its own, by /detokenize; its number where there is none."""
+        calls = [
+            Call("/detokenize", {"model": self._model, "tokens": [token]}, optional=True)
+            for token in ids
+        ]
+        return [
+            answer["prompt"] if isinstance(answer, Mapping) else f"<{token}>"
+            for token, answer in zip(ids, self._gather("decode", calls), strict=True)
+        ]
+
+    def sample(
+        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> list[dict[str, Any]]:
+        """`generate` or `rescore`; rows in the order of the requests. Raises EngineError."""
+        if op not in OPERATIONS:
+            raise self._server.error(
+                f"cannot {op}: a server samples, and scores by prefill",
+                kind="unsupported",
+                hint=WAYS_OUT if op == "replay" else None,
+            )
+        if op == "rescore":
+            self._check_rescore(parameters["sampling"])
+        make, read = OPERATIONS[op]
+        calls = [
+            Call("completions", make(self._model, request, parameters), request["sample_id"])
+            for request in requests
+        ]
+        rows: list[dict[str, Any]] = [{}] * len(requests)
+        finished = self._job_dir / f"{op}-{next(self._ids)}.jsonl"
+        part = finished.with_name(finished.name + ".part")
+        done = itertools.count(1)
+        self._progress(op, 0, len(requests))
+        try:
+            with part.open("w", encoding="utf-8") as lines:
+
+                def take(number: int, answer: Any) -> None:
+                    row = self._read(op, read, answer, requests[number], parameters)
+                    rows[number] = row
+                    lines.write(json.dumps(row) + "\n")
+                    lines.flush()
+                    self._progress(op, next(done), len(requests))
+
+                self._server.send(op, calls, take)
+            part.replace(finished)
+        except OSError as error:
+            raise cannot_write(part, error) from None
+        return rows
+
+    def forget(self) -> None:
+        """Delete the results of finished operations: a trace holds what was wanted of them."""
+        for file in self._job_dir.glob("*.jsonl"):
+            file.unlink()
+
+    def close(self) -> None:
+        """Nothing is kept open between operations."""
+        self.kill()
+
+    def kill(self) -> None:
+        """Break off what is under way; safe to call again, from any thread."""
+        self._server.end()
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def _gather(self, operation: str, calls: Sequence[Call]) -> list[Any]:
+        answers: list[Any] = [None] * len(calls)
+        done = itertools.count(1)
+
+        def take(number: int, answer: Any) -> None:
+            answers[number] = answer
+            self._progress(operation, next(done), len(calls))
+
+        self._server.send(operation, calls, take)
+        return answers
+
+    def _read(
+        self,
+        op: str,
+        read: Callable[..., dict[str, Any]],
+        answer: Any,
+        request: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        try:
+            return read(answer, self._model, request, parameters)
+        except BadAnswerError as error:
+            about = f"sample {request['sample_id']}"
+            raise self._server.bad_answer(op, about, error) from None
+
+    def _card(self) -> Mapping[str, Any]:
+        """What /models says of the model. Raises EngineError where it is not there."""
+        answer = self._server.ask("load", Call("models"))
+        cards = answer.get("data") if isinstance(answer, Mapping) else None
+        named = {card.get("id"): card for card in cards or [] if isinstance(card, Mapping)}
+        if self._model not in named:
+            served = ", ".join(map(str, named)) or "nothing that can be read"
+            raise self._server.error(
+                f"does not serve the model {self._model!r}",
+                kind="wrong_model",
+                hint=f"it serves {served}: set {self.spec.role}.endpoint.model",
+            )
+        return named[self._model]
+
+    # --- what is in force ---------------------------------------------------------------------
+
+    def _check_family(self) -> None:
+        wanted, found = self.spec.family, self.description["family"]
+        if wanted and found not in (wanted, UNKNOWN):
+            raise self._server.error(
+                f"runs vLLM's {found.upper()} engine, {wanted.upper()} was asked for",
+                kind="wrong_family",
+            )
+
+    def _check_settings(self) -> None:
+        for name, found in self.description["settings"].items():
+            wanted = getattr(self.spec.settings, name)
+            if wanted != "default" and found["in_force"] not in (wanted, UNKNOWN):
+                raise self._server.error(
+                    f"could not be taken: {name} = {json.dumps(wanted)} was asked for, "
+                    f"{json.dumps(found['in_force'])} is in force ({found['proof']})",
+                    kind="setting_not_applied",
+                    hint="start the server otherwise, or leave the setting out",
+                )
+
+    def _check_rescore(self, sampling: Mapping[str, Any]) -> None:
+        """Refuse where prompt logprobs would belong to another distribution than asked for."""
+        prompt = self.description["prompt_logprobs"]["in_force"]
+        decode = self.description["settings"]["logprobs_mode"]["in_force"]
+        if prompt == UNKNOWN:
+            raise self._server.error(
+                "returns no prompt_logprobs, so it can only sample", kind="unsupported"
+            )
+        changed = left_out(sampling, prompt)
+        if changed and (prompt, decode) != ("raw", "raw_logprobs"):
+            raise self._server.error(
+                f"scores given tokens by its prompt logprobs, which leave out {', '.join(changed)}",
+                kind="unsupported",
+                hint=WAYS_OUT,
+            )

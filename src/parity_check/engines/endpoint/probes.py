@@ -1,0 +1,152 @@
+"""Ask a server a few fixed questions whose answers prove what is in force on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from parity_check.engines.endpoint import proofs as proofs
+from parity_check.engines.endpoint.completions import (
+    BadAnswerError,
+    generate_body,
+    read_generated,
+    read_prompt_logprobs,
+    rescore_body,
+)
+from parity_check.engines.endpoint.proofs import COLD, UNKNOWN, Finding, Row
+from parity_check.engines.endpoint.server import Call, Server
+
+ONLY_V1_SINCE = Version("0.11")
+PLAIN = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": -1,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+"""Sampling parameters that change no distribution."""
+STEPS = 8
+TOP = 5
+REPEATED = 300
+"""Tokens of the repeated prompt: two blocks of 128, the largest that is usual."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a server says of itself, and what its answers prove."""
+
+    version: str
+    family: str
+    prompt_logprobs: tuple[str, str]
+    """raw, processed or unknown: what a prompt's own logprobs are; and the proof."""
+    cache: Mapping[str, str]
+    settings: Mapping[str, Finding]
+
+
+def probe(server: Server, model: str, dtype: str, longest: int) -> Facts:
+    """`dtype` is what the model is said to run in, `longest` is in tokens. Raises EngineError."""
+    told = server.ask("load", Call("/version", optional=True))
+    version = str(told.get("version", UNKNOWN)) if isinstance(told, Mapping) else UNKNOWN
+    warm, cold, cut = _first_tokens(server, model)
+    prompt_logprobs = _prompt_logprobs(server, model)
+    caching, metrics = _prefix_cache(server, model, min(REPEATED, longest - 2))
+    return Facts(
+        version=version,
+        family=_family(version, prompt_logprobs[0]),
+        prompt_logprobs=prompt_logprobs,
+        cache=proofs.cache_config(metrics),
+        settings={
+            "logprobs_mode": proofs.logprobs_mode(warm, cold, cut),
+            "enable_prefix_caching": caching,
+            "async_scheduling": (UNKNOWN, "no answer of a server shows it"),
+            "lm_head_dtype": proofs.lm_head_dtype(warm, dtype),
+        },
+    )
+
+
+def fixed_ids(length: int, turn: int = 0) -> list[int]:
+    """Plain tokens of any vocabulary: small ids, beyond the special ones at its start."""
+    return [100 + (37 * (place + turn)) % 97 for place in range(length)]
+
+
+def _first_tokens(server: Server, model: str) -> tuple[list[Row], list[Row], Row]:
+    """Top-k logprobs of the first token: of each prompt at T = 1 and T = 1/2, and at top_k = 1."""
+    prompts = [fixed_ids(STEPS, turn) for turn in range(STEPS)]
+    plans: list[tuple[list[int], Mapping[str, float]]] = [
+        *((prompt, PLAIN) for prompt in prompts),
+        *((prompt, {**PLAIN, "temperature": COLD}) for prompt in prompts),
+        (prompts[0], {**PLAIN, "top_k": 1}),
+    ]
+    rows: list[Row] = [{}] * len(plans)
+
+    def question(number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        prompt, sampling = plans[number]
+        parameters = {"sampling": sampling, "max_tokens": 1, "ignore_eos": True}
+        return (
+            {"sample_id": "probe", "prompt_token_ids": prompt},
+            {**parameters, "top_logprobs": TOP},
+        )
+
+    def take(number: int, answer: Any) -> None:
+        try:
+            row = read_generated(answer, model, *question(number))
+        except BadAnswerError as error:
+            raise server.bad_answer("load", "a probe", error) from None
+        ids, values = row["top_token_ids"][0], row["top_logprobs"][0]
+        rows[number] = dict(zip(ids, values, strict=True))
+
+    bodies = (generate_body(model, *question(number)) for number in range(len(plans)))
+    server.send("load", [Call("completions", body, "probe") for body in bodies], take)
+    return rows[:STEPS], rows[STEPS : 2 * STEPS], rows[2 * STEPS]
+
+
+def _prompt_logprobs(server: Server, model: str) -> tuple[str, str]:
+    """Which distribution a prompt's own logprobs belong to."""
+    prompt = fixed_ids(STEPS)
+    request = {"prompt_token_ids": prompt, "completion_token_ids": []}
+    rows: list[list[Row]] = []
+    for temperature in (1.0, COLD):
+        parameters = {"sampling": {**PLAIN, "temperature": temperature}, "top_logprobs": TOP}
+        body = rescore_body(model, request, parameters)
+        answer = server.ask("load", Call("completions", body, "probe"))
+        try:
+            found = read_prompt_logprobs(answer, model, prompt)
+        except BadAnswerError as error:
+            return UNKNOWN, str(error)
+        rows.append([{int(token): e["logprob"] for token, e in row.items()} for row in found])
+    ratio = proofs.gap_ratio(*rows)
+    proof = f"gaps at T = {COLD} are {ratio:.3f} times those at T = 1"
+    return ("processed" if proofs.tempered(ratio) else "raw"), proof
+
+
+def _prefix_cache(server: Server, model: str, length: int) -> tuple[Finding, str]:
+    """What two equal requests show, and the text of /metrics, empty where there is none."""
+    request = {"prompt_token_ids": fixed_ids(length)}
+    parameters = {"sampling": PLAIN, "max_tokens": 1, "ignore_eos": True, "top_logprobs": 0}
+    call = Call("completions", generate_body(model, request, parameters), "probe")
+    before = _metrics(server)
+    server.ask("load", call)
+    second = server.ask("load", call)
+    after = _metrics(server)
+    usage = (second.get("usage") or {}) if isinstance(second, Mapping) else {}
+    return proofs.prefix_caching(usage, before, after), after
+
+
+def _metrics(server: Server) -> str:
+    found = server.ask("load", Call("/metrics", optional=True))
+    return found if isinstance(found, str) else ""
+
+
+def _family(version: str, prompt_logprobs: str) -> str:
+    """By the version, else by what V0 alone does: to apply the temperature to a prompt."""
+    try:
+        if Version(version) >= ONLY_V1_SINCE:
+            return "v1"
+    except InvalidVersion:
+        pass
+    return {"processed": "v0", "raw": "v1"}.get(prompt_logprobs, UNKNOWN)

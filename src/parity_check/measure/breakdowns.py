@@ -1,0 +1,62 @@
+"""The same estimates bin by bin: by position, by the behaviour engine's probability, by group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+
+from parity_check.measure.accumulator import (
+    BROKEN_DOWN,
+    POSITION_EDGES,
+    PROBABILITY_BINS,
+    SURPRISAL_EDGES,
+    Accumulator,
+)
+from parity_check.measure.estimator import Estimator
+from parity_check.measure.results import Bin
+
+
+def range_label(low: float, high: float) -> str:
+    """Whole numbers from `low` up to below `high`."""
+    return f"{low:g}–{high - 1:g}" if high < math.inf else f"≥ {low:g}"
+
+
+def breakdowns(
+    estimator: Estimator, sums: Accumulator, groups: Mapping[str, int]
+) -> dict[str, tuple[Bin, ...]]:
+    """Bins by breakdown, empty ones left out; `groups` names the numbers of the prompt groups."""
+    names = {number: name for name, number in groups.items()}
+    clusters, width = len(sums.sums), len(BROKEN_DOWN)
+    positions = sums.part("position").reshape(clusters, len(POSITION_EDGES), width)
+    surprisals = sums.part("probability").reshape(clusters, PROBABILITY_BINS, width)
+    totals = sums.part("totals")[:, BROKEN_DOWN]
+    by_position = [
+        estimator.bin(range_label(low, high), low, high, positions[:, index])
+        for index, (low, high) in enumerate(
+            zip(POSITION_EDGES, (*POSITION_EDGES[1:], math.inf), strict=True)
+        )
+    ]
+    by_probability = [
+        estimator.bin(
+            f"p {math.exp(-high):.2g}–{math.exp(-low):.2g}",
+            math.exp(-high),
+            math.exp(-low),
+            surprisals[:, index],
+        )
+        for index, (low, high) in enumerate(pairwise(SURPRISAL_EDGES))
+    ]
+    by_group = [
+        estimator.bin(names.get(group, str(group)), group, group + 1, totals[sums.group == group])
+        for group in np.unique(sums.group[totals[:, 0] > 0]).tolist()
+    ]
+    return {
+        name: tuple(entry for entry in bins if entry is not None)
+        for name, bins in (
+            ("position", by_position),
+            ("behaviour_probability", by_probability),
+            ("prompt_group", by_group),
+        )
+    }

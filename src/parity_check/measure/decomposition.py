@@ -1,0 +1,135 @@
+"""How much of one disagreement is already in another: three engines on the same tokens.
+
+Per token Δ(t, c) = Δ(t, r) + Δ(r, c), with Δ(a, b) = logprob of a - logprob of b: what trainer and
+candidate differ by is what trainer and reference differed by, plus what the change of engine
+brought. The means add up as they stand. Squares do not, for the legs may pull together or apart;
+the share of a leg is therefore its part of the product with the whole,
+
+    share of (t, r) = Σ Δ(t, r) Δ(t, c) / Σ Δ(t, c)²,
+
+and the two shares add up to 1 exactly. A leg that pulls against the whole has a negative share. If
+t, r and c err independently and alike, the share is a half: t's own error, which is in both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity_check.errors import TraceMismatchError
+from parity_check.measure import invalid, stats
+from parity_check.measure.metrics import PairedChunk
+from parity_check.measure.stats import Estimate, Floats
+
+LEGS = ("whole", "already", "added")
+"""Δ(t, c), Δ(t, r) and Δ(r, c)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One of the three differences; `share` is its part of the whole's squares."""
+
+    evaluating: str
+    behaviour: str
+    mean: Estimate
+    rms: Estimate
+    share: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposition:
+    """Trainer against candidate: what was there already, and what the change of engine added.
+
+    `tokens` have a usable logprob of all three. `share` is None where trainer and candidate are
+    the same to the last bit.
+    """
+
+    trainer: str
+    sampled_by: str
+    tokens: int
+    whole: Leg
+    already: Leg
+    added: Leg
+
+
+def decompose(
+    chunks: Iterable[tuple[PairedChunk, PairedChunk]],
+    trainer: str,
+    *,
+    sampled_by: str,
+    level: float,
+    reference: str = "reference",
+    candidate: str = "candidate",
+) -> Decomposition:
+    """Split up trainer against candidate, in one pass.
+
+    Of each pair of chunks the behaviour side is the candidate; the first evaluates it by the
+    trainer, the second by the reference. Raises TraceMismatchError when no token is usable.
+    """
+    sums = np.zeros((0, 1 + 3 * len(LEGS)))
+    for left, right in chunks:
+        rows = int(left.cluster.max(initial=-1)) + 1
+        if rows > len(sums):
+            sums = np.concatenate([sums, np.zeros((rows - len(sums), sums.shape[1]))])
+        owner = np.repeat(left.cluster, np.diff(left.starts))
+        sides = (left.evaluating_logprob, right.evaluating_logprob, left.behaviour_logprob)
+        usable = np.logical_and.reduce([invalid.usable_values(side) for side in sides])
+        t, r, c = (side[usable].astype(np.float64) for side in sides)
+        whole, legs = t - c, (t - c, t - r, r - c)
+        columns = [
+            np.ones(len(t)),
+            *legs,
+            *(leg**2 for leg in legs),
+            *(leg * whole for leg in legs),
+        ]
+        np.add.at(sums, owner[usable], np.stack(columns, axis=1))
+    present = sums[:, 0] > 0
+    if not present.any():
+        raise TraceMismatchError("nothing was compared: no token is usable on all three engines")
+    count = sums[present, 0]
+    names = ((trainer, candidate), (trainer, reference), (reference, candidate))
+    delta, squares, shared = (sums[present, i : i + 3].T for i in (1, 4, 7))
+    found = [
+        Leg(
+            *pair,
+            _mean("mean_log_ratio", delta[leg], count, sampled_by, level),
+            _mean("rms_log_ratio", squares[leg], count, sampled_by, level, 0.0).map(math.sqrt),
+            _share(shared[leg], squares[0], round(count.sum()), sampled_by, level),
+        )
+        for leg, pair in enumerate(names)
+    ]
+    return Decomposition(trainer, sampled_by, round(count.sum()), *found)
+
+
+def _mean(
+    name: str,
+    sums: Floats,
+    count: Floats,
+    sampled_by: str,
+    level: float,
+    lowest: float = -math.inf,
+) -> Estimate:
+    return stats.mean_estimate(
+        name, "nats", sums, count, sampled_by=sampled_by, level=level, lowest=lowest
+    )
+
+
+def _share(
+    products: Floats, squares: Floats, tokens: int, sampled_by: str, level: float
+) -> Estimate | None:
+    """A ratio of sums over clusters, with its interval."""
+    present = squares > 0
+    if not present.any():
+        return None
+    products, squares = products[present], squares[present]
+    value, _ = stats.ratio_of_sums(products, squares)
+    note = stats.too_few_clusters(len(squares))
+    low = high = None
+    if not note:
+        low, high = stats.skewed_interval(products, squares, level)
+    return Estimate(
+        "squared_share", sampled_by, value, low, high, level, tokens, len(squares), "share", note
+    )

@@ -1,0 +1,305 @@
+"""Verdicts: an estimate, its limit and the noise floor → parity, drift or inconclusive.
+
+Equivalence is judged on the interval that is printed: wholly inside the limit is parity, wholly
+outside is drift, anything else is inconclusive, because "no difference was seen" is not "there is
+none". Parity of a run needs every gate, so it needs no correction for their number; each gate
+calls drift falsely in 2.5 % of runs that sit on its limit.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from parity_check.errors import ConfigError, TraceMismatchError
+from parity_check.measure import stats
+from parity_check.measure.invalid import HygieneCount
+from parity_check.measure.metrics import METRICS
+from parity_check.measure.objectives import Objective
+from parity_check.measure.results import Measurement
+from parity_check.measure.stats import Estimate
+
+Verdict: TypeAlias = Literal["parity", "drift", "inconclusive"]
+Kind: TypeAlias = Literal["two_sided", "upper", "lower", "exact"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a metric may be: within `value` of `target`, at most or at least `value`, or exact."""
+
+    metric: str
+    value: float
+    kind: Kind
+    source: str
+    target: float = 0.0
+
+    def edges(self) -> tuple[float, float]:
+        """The allowed interval, open sides infinite."""
+        if self.kind == "two_sided":
+            return self.target - self.value, self.target + self.value
+        if self.kind == "upper":
+            return -math.inf, self.value
+        return self.value, math.inf
+
+    def needed_for(self, low: float, high: float) -> float:
+        """The limit that would just hold the interval from `low` to `high`."""
+        if self.kind == "two_sided":
+            return max(abs(low - self.target), abs(high - self.target))
+        return high if self.kind == "upper" else low
+
+    def wording(self) -> str:
+        """The limit in words."""
+        if self.kind == "two_sided":
+            return f"{self.target:g} ± {self.value:g}"
+        sign = {"upper": "at most", "lower": "at least", "exact": "exactly"}[self.kind]
+        return f"{sign} {self.value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """One gate's verdict and why.
+
+    `required_limit` is the limit that would just have passed, `prompts_needed` how many prompts
+    would settle an inconclusive gate; None where there is no such number.
+    """
+
+    metric: str
+    sampled_by: str
+    verdict: Verdict
+    reason: str
+    limit: Limit
+    estimate: Estimate | None = None
+    floor: Estimate | None = None
+    required_limit: float | None = None
+    prompts_needed: int | None = None
+
+
+_SHARE_OF_GSPO = "arXiv 2507.18071, figure 2: GSPO clips about 15 % by design"
+_SHARE_OF_GRPO = "arXiv 2507.18071, figure 2: GRPO clips 0.13 % of tokens in training"
+
+PROFILES: dict[str, dict[str, tuple[float, str]]] = {
+    "strict": {
+        "mean_log_ratio": (3e-4, "GSPO's ε: a bias of this size clips sequences of any length"),
+        "mean_importance_ratio": (1e-3, "verl's geometric mask preset 0.999_1.001"),
+        "k3_kl": (5e-4, "NeMo-RL CI for dense bf16: gen_kl_error < 0.0004 to 0.0005"),
+        "clip_fraction": (2e-4, f"{_SHARE_OF_GRPO}; a sixth of it"),
+        "sequence_clip_fraction": (5e-3, f"{_SHARE_OF_GSPO}; a thirtieth of it"),
+        "tail_fraction": (1e-5, "trl 6789: a healthy bf16 pair has no |Δ| above 0.48"),
+        "ess": (0.999, "1 - σ² at RMS Δ 0.023, bf16 with fp32 heads (Fast-LLM 525): 0.9995"),
+    },
+    "standard": {
+        "mean_log_ratio": (1e-3, "ln 3 / 1e-3: 1,100 tokens until TRL's sequence mask of 3 bites"),
+        "mean_importance_ratio": (2e-3, "NeMo-RL's seq-mask-tis band 0.999 to 1.002"),
+        "k3_kl": (1e-3, "NeMo-RL docs/guides/grpo.md: below 1e-3 is acceptable"),
+        "clip_fraction": (1e-3, f"{_SHARE_OF_GRPO}; less than training itself clips"),
+        "sequence_clip_fraction": (1.5e-2, f"{_SHARE_OF_GSPO}; a tenth of it"),
+        "tail_fraction": (1e-4, "trl 6789: a healthy bf16 pair has no |Δ| above 0.48"),
+        "ess": (0.99, "1 - σ² at RMS Δ 0.05, a noisy 0.5B bf16 model (trl 6789): 0.9975"),
+    },
+    "relaxed": {
+        "mean_log_ratio": (5e-3, "ln 3 / 5e-3: 220 tokens until TRL's sequence mask of 3 bites"),
+        "mean_importance_ratio": (1e-2, "SkyRL's geometric mask 0.99 to 1.01"),
+        "k3_kl": (1e-2, "prime-rl: below 0.01 is the target, 0.015 the bar to merge a model"),
+        "clip_fraction": (5e-3, f"{_SHARE_OF_GRPO}; four times that"),
+        "sequence_clip_fraction": (5e-2, f"{_SHARE_OF_GSPO}; a third of it"),
+        "tail_fraction": (1e-3, "R3 paper: MoE routing has ten times the extreme tokens"),
+        "ess": (0.95, "1 - σ² at RMS Δ 0.2; verl warns only below 0.3, for stale policies"),
+    },
+    "exact": {
+        "identical_fraction": (1.0, "vLLM tests/v1/determinism, verl determinism test: torch.equal")
+    },
+}
+"""The limits of each profile, each number with its source. `sequence_clip_fraction` is the limit
+of `clip_fraction` where the objective compares whole sequences."""
+
+
+def choose_limits(
+    profile: str, objective: Objective, overrides: Mapping[str, float] | None = None
+) -> tuple[Limit, ...]:
+    """The limits of a profile, with the user's own in place of or beside them.
+
+    Any metric can be given a limit. Raises ConfigError for an unknown profile or metric, and for
+    a limit that is not above 0.
+    """
+    numbers = PROFILES.get(profile)
+    if numbers is None:
+        raise ConfigError(
+            f"gates.profile: unknown profile {profile!r}", hint=_near(profile, PROFILES)
+        )
+    level = "clip_fraction" if objective.level == "token" else "sequence_clip_fraction"
+    chosen = {
+        "clip_fraction" if name == level else name: number
+        for name, number in numbers.items()
+        if name == level or not name.endswith("clip_fraction")
+    }
+    for name, value in (overrides or {}).items():
+        if name not in METRICS:
+            raise ConfigError(f"gates.{name}: unknown metric", hint=_near(name, METRICS))
+        if not (value > 0.0 and math.isfinite(value)):
+            raise ConfigError(f"gates.{name}: must be > 0 (got {value:g})")
+        chosen[name] = (value, "config")
+    return tuple(_limit(name, value, source, profile) for name, (value, source) in chosen.items())
+
+
+def _limit(name: str, value: float, source: str, profile: str) -> Limit:
+    kinds: dict[str, Kind] = {"target": "two_sided", "lower": "upper", "higher": "lower"}
+    if profile == "exact" and source != "config":
+        return Limit(name, value, "exact", source, value)
+    row = METRICS[name]
+    return Limit(name, value, kinds[row.better], source, row.target)
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else "one of: " + ", ".join(known)
+
+
+def judge(
+    estimate: Estimate, limit: Limit, floor: Estimate | None = None, *, identical: bool = False
+) -> GateResult:
+    """Judge one estimate by its printed interval.
+
+    `floor` is the same metric of an engine against itself: when that is outside the limit, no
+    verdict on the other engine is possible. `identical` says that every token compared was equal
+    to the last bit; then the bound that a small sample puts on rare events does not stand in the
+    way of parity.
+    """
+    low, high = limit.edges()
+    result = GateResult(
+        limit.metric, estimate.sampled_by, "inconclusive", "", limit, estimate, floor,
+        required_limit=_required(estimate, limit, floor, identical),
+    )  # fmt: skip
+    words = _words(estimate)
+    if floor is not None and not low <= floor.value <= high:
+        needed = limit.needed_for(floor.value, floor.value)
+        advice = (
+            "enable batch invariance"
+            if limit.kind == "exact"
+            else f"enable batch invariance, or choose a limit beyond {needed:.5g}"
+        )
+        return replace(
+            result,
+            reason=f"the engine does not repeat itself at this limit: its own noise floor is "
+            f"{floor.value:.5g}, the limit {limit.wording()}; {advice}",
+        )
+    if limit.kind == "exact":
+        if estimate.value == limit.value:
+            return replace(result, verdict="parity", reason=f"{words}: nothing differs")
+        return replace(result, verdict="drift", reason=f"{words}, must be {limit.wording()}")
+    if estimate.ci_low is None or estimate.ci_high is None:
+        return replace(result, reason=f"{words}; {estimate.note}", prompts_needed=_least(estimate))
+    if identical and low <= estimate.value <= high:
+        reason = f"all {estimate.n:,} compared are bit-identical"
+        return replace(result, verdict="parity", reason=reason)
+    if low <= estimate.ci_low and estimate.ci_high <= high:
+        reason = f"{words} is inside the limit, {limit.wording()}"
+        if floor is not None and _within(estimate, floor):
+            reason += "; indistinguishable from the engine's own noise"
+        return replace(result, verdict="parity", reason=reason)
+    if estimate.ci_low > high or estimate.ci_high < low:
+        reason = f"{words} is outside the limit, {limit.wording()}"
+        return replace(result, verdict="drift", reason=reason)
+    needed_prompts = _prompts_needed(estimate, limit)
+    more = (
+        "the estimate sits on the limit, more prompts will not settle it"
+        if needed_prompts is None
+        else f"about {needed_prompts:,} prompts would settle it (now {estimate.clusters:,})"
+    )
+    reason = f"{words} straddles the limit, {limit.wording()}; {more}"
+    return replace(result, reason=reason, prompts_needed=needed_prompts)
+
+
+def _words(estimate: Estimate) -> str:
+    if estimate.ci_low is None or estimate.ci_high is None:
+        return f"{estimate.value:.5g}"
+    interval = f"{estimate.ci_low:.5g} to {estimate.ci_high:.5g}"
+    return f"{estimate.value:.5g} ({100 * estimate.level:g} % interval {interval})"
+
+
+def _required(
+    estimate: Estimate, limit: Limit, floor: Estimate | None, identical: bool
+) -> float | None:
+    if limit.kind == "exact" or estimate.ci_low is None or estimate.ci_high is None:
+        return None
+    low, high = (estimate.value,) * 2 if identical else (estimate.ci_low, estimate.ci_high)
+    needed = [limit.needed_for(low, high)]
+    if floor is not None:
+        needed.append(limit.needed_for(floor.value, floor.value))
+    return min(needed) if limit.kind == "lower" else max(needed)
+
+
+def _within(estimate: Estimate, floor: Estimate) -> bool:
+    if floor.ci_low is None or floor.ci_high is None:
+        return False
+    return floor.ci_low <= estimate.value <= floor.ci_high
+
+
+def _least(estimate: Estimate) -> int | None:
+    return stats.FEWEST_CLUSTERS if estimate.clusters < stats.FEWEST_CLUSTERS else None
+
+
+def _prompts_needed(estimate: Estimate, limit: Limit) -> int | None:
+    assert estimate.ci_low is not None
+    assert estimate.ci_high is not None
+    distance = min(abs(estimate.value - edge) for edge in limit.edges() if math.isfinite(edge))
+    half = max(estimate.value - estimate.ci_low, estimate.ci_high - estimate.value)
+    if distance == 0.0:
+        return None
+    if estimate.unit == "share" and estimate.value in (0.0, 1.0):
+        # The rule of three shrinks with n, not with its root.
+        return math.ceil(estimate.clusters * half / distance)
+    t = stats.t_quantile(estimate.clusters, estimate.level)
+    return stats.prompts_needed(half * math.sqrt(estimate.clusters) / t, distance)
+
+
+def judge_hygiene(counts: Iterable[HygieneCount], sampled_by: str) -> tuple[GateResult, ...]:
+    """One drift result for each kind of defect that occurred: their limit is 0."""
+    return tuple(
+        GateResult(
+            f"hygiene.{entry.kind}", sampled_by, "drift",
+            f"{entry.count:,} in the {entry.engine} engine's trace: {entry.sentence}",
+            Limit(f"hygiene.{entry.kind}", 0.0, "upper", "hygiene is gated at 0"),
+        )
+        for entry in counts
+    )  # fmt: skip
+
+
+def judge_all(
+    measurement: Measurement, limits: Iterable[Limit], floors: Iterable[Measurement] = ()
+) -> tuple[GateResult, ...]:
+    """Judge one direction: its hygiene, then every limit against the worst of the noise floors."""
+    identical = measurement["identical_fraction"].value == 1.0
+    floors = list(floors)
+    results = list(judge_hygiene(measurement.hygiene, measurement.sampled_by))
+    for limit in limits:
+        estimate = measurement.get(limit.metric)
+        if estimate is None:
+            reason = "not recorded: it needs workload.top_logprobs"
+            results.append(
+                GateResult(limit.metric, measurement.sampled_by, "inconclusive", reason, limit)
+            )
+            continue
+        floor = worst_floor(limit.metric, floors)
+        results.append(judge(estimate, limit, floor, identical=identical))
+    return tuple(results)
+
+
+def worst_floor(metric: str, floors: Iterable[Measurement]) -> Estimate | None:
+    """The noise floor that is farthest from what an engine identical to itself would show."""
+    own = [floor for run in floors if (floor := run.get(metric)) is not None]
+    target = METRICS[metric].target
+    return max(own, key=lambda floor: abs(floor.value - target), default=None)
+
+
+def overall(results: Iterable[GateResult]) -> Verdict:
+    """Drift before inconclusive before parity. Raises TraceMismatchError for no result at all."""
+    verdicts = {result.verdict for result in results}
+    if not verdicts:
+        raise TraceMismatchError("nothing was compared, so nothing was judged")
+    if "drift" in verdicts:
+        return "drift"
+    return "inconclusive" if "inconclusive" in verdicts else "parity"

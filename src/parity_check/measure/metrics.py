@@ -1,0 +1,220 @@
+"""What is measured of each token, and the METRICS table: every number's name and meaning.
+
+Δ is always logprob(evaluating engine) - logprob(behaviour engine) of the same token, and the
+behaviour engine, which sampled, is the denominator of every ratio.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity_check.measure.stats import Floats, Ints
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class PairedChunk:
+    """Some whole samples, paired token by token (flat arrays over tokens, ragged by `starts`).
+
+    Sample s owns tokens `starts[s]:starts[s + 1]`; `cluster` and `group` [S] number its prompt and
+    its prompt group. A logprob that an engine did not return is NaN; `*_nulls` say how many of the
+    NaN are such, and `*_voided` how many belong to the `*_wrong_lengths` samples whose logprobs
+    match no tokens. The alternatives are [n, k], on both sides or on neither.
+    """
+
+    behaviour_logprob: F32
+    evaluating_logprob: F32
+    starts: Ints
+    cluster: I32
+    group: I32
+    behaviour_top_ids: I32 | None = None
+    behaviour_top_logprobs: F32 | None = None
+    evaluating_top_ids: I32 | None = None
+    evaluating_top_logprobs: F32 | None = None
+    token_ids: I32 | None = None
+    behaviour_nulls: int = 0
+    evaluating_nulls: int = 0
+    behaviour_wrong_lengths: int = 0
+    evaluating_wrong_lengths: int = 0
+    behaviour_voided: int = 0
+    evaluating_voided: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the METRICS table: what a number is, and how to read it.
+
+    `better` says which way is good: nearest to `target`, or lower or higher; `gated` metrics can
+    have a limit, the others are shown.
+    """
+
+    name: str
+    label: str
+    unit: str
+    better: Literal["target", "lower", "higher"]
+    target: float
+    gated: bool
+    definition: str
+    source: str
+    moved_by: str
+
+
+_ROWS = (
+    Metric(
+        "mean_log_ratio", "mean Δlogprob", "nats", "target", 0.0, True,
+        "mean Δ",
+        "TRL sampling_logp_difference (absolute there), torchtitan logprob_diff/mean",
+        "any bias of either engine: temperature, truncated support, penalties, precision",
+    ),
+    Metric(
+        "rms_log_ratio", "RMS Δlogprob", "nats", "lower", 0.0, False,
+        "sqrt(mean Δ²)", "Fast-LLM 525",
+        "noise of either engine: precision, kernels, batch composition",
+    ),
+    Metric(
+        "mean_abs_log_ratio", "mean |Δlogprob|", "nats", "lower", 0.0, False,
+        "mean |Δ|", "slime train_rollout_logprob_abs_diff",
+        "the same noise, with less weight on outliers",
+    ),
+    Metric(
+        "mean_importance_ratio", "mean importance ratio", "ratio", "target", 1.0, True,
+        "mean exp Δ (Δ cut at ±20, as in verl)",
+        "NeMo-RL sampling_importance_ratio, PipelineRL ratio_new_old",
+        "the behaviour engine's bookkeeping only: raw logprobs, truncated support, shifted tokens",
+    ),
+    Metric(
+        "geometric_mean_ratio", "geometric mean ratio", "ratio", "target", 1.0, False,
+        "exp(mean Δ)", "GSPO, arXiv 2507.18071; ROLL geometric ratio",
+        "any bias; far from the arithmetic mean when Δ is broad",
+    ),
+    Metric(
+        "k1_kl", "k1 KL", "nats", "target", 0.0, False,
+        "mean -Δ, estimates KL(behaviour ‖ evaluating)",
+        "Schulman, joschu.net/blog/kl-approx; verl rollout_corr/kl, OpenRLHF vllm_kl",
+        "as mean Δlogprob; may be negative",
+    ),
+    Metric(
+        "k2_kl", "k2 KL", "nats", "lower", 0.0, False,
+        "mean Δ²/2, estimates KL(behaviour ‖ evaluating)",
+        "Schulman, joschu.net/blog/kl-approx",
+        "as RMS Δlogprob",
+    ),
+    Metric(
+        "k3_kl", "k3 KL", "nats", "lower", 0.0, True,
+        "mean (exp Δ - 1 - Δ), estimates KL(behaviour ‖ evaluating)",
+        "Schulman; prime-rl mismatch_kl, verl k3_kl, NeMo-RL gen_kl_error",
+        "noise and bias alike; a few tokens carry it, so read it beside the tail fraction",
+    ),
+    Metric(
+        "reverse_k3_kl", "k3 KL, roles swapped", "nats", "lower", 0.0, False,
+        "mean (exp -Δ - 1 + Δ)",
+        "NeMo-RL policy_kl_error",
+        "tokens that the evaluating engine finds unlikely dominate it",
+    ),
+    Metric(
+        "multiplicative_error", "multiplicative error", "ratio", "lower", 1.0, False,
+        "mean exp|Δ|", "NeMo-RL token_mult_prob_error",
+        "noise of either engine; above 1.05 NeMo-RL asks for an investigation",
+    ),
+    Metric(
+        "tail_fraction", "tokens with |Δ| above the tail threshold", "share", "lower", 0.0, True,
+        "share of tokens with |Δ| > threshold", "slime mis_catastrophic_token_fraction",
+        "rare, large failures: routing flips, corrupted cache, overwritten rows",
+    ),
+    Metric(
+        "clip_fraction", "clip fraction of the objective", "share", "lower", 0.0, True,
+        "what the configured objective's own counter would show at the first step",
+        "per objective, see the table of objectives",
+        "tails for token objectives, bias and length for sequence objectives",
+    ),
+    Metric(
+        "ess", "effective sample size", "share", "higher", 1.0, True,
+        "(Σ r)² / (n Σ r²)", "Kish 1965; verl rollout_is_eff_sample_size, PipelineRL rl/ess",
+        "spread of the ratio; a few large ratios",
+    ),
+    Metric(
+        "chi2_token", "χ², token", "1", "target", 0.0, False,
+        "mean r² - 1", "verl rollout_corr/chi2_token",
+        "large ratios; negative where the support is truncated",
+    ),
+    Metric(
+        "chi2_sequence_product", "χ², sequence product", "1", "target", 0.0, False,
+        "mean over sequences of exp(2 ΣΔ) - 1 (ΣΔ cut at ±20)", "verl rollout_corr/chi2_seq",
+        "bias times length",
+    ),
+    Metric(
+        "chi2_sequence_geometric", "χ², sequence geometric mean", "1", "target", 0.0, False,
+        "mean over sequences of exp(2 mean Δ) - 1", "ms-swift rollout_correction/chi2_seq",
+        "bias of whole sequences",
+    ),
+    Metric(
+        "probability_difference", "mean |p - p'|", "probability", "lower", 0.0, False,
+        "mean |exp(logprob) - exp(logprob')|", "verl training/rollout_probs_diff_mean",
+        "noise on tokens of middling probability; above 0.01 verl suspects the engine",
+    ),
+    Metric(
+        "identical_fraction", "bit-identical tokens", "share", "higher", 1.0, False,
+        "share of tokens whose two logprobs are the same float32",
+        "torchtitan ratio_tokens_different, the complement",
+        "anything at all; 100 % is what batch-invariant engines reach",
+    ),
+    Metric(
+        "top1_agreement", "top-1 agreement", "share", "higher", 1.0, False,
+        "share of tokens whose likeliest alternative is the same id", "llama.cpp \"Same top p\"",
+        "near ties; large errors",
+    ),
+    Metric(
+        "entropy_difference", "entropy difference, top-k", "nats", "target", 0.0, False,
+        "mean of evaluating - behaviour entropy of the recorded alternatives, renormalised; not "
+        "the entropy of the full distribution",
+        "the entropy curve that trainers log, from what a trace holds",
+        "temperature and truncation on one side",
+    ),
+)  # fmt: skip
+
+METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
+
+RATIO_CAP = 20.0
+"""Exponentials take Δ up to this (verl's SAFETY_BOUND): e^20 is a broken token, e^800 is inf."""
+
+COLUMNS = (
+    "count", "log_ratio", "abs_log_ratio", "squared_log_ratio", "ratio", "squared_ratio", "k3",
+    "reverse_k3", "multiplicative", "probability_difference", "identical",
+)  # fmt: skip
+"""The quantities of a token that are summed; `token_columns` gives them in this order."""
+COLUMN = {name: index for index, name in enumerate(COLUMNS)}
+
+
+def token_columns(behaviour: F32, evaluating: F32) -> Floats:
+    """Every summed quantity of each token, float64 [columns, n], in the order of COLUMNS.
+
+    k3 keeps the identity k3 = ratio - 1 - Δ and is never negative. For small |Δ| exp Δ - 1 is
+    computed as such, or rounding would drown k3.
+    """
+    n = len(behaviour)
+    columns = np.empty((len(COLUMNS), n))
+    count, delta, size, square, ratio, squared_ratio, k3, reverse, multiple, moved, same = columns
+    count[:] = 1.0
+    np.subtract(evaluating, behaviour, out=delta, dtype=np.float64)
+    np.abs(delta, out=size)
+    np.square(delta, out=square)
+    exponent = np.clip(delta, -RATIO_CAP, RATIO_CAP)
+    np.expm1(exponent, out=k3)
+    np.add(k3, 1.0, out=ratio)
+    np.square(ratio, out=squared_ratio)
+    np.abs(k3, out=moved)
+    moved *= np.exp(behaviour)
+    k3 -= delta
+    np.maximum(k3, 0.0, out=k3)
+    np.expm1(-exponent, out=reverse)
+    np.maximum(ratio, reverse + 1.0, out=multiple)
+    reverse += delta
+    np.maximum(reverse, 0.0, out=reverse)
+    np.equal(delta, 0.0, out=same)
+    return columns

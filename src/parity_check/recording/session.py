@@ -1,0 +1,289 @@
+"""Engines under way: provisioned, started, and turned into traces."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from parity_check.config.load import dump_config
+from parity_check.config.models import SHAPING, Config, ModelConfig, Workload
+from parity_check.console import Activity, Console
+from parity_check.engines.base import (
+    ENDPOINT,
+    TRAINER,
+    Engine,
+    EngineSpec,
+    Progress,
+    Spec,
+    engine_spec,
+)
+from parity_check.engines.endpoint.engine import endpoint_spec
+from parity_check.engines.environment import environment
+from parity_check.engines.environment.environment import Environment
+from parity_check.engines.pool import EnginePool
+from parity_check.engines.settings import distribution_in_force
+from parity_check.errors import TraceMismatchError
+from parity_check.recording import requests
+from parity_check.recording.requests import LogprobOperation
+from parity_check.recording.run_directory import RunDirectory
+from parity_check.traces import checkpoint, provenance
+from parity_check.traces.prompts import Prompt
+from parity_check.traces.run_files import repeat_name, sampled_name
+from parity_check.traces.trace import LogprobPath, Trace, TraceHeader, read_header, write_trace
+
+PATH_OF: Mapping[LogprobOperation, LogprobPath] = {"replay": "decode", "rescore": "prefill"}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What every command with engines needs, once it is under way."""
+
+    config: Config
+    run_id: str
+    created_utc: str
+    model_path: str
+    model: dict[str, Any]
+    engines: EnginePool
+    environments: Mapping[str, Environment]
+    activity: Activity
+
+
+@contextmanager
+def session(
+    config: Config, roles: Sequence[str], run: RunDirectory, console: Console
+) -> Iterator[Session]:
+    """Provision, then hand out a pool of engines whose work is shown; all ended on leaving."""
+    model_path = checkpoint.locate_model(config.model)
+    with console.activity() as activity:
+        environments = {
+            role: _environment(role, config, activity, console)
+            for role in roles
+            if config.engine(role).kind != ENDPOINT
+        }
+        specs = {role: _spec(role, config, model_path, environments) for role in roles}
+        with EnginePool(
+            specs, run.work, run.path, config.run.stall_timeout_s, partial(_shower, activity)
+        ) as engines:
+            yield Session(
+                config=config,
+                run_id=run.id,
+                created_utc=run.created.isoformat(timespec="seconds"),
+                model_path=model_path,
+                model=fingerprint(config.model),
+                engines=engines,
+                environments=environments,
+                activity=activity,
+            )
+
+
+def exchange(session: Session, role: str, config: Config, log_dir: Path) -> Session:
+    """The session with another configuration of one engine, which starts with its next job."""
+    spec = _spec(role, config, session.model_path, session.environments)
+    session.engines.exchange(spec, log_dir)
+    return replace(session, config=config)
+
+
+def _spec(
+    role: str, config: Config, model_path: str, environments: Mapping[str, Environment]
+) -> Spec:
+    if config.engine(role).kind == ENDPOINT:
+        return endpoint_spec(role, config)
+    return engine_spec(role, config, model_path, environments[role])
+
+
+def _environment(role: str, config: Config, activity: Activity, console: Console) -> Environment:
+    engine = config.engine(role)
+    resolved = environment.resolve(
+        python="current" if engine.kind == "fake" else engine.python,
+        requirement=engine.requirement,
+        cache=environment.default_cache(),
+        say=partial(activity.update, role),
+        needs_vllm=engine.kind == "vllm",
+    )
+    for note in resolved.notes:
+        console.detail(f"{role}: {note}")
+    return resolved
+
+
+def _shower(activity: Activity, role: str) -> Progress:
+    return lambda operation, done, total: activity.update(role, operation, done, total)
+
+
+def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Start all engines, check how they read the model, tokenize, insist that they agree."""
+
+    def job(engine: Engine) -> list[list[int]]:
+        check_reading(session, engine)
+        return requests.tokenize(engine, prompts)
+
+    ids = session.engines.run(dict.fromkeys(session.engines.specs, job))
+    first, *others = ids
+    for other in others:
+        requests.check_same_ids(prompts, ids, first, other)
+    return ids[first]
+
+
+def check_reading(session: Session, engine: Engine) -> None:
+    """Refuse a started engine that reads the checkpoint otherwise than it is written."""
+    written = checkpoint.read_config(session.model_path)
+    if written is not None:
+        role = engine.spec.role
+        dtype = session.config.body_dtype(role)
+        checkpoint.check_reading(role, engine.description, dtype, written)
+
+
+def fingerprint(config: ModelConfig) -> dict[str, Any]:
+    """What traces say of a configuration's model."""
+    return provenance.model_fingerprint(checkpoint.locate_model(config), config.revision)
+
+
+def check_model(loaded: Mapping[str, Any], source: Path) -> None:
+    """Refuse a trace of another model than this one. Raises TraceMismatchError."""
+    recorded = read_header(source).model
+    for key in recorded:
+        if recorded[key] != loaded.get(key):
+            raise TraceMismatchError(
+                f"{source} was recorded with another model: {key}: "
+                f"{recorded[key]} ≠ {loaded.get(key)}"
+            )
+
+
+def replay_with_repeats(
+    session: Session, source: Path, path: Path, directory: Path, engine: Engine
+) -> None:
+    """A trace's tokens on an engine, and its A/A runs on them."""
+    score_trace(session, "replay", source, path, engine)
+    repeat(session, path, directory, engine)
+
+
+def sample_with_repeats(
+    session: Session,
+    directory: Path,
+    prompts: Sequence[Prompt],
+    token_ids: Sequence[list[int]],
+    engine: Engine,
+) -> None:
+    """An engine's own rollouts, and its A/A runs on them."""
+    role = engine.spec.role
+    sampled = directory / sampled_name(role)
+    record_trace(session, prompts, token_ids, sampled, engine)
+    repeat(session, sampled, directory, engine)
+
+
+def repeat(session: Session, source: Path, directory: Path, engine: Engine) -> None:
+    """An engine's A/A runs on a trace; a server cannot repeat tokens that it has sampled."""
+    if engine.spec.backend == ENDPOINT:
+        return
+    for number in range(1, session.config.workload.repeats + 1):
+        path = directory / repeat_name(engine.spec.role, number)
+        score_trace(session, evaluation(engine), source, path, engine, shuffle=number)
+
+
+def _another_shape(engine: Engine) -> dict[str, int]:
+    """A trainer repeats itself in another batch shape: one sample at a time, or several."""
+    if not isinstance(engine.spec, EngineSpec) or engine.spec.backend != TRAINER:
+        return {}
+    return {"samples_per_batch": 1 if engine.spec.engine_args["samples_per_batch"] > 1 else 8}
+
+
+def evaluation(engine: Engine) -> LogprobOperation:
+    """How an engine evaluates given tokens: a server or a trainer by prefill, others by decode."""
+    return "rescore" if engine.spec.backend in (ENDPOINT, TRAINER) else "replay"
+
+
+def record_trace(
+    session: Session,
+    prompts: Sequence[Prompt],
+    token_ids: Sequence[list[int]],
+    path: Path,
+    engine: Engine,
+) -> TraceHeader:
+    """Sample rollouts with one engine and write them as a trace."""
+    samples = requests.generate(engine, prompts, token_ids, session.config.workload)
+    header = _header(session, engine, "decode", sampled_by=engine.spec.role)
+    written = write_trace(path, samples, header, requests.vocabulary(engine, samples))
+    engine.forget()
+    return written
+
+
+def score_trace(
+    session: Session,
+    operation: LogprobOperation,
+    source: Path,
+    path: Path,
+    engine: Engine,
+    shuffle: int | None = None,
+) -> TraceHeader:
+    """Put a trace's tokens through one engine and write its logprobs as another trace.
+
+    Sampling parameters that an imported trace does not state are those of the configuration.
+    """
+    trace = Trace(source)
+    sampling = {**_sampling(session.config.workload), **trace.header.sampling}
+    samples = requests.score(
+        engine,
+        operation,
+        trace.samples(),
+        {k: v for k, v in sampling.items() if k in SHAPING},
+        session.config.workload.top_logprobs,
+        shuffle,
+        **({} if shuffle is None else _another_shape(engine)),
+    )
+    header = _header(
+        session,
+        engine,
+        PATH_OF[operation],
+        sampled_by=trace.header.sampled_by,
+        sampling=sampling,
+        replayed_from=trace.header.token_digest,
+    )
+    texts = trace.vocabulary() or requests.vocabulary(engine, samples)
+    written = write_trace(path, samples, header, texts)
+    engine.forget()
+    return written
+
+
+def _header(
+    session: Session,
+    engine: Engine,
+    path: LogprobPath,
+    *,
+    sampled_by: str,
+    sampling: dict[str, Any] | None = None,
+    replayed_from: str | None = None,
+) -> TraceHeader:
+    requested = engine.spec.settings.model_dump()
+    settings = {
+        name: {"requested": requested[name], **found}
+        for name, found in engine.description["settings"].items()
+    }
+    return TraceHeader(
+        run_id=session.run_id,
+        created_utc=session.created_utc,
+        command=shlex.join(["parity-check", *sys.argv[1:]]),
+        sampled_by=sampled_by,
+        evaluated_by=engine.spec.role,
+        engine={"label": engine.spec.label, **engine.description, "settings": settings},
+        model=session.model,
+        sampling=sampling or _sampling(session.config.workload),
+        logprob_path=path,
+        logprob_distribution=distribution_in_force(engine.description),
+        host=provenance.host_fingerprint(),
+        config=dump_config(session.config),
+        replayed_from=replayed_from,
+    )
+
+
+def _sampling(workload: Workload) -> dict[str, Any]:
+    """What a trace says of how its tokens were sampled."""
+    return {
+        **workload.sampling(),
+        "max_tokens": workload.max_tokens,
+        "ignore_eos": workload.ignore_eos,
+    }

@@ -1,0 +1,1 @@
+"""Rollouts on disk, and what is read beside them."""

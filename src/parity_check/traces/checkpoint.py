@@ -1,0 +1,81 @@
+"""The model to load, and whether each engine reads its configuration as it was written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parity_check.config.models import ModelConfig
+from parity_check.errors import ConfigError, InputError
+from parity_check.traces.prompts import bundled
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def locate_model(model: ModelConfig) -> str:
+    """A directory with a config.json, or a hub name with its revision. Raises InputError."""
+    path = str(bundled(model.path, "model") or model.path)
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").is_file():
+            raise InputError(f"model {path}: no config.json in this directory")
+        return path
+    if not HUB_NAME.fullmatch(path):
+        raise InputError(f"model {path}: no such directory")
+    if model.revision is None:
+        raise ConfigError(
+            f"model.path: no directory {path} here, and a hub name needs a revision",
+            hint="set model.revision to a commit, e.g. --set model.revision=main",
+        )
+    return path
+
+
+def read_config(path: str) -> dict[str, Any] | None:
+    """The checkpoint's own config.json; None for a hub model, which only the engines can see."""
+    file = Path(path) / "config.json"
+    if not file.is_file():
+        return None
+    try:
+        loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: not valid JSON: {error}") from None
+    return loaded
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """How many token ids a config.json gives its model; None where it does not say."""
+    size = config.get("text_config", config).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
+def rope_theta(config: Mapping[str, Any]) -> float | None:
+    """The RoPE base that a config.json states, in the form of transformers 4 or 5."""
+    text = config.get("text_config", config)
+    parameters = text.get("rope_parameters")
+    if isinstance(parameters, dict) and "rope_theta" in parameters:
+        return float(parameters["rope_theta"])
+    theta = text.get("rope_theta")
+    return None if theta is None else float(theta)
+
+
+def check_reading(
+    role: str, description: Mapping[str, Any], dtype: str, config: Mapping[str, Any]
+) -> None:
+    """Refuse an engine that reads another RoPE base or dtype than was written.
+
+    A checkpoint saved by transformers 5 loads in 0.8.5 and 0.18.1 with a base of 10000, silently:
+    then the two engines run different models. Raises InputError.
+    """
+    written, read = rope_theta(config), description["model"]["rope_theta"]
+    if written is not None and read is not None and float(read) != written:
+        raise InputError(
+            f"the {role} engine reads rope_theta {float(read):g} from this checkpoint, its "
+            f"config.json says {written:g}",
+            hint='its transformers is older than the checkpoint: write "rope_theta" and '
+            '"torch_dtype" at the top level of config.json, as transformers 4 does',
+        )
+    loaded = description["config"].get("dtype", dtype)
+    if loaded != dtype:
+        raise InputError(f"the {role} engine runs in {loaded}, {dtype} was asked for")

@@ -1,0 +1,139 @@
+"""Fingerprints of model, hardware and code, and their differences."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parity_check import __version__
+from parity_check.traces.trace import UNKNOWN
+
+SAMPLED_BYTES = 1 << 16
+SAMPLES_PER_FILE = 64
+WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One fact in which the two engines differ; `requested` when the configuration says so."""
+
+    key: str
+    reference: Any
+    candidate: Any
+    requested: bool
+
+
+def model_fingerprint(path: str, revision: str | None) -> dict[str, Any]:
+    """What a trace says of its model: name, config and tokenizer digests, weights fingerprint.
+
+    Weights are fingerprinted by name, size and 64 evenly spaced 64 KiB blocks a file: complete
+    for files up to 4 MiB, quick for 100 GB. A hub model is identified by name and revision.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        return {"name": path, "revision": revision}
+    weights = hashlib.sha256()
+    for file in sorted(directory.iterdir()):
+        if file.suffix in WEIGHTS:
+            _sample_file(file, weights)
+    return {
+        "name": directory.name,
+        "config_sha256": _digest_files([directory / "config.json"]),
+        "tokenizer_sha256": _digest_files([directory / name for name in TOKENIZER]),
+        "weights_fingerprint": weights.hexdigest(),
+    }
+
+
+def host_fingerprint() -> dict[str, Any]:
+    """The machine that ran parity-check; its name only as a hash."""
+    return {
+        "parity_check": __version__,
+        "hostname_sha256": hashlib.sha256(platform.node().encode()).hexdigest()[:16],
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+
+
+def served(engine: Mapping[str, Any]) -> bool:
+    """Whether an engine, by its description, is a server that was only asked."""
+    return bool(engine.get("backend") == "endpoint")
+
+
+def differences(
+    reference: dict[str, Any],
+    candidate: dict[str, Any],
+    requested: dict[str, tuple[Any, Any]],
+) -> tuple[Difference, ...]:
+    """Settings and effective configuration in which two engine descriptions differ.
+
+    `requested` maps a setting to what each engine was asked for; a difference is requested when
+    the two requests already differed, and unrequested otherwise. Unrequested ones come first.
+    What is unknown of an engine is not known to differ. Two kinds of
+    engine differ only in what both have a word for.
+    """
+    found = []
+    for key, left, right in _pairs(reference, candidate):
+        if left != right and UNKNOWN not in (left, right):
+            asked = requested.get(key)
+            found.append(Difference(key, left, right, asked is not None and asked[0] != asked[1]))
+    return tuple(sorted(found, key=lambda difference: difference.requested))
+
+
+def _pairs(reference: dict[str, Any], candidate: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    settings = [
+        (key, value["in_force"], candidate["settings"][key]["in_force"])
+        for key, value in reference["settings"].items()
+    ]
+    if UNKNOWN in (reference.get("version"), candidate.get("version")):
+        return settings  # an engine of a dump, whose configuration nobody knows
+    keys = list(dict.fromkeys([*reference["config"], *candidate["config"]]))
+    if reference.get("backend") != candidate.get("backend"):
+        # What a server does not tell is unknown, not different.
+        keys = [key for key in reference["config"] if key in candidate["config"]]
+    config = [(key, reference["config"].get(key), candidate["config"].get(key)) for key in keys]
+    return settings + config
+
+
+def _sample_file(file: Path, digest: hashlib._Hash) -> None:
+    size = file.stat().st_size
+    digest.update(f"{file.name}\0{size}\0".encode())
+    step = max(SAMPLED_BYTES, -(-size // SAMPLES_PER_FILE))
+    with file.open("rb") as stream:
+        for offset in range(0, size, step):
+            stream.seek(offset)
+            digest.update(stream.read(SAMPLED_BYTES))
+
+
+def _digest_files(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
