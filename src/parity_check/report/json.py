@@ -12,7 +12,7 @@ from parity_check.measure.gates import GateResult
 from parity_check.measure.metrics import METRICS
 from parity_check.measure.results import Bin, ClipEstimate, Measurement
 from parity_check.measure.stats import Estimate
-from parity_check.report.document import dumps, origin, schema_of
+from parity_check.report.tree import dumps, origin, schema_of
 
 
 def render(report: ParityReport) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from parity_check.report.document import dumps, origin, schema_of
+from parity_check.report.tree import dumps, origin, schema_of
 from parity_check.weight_sync.report import WeightSyncReport
 from parity_check.weight_sync.timeline import EngineResult
 
