@@ -20,8 +20,9 @@ from parity_check.ablation.plan import (
     removed_share,
 )
 from parity_check.ablation.report import AblationReport, StepReport
-from parity_check.comparison.analyse import analyse, judgement
-from parity_check.comparison.report import EngineReport, ParityReport
+from parity_check.comparison.analyse import analyse
+from parity_check.comparison.judgement import judgement
+from parity_check.comparison.report import ComparisonReport, EngineReport
 from parity_check.config.load import dump_config
 from parity_check.config.models import Judging
 from parity_check.traces.pairing import Index, pair
@@ -53,7 +54,7 @@ def analyse_ablation(directory: Path, config: Judging) -> AblationReport:
         parity_check=__version__,
         source=plan.source,
         config=dump_config(config),
-        model={} if first is None else first.model,
+        model={} if first is None else first.head.model,
         reference=None if first is None else first.engine("reference"),
         workload=None if first is None else _shared_workload(first),
         objective=how.objective,
@@ -62,9 +63,11 @@ def analyse_ablation(directory: Path, config: Judging) -> AblationReport:
     )
 
 
-def _shared_workload(run: ParityReport) -> Any:
+def _shared_workload(run: ComparisonReport) -> Any:
     """What every step replayed: the reference's part of a step's workload."""
-    replayed = next(each for each in run.directions if each.sampled_by == "reference").measurement
+    replayed = next(
+        each for each in run.pairs[0].directions if each.sampled_by == "reference"
+    ).measurement
     return replace(
         run.workload,
         prompts=replayed.clusters,
@@ -73,7 +76,9 @@ def _shared_workload(run: ParityReport) -> Any:
     )
 
 
-def _row(directory: Path, step: Step, number: int, runs: Mapping[str, ParityReport]) -> StepReport:
+def _row(
+    directory: Path, step: Step, number: int, runs: Mapping[str, ComparisonReport]
+) -> StepReport:
     row = StepReport(
         number, step.part, step.name, step.key, step.value, step.directory, "not run", None
     )
@@ -83,15 +88,15 @@ def _row(directory: Path, step: Step, number: int, runs: Mapping[str, ParityRepo
     if run is None:
         failure = failure_of(directory / step.directory)
         return row if failure is None else replace(row, state="failed", reason=failure)
-    candidate = run.engine("candidate")
+    candidate, directions = run.engine("candidate"), run.pairs[0].directions
     return replace(
         row,
         state="finished",
         candidate=candidate,
-        directions=run.directions,
+        directions=directions,
         verdict=run.verdict,
         at_floor=all(
-            at_floor(each.measurement[DRIFT], each.floors.get(DRIFT)) for each in run.directions
+            at_floor(each.measurement[DRIFT], each.floors.get(DRIFT)) for each in directions
         ),
         in_force=None if step.key is None else facts(candidate).get(step.key),
     )
