@@ -33,6 +33,21 @@ class Head:
     host: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What was asked for and what was computed, in the same words: no verdict of parity without.
+
+    `deliver` refuses to report parity while anything is missing.
+    """
+
+    asked: tuple[str, ...]
+    computed: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(each for each in self.asked if each not in set(self.computed))
+
+
 # Cells of a table.
 
 
