@@ -55,7 +55,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
         copied(
             "reference-replayed-by-candidate.parquet", "candidate-replayed-by-reference.parquet"
         ),
-        CROSSED,
+        "candidate-replayed-by-reference.parquet",
     ),
 }
 
