@@ -29,7 +29,7 @@ from parity_check.ablation.files import is_ablation as is_ablation
 from parity_check.ablation.plan import DEFAULT, Flip, Step, plan
 from parity_check.ablation.report import AblationReport
 from parity_check.ablation.steps import configured, run_steps
-from parity_check.comparison.analyse import judgement
+from parity_check.comparison.judgement import judgement
 from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config
 from parity_check.console import Console

@@ -109,6 +109,7 @@ def compare(
     """
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config, load_judging
+    from parity_check.recording import command as recording
 
     console = _console(context, verbose - quiet, color, progress)
     if traces:
@@ -126,7 +127,7 @@ def compare(
     loaded = load_config(config, with_out(overlay, out))
     delivery = delivery_from(format, write, exit_zero, inconclusive)
     if dry_run:
-        comparison.dry_run(loaded, console)
+        recording.dry_run(loaded, console)
         return
     if workload_trace is not None:
         raise typer.Exit(comparison.compare_on(workload_trace, loaded, delivery, console))
@@ -245,15 +246,15 @@ def record(
     progress: ShowProgress = None,
 ) -> None:
     """Sample rollouts with one engine and store their logprobs."""
-    from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
+    from parity_check.recording import command as recording
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, overlay or [])
     if dry_run:
-        comparison.dry_run(loaded, console)
+        recording.dry_run(loaded, console)
         return
-    comparison.record(loaded, engine, trace, console)
+    recording.record(loaded, engine, trace, console)
 
 
 @cli.command()
@@ -274,15 +275,15 @@ def replay(
     progress: ShowProgress = None,
 ) -> None:
     """Put the tokens of a trace through another engine and store its logprobs."""
-    from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
+    from parity_check.recording import command as recording
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, overlay or [])
     if dry_run:
-        comparison.dry_run(loaded, console)
+        recording.dry_run(loaded, console)
         return
-    comparison.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)
+    recording.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)
 
 
 @cli.command("weight-sync")
@@ -305,16 +306,16 @@ def weight_sync(
     progress: ShowProgress = None,
 ) -> None:
     """Change an engine's weights under requests in flight: what does that do to the logprobs?"""
-    from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
     from parity_check.config.models import ROLES
+    from parity_check.recording import command as recording
     from parity_check.weight_sync import command as updates
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, with_out(overlay, out))
     delivery = delivery_from(format, write, exit_zero, inconclusive)
     if dry_run:
-        comparison.dry_run(loaded, console)
+        recording.dry_run(loaded, console)
         return
     roles: tuple[Role, ...] = ROLES if engine is None else (engine.value,)
     raise typer.Exit(updates.weight_sync(loaded, roles, delivery, console))

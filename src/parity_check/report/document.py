@@ -45,6 +45,21 @@ class Head:
         return "parity-check" if self.kind == "comparison" else f"parity-check {self.kind}"
 
 
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What was asked for and what was computed, in the same words: no verdict of parity without.
+
+    `deliver` refuses to report parity while anything is missing.
+    """
+
+    asked: tuple[str, ...]
+    computed: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(each for each in self.asked if each not in set(self.computed))
+
+
 # Cells of a table.
 
 

@@ -330,4 +330,6 @@ def _engine_report(role: Role, flown: Flown) -> EngineReport:
         },
         config=found["config"],
         environment=found["environment"],
+        logprob_path="decode",
+        entropy=None,
     )

@@ -9,8 +9,8 @@ from typing import Any
 from parity_check.ablation.report import AblationReport, StepReport
 from parity_check.comparison.report import Direction
 from parity_check.measure.stats import Estimate
-from parity_check.report.tree import dumps, schema_of
 from parity_check.report.json import finite_values
+from parity_check.report.tree import dumps, schema_of
 
 METRICS = (
     "mean_log_ratio",

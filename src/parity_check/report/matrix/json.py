@@ -8,9 +8,9 @@ from typing import Any
 from parity_check.measure.decomposition import Decomposition, Leg
 from parity_check.measure.results import ClipEstimate, Measurement
 from parity_check.measure.stats import Estimate
-from parity_check.report.tree import dumps, origin, schema_of
 from parity_check.report.json import finite_values
 from parity_check.report.matrix.model import FirstStep, MatrixReport, Pair, Rollouts, Scorer
+from parity_check.report.tree import dumps, origin, schema_of
 
 
 def render(report: MatrixReport) -> str:

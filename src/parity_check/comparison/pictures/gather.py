@@ -1,25 +1,20 @@
-"""From the traces of a run to what its pages draw: a second pass, for reports with pictures."""
+"""From the traces of a run to what a page draws: a second pass, for pages alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from parity_check.comparison.analyse import (
-    Judgement,
-    judgement,
-    open_pair,
-    open_pairs,
-    open_repeats,
-)
+from parity_check.comparison.judgement import Judgement, judgement
 from parity_check.comparison.pictures import spread
 from parity_check.comparison.pictures.collect import WORST_SAMPLES, Collector, spread_of
 from parity_check.comparison.pictures.samples import Candidate, WorstSample, shown_tokens
-from parity_check.comparison.report import FloorPicture, Illustration
-from parity_check.config.models import OTHER, Judging, Role
+from parity_check.comparison.report import FloorPicture, PairPictures, ReportPictures
+from parity_check.comparison.stored import Repeat, StoredRun, open_pair, open_run
+from parity_check.config.models import OTHER, Config, Judging, Role
 from parity_check.measure.metrics import PairedChunk
 from parity_check.measure.stats import Ints
 from parity_check.traces.pairing import Index, pair
@@ -29,41 +24,45 @@ PROMPT_END = 100
 """Characters of a prompt that are shown."""
 
 
-def illustrate(directory: Path, judging: Judging) -> Illustration:
+def gather(directory: Path, config: Config) -> ReportPictures:
     """What the pages of a run draw. Raises InputError, TraceMismatchError."""
-    pairs = open_pairs(directory)
-    return _illustration(pairs, open_repeats(directory, pairs), judgement(judging))
+    return _pictures(open_run(directory, config), judgement(config))
 
 
-def illustrate_pair(behaviour: Path, evaluating: Path, judging: Judging) -> Illustration:
+def gather_pair(one: Path, other: Path, judging: Judging) -> ReportPictures:
     """What the page of two stored traces draws. Raises InputError, TraceMismatchError."""
-    role, both = open_pair(behaviour, evaluating)
-    return _illustration({role: both}, [], judgement(judging))
+    return _pictures(open_pair(one, other), judgement(judging))
 
 
-def _illustration(
-    pairs: Mapping[Role, tuple[Trace, Trace]],
-    repeats: Sequence[tuple[Role, Trace, Trace]],
-    how: Judgement,
-) -> Illustration:
-    collectors = {role: _collected(role, both, how) for role, both in pairs.items()}
+def _pictures(run: StoredRun, how: Judgement) -> ReportPictures:
+    return ReportPictures(
+        pairs=tuple(_pair_pictures(run, one, other, how) for one, other in run.pairs()),
+        floors=tuple(_floors(run.repeats)),
+    )
+
+
+def _pair_pictures(run: StoredRun, one: str, other: str, how: Judgement) -> PairPictures:
+    collected = []
+    for sampler, _, *both in run.directions(one, other):
+        role: Role = "reference" if sampler == one else "candidate"
+        collected.append((sampler, both[0], _collected(role, both[0], both[1], how)))
     worst = (
         sample
-        for role, collector in collectors.items()
-        for sample in _worst_samples(pairs[role][0], role, collector)
+        for sampler, behaviour, collector in collected
+        for sample in _worst_samples(behaviour, sampler, collector)
     )
     ranked = sorted(worst, key=lambda found: -found[0])
-    return Illustration(
-        directions=tuple(collector.pictures() for collector in collectors.values()),
-        floors=tuple(_floors(repeats)),
+    return PairPictures(
+        directions=tuple(collector.pictures() for _, _, collector in collected),
         worst_samples=tuple(sample for _, sample in islice(ranked, WORST_SAMPLES)),
     )
 
 
-def _collected(role: Role, both: tuple[Trace, Trace], how: Judgement) -> Collector:
-    scales = {role: _logit_scale(both[0]), OTHER[role]: _logit_scale(both[1])}
+def _collected(role: Role, behaviour: Trace, evaluating: Trace, how: Judgement) -> Collector:
+    """`role` is the sampler's in its pair."""
+    scales = {role: _logit_scale(behaviour), OTHER[role]: _logit_scale(evaluating)}
     collector = Collector(role, how.objective, scales)
-    for chunk in _chunks(*both):
+    for chunk in _chunks(behaviour, evaluating):
         collector.add(chunk)
     return collector
 
@@ -80,19 +79,19 @@ def _chunks(behaviour: Trace, evaluating: Trace) -> Iterator[PairedChunk]:
     return pair(behaviour.batches(), evaluating.batches(), "sample", Index(), Index())
 
 
-def _floors(repeats: Iterable[tuple[Role, Trace, Trace]]) -> Iterator[FloorPicture]:
-    """Each engine against itself, all of its repeats together."""
-    counts: dict[Role, Ints] = {}
-    for role, baseline, repeat in repeats:
-        total = counts.setdefault(role, np.zeros(spread.BINS, np.int64))
-        for chunk in _chunks(baseline, repeat):
+def _floors(repeats: Iterable[Repeat]) -> Iterator[FloorPicture]:
+    """The A/A runs of each engine, all of its repeats together."""
+    counts: dict[str, Ints] = {}
+    for each in repeats:
+        total = counts.setdefault(each.engine, np.zeros(spread.BINS, np.int64))
+        for chunk in _chunks(each.baseline, each.again):
             total += spread_of(chunk)
-    for role, total in counts.items():
-        yield FloorPicture(role, int(total.sum()), total)
+    for engine, total in counts.items():
+        yield FloorPicture(engine, int(total.sum()), total)
 
 
 def _worst_samples(
-    trace: Trace, sampled_by: Role, collector: Collector
+    trace: Trace, sampled_by: str, collector: Collector
 ) -> Iterator[tuple[float, WorstSample]]:
     texts, squares = trace.vocabulary(), collector.squares()
     for candidate in collector.worst():
@@ -100,7 +99,7 @@ def _worst_samples(
 
 
 def _worst_sample(
-    trace: Trace, sampled_by: Role, candidate: Candidate, texts: Mapping[int, str], squares: float
+    trace: Trace, sampled_by: str, candidate: Candidate, texts: Mapping[int, str], squares: float
 ) -> WorstSample:
     sample, delta = trace.sample(candidate.number), candidate.log_ratio
     prompt = "".join(
