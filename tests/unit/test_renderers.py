@@ -92,15 +92,15 @@ def test_junit_has_a_case_where_nothing_was_checked() -> None:
     assert suite.find("testcase/failure") is not None
 
 
-def test_json_has_what_holds_nothing_on_one_line() -> None:
+def test_json_can_be_compared_line_by_line() -> None:
     text = render(DOCUMENT, "json")
     assert json.loads(text)["numbers"] == [
-        {"value": 0.5, "deep": {"a": None}},
-        {"value": None},
+        {"value": 0.5, "deep": {"a": None}, "list": []},
+        {"value": None, "evidence": ["a", "b"]},
         {},
     ]
-    assert '\n  {"value": null},\n  {}\n ]\n}\n' in text
-    assert '\n   "deep": {"a": null}\n' in text
+    assert '\n  {"value": 0.5, "deep": {"a": null}, "list": []},\n' in text
+    assert '\n  {\n   "value": null,\n   "evidence": ["a", "b"]\n  },\n  {}\n ]\n}\n' in text
 
 
 TREES = st.recursive(

@@ -12,7 +12,15 @@ from parity_check.report.document import Document
 
 
 def render(document: Document) -> str:
-    return "".join(_written(tree(document.record), "")) + "\n"
+    return dumps(tree(document.record))
+
+
+def dumps(value: Any) -> str:
+    """JSON in which two files can be compared line by line.
+
+    What holds no objects and no lists is one line, and so is an object with one such object in it.
+    """
+    return "".join(_written(value, "")) + "\n"
 
 
 def tree(value: Any) -> Any:
@@ -27,19 +35,31 @@ def tree(value: Any) -> Any:
 
 
 def _written(value: Any, indent: str) -> Iterator[str]:
-    """A line for each object or list that holds no others, so that two files can be compared."""
-    nested = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if not any(isinstance(each, dict | list) and each for each in nested):
+    if _fits(value):
         yield json.dumps(value, ensure_ascii=False, allow_nan=False)
         return
     opening, closing = "{}" if isinstance(value, dict) else "[]"
-    keys = [f"{_scalar(key)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
+    entries = value.items() if isinstance(value, dict) else (("", each) for each in value)
     yield opening
-    for number, (key, each) in enumerate(zip(keys, nested, strict=True)):
-        yield f"{',' if number else ''}\n{indent} {key}"
+    for number, (key, each) in enumerate(entries):
+        name = f"{json.dumps(key, ensure_ascii=False)}: " if isinstance(value, dict) else ""
+        yield f"{',' if number else ''}\n{indent} {name}"
         yield from _written(each, f"{indent} ")
     yield f"\n{indent}{closing}"
 
 
-def _scalar(key: Any) -> str:
-    return json.dumps(str(key), ensure_ascii=False)
+def _fits(value: Any) -> bool:
+    """Whether a value is one line."""
+    nested = [each for each in _children(value) if isinstance(each, dict | list) and each]
+    if isinstance(value, dict) and len(nested) == 1 and len(value) > 1:
+        [inner] = nested
+        return isinstance(inner, dict) and not any(
+            isinstance(each, dict | list) for each in inner.values()
+        )
+    return not nested
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
