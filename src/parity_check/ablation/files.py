@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
-    """What an ablation set out to do; `source` is the run whose traces it took over."""
+    """The steps of an ablation; `source` is the run whose traces it reuses."""
 
     run_id: str
     created_utc: str
@@ -33,7 +33,7 @@ class StoredPlan:
 
 
 def is_ablation(path: Path) -> bool:
-    """Whether a run's directory is that of an ablation."""
+    """Whether a directory is that of an ablation."""
     return (path / PLAN).is_file()
 
 
@@ -71,13 +71,13 @@ def own_traces(repeats: int) -> tuple[str, ...]:
 
 
 def shared_traces(directory: Path) -> list[Path]:
-    """The reference's own rollouts in a run's directory, and its A/A runs on them."""
+    """The reference's own rollouts in a run's directory, and its A/A runs."""
     repeats = sorted(directory.glob(repeat_name("reference", "*")))
     return [directory / sampled_name("reference"), *repeats]
 
 
 def is_finished(step: Path) -> bool:
-    """Whether a step's traces are whole: each is written whole or not at all, this one last."""
+    """Whether a step has all its traces: each is written whole or not at all, this one last."""
     return (step / replayed_name("candidate")).is_file()
 
 

@@ -1,4 +1,4 @@
-"""The pictures of an ablation, one function each, on axes."""
+"""The plots of an ablation, one function each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BAR = 0.58
 
 
 def waterfall(axes: Axes, steps: Sequence[StepReport]) -> None:
-    """k3 of the first step as a bar, then what each step adds or removes, from where it was."""
+    """k3 of the first step as a bar, then what each next step adds or removes."""
     before = 0.0
     for place, step in enumerate(steps):
         estimate = step.estimate("k3_kl", "reference")
@@ -41,7 +41,7 @@ def waterfall(axes: Axes, steps: Sequence[StepReport]) -> None:
 
 
 def flips(axes: Axes, steps: Sequence[StepReport]) -> None:
-    """What each single flip removes of the drift, with its interval."""
+    """The share of the drift that each single flip removes, with its interval."""
     for place, step in enumerate(steps):
         removed = step.removed
         assert removed is not None
@@ -52,7 +52,7 @@ def flips(axes: Axes, steps: Sequence[StepReport]) -> None:
         axes.plot([removed.value], [place], "o", color=COLOURS["ink"], markersize=3.5)
     axes.axvline(0, color=COLOURS["rule"], linewidth=0.8)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-    axes.set(xlabel="share of the drift that it removes")
+    axes.set(xlabel="share of the drift removed")
     _rows(axes, [f"{step.number}  {step.name if step.key is None else step.key}" for step in steps])
 
 

@@ -1,4 +1,4 @@
-"""The timeline of a weight update on axes: version, lag and Δ, token by token."""
+"""The timeline of a weight update as plots: version and lag, and |Δ|, token by token."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from parity_check.weight_sync.timeline import TimelineStep
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NAMES: dict[Phase, str] = {"in_flight": "in flight", "reissued": "re-issued", "fresh": "new"}
+NAMES: dict[Phase, str] = {"in_flight": "in flight", "reissued": "sent again", "fresh": "new"}
+"""Of the phases, for people."""
 VERSIONS = ("reference", "candidate", "good", "bad")
 """Colours of the cold engines, by version."""
 DASHED = (0, (3, 1.5))
 
 
 def version(axes: Axes, steps: Sequence[TimelineStep]) -> None:
-    """Policy version and lag, the phases one after another."""
+    """Policy version and lag, one phase after another."""
     for number, (places, phase) in enumerate(_phases(axes, steps)):
         for role, style, label, values in (
             ("data", "-", "policy version", [step.version for step in phase]),
@@ -46,7 +47,7 @@ def distance(axes: Axes, steps: Sequence[TimelineStep], limit: float) -> None:
         for cold, values in enumerate(zip(*(step.to_cold for step in phase), strict=True)):
             axes.plot(
                 places, values, color=COLOURS[VERSIONS[cold % len(VERSIONS)]],
-                label=f"cold, version {cold}" if number == 0 else None,
+                label=f"cold {cold}" if number == 0 else None,
             )  # fmt: skip
         kept = [np.nan if step.to_kept is None else step.to_kept for step in phase]
         if not np.isnan(kept).all():
@@ -60,7 +61,7 @@ def distance(axes: Axes, steps: Sequence[TimelineStep], limit: float) -> None:
 def _phases(
     axes: Axes, steps: Sequence[TimelineStep]
 ) -> Iterator[tuple[range, list[TimelineStep]]]:
-    """Each phase with its places on the axis; a line and its name where it begins."""
+    """Each phase with its positions on the axis; a line and its name where it begins."""
     first = 0
     for name, members in groupby(steps, key=lambda step: step.phase):
         phase = list(members)
@@ -76,7 +77,7 @@ def _phases(
 
 
 def _finish(axes: Axes) -> None:
-    axes.set(xlabel="tokens of the requests, one phase after another")
+    axes.set(xlabel="token, one phase after another")
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4, columnspacing=1.2, borderpad=0.1
     )
