@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import tomli_w
 from numpy.typing import NDArray
 
 from parity_check.config.models import OTHER, ROLES, Role
+from parity_check.traces import manifest
 from parity_check.traces.trace import Sample, TraceHeader, write_trace
 
 Rows = NDArray[np.float64]
@@ -23,6 +24,7 @@ SAMPLING = {
     "temperature": 0.8, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "presence_penalty": 0.0,
     "frequency_penalty": 0.0, "repetition_penalty": 1.0, "max_tokens": 64, "ignore_eos": False,
 }  # fmt: skip
+RUN_ID = "20261121-080000-c0de"
 TOP = 5
 PROCESSED = {"logprobs_mode": "processed_logprobs", "enable_prefix_caching": False}
 VERSIONS = {"reference": ("vllm 0.8.5", "v0"), "candidate": ("vllm 0.18.1", "v1")}
@@ -100,7 +102,11 @@ def write_run(directory: Path, canned: Canned) -> Path:
     """A finished run's directory: traces and config.toml."""
     directory.mkdir(parents=True, exist_ok=True)
     engines = {role: {"kind": "fake", "settings": settings(canned, role)} for role in ROLES}
-    (directory / "config.toml").write_text(tomli_w.dumps({**engines, **canned.config}))
+    repeats = 0 if canned.own_noise is None else 1
+    both = len(canned.samplers) == 2
+    workload = {"sampled_by": "both" if both else canned.samplers[0], "repeats": repeats}
+    tree = {"workload": workload, **engines, **canned.config}
+    (directory / "config.toml").write_text(tomli_w.dumps(tree))
     rng = np.random.default_rng(20261121)
     for role in canned.samplers:
         other = OTHER[role]
@@ -124,6 +130,16 @@ def write_run(directory: Path, canned: Canned) -> Path:
         if canned.own_noise is not None:
             repeated = traced(role, canned.own_noise)
             write(directory / f"{role}-repeat-1.parquet", repeated, canned, role, role, digest)
+    return finished(directory, ROLES, canned)
+
+
+def finished(directory: Path, names: Sequence[str], canned: Canned) -> Path:
+    """The directory with the manifest of a run that is done."""
+    repeats = dict.fromkeys(names, 0 if canned.own_noise is None else 1)
+    if canned.samplers != ROLES:
+        repeats = {name: repeats[name] for name in canned.samplers}
+    manifest.begin(directory, RUN_ID, manifest.parts_of(names, canned.samplers, repeats))
+    manifest.finish(directory)
     return directory
 
 
@@ -213,7 +229,7 @@ def write(
     }
     raw = wanted["logprobs_mode"] == "raw_logprobs"
     header = TraceHeader(
-        run_id="20261121-080000-c0de",
+        run_id=RUN_ID,
         created_utc="2026-11-21T08:00:00+00:00",
         command="parity-check compare -c parity.toml",
         sampled_by=sampled_by,

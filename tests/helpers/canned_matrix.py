@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tomli_w
 
-from helpers.canned import VERSIONS, Canned, write_run
+from helpers.canned import VERSIONS, Canned, finished, write_run
 from parity_check.traces.trace import Sample, Trace, write_trace
 
 CANNED = Canned(noise=2e-3, own_noise=1e-5)
@@ -75,4 +75,4 @@ def write_matrix(directory: Path) -> Path:
             if sampler == "reference":
                 again = [disturb(rng, each, 0.0, 5e-4) for each in samples]
                 write_trace(directory / f"{name}-repeat-1.parquet", again, header, texts)
-    return directory
+    return finished(directory, (*VERSIONS, *TRAINERS), CANNED)

@@ -24,7 +24,7 @@ from parity_check.comparison.analyse import analyse
 from parity_check.comparison.judgement import judgement
 from parity_check.comparison.report import ComparisonReport, EngineReport, WorkloadReport
 from parity_check.config.load import dump_config
-from parity_check.config.models import Judging
+from parity_check.config.models import ROLES, Config
 from parity_check.report.document import Head
 from parity_check.traces.pairing import Index, pair
 from parity_check.traces.run_files import replayed_name, sampled_name
@@ -33,13 +33,13 @@ from parity_check.traces.trace import Trace
 DRIFT = "mean_abs_log_ratio"
 
 
-def analyse_ablation(directory: Path, config: Judging) -> AblationReport:
+def analyse_ablation(directory: Path, config: Config) -> AblationReport:
     """Measure every finished step, and what it did. Raises InputError, TraceMismatchError."""
     plan = read_plan(directory)
     how = judgement(config)
     names = dict.fromkeys(step.directory for step in plan.steps if step.directory is not None)
     done = [name for name in names if is_finished(directory / name)]
-    runs = {name: analyse(directory / name, config) for name in done}
+    runs = {name: analyse(directory / name, config, ROLES) for name in done}
     drifts = {name: _drift(directory / name, how.cluster_by) for name in done}
     rows: list[StepReport] = []
     for number, step in enumerate(plan.steps, start=1):

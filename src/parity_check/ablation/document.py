@@ -37,6 +37,7 @@ from parity_check.report.document import (
     Sentence,
     Table,
 )
+from parity_check.report.sentences import share_label
 
 SHOWN = ("mean_log_ratio", "mean_importance_ratio", "k3_kl", "clip_fraction")
 DRIFT = "mean_abs_log_ratio"

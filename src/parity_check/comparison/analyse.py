@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from parity_check.comparison.report import (
     EngineReport,
     Floor,
     Pair,
+    ReportWarning,
     Setting,
     WorkloadReport,
     WorstToken,
@@ -35,8 +37,9 @@ from parity_check.measure.gates import judge_all, overall, worst_floor
 from parity_check.measure.results import Measurement
 from parity_check.measure.stats import Estimate
 from parity_check.measure.worst import Outlier, Outliers
-from parity_check.report.document import Head
+from parity_check.report.document import Coverage, Head
 from parity_check.traces import provenance
+from parity_check.traces.manifest import Part
 from parity_check.traces.trace import UNKNOWN, Trace, TraceHeader
 
 NO_MODEL = {"name": UNKNOWN}
@@ -49,9 +52,14 @@ ASKED_BY_VARIABLE = {
 """Facts of an engine that an environment variable requests."""
 
 
-def analyse(directory: Path, config: Judging, names: Sequence[str] = ROLES) -> ComparisonReport:
-    """Read a run's traces, measure and judge. Raises InputError, TraceMismatchError."""
-    return _report(open_run(directory, names), config)
+def analyse(
+    directory: Path, config: Config, names: Sequence[str] | None = None
+) -> ComparisonReport:
+    """Read a run's traces, measure and judge. Raises InputError, TraceMismatchError.
+
+    `names` are the engines to compare, all of the configuration's if left out.
+    """
+    return _report(open_run(directory, config, names), config)
 
 
 def analyse_pair(one: Path, other: Path, judging: Judging) -> ComparisonReport:
@@ -102,11 +110,46 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
         floors=floors,
         matrix=matrix,
         verdict=overall(gate for pair in pairs for gate in pair.gates),
-        warnings=tuple(warnings_of(headers, differences)),
+        warnings=(*warnings_of(headers, differences), *_unverified(run)),
+        coverage=_coverage(run, pairs, floors, how),
         artifacts=tuple(
             trace.path.name for rollouts in run.rollouts for trace in rollouts.traces.values()
         ),
     )
+
+
+def _unverified(run: StoredRun) -> Iterator[ReportWarning]:
+    if run.directory is not None and not run.verified:
+        yield ReportWarning(
+            "run-without-manifest",
+            f"{run.directory.name} was recorded by a version that wrote no manifest: a trace that "
+            "was damaged or replaced since cannot be noticed",
+        )
+
+
+def _coverage(
+    run: StoredRun, pairs: Iterable[Pair], floors: Iterable[Floor], how: Judgement
+) -> Coverage:
+    """Every trace that was asked for with what it was measured into, and every gate."""
+    directions = [direction for pair in pairs for direction in pair.directions]
+    measured = [Part("", each.sampled_by, each.evaluated_by) for each in directions]
+    measured += [Part("", each.sampled_by, each.sampled_by) for each in directions]
+    counts: Counter[str] = Counter()
+    for floor in floors:
+        counts[floor.engine] += 1
+        measured.append(Part("", floor.engine, floor.engine, counts[floor.engine]))
+    asked = [
+        f"gate {limit.metric} on the {part}"
+        for part in run.parts
+        if part.sampled_by != part.evaluated_by
+        for limit in how.limits
+    ]
+    judged = [
+        f"gate {gate.metric} on the {Part('', each.sampled_by, each.evaluated_by)}"
+        for each in directions
+        for gate in each.gates
+    ]
+    return Coverage((*map(str, run.parts), *asked), (*dict.fromkeys(map(str, measured)), *judged))
 
 
 def _pair(

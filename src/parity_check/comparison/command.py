@@ -25,6 +25,7 @@ from parity_check.recording.session import (
     check_model,
     evaluation,
     repeat,
+    repeats_of,
     replay_with_repeats,
     sample_with_repeats,
     score_trace,
@@ -32,7 +33,7 @@ from parity_check.recording.session import (
     tokenize_prompts,
 )
 from parity_check.report.deliver import Delivery, deliver, render
-from parity_check.traces import checkpoint
+from parity_check.traces import checkpoint, manifest
 from parity_check.traces.prompts import read_prompts
 from parity_check.traces.run_files import WORKLOAD_NAME, evaluated_name, sampled_name
 from parity_check.traces.trace import Trace, check_vocabulary, read_header
@@ -57,7 +58,9 @@ def compare(
     evaluators = [name for name in names if set(samplers) - {name}]
     for name in evaluators:
         check_evaluation(name, "replay", config, stored_sampling)
+    repeats = {name: repeats_of(config, name) for name in names}
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
+        manifest.begin(run.path, run.id, manifest.parts_of(config.names, samplers, repeats))
         if reference_trace is not None:
             _copy(reference_trace, run.path / sampled_name(REFERENCE))
         with session(config, names, run, console) as live:
@@ -81,7 +84,10 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
     written = checkpoint.read_config(checkpoint.locate_model(config.model))
     size = None if written is None else checkpoint.vocabulary_size(written)
     check_vocabulary(Trace(workload).samples(), size, str(workload))
+    repeats = {name: repeats_of(config, name) for name in config.names}
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
+        parts = manifest.parts_of(config.names, (REFERENCE,), repeats)
+        manifest.begin(run.path, run.id, parts)
         source = run.path / WORKLOAD_NAME
         _copy(workload, source)
         with session(config, config.names, run, console) as live:
@@ -113,16 +119,17 @@ def report(run: Path, config: Config, delivery: Delivery, console: Console) -> E
     """Render and judge a finished run again, by the limits of `config`; the run stays as it is."""
     judgement(config)
     delivery.check()
-    report = analyse(run, config, config.names)
+    report = analyse(run, config)
     if delivery.draws():
-        report = replace(report, pictures=gather(run, config, config.names))
+        report = replace(report, pictures=gather(run, config))
     return deliver(document(report), delivery, console)
 
 
 def _finish(run: RunDirectory, config: Config, delivery: Delivery, console: Console) -> ExitCode:
     """Analyse a recorded run, keep its report and its page, deliver."""
-    report = analyse(run.path, config, config.names)
-    found = document(replace(report, pictures=gather(run.path, config, config.names)))
+    manifest.finish(run.path)
+    report = analyse(run.path, config)
+    found = document(replace(report, pictures=gather(run.path, config)))
     run.write("report.json", render(found, "json"))
     run.write("report.html", render(found, "html"))
     return deliver(found, delivery, console)

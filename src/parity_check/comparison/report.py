@@ -15,7 +15,7 @@ from parity_check.measure.gates import GateResult, Verdict
 from parity_check.measure.objectives import Objective
 from parity_check.measure.results import ClipEstimate, Measurement
 from parity_check.measure.stats import Estimate, Ints
-from parity_check.report.document import Head
+from parity_check.report.document import Coverage, Head
 from parity_check.traces.provenance import Difference
 
 EXIT_CODES: dict[Verdict, ExitCode] = {
@@ -239,6 +239,7 @@ class ComparisonReport:
     """With three or more engines."""
     verdict: Verdict
     warnings: tuple[ReportWarning, ...]
+    coverage: Coverage
     artifacts: tuple[str, ...]
     pictures: ReportPictures | None = None
 

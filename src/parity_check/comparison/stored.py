@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from parity_check.config.models import OTHER, ROLES, Role
-from parity_check.errors import InputError
+from parity_check.config.models import OTHER, ROLES, Config, Role
+from parity_check.errors import InputError, TraceMismatchError
+from parity_check.recording.session import repeats_of
+from parity_check.traces.manifest import Part, check_whole, missing, parts_of, read_manifest
 from parity_check.traces.pairing import check_headers, check_siblings
-from parity_check.traces.run_files import evaluated_name, repeat_name, sampled_name
-from parity_check.traces.trace import Trace, TraceHeader
+from parity_check.traces.trace import Trace, TraceHeader, read_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ class StoredRun:
     names: tuple[str, ...]
     rollouts: tuple[StoredRollouts, ...]
     repeats: tuple[Repeat, ...] = ()
+    parts: tuple[Part, ...] = ()
+    """Every trace that was asked for."""
+    directory: Path | None = None
+    verified: bool = False
+    """Whether the files are those that the run recorded, by their digests."""
 
     def header(self, name: str) -> TraceHeader:
         """Of a trace with the engine's own logprobs: its rollouts, if it sampled any."""
@@ -75,19 +81,30 @@ class StoredRun:
         return [each for each in self.rollouts if each.sampled_by == name]
 
 
-def open_run(directory: Path, names: Sequence[str]) -> StoredRun:
-    """A run's traces. Raises InputError where one is missing, TraceMismatchError."""
-    samplers = [role for role in ROLES if (directory / sampled_name(role)).exists()]
-    if not samplers:
-        raise InputError(f"{directory}: no traces here", hint="give the directory of a run")
-    rollouts = tuple(_open_rollouts(directory, sampler, names) for sampler in samplers)
-    run = StoredRun(tuple(names), rollouts)
-    repeats = tuple(
-        Repeat(name, _baseline(run, name), Trace(path))
-        for name in names
-        for path in sorted(directory.glob(repeat_name(name, "*")))
+def open_run(directory: Path, config: Config, names: Sequence[str] | None = None) -> StoredRun:
+    """A run's traces: every one that it was asked to record, as it recorded them.
+
+    `names` are the engines to compare, all of the configuration's if left out. Raises InputError
+    for a trace that is missing, unfinished or not the run's own, TraceMismatchError.
+    """
+    names = tuple(config.names if names is None else names)
+    manifest = read_manifest(directory)
+    if manifest is None:
+        parts = _parts_of_old_run(directory, config, names)
+        _check_present(directory, parts)
+    else:
+        check_whole(directory, manifest)
+        parts = manifest.parts
+    rollouts = tuple(
+        _open_rollouts(directory, part.sampled_by, parts)
+        for part in parts
+        if part.sampled_by == part.evaluated_by and part.repeat is None
     )
-    return StoredRun(run.names, rollouts, repeats)
+    run = StoredRun(
+        names, rollouts, parts=tuple(parts), directory=directory, verified=manifest is not None
+    )
+    repeats = tuple(_open_repeat(run, directory, part) for part in parts if part.repeat is not None)
+    return replace(run, repeats=repeats)
 
 
 def open_pair(one: Path, other: Path) -> StoredRun:
@@ -98,14 +115,16 @@ def open_pair(one: Path, other: Path) -> StoredRun:
     check_headers(behaviour.header, evaluating.header)
     sampler: Role = "candidate" if behaviour.header.sampled_by == "candidate" else "reference"
     traces: dict[str, Trace] = {sampler: behaviour, OTHER[sampler]: evaluating}
-    return StoredRun(ROLES, (StoredRollouts(sampler, traces),))
+    parts = parts_of(ROLES, (sampler,), {})
+    return StoredRun(ROLES, (StoredRollouts(sampler, traces),), parts=parts)
 
 
-def _open_rollouts(directory: Path, sampler: str, names: Sequence[str]) -> StoredRollouts:
-    traces = {sampler: Trace(directory / sampled_name(sampler))}
-    for name in names:
-        if name != sampler:
-            traces[name] = Trace(directory / evaluated_name(sampler, name))
+def _open_rollouts(directory: Path, sampler: str, parts: Sequence[Part]) -> StoredRollouts:
+    traces = {
+        part.evaluated_by: Trace(directory / part.file)
+        for part in parts
+        if part.sampled_by == sampler and part.repeat is None
+    }
     found = StoredRollouts(sampler, traces)
     for behaviour, evaluating in found.siblings():
         # Raw against processed may be the very thing that a run was asked to compare.
@@ -114,7 +133,38 @@ def _open_rollouts(directory: Path, sampler: str, names: Sequence[str]) -> Store
     return found
 
 
-def _baseline(run: StoredRun, name: str) -> Trace:
-    """The trace that an engine's A/A runs repeat: its own rollouts, or its first replay."""
-    own = [each for each in run.rollouts if each.sampled_by == name]
-    return (own or run.rollouts)[0].traces[name]
+def _open_repeat(run: StoredRun, directory: Path, part: Part) -> Repeat:
+    """An A/A run, of the same engine on the same tokens. Raises TraceMismatchError."""
+    engine, path = part.evaluated_by, directory / part.file
+    own = [each for each in run.rollouts if each.sampled_by == engine]
+    baseline, again = (own or run.rollouts)[0].traces[engine], Trace(path)
+    replayed = again.header.replayed_from
+    tokens = (baseline.header.token_digest, baseline.header.replayed_from)
+    if again.header.evaluated_by != engine or replayed is None or replayed not in tokens:
+        raise TraceMismatchError(
+            f"{path}: not an A/A run of the {engine}: it holds logprobs of the "
+            f"{again.header.evaluated_by}, {'not replayed' if replayed is None else 'replayed'}"
+            + ("" if replayed is None or replayed in tokens else " from another trace")
+        )
+    return Repeat(engine, baseline, again)
+
+
+def _parts_of_old_run(directory: Path, config: Config, names: Sequence[str]) -> tuple[Part, ...]:
+    """What a run without a manifest was asked to record, by its configuration and command."""
+    commands = [read_header(path).command for path in directory.glob("*.parquet")]
+    if not commands:
+        raise InputError(f"{directory}: no traces here", hint="give the directory of a run")
+    samplers: Sequence[str] = config.workload.samplers()
+    stored = any("--reference-trace" in command for command in commands)
+    if stored or any("--workload-trace" in command for command in commands):
+        samplers = ("reference",)
+    repeats = {
+        name: repeats_of(config, name) for name in names if not (stored and name == "reference")
+    }
+    return parts_of(names, samplers, repeats)
+
+
+def _check_present(directory: Path, parts: Sequence[Part]) -> None:
+    for part in parts:
+        if not (directory / part.file).exists():
+            raise missing(directory, part)

@@ -176,11 +176,14 @@ def sample_with_repeats(
     repeat(session, sampled, directory, engine)
 
 
+def repeats_of(config: Config, name: str) -> int:
+    """How many A/A runs an engine gets; a server cannot replay tokens, so it gets none."""
+    return 0 if config.engine(name).kind == ENDPOINT else config.workload.repeats
+
+
 def repeat(session: Session, source: Path, directory: Path, engine: Engine) -> None:
-    """An engine's A/A runs on a trace; a server cannot repeat tokens that it has sampled."""
-    if engine.spec.backend == ENDPOINT:
-        return
-    for number in range(1, session.config.workload.repeats + 1):
+    """An engine's A/A runs on a trace."""
+    for number in range(1, repeats_of(session.config, engine.spec.role) + 1):
         path = directory / repeat_name(engine.spec.role, number)
         score_trace(session, evaluation(engine), source, path, engine, shuffle=number)
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from parity_check.errors import ExitCode
 from parity_check.measure.gates import Verdict
+from parity_check.report.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Kind = Literal["comparison", "ablation", "weight-sync"]
 Outcome = Literal["pass", "fail", "not reached", "unknown"]
-SCHEMA_VERSION = 2
-"""Of every kind's report.json."""
+
+MARKS: Mapping[Verdict, str] = {"parity": "✓", "drift": "✗", "inconclusive": "?"}
+OUTCOME_MARKS: Mapping[Outcome, str] = {
+    "pass": "✓",
+    "fail": "✗",
+    "not reached": "–",
+    "unknown": "?",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,26 @@ class Head:
     model: dict[str, Any]
     host: dict[str, Any]
 
+    @property
+    def program(self) -> str:
+        """The command that such a report is of, e.g. `parity-check ablation`."""
+        return "parity-check" if self.kind == "comparison" else f"parity-check {self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What was asked for and what was computed, in the same words: no verdict of parity without.
+
+    `deliver` refuses to report parity while anything is missing.
+    """
+
+    asked: tuple[str, ...]
+    computed: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(each for each in self.asked if each not in set(self.computed))
+
 
 # Cells of a table.
 
@@ -42,6 +69,9 @@ class Judged:
 
     verdict: Verdict
     word: str | None = None
+
+    def __str__(self) -> str:
+        return f"{MARKS[self.verdict]} {self.word or self.verdict}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +89,9 @@ class Strip:
     cut_low: bool
     cut_high: bool
 
+    def __str__(self) -> str:
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -67,9 +100,12 @@ class Link:
     text: str
     target: str
 
+    def __str__(self) -> str:
+        return self.text
+
 
 Cell: TypeAlias = str | Judged | Strip | Link
-"""`Strip` is drawn on a page alone; the other renderers leave its column out."""
+"""`str(cell)` is what a format without links and drawings shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +118,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row; `below` indents it under the row before, `marked` stands out."""
+    """One row; `below` indents it under the row before, `marked` makes it stand out."""
 
     cells: tuple[Cell, ...]
     below: bool = False
@@ -101,7 +137,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A paragraph. `muted` is less important than what it stands beside."""
+    """A paragraph. `muted` is less important than its surroundings; `code` in backticks."""
 
     text: str
     muted: bool = False
@@ -116,19 +152,50 @@ class Bullets:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`caption` names it for screen readers."""
+    """`caption` names it for screen readers.
+
+    `verbatim` cells hold text from outside, such as tokens: Markdown shows them as they are.
+    """
 
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    verbatim: bool = False
+
+    @property
+    def strips(self) -> bool:
+        """Whether there is anything that only a page draws."""
+        return any(isinstance(cell, Strip) for row in self.rows for cell in row.cells)
+
+    def written(self) -> Table:
+        """The table without columns that only a page draws."""
+        drawn = {
+            place
+            for row in self.rows
+            for place, cell in enumerate(row.cells)
+            if isinstance(cell, Strip)
+        }
+        kept = [place for place in range(len(self.columns)) if place not in drawn]
+        return Table(
+            self.caption,
+            tuple(self.columns[place] for place in kept),
+            tuple(
+                Row(tuple(row.cells[place] for place in kept), row.below, row.marked)
+                for row in self.rows
+            ),
+            self.verbatim,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was judged: a gate, or a check of another kind."""
+    """One thing that was judged: a gate, or a check of another kind.
+
+    `group` says what it was judged on, e.g. `sampled by the reference`; `name` is for machines,
+    `label` for people.
+    """
 
     group: str
-    """What it was judged on, e.g. `sampled by the reference`."""
     name: str
     label: str
     verdict: Verdict
@@ -136,22 +203,32 @@ class Check:
     advice: str | None = None
     limit_source: str | None = None
 
+    @property
+    def sentence(self) -> str:
+        """The reason, and what to do about it."""
+        return self.reason if not self.advice else f"{self.reason}; {self.advice}"
+
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """Why each check was judged as it was. They become test cases and annotations.
+    """Why each check was judged as it was: also a test case each, and an annotation.
 
-    Text and Markdown list those that are not parity; `every` lists all.
+    `title` names what was judged. Text and Markdown list the checks that are not parity; all of
+    them with `every`. A page lists all.
     """
 
     title: str
     checks: tuple[Check, ...]
     every: bool = False
 
+    def listed(self) -> tuple[Check, ...]:
+        """What text and Markdown list."""
+        return tuple(check for check in self.checks if self.every or check.verdict != "parity")
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One layer of a diagnosis."""
+    """One step of a list that was gone through: a layer of a diagnosis, a good practice."""
 
     name: str
     outcome: Outcome
@@ -159,23 +236,31 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Stages:
+    title: str
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Cause:
-    """A likely cause, what supports it, and what to do."""
+    """A likely cause, its evidence, and what to do. `tags`: layer, confidence, share explained."""
 
     id: str
     claim: str
     tags: tuple[str, ...]
-    """Layer, confidence, share of the drift explained."""
     evidence: tuple[str, ...]
     fix: str
     confirm: str | None
 
+    @property
+    def sentence(self) -> str:
+        return f"{self.claim} ({self.id}; {', '.join(self.tags)})"
+
 
 @dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """The layers in their order, then the likely causes; `unknown` where none matched."""
+class Causes:
+    """The likely causes, the likeliest first; `unknown` says what is known where none matched."""
 
-    stages: tuple[Stage, ...]
     causes: tuple[Cause, ...]
     unknown: str | None = None
 
@@ -197,16 +282,20 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One plot, drawn when a page is rendered. `size` in inches."""
+    """One plot, drawn when a page is rendered. `alt` says what it shows; `size` in inches.
+
+    `draw` may adjust the margins of its axes' figure.
+    """
 
     draw: Callable[[Axes], None]
-    size: tuple[float, float]
     caption: str
+    alt: str
+    size: tuple[float, float] = (5.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Plots that belong together; a page alone shows them."""
+    """Plots that belong together; a page alone shows them. `name` is its own in a document."""
 
     name: str
     title: str
@@ -217,7 +306,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token of a sample. `shade` from -4 to 4 is 0 where |Δ| is small; logprobs in nats."""
+    """A token of a sample. `shade` from -4 to 4 is 0 where |Δ| is small; logprobs in nats.
+
+    `log_ratio` and `ratio` are None where a logprob is unusable.
+    """
 
     position: int
     token_id: int
@@ -231,7 +323,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample's tokens, shaded by Δ."""
+    """A sample's tokens, shaded by Δ; some of its `length` tokens where it is long."""
 
     title: str
     facts: str
@@ -249,6 +341,13 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
+class Legend:
+    """How to read the numbers, a sentence each; Markdown folds it away."""
+
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """A term, and what it means. `anchor` is what a `Link` leads to."""
 
@@ -261,16 +360,25 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Definitions:
+    """Terms and their meanings; a page alone shows them."""
+
     items: tuple[Definition, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """Blocks that are folded away: Markdown and pages show them on demand, text leaves them out."""
+    """Blocks that Markdown and pages fold away; text shows them in place."""
 
     summary: str
     blocks: tuple[Block, ...]
     open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PageOnly:
+    """Blocks that a page alone shows."""
+
+    blocks: tuple[Block, ...]
 
 
 Block: TypeAlias = (
@@ -279,38 +387,42 @@ Block: TypeAlias = (
     | Bullets
     | Table
     | Checks
-    | Diagnosis
+    | Stages
+    | Causes
     | Warnings
     | Code
     | Figure
     | Samples
+    | Legend
     | Definitions
     | Details
+    | PageOnly
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Blocks under one title. `page_only` sections are left out of text and Markdown."""
+    """Blocks under one title, which text leaves out: it shows the headings.
+
+    Text ends with the verdict and keeps the order of the sections. Markdown and pages begin with
+    the verdict, and show the `early` sections before the others.
+    """
 
     id: str
     title: str
     blocks: tuple[Block, ...]
-    page_only: bool = False
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Everything that any renderer needs.
-
-    `verdict` is None where nothing could be judged. `record` is what report.json holds beside the
-    head: a tree of dataclasses, lists, dicts and scalars.
-    """
+    """Everything that any renderer needs."""
 
     head: Head
     title: str
     """What was compared, e.g. `vllm 0.18.1 against vllm 0.8.5`."""
     verdict: Verdict | None
+    """None where nothing could be judged."""
     exit_code: ExitCode
     outcome: str
     """How many checks passed, e.g. `all 12 gates inside their limits`."""
@@ -319,5 +431,61 @@ class Document:
     facts: Mapping[str, str]
     """Properties for a CI system, e.g. each engine's label."""
     sections: tuple[Section, ...]
-    record: object
-    artifacts: tuple[str, ...] = field(default=())
+    record: Record
+    """What report.json holds."""
+
+    @property
+    def mark(self) -> str:
+        return "✗" if self.verdict is None else MARKS[self.verdict]
+
+    @property
+    def word(self) -> str:
+        """The verdict in one word."""
+        return self.verdict or "failed"
+
+    @property
+    def verdict_line(self) -> str:
+        """The verdict, how many checks are behind it, the exit code."""
+        return f"{self.mark} {self.word.upper()}  {self.outcome}  (exit {int(self.exit_code)})"
+
+    @property
+    def verdict_first(self) -> tuple[Section, ...]:
+        """The sections in the order of formats that begin with the verdict."""
+        return tuple(sorted(self.sections, key=lambda section: not section.early))
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(
+            check for block in self.blocks() if isinstance(block, Checks) for check in block.checks
+        )
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        return tuple(
+            cause for block in self.blocks() if isinstance(block, Causes) for cause in block.causes
+        )
+
+    @property
+    def warnings(self) -> tuple[tuple[str, str], ...]:
+        return tuple(
+            item for block in self.blocks() if isinstance(block, Warnings) for item in block.items
+        )
+
+    def blocks(self) -> Iterator[Block]:
+        """All blocks, those inside of others too."""
+        for section in self.sections:
+            yield from _unfolded(section.blocks)
+
+
+def _unfolded(blocks: tuple[Block, ...]) -> Iterator[Block]:
+    for block in blocks:
+        yield block
+        if isinstance(block, Details | PageOnly):
+            yield from _unfolded(block.blocks)
+
+
+def full_stop(sentence: str) -> str:
+    """A sentence with an end, and with a capital letter where it begins with a plain word."""
+    if sentence.partition(" ")[0].rstrip(",:").isalpha():
+        sentence = sentence[0].upper() + sentence[1:]
+    return sentence if sentence[-1:] in (".", ":", ";", "?", "!") else f"{sentence}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from parity_check.comparison.pictures.collect import WORST_SAMPLES, Collector, s
 from parity_check.comparison.pictures.samples import Candidate, WorstSample, shown_tokens
 from parity_check.comparison.report import FloorPicture, PairPictures, ReportPictures
 from parity_check.comparison.stored import Repeat, StoredRun, open_pair, open_run
-from parity_check.config.models import OTHER, ROLES, Judging, Role
+from parity_check.config.models import OTHER, Config, Judging, Role
 from parity_check.measure.metrics import PairedChunk
 from parity_check.measure.stats import Ints
 from parity_check.traces.pairing import Index, pair
@@ -24,9 +24,9 @@ PROMPT_END = 100
 """Characters of a prompt that are shown."""
 
 
-def gather(directory: Path, judging: Judging, names: Sequence[str] = ROLES) -> ReportPictures:
+def gather(directory: Path, config: Config) -> ReportPictures:
     """What the pages of a run draw. Raises InputError, TraceMismatchError."""
-    return _pictures(open_run(directory, names), judgement(judging))
+    return _pictures(open_run(directory, config), judgement(config))
 
 
 def gather_pair(one: Path, other: Path, judging: Judging) -> ReportPictures:
