@@ -1,4 +1,4 @@
-"""report.json: a document's record. Never a NaN; what has nothing nested is in one line."""
+"""report.json: a document's record. Never a NaN; an object of plain values is one line."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def tree(value: Any) -> Any:
 
 
 def _written(value: Any, indent: str) -> Iterator[str]:
-    """A line for each object or list that holds no others, so that two files can be compared."""
+    """A line for each object or list of plain values, so that two files can be compared."""
     nested = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if not any(isinstance(each, dict | list) and each for each in nested):
+    if all(map(_plain, nested)):
         yield json.dumps(value, ensure_ascii=False, allow_nan=False)
         return
     opening, closing = "{}" if isinstance(value, dict) else "[]"
@@ -39,6 +39,13 @@ def _written(value: Any, indent: str) -> Iterator[str]:
         yield f"{',' if number else ''}\n{indent} {key}"
         yield from _written(each, f"{indent} ")
     yield f"\n{indent}{closing}"
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value fits into its parent's line: a scalar, or a list of numbers."""
+    if isinstance(value, list):
+        return all(each is None or isinstance(each, float | int) for each in value)
+    return not isinstance(value, dict) or not value
 
 
 def _scalar(key: Any) -> str:
