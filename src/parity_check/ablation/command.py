@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -41,7 +41,9 @@ from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import check_model, fingerprint, session
 from parity_check.report import deliver
 from parity_check.report.deliver import Delivery
+from parity_check.report.document import Column, Row, Table
 from parity_check.report.renderers import render
+from parity_check.report.text import columns
 from parity_check.traces.prompts import read_prompts
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import read_header
@@ -71,7 +73,8 @@ class AblationDirectory(RunDirectory):
         finished = [name for name in names if name and is_finished(self.path / name)]
         kept = ", ".join(finished) or "no finished step"
         return (
-            f"kept in {self._shown}: {kept}; resume with: parity-check ablate --resume {self._shown}"
+            f"kept in {self._shown}: {kept}; "
+            f"resume with: parity-check ablate --resume {self._shown}"
         )
 
 
@@ -141,11 +144,12 @@ def dry_run(config: Config, picks: Picks, console: Console, source: Path | None 
     if source is not None:
         read_header(_reference_trace(source))
         taken = _own_directory(config, steps) if _holds_own(source, config) else None
-    console.data("\n".join(columns(list(_planned(steps, taken)), "><<<")))
+    console.data("\n".join(columns(_planned(steps, taken))))
 
 
-def _planned(steps: Sequence[Step], taken: str | None) -> Iterator[tuple[str, ...]]:
-    yield ("#", "setting", "candidate", "")
+def _planned(steps: Sequence[Step], taken: str | None) -> Table:
+    """The steps, with what the candidate of each is started with."""
+    rows: list[Row] = []
     for number, step in enumerate(steps, start=1):
         settings = {key: value for key, value in step.settings.items() if value != DEFAULT}
         requested = [
@@ -155,7 +159,9 @@ def _planned(steps: Sequence[Step], taken: str | None) -> Iterator[tuple[str, ..
         note = f"refused: {step.refused}" if step.refused else ""
         note = "reused from the run" if step.directory and step.directory == taken else note
         note = f"the same as {same[0]}" if same else note
-        yield (str(number), step.name, ", ".join(requested) or "engine defaults", note)
+        rows.append(Row((str(number), step.name, ", ".join(requested) or "engine defaults", note)))
+    headings = (Column("#", "right"), Column("setting"), Column("candidate"), Column(""))
+    return Table("Steps", headings, tuple(rows))
 
 
 def _shares(one: Step, other: Step) -> bool:
@@ -189,7 +195,7 @@ def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
             hint="use `compare`, or configure an engine that parity-check can start",
         )
     if candidate.kind == "transformers":
-        raise ConfigError("ablate flips the settings of a vLLM engine, but the candidate is a trainer")
+        raise ConfigError("ablate flips settings of a vLLM engine, but the candidate is a trainer")
     if config.engines:
         raise ConfigError("ablate compares the reference and the candidate: remove [engines]")
     known = None
@@ -233,7 +239,7 @@ def _reference_trace(source: Path) -> Path:
 
 
 def _take_over(source: Path, directory: Path, config: Config, steps: Sequence[Step]) -> None:
-    """Copy the traces of a finished run: the reference's, and those of the candidate as configured."""
+    """Copy a finished run's traces: the reference's, and the candidate's as configured."""
     for path in shared_traces(source):
         _copy(path, directory / path.name)
     name = _own_directory(config, steps)

@@ -11,6 +11,8 @@ from parity_check.ablation import pictures
 from parity_check.ablation.plan import START, Part, written
 from parity_check.ablation.record import record
 from parity_check.ablation.report import AblationReport, StepReport
+from parity_check.comparison.document.engines import name
+from parity_check.comparison.document.labels import share_label
 from parity_check.comparison.report import EngineReport
 from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.measure.metrics import METRICS
@@ -18,7 +20,6 @@ from parity_check.measure.stats import Estimate
 from parity_check.report import numbers
 from parity_check.report.document import (
     Block,
-    Bullets,
     Cell,
     Check,
     Checks,
@@ -37,7 +38,6 @@ from parity_check.report.document import (
     Sentence,
     Table,
 )
-from parity_check.report.sentences import share_label
 
 SHOWN = ("mean_log_ratio", "mean_importance_ratio", "k3_kl", "clip_fraction")
 DRIFT = "mean_abs_log_ratio"
@@ -58,21 +58,31 @@ def document(report: AblationReport) -> Document:
     """Everything that any renderer shows of an ablation."""
     return Document(
         head=report.head,
-        title="Which setting causes the drift?",
+        title=_title(report),
         verdict=report.verdict,
         exit_code=report.exit_code,
         outcome="; ".join([*_end(report), *_most(report)]) or "no step finished",
-        lead=next(_most(report), "no single step removes drift"),
-        facts={engine.role: _engine(engine) for engine in _engines(report)},
+        lead=_lead(report),
+        facts={engine.role: name(engine) for engine in _engines(report)},
         sections=(
             Section("compared", "What was run", tuple(_compared(report))),
             Section("steps", "What each setting removes", tuple(_steps(report))),
             Section("numbers", "Numbers by step", tuple(_numbers(report))),
-            Section("reading", "How to read this", (Legend(tuple(_legend(report))),)),
             Section("repeat", "Repeat this ablation", (PageOnly(_repeat(report)),)),
         ),
         record=record(report),
     )
+
+
+def _title(report: AblationReport) -> str:
+    labels = [engine.label for engine in _engines(report)]
+    return f"Settings of {labels[1]} against {labels[0]}" if labels else "Settings of the candidate"
+
+
+def _lead(report: AblationReport) -> str:
+    """Why the best step was judged as it was."""
+    best = report.best
+    return "no step finished" if best is None else f"{_reference(best)}: {_gates(best)}"
 
 
 def _end(report: AblationReport) -> Iterator[str]:
@@ -111,10 +121,6 @@ def _reference(step: StepReport) -> str:
     return f"step {step.number}, {step.name}"
 
 
-def _engine(engine: EngineReport) -> str:
-    return f"{engine.label}, {engine.family.upper()}"
-
-
 def _engines(report: AblationReport) -> Iterator[EngineReport]:
     """The reference, and the candidate of the first finished step."""
     for engine in (report.reference, *(step.candidate for step in report.finished()[:1])):
@@ -125,7 +131,7 @@ def _engines(report: AblationReport) -> Iterator[EngineReport]:
 def _compared(report: AblationReport) -> Iterator[Block]:
     if report.workload is None:
         return
-    yield Sentence("; ".join(f"{each.role} {_engine(each)}" for each in _engines(report)))
+    yield Sentence("; ".join(f"{each.role} {name(each)}" for each in _engines(report)))
     workload = report.workload
     reused = f", reused from run {report.source}" if report.source else ""
     yield Sentence(
@@ -211,12 +217,12 @@ def _verdict(step: StepReport) -> Cell:
 
 
 def _check(report: AblationReport, step: StepReport) -> Check:
-    """A step as a check; one that did not finish is inconclusive."""
+    """A step as a check; one that failed is inconclusive, one that was not run is not judged."""
     return Check(
         group="ladder" if step.part == "ladder" else "single flips",
         name=step.name,
         label=f"step {step.number}, {step.name}",
-        verdict=step.outcome or "inconclusive",
+        verdict="inconclusive" if step.state == "failed" else step.outcome,
         reason="; ".join(_reasons(report, step)),
     )
 
@@ -236,13 +242,13 @@ def _gates(step: StepReport) -> str:
     if step.at_floor:
         return "at the floor"
     gates = [gate for direction in step.directions for gate in direction.gates]
-    named = {
-        verdict: ", ".join(dict.fromkeys(g.metric for g in gates if g.verdict == verdict))
-        for verdict in ("drift", "inconclusive")
-    }
-    words = {"drift": "outside", "inconclusive": "inconclusive"}
-    found = [f"{words[verdict]}: {metrics}" for verdict, metrics in named.items() if metrics]
-    return "; ".join(found) or f"all {len(gates)} gates inside their limits"
+    outside = dict.fromkeys(gate.metric for gate in gates if gate.verdict == "drift")
+    if outside:
+        return f"outside their limits: {', '.join(outside)}"
+    unsettled = dict.fromkeys(gate.metric for gate in gates if gate.verdict == "inconclusive")
+    if unsettled:
+        return f"inconclusive: {', '.join(unsettled)}"
+    return f"all {len(gates)} gates inside their limits"
 
 
 def _effect(report: AblationReport, step: StepReport) -> Iterator[str]:
@@ -260,13 +266,13 @@ def _effect(report: AblationReport, step: StepReport) -> Iterator[str]:
                 "too: the engine does not reproduce its logprobs after a restart"
             )
         case "already so":
-            yield f"{identical}it was {fact} already"
+            yield f"{identical}it was already {fact}"
         case "not applied":
-            yield f"{identical}not applied, {fact} is in force"
+            yield f"{identical}not applied; {fact} is in force"
         case "no effect here":
-            yield f"{identical}{fact} is in force and was not before, without effect here"
+            yield f"{identical}{fact} is now in force, without effect"
         case "not known":
-            yield f"{identical}not applied or without effect here, the engine does not report it"
+            yield f"{identical}not applied, or without effect; the engine does not report which"
 
 
 def _figures(report: AblationReport) -> Iterator[Figure]:
@@ -304,7 +310,7 @@ def _numbers(report: AblationReport) -> Iterator[Block]:
     """A table per direction: the values of each configuration, and their intervals below them."""
     if not report.finished():
         return
-    named = [METRICS[name].label for name in SHOWN[:-1]]
+    named = [METRICS[metric].label for metric in SHOWN[:-1]]
     columns = tuple(
         Column(heading, "right") for heading in ("#", *named, share_label(report.objective))
     )
@@ -312,8 +318,9 @@ def _numbers(report: AblationReport) -> Iterator[Block]:
         title = f"sampled by the {role}, replayed by the {OTHER[role]}"
         yield Heading(title)
         rows = [row for each in _configurations(report) for row in _values(*each, role)]
-        floor = Row(("A/A floor", *(_worst_floor(report, name, role) for name in SHOWN)))
+        floor = Row(("A/A floor", *(_worst_floor(report, metric, role) for metric in SHOWN)))
         yield Table(f"Numbers by step, {title}", columns, (*rows, floor))
+    yield Legend(tuple(_legend(report)))
 
 
 def _configurations(report: AblationReport) -> list[tuple[str, StepReport]]:
@@ -325,19 +332,19 @@ def _configurations(report: AblationReport) -> list[tuple[str, StepReport]]:
 
 
 def _values(listed: str, step: StepReport, sampled_by: Role) -> Iterator[Row]:
-    estimates = [step.estimate(name, sampled_by) for name in SHOWN]
+    estimates = [step.estimate(metric, sampled_by) for metric in SHOWN]
     yield Row((listed, *map(numbers.value, estimates)))
     yield Row(("", *map(numbers.interval, estimates)), below=True)
 
 
-def _worst_floor(report: AblationReport, name: str, sampled_by: Role) -> str:
+def _worst_floor(report: AblationReport, metric: str, sampled_by: Role) -> str:
     """The worst A/A floor over all steps, a dash where none was measured."""
     floors: list[Estimate] = [
         floor
         for step in report.finished()
-        if (floor := step.direction(sampled_by).floors.get(name)) is not None
+        if (floor := step.direction(sampled_by).floors.get(metric)) is not None
     ]
-    target = METRICS[name].target
+    target = METRICS[metric].target
     worst = max(floors, key=lambda floor: abs(floor.value - target), default=None)
     return "–" if worst is None else numbers.value(worst)
 

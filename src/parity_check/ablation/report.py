@@ -82,7 +82,7 @@ class AblationReport:
 
     @property
     def best(self) -> StepReport | None:
-        """The finished step with the best outcome; of several, the one with the smallest mean |Δ|."""
+        """The finished step with the best outcome, and of several the one with the least drift."""
         return min(self.finished(), key=_rank, default=None)
 
     @property

@@ -5,9 +5,9 @@ started with A and with B, replay the same tokens; a third replay loads B over t
 computed, which is what an update that keeps the cache gives. Which of them the tokens after the
 switch match shows what happened to the cache, whatever was declared.
 
-Distances are mean |Δ| in nats per token, Δ = logprob of the replay - logprob that was returned, with
-an interval clustered by prompt that is judged against one limit, as everywhere. Where the engine
-differs from itself by more than the limit before any update, they are inconclusive.
+Distances are mean |Δ| in nats per token, Δ = logprob of the replay - logprob that was returned.
+Their interval, clustered by prompt, is judged against one limit. Where the engine differs from
+itself by more than the limit before any update, they are inconclusive.
 """
 
 from __future__ import annotations
@@ -188,8 +188,8 @@ def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Distance) -> tupl
         measured: Handling = "unclear" if after else "aborted" if aborted else "drained"
         verdict: Verdict = "parity" if measured == run.declared else "drift"
         reason = (
-            f"declared: {run.declared}; of {len(requests)} requests in flight, {aborted} were "
-            f"aborted; {after} of their tokens came from the new weights"
+            f'the mode declares "{run.declared}"; of {len(requests)} requests in flight, {aborted} '
+            f"were aborted; {after} of their tokens came from the new weights"
         )
         return measured, Check(name, run.role, verdict, float(after), 0.0, "tokens", reason)
     kept = ruler.measure(
@@ -220,9 +220,9 @@ def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Distance) -> tupl
     judged = kept if run.declared == "kept" else cold
     verdict, why = ruler.judge(judged, floor)
     reason = (
-        f"declared: {run.declared}; after the switch, tokens differ by {_nats(kept)} from the new "
-        f"weights over the kept KV, and by {_nats(cold)} from a cold engine with the new weights"
-        f"{why}"
+        f'the mode declares "{run.declared}"; after the switch, tokens differ by {_nats(kept)} '
+        f"from the new weights over the kept KV, and by {_nats(cold)} from a cold engine with the "
+        f"new weights{why}"
     )
     return measured, Check(name, run.role, verdict, judged.value, ruler.limit, "nats", reason)
 
@@ -256,7 +256,8 @@ def nothing_lost(run: EngineRun) -> Check:
             "finished with all their tokens"
         )
     if lost:
-        reason = f"{len(lost)} of {len(run.requests)} requests are missing tokens: {_named(list(lost))}"
+        named = _named(list(lost))
+        reason = f"{len(lost)} of {len(run.requests)} requests are missing tokens: {named}"
     verdict: Verdict = "drift" if lost else "parity"
     return Check(
         "nothing_lost", run.role, verdict, float(sum(lost.values())), 0.0, "tokens", reason
@@ -283,8 +284,8 @@ def reference_analogue(
     share = float(np.concatenate(unlike).mean())
     lags = [lag_shares(run.of("in_flight"), run.newest) for run in (reference, candidate)]
     reason = (
-        f"switch points differ in {differing} of {len(rows)} requests; reference: KV {ways[0]}, lag "
-        f"{_shares(lags[0])}; candidate: KV {ways[1]}, lag {_shares(lags[1])}"
+        f"switch points differ in {differing} of {len(rows)} requests; reference: KV {ways[0]}, "
+        f"lag {_shares(lags[0])}; candidate: KV {ways[1]}, lag {_shares(lags[1])}"
     )
     verdict: Verdict = "drift" if share else "parity"
     advice = 'V0 behaves like mode = "keep", clear_cache = false' if share else ""

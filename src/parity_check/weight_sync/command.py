@@ -79,22 +79,6 @@ def is_weight_sync(directory: Path) -> bool:
     return any(directory.glob(rollouts_name("*")))
 
 
-def deliver(report: WeightSyncReport, delivery: Delivery, console: Console) -> ExitCode:
-    """Print and write the report; returns the exit code. On GitHub Actions, annotate as well."""
-    for path, format in delivery.write.items():
-        write_text(path, RENDERERS[format](report))
-    quiet = console.verbosity < 0 and delivery.format == "text"
-    console.data(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        if delivery.format == "text":
-            console.data(RENDERERS["github"](report))
-        append_step_summary(RENDERERS["markdown"](report))
-    if delivery.exit_zero:
-        return ExitCode.PARITY
-    inconclusive = report.exit_code is ExitCode.INCONCLUSIVE
-    return delivery.inconclusive if inconclusive else report.exit_code
-
-
 def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Document:
     """Run the scenario on the engines, then the replays, and judge. Writes the run."""
     settings = config.weight_sync or WeightSync()
@@ -148,7 +132,7 @@ def _check_lengths(settings: WeightSync, max_tokens: int) -> None:
 def _refuse_endpoints(config: Config, roles: Sequence[Role]) -> None:
     for role in roles:
         if config.engine(role).kind == "endpoint":
-            raise ConfigError(f"weight_sync: the {role} is an endpoint; its weights cannot be changed")
+            raise ConfigError(f"weight_sync: the {role} is an endpoint: its weights are fixed")
 
 
 def _in_process(config: Config, roles: Sequence[Role]) -> Config:

@@ -80,8 +80,8 @@ class Ruler:
         verdict, own = self.inside(distance), self.inside(floor)
         if own != "parity" and not floor.estimate.note:
             return "inconclusive", (
-                f"; the engine differs from itself by {floor.value:.5f} before any update, which is "
-                f"too much for a limit of {self.limit:g}"
+                f"; the engine differs from itself by {floor.value:.5f} before any update, too "
+                f"much for a limit of {self.limit:g}"
             )
         if "inconclusive" in (verdict, own):
             note = distance.estimate.note or floor.estimate.note

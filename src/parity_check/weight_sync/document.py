@@ -9,6 +9,7 @@ from itertools import groupby
 
 import tomli_w
 
+from parity_check.comparison.document.engines import name
 from parity_check.comparison.report import EngineReport
 from parity_check.report import numbers
 from parity_check.report.document import (
@@ -53,9 +54,13 @@ async_scheduling = false
 [weight_sync]
 mode = "keep"
 clear_cache = false"""
-IN_A_TRAINER = (
-    'In a trainer, call pause_generation(mode="keep", clear_cache=False), then the collective RPC '
-    "that loads the weights, then resume_generation()."
+FIX: tuple[Block, ...] = (
+    Sentence("With these settings, V1 behaves like the V0 wrapper:"),
+    Code(LIKE_V0, "Settings with which V1 behaves like V0"),
+    Sentence(
+        'In a trainer, call `pause_generation(mode="keep", clear_cache=False)`, then the '
+        "collective RPC that loads the weights, then `resume_generation()`."
+    ),
 )
 LEGEND = (
     "Δ = logprob of a replay − logprob that the engine returned for the same token, in nats. "
@@ -84,13 +89,12 @@ def document(report: WeightSyncReport) -> Document:
         exit_code=report.exit_code,
         outcome=_outcome(report.checks),
         lead=_lead(report),
-        facts={engine.role: _engine(engine) for engine in report.engines},
+        facts={engine.role: name(engine) for engine in report.engines},
         sections=(
             Section("compared", "What was run", tuple(_compared(report))),
             Section("timeline", "Timeline", tuple(_timeline(report))),
             Section("checks", "Checks", _checks(report.checks), early=True),
-            Section("fix", "Make V1 behave like V0", _like_v0()),
-            Section("reading", "How to read this", (Legend(LEGEND),)),
+            Section("fix", "Make V1 behave like V0", FIX),
             Section("repeat", "Repeat this run", (PageOnly(_repeat(report)),)),
         ),
         record=record(report),
@@ -113,10 +117,6 @@ def _lead(report: WeightSyncReport) -> str:
     """The first check that decided the verdict."""
     decisive = next((c for c in report.checks if c.verdict == report.verdict), None)
     return "no check was run" if decisive is None else f"{_label(decisive)}: {decisive.reason}"
-
-
-def _engine(engine: EngineReport) -> str:
-    return f"{engine.label}, {engine.family.upper()}"
 
 
 def _compared(report: WeightSyncReport) -> Iterator[Block]:
@@ -142,7 +142,7 @@ def _engine_line(engine: EngineReport, result: EngineResult) -> str:
     cleared = "clear the caches" if result.clear_cache else "clear no cache"
     boundary = "at a step boundary, " if engine.family == "v0" else ""
     return (
-        f"{result.role}: {_engine(engine)}, {engine.device}; prefix caching {caching}; declared: "
+        f"{result.role}: {name(engine)}, {engine.device}; prefix caching {caching}; declared: "
         f"{boundary}{HANDLINGS[result.declared]}, {cleared}"
     )
 
@@ -191,6 +191,7 @@ def _timeline(report: WeightSyncReport) -> Iterator[Block]:
     for result in report.results:
         yield Heading(f"Timeline of the {result.role}")
         yield _timeline_table(result.role, report.timeline_of(result.role))
+    yield Legend(LEGEND)
 
 
 def _panels(report: WeightSyncReport, result: EngineResult) -> tuple[Panel, Panel]:
@@ -279,15 +280,11 @@ def _checks(found: Sequence[checks.Check]) -> tuple[Block, ...]:
         )
         for check in found
     )
-    return Table("Checks", columns, rows), Checks("why", judged, every=True)
+    return Table("Checks", columns, rows), Checks("every check", judged, every=True)
 
 
 def _label(check: checks.Check) -> str:
     return f"{check.name} ({check.engine})"
-
-
-def _like_v0() -> tuple[Block, ...]:
-    return Code(LIKE_V0, "Settings that make V1 behave like V0"), Sentence(IN_A_TRAINER)
 
 
 def _repeat(report: WeightSyncReport) -> tuple[Block, ...]:

@@ -21,8 +21,8 @@ class Request:
     """One request of the scenario. Arrays are per generated token.
 
     `switches` are the tokens before which the weights changed, `started` the version it began
-    with. `cold` [versions, tokens] and `kept` [tokens] are the logprobs of its tokens in the replays:
-    by a cold engine of each version, and by the new weights over the kept KV.
+    with. `cold` [versions, tokens] and `kept` [tokens] are its logprobs in the replays: by a
+    cold engine of each version, and by the new weights over the kept KV.
     """
 
     sample_id: str
