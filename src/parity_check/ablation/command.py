@@ -44,6 +44,7 @@ from parity_check.report.deliver import Delivery
 from parity_check.report.document import Column, Row, Table
 from parity_check.report.renderers import render
 from parity_check.report.text import columns
+from parity_check.traces import manifest
 from parity_check.traces.prompts import read_prompts
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import read_header
@@ -107,7 +108,7 @@ def ablate(
         read_prompts(config.workload.prompts, config.workload.num_prompts)
     with AblationDirectory(Path(config.run.out), dump_config(config)) as run:
         if source is not None:
-            _take_over(source, run.path, config, steps)
+            _take_over(source, run.path, run.id, config, steps)
         stored = StoredPlan(
             run_id=run.id,
             created_utc=run.created.isoformat(timespec="seconds"),
@@ -238,16 +239,19 @@ def _reference_trace(source: Path) -> Path:
     return path
 
 
-def _take_over(source: Path, directory: Path, config: Config, steps: Sequence[Step]) -> None:
+def _take_over(
+    source: Path, directory: Path, run_id: str, config: Config, steps: Sequence[Step]
+) -> None:
     """Copy a finished run's traces: the reference's, and the candidate's as configured."""
     for path in shared_traces(source):
         _copy(path, directory / path.name)
     name = _own_directory(config, steps)
     if name is not None and _holds_own(source, config):
-        step = make_step(directory, name)
+        step = make_step(directory, name, run_id, config.workload.repeats)
         write_text(step / "config.toml", tomli_w.dumps(dump_config(config)))
         for trace in own_traces(config.workload.repeats):
             _copy(source / trace, step / trace)
+        manifest.finish(step)
 
 
 def _holds_own(source: Path, config: Config) -> bool:

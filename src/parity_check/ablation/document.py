@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import tomli_w
@@ -51,7 +51,6 @@ FLIPS_HEALTHY = (
     "Each change on its own, compared with the candidate as configured. Healthy: nothing to the "
     "left of 0, where a change adds drift."
 )
-ROW_HEIGHT, AXIS_HEIGHT = 0.3, 0.75  # inches
 
 
 def document(report: AblationReport) -> Document:
@@ -282,7 +281,7 @@ def _figures(report: AblationReport) -> Iterator[Figure]:
         listed = "; ".join(f"{step.name} {numbers.value(value)}" for step, value in values)
         panel = Panel(
             partial(pictures.waterfall, steps=ladder), _caption(report),
-            f"Waterfall of k3 along the ladder, nats: {listed}.", _size(ladder),
+            f"Waterfall of k3 along the ladder, nats: {listed}.", pictures.size(ladder),
         )  # fmt: skip
         yield Figure("waterfall", "The ladder", LADDER_HEALTHY, (panel,))
     flips = tuple(step for step in report.finished("flip") if step.removed is not None)
@@ -292,7 +291,7 @@ def _figures(report: AblationReport) -> Iterator[Figure]:
         )
         panel = Panel(
             partial(pictures.flips, steps=flips), _caption(report),
-            f"Share of the drift that each single flip removes: {listed}.", _size(flips),
+            f"Share of the drift that each single flip removes: {listed}.", pictures.size(flips),
         )  # fmt: skip
         yield Figure("flips", "Single flips", FLIPS_HEALTHY, (panel,))
 
@@ -300,10 +299,6 @@ def _figures(report: AblationReport) -> Iterator[Figure]:
 def _caption(report: AblationReport) -> str:
     assert report.workload is not None
     return f"sampled by the reference, n = {report.workload.tokens:,} tokens in every step"
-
-
-def _size(steps: Sequence[StepReport]) -> tuple[float, float]:
-    return 5.0, AXIS_HEIGHT + ROW_HEIGHT * len(steps)
 
 
 def _numbers(report: AblationReport) -> Iterator[Block]:

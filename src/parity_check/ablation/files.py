@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from parity_check.ablation.plan import Step
+from parity_check.config.models import ROLES
 from parity_check.errors import InputError
 from parity_check.files import write_text
+from parity_check.traces import manifest
 from parity_check.traces.run_files import repeat_name, replayed_name, sampled_name
 
 PLAN = "plan.json"
@@ -77,17 +79,26 @@ def shared_traces(directory: Path) -> list[Path]:
 
 
 def is_finished(step: Path) -> bool:
-    """Whether a step has all its traces: each is written whole or not at all, this one last."""
-    return (step / replayed_name("candidate")).is_file()
+    """Whether a step has all its traces. Raises InputError for a damaged manifest."""
+    found = manifest.read_manifest(step)
+    if found is None:  # as before there were manifests: traces are whole, and this one is the last
+        return (step / replayed_name("candidate")).is_file()
+    return found.finished
 
 
-def make_step(directory: Path, name: str) -> Path:
-    """An empty directory for a step, with links to the traces that all steps share."""
+def make_step(directory: Path, name: str, run_id: str, repeats: int) -> Path:
+    """A directory for a step: links to the traces that all steps share, and what it will record.
+
+    `repeats` is the number of the candidate's A/A runs.
+    """
     step = directory / name
     shutil.rmtree(step, ignore_errors=True)
     step.mkdir()
-    for shared in shared_traces(directory):
-        (step / shared.name).symlink_to(Path("..") / shared.name)
+    shared = shared_traces(directory)
+    for path in shared:
+        (step / path.name).symlink_to(Path("..") / path.name)
+    parts = manifest.parts_of(ROLES, ROLES, {"reference": len(shared) - 1, "candidate": repeats})
+    manifest.begin(step, run_id, parts)
     return step
 
 

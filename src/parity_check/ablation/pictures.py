@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BAR = 0.58
+ROW_HEIGHT, AXIS_HEIGHT, LABEL_HEIGHT = 0.3, 0.75, 0.5  # inches
 
 
 def waterfall(axes: Axes, steps: Sequence[StepReport]) -> None:
@@ -56,7 +57,16 @@ def flips(axes: Axes, steps: Sequence[StepReport]) -> None:
     _rows(axes, [f"{step.number}  {step.name if step.key is None else step.key}" for step in steps])
 
 
+def size(steps: Sequence[StepReport]) -> tuple[float, float]:
+    """Of a plot with a row per step, in inches."""
+    return 5.0, AXIS_HEIGHT + ROW_HEIGHT * len(steps)
+
+
 def _rows(axes: Axes, names: Sequence[str]) -> None:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    bottom = LABEL_HEIGHT / figure.get_figheight()
+    figure.subplots_adjust(left=0.36, right=0.97, top=0.97, bottom=bottom)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)

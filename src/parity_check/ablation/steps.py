@@ -26,6 +26,7 @@ from parity_check.recording.session import (
     sample_with_repeats,
     score_trace,
 )
+from parity_check.traces import manifest
 from parity_check.traces.prompts import Prompt, read_prompts
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import Trace
@@ -99,13 +100,14 @@ def _record(live: Session, directory: Path, engine: Engine) -> None:
 def _run_step(live: Session, directory: Path, config: Config, step: Step) -> None:
     """Start the candidate with the step's settings; the candidate's part, then the reference's."""
     assert step.directory is not None
-    path = make_step(directory, step.directory)
+    path = make_step(directory, step.directory, live.run_id, config.workload.repeats)
     its_own = configured(config, step)
     write_text(path / "config.toml", tomli_w.dumps(dump_config(its_own)))
     live = exchange(live, "candidate", its_own, path)
     live.engines.run({"candidate": partial(_candidates_part, live, path)})
     sampled, replayed = (path / name("candidate") for name in (sampled_name, replayed_name))
     live.engines.run({"reference": partial(score_trace, live, "replay", sampled, replayed)})
+    manifest.finish(path)
 
 
 def _candidates_part(live: Session, path: Path, engine: Engine) -> None:
