@@ -14,6 +14,7 @@ from parity_check.report.document import (
     Checks,
     Code,
     Column,
+    Coverage,
     Definition,
     Definitions,
     Details,
@@ -146,6 +147,7 @@ DOCUMENT = Document(
             Details("The configuration", (Code("[gates]\nx = 1", "Configuration"),)),
         )),
     ),
+    coverage=Coverage(("rollouts of the reference",), ("rollouts of the reference",)),
     record=ARecord(
         **opening(HEAD, "drift", ExitCode.DRIFT),
         numbers=({"value": 0.5, "deep": {"a": float("nan")}}, {"value": float("inf")}, {}),

@@ -33,7 +33,7 @@ SAID = {
 EVERYWHERE = ("text", "markdown", "html")
 CONTENT = [
     "raw_logprobs", "slope 0.8", "parity-check ablate RUN", "raw and processed", "No known cause",
-    "not reached", "first", "evaluating − behaviour", "Worst tokens", "at the floor", "[gates]",
+    "not reached", "first", "evaluating − behaviour", "+1.0", "at the floor", "[gates]",
 ]  # fmt: skip
 
 
@@ -48,8 +48,7 @@ def test_a_format_says_what_it_is_for(format: Format) -> None:
 @pytest.mark.parametrize("words", CONTENT)
 def test_no_block_is_forgotten(words: str) -> None:
     for format in EVERYWHERE:
-        if (format, words) != ("text", "Worst tokens"):  # a summary is for what can be folded
-            assert words in render(DOCUMENT, format), format
+        assert words in render(DOCUMENT, format), format
 
 
 def test_text_ends_with_the_verdict_and_the_others_begin_with_it() -> None:

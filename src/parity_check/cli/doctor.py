@@ -19,7 +19,7 @@ from parity_check.engines.environment.environment import EnvironmentPlan
 from parity_check.errors import ExitCode
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import session
-from parity_check.report.numbers import columns
+from parity_check.report.text import columns
 from parity_check.traces import checkpoint, provenance
 from parity_check.traces.prompts import read_prompts
 

@@ -32,7 +32,8 @@ from parity_check.recording.session import (
     session,
     tokenize_prompts,
 )
-from parity_check.report.deliver import Delivery, deliver, render
+from parity_check.report.deliver import Delivery, deliver
+from parity_check.report.renderers import render
 from parity_check.traces import checkpoint, manifest
 from parity_check.traces.prompts import read_prompts
 from parity_check.traces.run_files import WORKLOAD_NAME, evaluated_name, sampled_name

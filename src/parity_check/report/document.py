@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from parity_check.errors import ExitCode
+from parity_check.errors import ExitCode, InputError
 from parity_check.measure.gates import Verdict
 from parity_check.report.record import Record
 
@@ -47,9 +47,9 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What was asked for and what was computed, in the same words: no verdict of parity without.
+    """What was asked for and what was computed, in the same words.
 
-    `deliver` refuses to report parity while anything is missing.
+    There is no document of parity while anything is missing.
     """
 
     asked: tuple[str, ...]
@@ -137,7 +137,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A paragraph. `muted` is less important than its surroundings; `code` in backticks."""
+    """A paragraph, `code` in backticks; `muted` is a note to the block before it."""
 
     text: str
     muted: bool = False
@@ -417,6 +417,12 @@ class Section:
     blocks: tuple[Block, ...]
     early: bool = False
 
+    @property
+    def strips(self) -> bool:
+        """Whether a table of this section draws intervals."""
+        tables = (block for block in _unfolded(self.blocks) if isinstance(block, Table))
+        return any(table.strips for table in tables)
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -435,8 +441,17 @@ class Document:
     facts: Mapping[str, str]
     """Properties for a CI system, e.g. each engine's label."""
     sections: tuple[Section, ...]
+    coverage: Coverage
     record: Record
     """What report.json holds."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError for parity of something that was not compared."""
+        missing = self.coverage.missing
+        if self.verdict == "parity" and missing:
+            raise InputError(
+                f"no verdict: not compared, though it was asked for: {', '.join(missing)}"
+            )
 
     @property
     def mark(self) -> str:
@@ -488,8 +503,13 @@ def _unfolded(blocks: tuple[Block, ...]) -> Iterator[Block]:
             yield from _unfolded(block.blocks)
 
 
+def capitalised(sentence: str) -> str:
+    """A sentence with a capital letter, where it begins with a plain word and not with a name."""
+    plain = sentence.partition(" ")[0].rstrip(",:").isalpha()
+    return sentence[0].upper() + sentence[1:] if plain else sentence
+
+
 def full_stop(sentence: str) -> str:
-    """A sentence with an end, and with a capital letter where it begins with a plain word."""
-    if sentence.partition(" ")[0].rstrip(",:").isalpha():
-        sentence = sentence[0].upper() + sentence[1:]
+    """A capitalised sentence with an end."""
+    sentence = capitalised(sentence)
     return sentence if sentence[-1:] in (".", ":", ";", "?", "!") else f"{sentence}."

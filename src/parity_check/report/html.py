@@ -13,6 +13,7 @@ from parity_check.report.document import (
     OUTCOME_MARKS,
     Document,
     Figure,
+    capitalised,
     full_stop,
 )
 from parity_check.report.json import tree
@@ -42,6 +43,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "capitalised": capitalised,
         "data": _data,
         "full_stop": full_stop,
         "inline": _inline,

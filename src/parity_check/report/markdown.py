@@ -21,6 +21,7 @@ from parity_check.report.document import (
     Stages,
     Table,
     Warnings,
+    capitalised,
     full_stop,
 )
 
@@ -58,17 +59,17 @@ def _block(block: Block) -> Iterator[str]:
     """The lines of a block; none for what only a page shows."""
     match block:
         case Heading(words):
-            yield f"#### {_inline(words)}"
+            yield f"#### {_inline(capitalised(words))}"
         case Sentence(words):
             yield _inline(full_stop(words))
         case Bullets(sentences):
             yield from _bullets(sentences)
         case Table():
-            yield from _table(block.written())
+            yield from _table(block)
         case Checks():
             yield from _checks(block)
         case Stages(title, stages):
-            yield from (f"**{_inline(title)}**", "")
+            yield from (f"**{_inline(capitalised(title))}**", "")
             yield from (
                 f"- {OUTCOME_MARKS[stage.outcome]} {_inline(stage.name)}, {stage.outcome}: "
                 f"{_inline(stage.sentence)}"
@@ -91,7 +92,12 @@ def _block(block: Block) -> Iterator[str]:
 
 
 def _details(summary: str, lines: Sequence[str]) -> Iterator[str]:
-    yield from (f"<details><summary>{_inline(summary)}</summary>", "", *lines, "</details>")
+    yield from (
+        f"<details><summary>{_inline(capitalised(summary))}</summary>",
+        "",
+        *lines,
+        "</details>",
+    )
 
 
 def _bullets(sentences: Sequence[str]) -> Iterator[str]:
@@ -102,14 +108,14 @@ def _checks(block: Checks) -> Iterator[str]:
     listed = block.listed()
     if listed:
         title = block.title if block.every else f"not parity: {block.title}"
-        yield from (f"**{_inline(title)}**", "")
+        yield from (f"**{_inline(capitalised(title))}**", "")
     for check in listed:
         yield f"- {check.mark} {_inline(check.label)}: {_inline(check.sentence)}"
 
 
 def _causes(block: Causes) -> Iterator[str]:
     if block.causes or block.unknown:
-        yield from ("**likely causes**", "")
+        yield from ("**Likely causes**", "")
     if block.unknown:
         yield _inline(block.unknown)
     for number, cause in enumerate(block.causes, 1):
@@ -122,8 +128,9 @@ def _causes(block: Causes) -> Iterator[str]:
 
 def _table(table: Table) -> Iterator[str]:
     if table.verbatim:
-        yield from ("~~~text", *text.columns(table), "~~~")
+        yield from ("~~~text", *text.table_lines(table), "~~~")
         return
+    table = table.written()
     yield _row([column.heading for column in table.columns])
     yield _row(["---:" if column.align == "right" else "---" for column in table.columns])
     for row in table.rows:

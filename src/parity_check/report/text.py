@@ -25,7 +25,7 @@ from parity_check.report.document import (
 WIDTH = 100
 """Sentences are wrapped at this; tables and commands keep their own width."""
 FLOWING = (Sentence, Bullets, Code)
-"""What follows a sentence or a table without a gap."""
+"""What follows one another without a gap."""
 
 
 def render(document: Document) -> str:
@@ -61,9 +61,9 @@ def _gap(before: Block, block: Block) -> bool:
     """Whether there is an empty line between two blocks."""
     if isinstance(before, Heading):
         return False
-    if isinstance(before, Sentence) and isinstance(block, Table):
-        return False
-    return not (isinstance(before, (*FLOWING, Table)) and isinstance(block, FLOWING))
+    if isinstance(before, Table):
+        return not (isinstance(block, Sentence) and block.muted)
+    return not (isinstance(before, FLOWING) and isinstance(block, (*FLOWING, Table)))
 
 
 def _block(block: Block) -> Iterator[str]:
@@ -75,7 +75,7 @@ def _block(block: Block) -> Iterator[str]:
             for sentence in sentences:
                 yield from wrapped(sentence)
         case Table():
-            yield from columns(block.written())
+            yield from table_lines(block)
         case Checks():
             yield from _checks(block)
         case Stages(title, stages):
@@ -121,19 +121,26 @@ def _causes(block: Causes) -> Iterator[str]:
             yield f"     confirm: {cause.confirm}"  # in one line: it is to be copied
 
 
-def columns(table: Table, gap: str = "  ") -> Iterator[str]:
-    """A table's lines, its cells padded to columns."""
+def table_lines(table: Table) -> list[str]:
+    """A table's lines, without what only a page draws."""
+    table = table.written()
     rows = [[column.heading for column in table.columns]]
     for row in table.rows:
         first, *others = map(str, row.cells)
         rows.append([f"  {first}" if row.below else first, *others])
+    return columns(rows, "".join("<>"[column.align == "right"] for column in table.columns))
+
+
+def columns(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
+    """Pad cells to columns; `alignment` holds `<` or `>` for each."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    for cells in rows:
-        padded = (
-            cell.rjust(width) if column.align == "right" else cell.ljust(width)
-            for cell, width, column in zip(cells, widths, table.columns, strict=True)
-        )
-        yield gap.join(padded).rstrip()
+    return [
+        "  ".join(
+            f"{cell:{side}{width}}"
+            for cell, side, width in zip(row, alignment, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def wrapped(sentence: str, indent: int = 2) -> list[str]:

@@ -1,9 +1,13 @@
-"""The pictures of a page, one function each: what `Pictures` holds, on axes."""
+"""The plots of one direction, a function each: what `Pictures` holds, on axes.
+
+`names` are the names of a pair's two engines by their role in it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +17,8 @@ from parity_check.comparison.pictures import spread
 from parity_check.comparison.pictures.collect import Pictures, QuantileBin
 from parity_check.comparison.pictures.gaps import EXPONENTS, Gaps
 from parity_check.comparison.pictures.hexagons import ROW, WIDTH
-from parity_check.comparison.report import Direction, FloorPicture
-from parity_check.config.models import ROLES
+from parity_check.comparison.report import Direction
+from parity_check.config.models import ROLES, Role
 from parity_check.diagnosis.grid import FALSE_POSITIVES
 from parity_check.measure.objectives import Objective
 from parity_check.measure.stats import Estimate, Ints
@@ -23,6 +27,8 @@ from parity_check.report.svg import COLOURS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+SQUARE = {"left": 0.12, "right": 0.66, "top": 0.97, "bottom": 0.17}
+"""Margins of a square plot with its legend on the right."""
 NOTHING = 1e-9  # where a log axis has no 0
 DIGITS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 HEXAGON = ((0, 2 / 3), (0.5, 1 / 3), (0.5, -1 / 3), (0, -2 / 3), (-0.5, -1 / 3), (-0.5, 1 / 3))
@@ -36,7 +42,16 @@ RATIO_UNIT = {
 }
 
 
-def log_ratio(axes: Axes, pictures: Pictures, floors: Sequence[FloorPicture]) -> None:
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Counts of Δ of an engine's A/A runs: its role in the pair, and its name."""
+
+    role: Role
+    name: str
+    log_ratio: Ints
+
+
+def log_ratio(axes: Axes, pictures: Pictures, floors: Sequence[Again]) -> None:
     """Histogram of Δ on signed log bins, the A/A floors over it."""
     series = [pictures.log_ratio, *(floor.log_ratio for floor in floors)]
     lowest, highest = _decades(series)
@@ -48,10 +63,11 @@ def log_ratio(axes: Axes, pictures: Pictures, floors: Sequence[FloorPicture]) ->
                 label="Δ",
             )  # fmt: skip
         else:
-            role = floors[number - 1].engine
+            again = floors[number - 1]
             axes.stairs(
-                shares, edges, baseline=None, color=COLOURS[role], linewidth=1.2,
-                linestyle="-" if role == "reference" else (0, (3, 1.5)), label=f"A/A {role}",
+                shares, edges, baseline=None, color=COLOURS[again.role], linewidth=1.2,
+                linestyle="-" if again.role == "reference" else (0, (3, 1.5)),
+                label=f"A/A {again.name}",
             )  # fmt: skip
     reach = highest - lowest + 1
     steps = range(1, reach + 1)
@@ -73,12 +89,12 @@ def log_ratio(axes: Axes, pictures: Pictures, floors: Sequence[FloorPicture]) ->
 def exceedance(
     axes: Axes,
     pictures: Pictures,
-    floors: Sequence[FloorPicture],
+    floors: Sequence[Again],
     limit: tuple[float, float | None],
 ) -> None:
     """1 − ECDF of |Δ| on log axes; `limit` is the tail threshold and the share it allows."""
     lines: list[tuple[Ints, str, Any, str]] = [(pictures.log_ratio, "data", "-", "Δ")]
-    lines += [(each.log_ratio, each.engine, (0, (3, 1.5)), f"A/A {each.engine}") for each in floors]
+    lines += [(each.log_ratio, each.role, (0, (3, 1.5)), f"A/A {each.name}") for each in floors]
     for counts, role, style, label in lines:
         shares = spread.shares_above(counts)
         there = shares > 0
@@ -103,11 +119,12 @@ def exceedance(
     _legend(axes)
 
 
-def logprobs(axes: Axes, pictures: Pictures) -> None:
+def logprobs(axes: Axes, pictures: Pictures, names: Mapping[Role, str]) -> None:
     """Reference against candidate logprob, hexagons by the number of tokens."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
+    axes.figure.subplots_adjust(**SQUARE)
     found = pictures.logprobs
     most = int(found.counts.max())
     ends = np.unique(np.ceil(np.geomspace(1, most + 1, HEATS + 1)).astype(int))
@@ -129,7 +146,8 @@ def logprobs(axes: Axes, pictures: Pictures) -> None:
     axes.set(xlim=(lowest, 0.25), ylim=(lowest, 0.25), aspect="equal")
     ticks = [-step for step in range(0, int(-lowest) + 1, 5 if lowest < -8 else 2)]
     axes.set(xticks=ticks, yticks=ticks)
-    axes.set(xlabel="reference logprob, nats", ylabel="candidate logprob, nats")
+    axes.set(xlabel=f"{names['reference']} logprob, nats")
+    axes.set(ylabel=f"{names['candidate']} logprob, nats")
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), title="tokens", title_fontsize=8.5)
 
 
@@ -238,7 +256,7 @@ def clip_by_length(axes: Axes, shares: Sequence[tuple[str, Estimate]], limit: fl
     _legend(axes)
 
 
-def gap_slope(axes: Axes, gaps: Gaps, temperature: float) -> None:
+def gap_slope(axes: Axes, gaps: Gaps, temperature: float, names: Mapping[Role, str]) -> None:
     """Candidate against reference top-k gaps, with the slopes that have a meaning."""
     most = float(max(gaps.reference.max(), gaps.candidate.max(), 1.0))
     least = float(min(gaps.reference.min(), gaps.candidate.min(), 0.0))
@@ -249,8 +267,8 @@ def gap_slope(axes: Axes, gaps: Gaps, temperature: float) -> None:
     slopes = [(1.0, "slope 1", "-")]
     if temperature not in (0.0, 1.0):
         slopes += [
-            (temperature, f"T = {temperature:g}: candidate raw", "--"),
-            (1 / temperature, "1/T: reference raw", ":"),
+            (temperature, f"T = {temperature:g}: {names['candidate']} raw", "--"),
+            (1 / temperature, f"1/T: {names['reference']} raw", ":"),
         ]
     for slope, label, style in slopes:
         ends = np.array([least, most])
@@ -258,17 +276,17 @@ def gap_slope(axes: Axes, gaps: Gaps, temperature: float) -> None:
             ends, slope * ends, color=COLOURS["ink"], linestyle=style, linewidth=0.9, label=label
         )
     axes.set(xlim=(least, 1.03 * most), ylim=(least, 1.03 * most))
-    axes.set(xlabel="reference gap, nats", ylabel="candidate gap, nats")
+    axes.set(xlabel=f"{names['reference']} gap, nats", ylabel=f"{names['candidate']} gap, nats")
     _legend(axes)
 
 
-def logit_grid(axes: Axes, gaps: Gaps) -> None:
+def logit_grid(axes: Axes, gaps: Gaps, names: Mapping[Role, str]) -> None:
     """Share of gaps that are multiples of 2⁻ᵏ, by engine."""
     steps = range(len(EXPONENTS))
     for role, marker, style in zip(ROLES, "os", ("-", (0, (3, 1.5))), strict=True):
         axes.plot(
             steps, gaps.on_grid[role], marker=marker, markersize=4, color=COLOURS[role],
-            linestyle=style, label=role,
+            linestyle=style, label=names[role],
         )  # fmt: skip
     axes.axhline(FALSE_POSITIVES, color=COLOURS["muted"], linestyle=":", label="by chance")
     axes.set_xticks(steps, [f"2{str(-exponent).translate(DIGITS)}" for exponent in EXPONENTS])
