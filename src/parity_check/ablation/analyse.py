@@ -99,6 +99,7 @@ def _row(
         state="finished",
         candidate=candidate,
         directions=directions,
+        coverage=run.coverage,
         verdict=run.verdict,
         at_floor=all(
             at_floor(each.measurement[DRIFT], each.floors.get(DRIFT)) for each in directions

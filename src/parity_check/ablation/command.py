@@ -43,7 +43,7 @@ from parity_check.report import deliver
 from parity_check.report.deliver import Delivery
 from parity_check.report.document import Column, Row, Table
 from parity_check.report.renderers import render
-from parity_check.report.text import columns
+from parity_check.report.text import table_lines
 from parity_check.traces import manifest
 from parity_check.traces.prompts import read_prompts
 from parity_check.traces.run_files import replayed_name, sampled_name
@@ -145,7 +145,7 @@ def dry_run(config: Config, picks: Picks, console: Console, source: Path | None 
     if source is not None:
         read_header(_reference_trace(source))
         taken = _own_directory(config, steps) if _holds_own(source, config) else None
-    console.data("\n".join(columns(_planned(steps, taken))))
+    console.data("\n".join(table_lines(_planned(steps, taken))))
 
 
 def _planned(steps: Sequence[Step], taken: str | None) -> Table:

@@ -10,9 +10,9 @@ import tomli_w
 from parity_check.ablation import pictures
 from parity_check.ablation.plan import START, Part, written
 from parity_check.ablation.record import record
-from parity_check.ablation.report import AblationReport, StepReport
+from parity_check.ablation.report import NOTHING, AblationReport, StepReport
 from parity_check.comparison.document.engines import name
-from parity_check.comparison.document.labels import share_label
+from parity_check.comparison.labels import share_label
 from parity_check.comparison.report import EngineReport
 from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.measure.metrics import METRICS
@@ -69,6 +69,7 @@ def document(report: AblationReport) -> Document:
             Section("numbers", "Numbers by step", tuple(_numbers(report))),
             Section("repeat", "Repeat this ablation", (PageOnly(_repeat(report)),)),
         ),
+        coverage=NOTHING if report.best is None else report.best.coverage,
         record=record(report),
     )
 

@@ -13,9 +13,11 @@ from parity_check.errors import ExitCode
 from parity_check.measure.gates import Verdict
 from parity_check.measure.objectives import Objective
 from parity_check.measure.stats import Estimate
-from parity_check.report.document import Head
+from parity_check.report.document import Coverage, Head
 
 RANKS: Mapping[Verdict, int] = {"parity": 0, "inconclusive": 1, "drift": 2}
+
+NOTHING = Coverage((), ())
 
 State = Literal["finished", "failed", "refused", "not run"]
 
@@ -41,6 +43,7 @@ class StepReport:
     reason: str | None
     candidate: EngineReport | None = None
     directions: tuple[Direction, ...] = ()
+    coverage: Coverage = NOTHING
     verdict: Verdict | None = None
     at_floor: bool = False
     in_force: Any = None

@@ -24,6 +24,14 @@ from parity_check.weight_sync.observed import EngineRun, Floats, Handling, Ints,
 
 Unit = Literal["nats", "logits", "parameters", "tokens", "share"]
 
+OF_ONE_ENGINE = (
+    "weights_arrived",
+    "lm_head_refreshed",
+    "no_stale_prefix",
+    "in_flight_as_declared",
+    "nothing_lost",
+)
+OF_TWO_ENGINES = "reference_analogue"
 SHOWN = 5e-6
 """The smallest value that five decimals show."""
 NAMED = 3
@@ -272,7 +280,7 @@ def reference_analogue(
     The value is the share of in-flight tokens, position by position, whose policy version or whose
     KV differs between the engines, or that only one of them has.
     """
-    name = "reference_analogue"
+    name = OF_TWO_ENGINES
     ways = (measured[reference.role], measured[candidate.role])
     rows = [
         (_versions(left, r), _versions(right, r), left, right)

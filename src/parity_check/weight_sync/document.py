@@ -19,6 +19,7 @@ from parity_check.report.document import (
     Checks,
     Code,
     Column,
+    Coverage,
     Details,
     Document,
     Figure,
@@ -97,8 +98,17 @@ def document(report: WeightSyncReport) -> Document:
             Section("fix", "Make V1 behave like V0", FIX),
             Section("repeat", "Repeat this run", (PageOnly(_repeat(report)),)),
         ),
+        coverage=_coverage(report),
         record=record(report),
     )
+
+
+def _coverage(report: WeightSyncReport) -> Coverage:
+    """Every check of every engine, and the comparison of two."""
+    asked = [f"{name} ({each.role})" for each in report.engines for name in checks.OF_ONE_ENGINE]
+    if len(report.engines) > 1:
+        asked.append(f"{checks.OF_TWO_ENGINES} (both)")
+    return Coverage(tuple(asked), tuple(map(_label, report.checks)))
 
 
 def _outcome(found: Sequence[checks.Check]) -> str:
