@@ -65,6 +65,7 @@ CHECKS = (
     Check(
         "sampled by the candidate", "ess", "effective sample size", "inconclusive", "few prompts"
     ),
+    Check("sampled by the candidate", "k3_kl", "k3 KL", None, "the engine has no such setting"),
 )
 STRIP = Strip("drift", (0.0, 0.4), (0.5, 0.9), 0.7, 0.1, False, True)
 GATES = Table(

@@ -92,6 +92,17 @@ def test_junit_has_a_case_where_nothing_was_checked() -> None:
     assert suite.find("testcase/failure") is not None
 
 
+def test_a_check_that_was_not_run_is_listed_and_no_failure() -> None:
+    reason = "the engine has no such setting"
+    for format in ("text", "markdown"):
+        assert f"– k3 KL: {reason}" in render(DOCUMENT, format)  # type: ignore[arg-type]
+    assert "– not run" in render(DOCUMENT, "html")
+    assert reason not in render(DOCUMENT, "github")
+    suite = ET.fromstring(render(DOCUMENT, "junit"))
+    [skipped] = suite.findall("testcase/skipped")
+    assert (suite.attrib["skipped"], skipped.attrib["message"]) == ("1", reason)
+
+
 def test_json_can_be_compared_line_by_line() -> None:
     text = render(DOCUMENT, "json")
     assert json.loads(text)["numbers"] == [
@@ -101,6 +112,8 @@ def test_json_can_be_compared_line_by_line() -> None:
     ]
     assert '\n  {"value": 0.5, "deep": {"a": null}, "list": []},\n' in text
     assert '\n  {\n   "value": null,\n   "evidence": ["a", "b"]\n  },\n  {}\n ]\n}\n' in text
+    one = render(replace(DOCUMENT, record=replace(DOCUMENT.record, host={"p": [1, 0.5]})), "json")
+    assert '"host": {"p": [1, 0.5]}' in one
 
 
 TREES = st.recursive(

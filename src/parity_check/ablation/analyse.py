@@ -22,9 +22,10 @@ from parity_check.ablation.plan import (
 from parity_check.ablation.report import AblationReport, StepReport
 from parity_check.comparison.analyse import analyse
 from parity_check.comparison.judgement import judgement
-from parity_check.comparison.report import ComparisonReport, EngineReport
+from parity_check.comparison.report import ComparisonReport, EngineReport, WorkloadReport
 from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config
+from parity_check.report.document import Head
 from parity_check.traces.pairing import Index, pair
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import Trace
@@ -48,13 +49,17 @@ def analyse_ablation(directory: Path, config: Config) -> AblationReport:
         rows.append(row)
     first = next(iter(runs.values()), None)
     return AblationReport(
-        run_id=plan.run_id,
-        created_utc=plan.created_utc,
-        command=plan.command,
-        parity_check=__version__,
+        head=Head(
+            kind="ablation",
+            run_id=plan.run_id,
+            created_utc=plan.created_utc,
+            command=plan.command,
+            parity_check=__version__,
+            config=dump_config(config),
+            model={} if first is None else first.head.model,
+            host={} if first is None else first.head.host,
+        ),
         source=plan.source,
-        config=dump_config(config),
-        model={} if first is None else first.head.model,
         reference=None if first is None else first.engine("reference"),
         workload=None if first is None else _shared_workload(first),
         objective=how.objective,
@@ -63,8 +68,8 @@ def analyse_ablation(directory: Path, config: Config) -> AblationReport:
     )
 
 
-def _shared_workload(run: ComparisonReport) -> Any:
-    """What every step replayed: the reference's part of a step's workload."""
+def _shared_workload(run: ComparisonReport) -> WorkloadReport:
+    """What every step replays: the reference's part of a step's workload."""
     replayed = next(
         each for each in run.pairs[0].directions if each.sampled_by == "reference"
     ).measurement
@@ -94,6 +99,7 @@ def _row(
         state="finished",
         candidate=candidate,
         directions=directions,
+        coverage=run.coverage,
         verdict=run.verdict,
         at_floor=all(
             at_floor(each.measurement[DRIFT], each.floors.get(DRIFT)) for each in directions
@@ -109,7 +115,7 @@ def _compared(
     drifts: Mapping[str, Drift],
     level: float,
 ) -> StepReport:
-    """With what the step did: to the rung below it, or to the candidate as it is."""
+    """With what the step did, compared with the rung before it or the candidate as configured."""
     earlier = [each for each in rows if each.state == "finished"]
     if row.part == "ladder":
         earlier = [each for each in earlier if each.part == "ladder"]

@@ -1,8 +1,8 @@
-"""Which configurations of the candidate to try, and what each step did; knows nothing of engines.
+"""Which configurations of the candidate to try, and what each step did. No engine is needed.
 
-Drift is measured as mean |Δ| on the reference's tokens: every step replays the same ones, so what
-moves between two steps is not sampling noise. Not as k3, which grows with exp Δ: of raw logprobs
-one token may carry nearly all of it, and a share would be that token's.
+Drift is measured as mean |Δ| on the reference's tokens: every step replays the same tokens, so the
+difference of two steps contains no sampling noise. k3 is not used because it grows with exp Δ: with
+raw logprobs, a single token can make up nearly all of it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Effect: TypeAlias = Literal[
     "changed", "changed unasked", "already so", "not applied", "no effect here", "not known"
 ]
 Refuse: TypeAlias = Callable[[str, Any], str | None]
-"""Why an engine cannot be asked for this value of a setting; None where it can."""
+"""Why an engine does not support this value of a setting; None where it does."""
 
 DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One setting of the ladder, and the other value that it may have."""
+    """One setting of the ladder, and the other value that it can have."""
 
     setting: str
     value: str | bool
@@ -58,11 +58,11 @@ OWN = "as configured"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One row of an ablation: a configuration of the candidate.
+    """One step of an ablation: a configuration of the candidate.
 
-    `key` and `value` are what it changes, None for the first of its part. `directory` is where its
-    traces are; steps of the same configuration share one. `refused` says why the engine cannot
-    run it.
+    `key` and `value` are what it changes, None for the first step of its part. `directory` is where
+    its traces are; steps with the same configuration share one. `refused` says why the engine
+    cannot run it.
     """
 
     part: Part
@@ -84,7 +84,7 @@ class Flip:
 
 
 def parse_flip(text: str) -> Flip:
-    """`enforce_eager=true,false`; values that are no TOML are taken as strings."""
+    """`enforce_eager=true,false`; values that are not TOML are strings."""
     key, separator, listed = text.partition("=")
     key, listed = key.strip(), listed.strip()
     if not (separator and key and listed):
@@ -105,29 +105,28 @@ def plan(
     singly: bool = True,
     refuse: Refuse = lambda _key, _value: None,
 ) -> tuple[Step, ...]:
-    """The steps, in their order: the ladder, the candidate as it is, its settings one by one.
+    """The steps in order: the ladder, the candidate as configured, its settings one by one.
 
-    `only` picks what is changed, all of SETTINGS and of `flips` when empty; `singly` False leaves
-    out the flips that were not asked for by name. Raises ConfigError for an unknown pick, and
-    when nothing is left to do.
+    `only` picks what is changed, by default all of SETTINGS and of `flips`. `singly` False leaves
+    out the flips of SETTINGS. Raises ConfigError for an unknown pick.
     """
-    asked: dict[str, tuple[Any, ...]] = {}
+    named: dict[str, tuple[Any, ...]] = {}
     for flip in flips:
-        asked[flip.key] = (*asked.get(flip.key, ()), *flip.values)
-    picked = _picked(only, asked)
+        named[flip.key] = (*named.get(flip.key, ()), *flip.values)
+    picked = _picked(only, named)
     rungs = [rung for rung in LADDER if rung.setting in picked]
     steps = list(_ladder(rungs, engine_args, refuse))
     changes = {
         **{rung.setting: (_flipped(rung, settings),) for rung in rungs if singly},
-        **{key: values for key, values in asked.items() if key in picked},
+        **{key: values for key, values in named.items() if key in picked},
     }
     if changes:
         steps += _singly(settings, engine_args, changes, refuse)
     return tuple(_with_directories(steps))
 
 
-def _picked(only: Sequence[str], asked: Mapping[str, Any]) -> set[str]:
-    known = {*SETTINGS, *asked}
+def _picked(only: Sequence[str], named: Mapping[str, Any]) -> set[str]:
+    known = {*SETTINGS, *named}
     for name in only:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -135,7 +134,7 @@ def _picked(only: Sequence[str], asked: Mapping[str, Any]) -> set[str]:
                 f"--only {name}: no such setting, and no --flip of that name",
                 hint=f"did you mean {near[0]}?" if near else "one of: " + ", ".join(SETTINGS),
             )
-    left_out = sorted(set(asked) - set(only)) if only else []
+    left_out = sorted(set(named) - set(only)) if only else []
     if left_out:
         raise ConfigError(
             f"--only leaves out --flip {left_out[0]}", hint=f"add --only {left_out[0]}"
@@ -146,7 +145,7 @@ def _picked(only: Sequence[str], asked: Mapping[str, Any]) -> set[str]:
 def _ladder(
     rungs: Sequence[Rung], engine_args: Mapping[str, Any], refuse: Refuse
 ) -> Iterable[Step]:
-    """From the engine's defaults upwards; a rung that it cannot stand on is left out above."""
+    """From the engine's defaults; a refused setting stays at its default in the later steps."""
     if not rungs:
         return
     settings: dict[str, Any] = dict.fromkeys(SETTINGS, DEFAULT)
@@ -191,7 +190,7 @@ def written(value: Any) -> str:
 
 
 def _with_directories(steps: Iterable[Step]) -> Iterable[Step]:
-    """A directory for every configuration that can run, the same for equal ones."""
+    """A directory for every configuration that can run; equal ones share it."""
     known: dict[str, str] = {}
     for step in steps:
         if step.refused:
@@ -204,11 +203,11 @@ def _with_directories(steps: Iterable[Step]) -> Iterable[Step]:
 def effect(
     key: str, value: Any, before: Mapping[str, Any], after: Mapping[str, Any], differing: int
 ) -> Effect:
-    """What a step did, from the logprobs that differ in a bit and the facts that engines report.
+    """What a step did, from the logprobs that differ in any bit and what the engines report.
 
-    `before` and `after` are what was in force, by the name of the setting or argument. Where no
-    bit differs, the facts tell a value that changed nothing from one that was never applied; where
-    bits differ although the fact did not, the engine does not repeat itself from start to start.
+    `before` and `after` are what was in force, by the name of the setting or argument. If no bit
+    differs, they separate a value without effect from one that was never applied. If bits differ
+    although the value did not, the engine does not reproduce its logprobs after a restart.
     """
     same = key in after and before.get(key) == after[key]
     if differing:
@@ -221,7 +220,7 @@ def effect(
 
 
 def differing_tokens(before: Iterable[SampleBatch], after: Iterable[SampleBatch]) -> int:
-    """How many tokens of two replays of one trace have logprobs that differ in a bit."""
+    """How many tokens of two replays of one trace have logprobs that differ in any bit."""
     count = 0
     for left, right in zip_longest(before, after):
         if left is None or right is None or len(left.logprobs) != len(right.logprobs):
@@ -239,7 +238,7 @@ class Drift:
     tokens: Floats
 
     def value(self) -> float:
-        """Mean |Δ| a token, in nats."""
+        """Mean |Δ| per token, in nats."""
         return float(self.abs_log_ratio.sum() / self.tokens.sum())
 
     def by_cluster(self) -> Floats:
@@ -259,8 +258,8 @@ def drift(chunks: Iterable[PairedChunk]) -> Drift:
 def removed_share(initial: Drift, before: Drift, after: Drift, level: float) -> Estimate | None:
     """The share of the initial drift that a step removes: (before - after) / initial.
 
-    Negative where it adds some. Shares of a ladder add up to 1 - last / first. The interval is that
-    of a ratio of sums over clusters. None where there is nothing to remove.
+    Negative where it adds drift. The shares of a ladder add up to 1 - last / first. The interval is
+    that of a ratio of sums over clusters. None where there is no drift to remove.
     """
     if initial.value() == 0.0:
         return None
@@ -279,7 +278,7 @@ def removed_share(initial: Drift, before: Drift, after: Drift, level: float) -> 
 
 
 def at_floor(value: Estimate, floor: Estimate | None) -> bool:
-    """Whether a mean |Δ| is no larger than that of an engine against itself."""
+    """Whether a mean |Δ| is no larger than the A/A floor."""
     if floor is None:
         return False
     highest = floor.value if floor.ci_high is None else floor.ci_high

@@ -15,7 +15,6 @@ import typer
 from parity_check import __version__
 from parity_check.cli.options import (
     OPERATIONS,
-    AblationFormat,
     Color,
     ConfigFile,
     DryRun,
@@ -40,7 +39,6 @@ from parity_check.cli.options import (
     WorkloadTrace,
     WriteTo,
     delivery_from,
-    only_ablation_formats,
     with_out,
 )
 from parity_check.console import Console
@@ -148,6 +146,7 @@ def report(
 ) -> None:
     """Render and judge a finished run again, with other limits if you like; no engine needed."""
     from parity_check.ablation import command as ablation
+    from parity_check.ablation.files import is_ablation
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
     from parity_check.weight_sync import command as updates
@@ -155,8 +154,7 @@ def report(
     console = _console(context, -quiet, color, None)
     delivery = delivery_from(format, write, exit_zero, inconclusive)
     loaded = load_config(run / "config.toml", overlay or [])
-    if ablation.is_ablation(run):
-        only_ablation_formats(delivery)
+    if is_ablation(run):
         raise typer.Exit(ablation.report(run, loaded, delivery, console))
     if updates.is_weight_sync(run):
         raise typer.Exit(updates.report(run, delivery, console))
@@ -192,9 +190,7 @@ def ablate(
     ] = True,
     overlay: Overlay = None,
     out: OutDirectory = None,
-    format: Annotated[
-        AblationFormat, typer.Option("--format", help="What stdout gets.")
-    ] = AblationFormat.text,
+    format: OutputFormat = Format.text,
     write: WriteTo = None,
     exit_zero: ExitZero = False,
     inconclusive: OnInconclusive = None,
@@ -225,8 +221,7 @@ def ablate(
     if dry_run:
         ablation.dry_run(loaded, picks, console, run)
         return
-    delivery = delivery_from(Format(format), write, exit_zero, inconclusive)
-    only_ablation_formats(delivery)
+    delivery = delivery_from(format, write, exit_zero, inconclusive)
     if resume is not None:
         raise typer.Exit(ablation.resume(resume, loaded, delivery, console))
     raise typer.Exit(ablation.ablate(loaded, picks, delivery, console, run))

@@ -192,16 +192,20 @@ class Check:
     """One thing that was judged: a gate, or a check of another kind.
 
     `group` says what it was judged on, e.g. `sampled by the reference`; `name` is for machines,
-    `label` for people.
+    `label` for people. `verdict` is None for a check that was not run.
     """
 
     group: str
     name: str
     label: str
-    verdict: Verdict
+    verdict: Verdict | None
     reason: str
     advice: str | None = None
     limit_source: str | None = None
+
+    @property
+    def mark(self) -> str:
+        return "–" if self.verdict is None else MARKS[self.verdict]
 
     @property
     def sentence(self) -> str:

@@ -16,7 +16,7 @@ def render(document: Document) -> str:
 def _lines(document: Document) -> Iterator[str]:
     program, level = document.head.program, LEVELS[document.word]
     for check in document.checks:
-        if check.verdict != "parity":
+        if check.verdict not in ("parity", None):
             sentence = f"{check.group}: {check.sentence}"
             yield _command(LEVELS[check.verdict], f"{program} ({check.name})", sentence)
     for cause in document.causes:

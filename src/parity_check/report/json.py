@@ -1,4 +1,4 @@
-"""report.json: a document's record. Never a NaN; what has nothing nested is in one line."""
+"""report.json: a document's record. Never a NaN; an object of plain values is one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def render(document: Document) -> str:
 def dumps(value: Any) -> str:
     """JSON in which two files can be compared line by line.
 
-    What holds no objects and no lists is one line, and so is an object with one such object in it.
+    An object or a list of plain values is one line, and so is an object with one such object in it.
     """
     return "".join(_written(value, "")) + "\n"
 
@@ -50,16 +50,16 @@ def _written(value: Any, indent: str) -> Iterator[str]:
 
 def _fits(value: Any) -> bool:
     """Whether a value is one line."""
-    nested = [each for each in _children(value) if isinstance(each, dict | list) and each]
+    children = value.values() if isinstance(value, dict) else value
+    nested = [each for each in children if not _plain(each)] if not _plain(value) else []
     if isinstance(value, dict) and len(nested) == 1 and len(value) > 1:
         [inner] = nested
-        return isinstance(inner, dict) and not any(
-            isinstance(each, dict | list) for each in inner.values()
-        )
+        return isinstance(inner, dict) and all(map(_plain, inner.values()))
     return not nested
 
 
-def _children(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
+def _plain(value: Any) -> bool:
+    """A scalar, a list of numbers, or nothing."""
+    if isinstance(value, list):
+        return all(each is None or isinstance(each, float | int) for each in value)
+    return not isinstance(value, dict) or not value

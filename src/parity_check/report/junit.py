@@ -16,6 +16,7 @@ def render(document: Document) -> str:
         tests=str(len(cases)),
         failures=str(sum(case.find("failure") is not None for case in cases)),
         errors="0",
+        skipped=str(sum(case.find("skipped") is not None for case in cases)),
         timestamp=document.head.created_utc,
     )
     properties = ET.SubElement(suite, "properties")
@@ -40,6 +41,8 @@ def _case(document: Document, check: Check) -> ET.Element:
     case = ET.Element("testcase", classname=suite, name=check.name)
     if check.verdict == "parity":
         ET.SubElement(case, "system-out").text = check.reason
+    elif check.verdict is None:
+        ET.SubElement(case, "skipped", message=check.reason)
     else:
         failure = ET.SubElement(case, "failure", type=check.verdict, message=check.sentence)
         causes = (f"{cause.sentence} Fix: {cause.fix}" for cause in document.causes)

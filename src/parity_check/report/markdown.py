@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 from parity_check.report import text
 from parity_check.report.document import (
-    MARKS,
     OUTCOME_MARKS,
     Block,
     Bullets,
@@ -111,7 +110,7 @@ def _checks(block: Checks) -> Iterator[str]:
         title = block.title if block.every else f"not parity: {block.title}"
         yield from (f"**{_inline(capitalised(title))}**", "")
     for check in listed:
-        yield f"- {MARKS[check.verdict]} {_inline(check.label)}: {_inline(check.sentence)}"
+        yield f"- {check.mark} {_inline(check.label)}: {_inline(check.sentence)}"
 
 
 def _causes(block: Causes) -> Iterator[str]:

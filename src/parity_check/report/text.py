@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from parity_check.report.document import (
-    MARKS,
     OUTCOME_MARKS,
     Block,
     Bullets,
@@ -104,7 +103,7 @@ def _checks(block: Checks) -> Iterator[str]:
     if listed:
         yield from wrapped(block.title if block.every else f"not parity: {block.title}")
     for check in listed:
-        sentence = f"  {MARKS[check.verdict]} {check.label}: {check.sentence}"
+        sentence = f"  {check.mark} {check.label}: {check.sentence}"
         yield from wrapped(sentence, indent=4)
 
 

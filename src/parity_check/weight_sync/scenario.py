@@ -1,9 +1,9 @@
-"""The weight-update scenario: which requests it takes, and what each engine is put through.
+"""The weight-update scenario: its requests, and what each engine runs.
 
-An engine goes through the updates; engines that were started with each version of the weights then
+An engine goes through the updates. Cold engines, started with each version of the weights, then
 replay the same tokens. The one with the first version also goes through the updates itself, with
 forced tokens, the built-in loader and no cleared cache: its logprobs are those of the new weights
-over the old KV.
+over the kept KV.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from parity_check.weight_sync.observed import Mode, Phase
 Rows = list[dict[str, Any]]
 
 SHARED = 16
-"""Prompts of other families are taken first: ones that share fewer leading tokens than this."""
+"""Prompts that share fewer leading tokens than this with the others are taken first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Flown:
-    """What one engine's scenario gave: a row a request, and what its updates did."""
+class Recording:
+    """One engine's scenario as recorded: a row per request, and what its updates did."""
 
     rows: Rows
     result: dict[str, Any]
@@ -52,7 +52,7 @@ class Flown:
 
 @dataclass(frozen=True, slots=True)
 class Cold:
-    """What an engine that was started with one version of the weights says of the same tokens."""
+    """The same tokens replayed by an engine that was started with one version of the weights."""
 
     logprobs: list[list[float]]
     weights: dict[str, Any]
@@ -65,8 +65,8 @@ class Cold:
 def plan_requests(
     prompts: Sequence[Prompt], token_ids: Sequence[list[int]], concurrency: int
 ) -> list[Planned]:
-    """The longest prompts in flight, of as many families as there are; they are issued again after
-    the updates, beside prompts that share as little as possible with them."""
+    """The longest prompts in flight, with few shared prefixes; they are sent again after the
+    updates, with new prompts that share as few leading tokens with them as possible."""
     chosen = _spread(token_ids, concurrency, [])
     fresh = _spread(token_ids, concurrency, chosen)
     if len(chosen) < concurrency or not fresh:
@@ -87,7 +87,7 @@ def plan_requests(
 
 
 def _spread(token_ids: Sequence[list[int]], count: int, taken: Sequence[int]) -> list[int]:
-    """The longest prompts that are not taken; ones that share a prefix come last."""
+    """The longest prompts that are not taken; those that share a prefix come last."""
     longest = sorted(range(len(token_ids)), key=lambda place: -len(token_ids[place]))
     found: list[int] = []
     for least in (SHARED, sys.maxsize):
@@ -140,10 +140,10 @@ def declared_ways(
 # --- on the engines -----------------------------------------------------------------------------
 
 
-def fly(
+def record_updates(
     plan: Sequence[Planned], config: Config, checkpoints: Sequence[str], engine: WorkerEngine
-) -> Flown:
-    """Put one engine through the scenario."""
+) -> Recording:
+    """Run the scenario on one engine."""
     settings = config.weight_sync
     assert settings is not None
     rows, result = engine.weight_sync(
@@ -162,17 +162,17 @@ def fly(
         python_path=settings.python_path,
     )
     requested = engine.spec.settings.model_dump()
-    return Flown(rows, result, engine.spec.label, engine.description, requested)
+    return Recording(rows, result, engine.spec.label, engine.description, requested)
 
 
 def replay(
     plan: Sequence[Planned],
     config: Config,
     keep: Sequence[str],
-    flown: Flown,
+    recording: Recording,
     engine: WorkerEngine,
 ) -> Cold:
-    """Replay the tokens on a cold engine, then `keep` the updates on it where there are any."""
+    """Replay the tokens on a cold engine, then run the updates `keep` on it, if any."""
     weights = engine.weights()
     requests = [
         {
@@ -181,7 +181,7 @@ def replay(
             "completion_token_ids": row["token_ids"],
             "in_flight": True,
         }
-        for request, row in zip(plan, flown.rows, strict=True)
+        for request, row in zip(plan, recording.rows, strict=True)
     ]
     rows = engine.sample("replay", requests, sampling=config.workload.sampling(), top_logprobs=0)
     kept: Rows = []
