@@ -9,6 +9,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from parity_check.report.ablation import json as report_json
+from parity_check.report.ablation.sentences import verdict_line
 
 from helpers.canned_ablation import write_ablation
 from parity_check.ablation.analyse import analyse_ablation
@@ -16,8 +18,6 @@ from parity_check.ablation.files import PLAN, read_plan
 from parity_check.ablation.report import AblationReport, StepReport
 from parity_check.config.load import load_config
 from parity_check.errors import ExitCode, InputError
-from parity_check.report.ablation import json as report_json
-from parity_check.report.ablation.sentences import verdict_line
 
 
 @pytest.fixture(scope="module")
