@@ -108,9 +108,9 @@ def test_a_plan_is_read_back_as_it_was_written(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{", "not the plan of an ablation"),
-        ('{"steps": [{}]}', "not the plan of an ablation"),
-        ("[]", "not the plan of an ablation"),
+        ("{", "not an ablation plan"),
+        ('{"steps": [{}]}', "not an ablation plan"),
+        ("[]", "not an ablation plan"),
     ],
 )
 def test_a_damaged_plan_is_refused(tmp_path: Path, text: str, expected: str) -> None:
@@ -122,5 +122,5 @@ def test_a_damaged_plan_is_refused(tmp_path: Path, text: str, expected: str) -> 
 def test_a_plan_of_another_version_is_refused(directory: Path, tmp_path: Path) -> None:
     tree = json.loads((directory / PLAN).read_text())
     (tmp_path / PLAN).write_text(json.dumps({**tree, "schema_version": 2}))
-    with pytest.raises(InputError, match="plan schema 2, this parity-check reads 1"):
+    with pytest.raises(InputError, match="plan schema 2, but this version of parity-check reads 1"):
         read_plan(tmp_path)
