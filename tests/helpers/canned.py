@@ -80,7 +80,7 @@ CANNED = {
     "drift": Canned(length=(90, 170), noise=0.02, raw=True, config={"objective": {"kind": "gspo"}}),
     "inconclusive": Canned(prompts=12, noise=0.04, own_noise=2e-3),
     "noisy-engine": Canned(noise=0.02, own_noise=0.1),
-    "hygiene": Canned(
+    "invalid-logprobs": Canned(
         noise=2e-4,
         spoil=spoil,
         config={"gates": {"tail_fraction": 1e-2, "clip_fraction": 1e-2}},

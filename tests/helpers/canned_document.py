@@ -150,6 +150,10 @@ DOCUMENT = Document(
     coverage=Coverage(("rollouts of the reference",), ("rollouts of the reference",)),
     record=ARecord(
         **opening(HEAD, "drift", ExitCode.DRIFT),
-        numbers=({"value": 0.5, "deep": {"a": float("nan")}}, {"value": float("inf")}, {}),
+        numbers=(
+            {"value": 0.5, "deep": {"a": float("nan")}, "list": ()},
+            {"value": float("inf"), "evidence": ("a", "b")},
+            {},
+        ),
     ),
 )  # fmt: skip

@@ -65,7 +65,7 @@ def test_a_short_trace_is_looked_at_whole(tmp_path: Path) -> None:
 
 def test_two_stored_traces_are_diagnosed_as_well(tmp_path: Path) -> None:
     """Without A/A repeats and without a run's directory."""
-    run = write_run(tmp_path / "run", CANNED["hygiene"])
+    run = write_run(tmp_path / "run", CANNED["invalid-logprobs"])
     behaviour = run / "candidate.parquet"
     found = analyse_pair(behaviour, run / "candidate-replayed-by-reference.parquet", Judging())
     assert [each.cause for each in found.diagnosis.findings] == ["bad_rows"]
@@ -73,7 +73,9 @@ def test_two_stored_traces_are_diagnosed_as_well(tmp_path: Path) -> None:
 
 
 def test_defects_are_counted_for_the_engine_that_has_them(tmp_path: Path) -> None:
-    [finding] = report_of(write_run(tmp_path / "run", CANNED["hygiene"])).diagnosis.findings
+    [finding] = report_of(
+        write_run(tmp_path / "run", CANNED["invalid-logprobs"])
+    ).diagnosis.findings
     assert finding.engine == "candidate"
     assert "missing: 2 in the candidate" in finding.evidence
     assert not any("reference" in sentence for sentence in finding.evidence)

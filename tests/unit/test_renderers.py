@@ -103,15 +103,15 @@ def test_a_check_that_was_not_run_is_listed_and_no_failure() -> None:
     assert (suite.attrib["skipped"], skipped.attrib["message"]) == ("1", reason)
 
 
-def test_json_has_what_holds_nothing_on_one_line() -> None:
+def test_json_can_be_compared_line_by_line() -> None:
     text = render(DOCUMENT, "json")
     assert json.loads(text)["numbers"] == [
-        {"value": 0.5, "deep": {"a": None}},
-        {"value": None},
+        {"value": 0.5, "deep": {"a": None}, "list": []},
+        {"value": None, "evidence": ["a", "b"]},
         {},
     ]
-    assert '\n  {"value": null},\n  {}\n ]\n}\n' in text
-    assert '\n   "deep": {"a": null}\n' in text
+    assert '\n  {"value": 0.5, "deep": {"a": null}, "list": []},\n' in text
+    assert '\n  {\n   "value": null,\n   "evidence": ["a", "b"]\n  },\n  {}\n ]\n}\n' in text
     one = render(replace(DOCUMENT, record=replace(DOCUMENT.record, host={"p": [1, 0.5]})), "json")
     assert '"host": {"p": [1, 0.5]}' in one
 

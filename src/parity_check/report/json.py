@@ -12,7 +12,15 @@ from parity_check.report.document import Document
 
 
 def render(document: Document) -> str:
-    return "".join(_written(tree(document.record), "")) + "\n"
+    return dumps(tree(document.record))
+
+
+def dumps(value: Any) -> str:
+    """JSON in which two files can be compared line by line.
+
+    An object or a list of plain values is one line, and so is an object with one such object in it.
+    """
+    return "".join(_written(value, "")) + "\n"
 
 
 def tree(value: Any) -> Any:
@@ -27,26 +35,31 @@ def tree(value: Any) -> Any:
 
 
 def _written(value: Any, indent: str) -> Iterator[str]:
-    """A line for each object or list of plain values, so that two files can be compared."""
-    nested = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if all(map(_plain, nested)):
+    if _fits(value):
         yield json.dumps(value, ensure_ascii=False, allow_nan=False)
         return
     opening, closing = "{}" if isinstance(value, dict) else "[]"
-    keys = [f"{_scalar(key)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
+    entries = value.items() if isinstance(value, dict) else (("", each) for each in value)
     yield opening
-    for number, (key, each) in enumerate(zip(keys, nested, strict=True)):
-        yield f"{',' if number else ''}\n{indent} {key}"
+    for number, (key, each) in enumerate(entries):
+        name = f"{json.dumps(key, ensure_ascii=False)}: " if isinstance(value, dict) else ""
+        yield f"{',' if number else ''}\n{indent} {name}"
         yield from _written(each, f"{indent} ")
     yield f"\n{indent}{closing}"
 
 
+def _fits(value: Any) -> bool:
+    """Whether a value is one line."""
+    children = value.values() if isinstance(value, dict) else value
+    nested = [each for each in children if not _plain(each)] if not _plain(value) else []
+    if isinstance(value, dict) and len(nested) == 1 and len(value) > 1:
+        [inner] = nested
+        return isinstance(inner, dict) and all(map(_plain, inner.values()))
+    return not nested
+
+
 def _plain(value: Any) -> bool:
-    """Whether a value fits into its parent's line: a scalar, or a list of numbers."""
+    """A scalar, a list of numbers, or nothing."""
     if isinstance(value, list):
         return all(each is None or isinstance(each, float | int) for each in value)
     return not isinstance(value, dict) or not value
-
-
-def _scalar(key: Any) -> str:
-    return json.dumps(str(key), ensure_ascii=False)
