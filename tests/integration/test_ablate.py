@@ -214,7 +214,7 @@ def test_report_judges_again(ablation: Ablation) -> None:
         (["RUN", "-c", "parity.toml"], "give one of a finished run, -c and --resume"),
         (["--resume", "RUN", "--only", "noise"], "the steps are those of its plan"),
         (["--resume", "RUN"], "plan.json: No such file or directory"),
-        (["RUN", "--only", "lm_head"], "--only lm_head: no such setting"),
+        (["RUN", "--only", "lm_head"], "--only lm_head: neither a setting nor a --flip"),
         (["RUN", "--flip", "noise"], "--flip noise: expected KEY=VALUE"),
         (["RUN", "--flip", "lm_head_dtype=fp8"], "lm_head_dtype: input should be 'model'"),
         (["RUN", "--set", "workload.temperature=1.0"], "--set changes [workload]"),

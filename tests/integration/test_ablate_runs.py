@@ -120,8 +120,8 @@ def test_dry_run_prints_the_steps_and_starts_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert len(lines) == 1 + 11
     assert re.search(r"1  engine defaults +noise = 0.2 +reused from the run$", lines[1])
-    assert re.search(r"6  as configured +noise = 0.2 +the same as 1$", lines[6])
-    assert lines[7].endswith("the same as 2")
+    assert re.search(r"6  as configured +noise = 0.2 +same as 1$", lines[6])
+    assert lines[7].endswith("same as 2")
     assert "noise = 0.5" in lines[11]
     assert done.stderr == ""
     assert only_run(tmp_path) == source
@@ -160,7 +160,7 @@ def test_after_an_interruption_the_rest_is_run(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         f"interrupted; kept in {shown}: step-1, step-2, step-3, step-4, step-5; "
-        f"resume with: parity-check ablate --resume {shown}"
+        f"to continue: parity-check ablate --resume {shown}"
     ]
     assert_tidy(tmp_path)
     half = call_cli("report", path, "--format", "json", cwd=tmp_path)
@@ -194,7 +194,7 @@ def test_interrupted_while_the_reference_records(tmp_path: Path) -> None:
     shown = f"runs/{only_run(tmp_path).name}"
     assert done.stderr.splitlines()[-1] == (
         f"interrupted; kept in {shown}: no finished step; "
-        f"resume with: parity-check ablate --resume {shown}"
+        f"to continue: parity-check ablate --resume {shown}"
     )
     assert_tidy(tmp_path)
 
@@ -221,7 +221,7 @@ def test_failed_steps_are_tried_again(tmp_path: Path) -> None:
 def test_a_run_without_rollouts_of_the_reference(tmp_path: Path) -> None:
     source = compared(tmp_path, workload={**WORKLOAD, "sampled_by": "candidate"})
     done = call_cli("ablate", source, cwd=tmp_path)
-    assert_fails(done, 2, "the reference sampled nothing there", "parity-check ablate -c")
+    assert_fails(done, 2, "no rollouts of the reference in this run", "parity-check ablate -c")
 
 
 def test_a_run_of_a_model_that_has_changed_since(tmp_path: Path) -> None:

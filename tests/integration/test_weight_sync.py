@@ -175,7 +175,7 @@ UNSETTLED = {"no_stale_prefix": "inconclusive", "in_flight_as_declared": "inconc
         (
             "skips",
             {"weights_arrived": "drift"},
-            "1 of 2 parameters still hold the old weights: body",
+            "1 of 2 parameters still have the old weights: body",
         ),
         (
             "stale_head",

@@ -47,7 +47,7 @@ def test_families_are_shared_where_there_are_too_few() -> None:
 
 
 def test_a_prompt_must_be_left_that_was_not_seen() -> None:
-    with pytest.raises(InputError, match="needs more than 3 prompts, there are 3"):
+    with pytest.raises(InputError, match="needs more than 3 prompts, got 3"):
         plan_requests(*prompts(*family(100, 50, 60, 70)), 3)
 
 

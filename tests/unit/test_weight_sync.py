@@ -109,12 +109,12 @@ def test_a_parameter_that_kept_its_value_is_named() -> None:
     after = replace(NEW, parameters={**NEW.parameters, "a": "old"})
     run = a_run(after=after)
     assert not_parity(run) == {"weights_arrived": "drift"}
-    assert reason(run, "weights_arrived") == "1 of 3 parameters still hold the old weights: a"
+    assert reason(run, "weights_arrived") == "1 of 3 parameters still have the old weights: a"
 
 
 def test_a_parameter_that_is_neither_old_nor_new_is_named() -> None:
     run = a_run(after=replace(NEW, parameters={**NEW.parameters, "b": "torn"}))
-    assert "1 of 3 parameters hold neither the old nor the new weights: b" in reason(
+    assert "1 of 3 parameters have neither the old nor the new weights: b" in reason(
         run, "weights_arrived"
     )
 

@@ -75,7 +75,7 @@ class AblationDirectory(RunDirectory):
         kept = ", ".join(finished) or "no finished step"
         return (
             f"kept in {self._shown}: {kept}; "
-            f"resume with: parity-check ablate --resume {self._shown}"
+            f"to continue: parity-check ablate --resume {self._shown}"
         )
 
 
@@ -108,7 +108,7 @@ def ablate(
         read_prompts(config.workload.prompts, config.workload.num_prompts)
     with AblationDirectory(Path(config.run.out), dump_config(config)) as run:
         if source is not None:
-            _take_over(source, run.path, run.id, config, steps)
+            _reuse_traces(source, run.path, run.id, config, steps)
         stored = StoredPlan(
             run_id=run.id,
             created_utc=run.created.isoformat(timespec="seconds"),
@@ -117,7 +117,7 @@ def ablate(
             steps=steps,
         )
         write_plan(run.path, stored)
-        report = _carry_out(run, config, steps, console)
+        report = _run_and_report(run, config, steps, console)
     return _deliver(report, delivery, console)
 
 
@@ -127,7 +127,7 @@ def resume(directory: Path, config: Config, delivery: Delivery, console: Console
     delivery.check()
     steps = read_plan(directory).steps
     with AblationDirectory.reopen(directory) as run:
-        report = _carry_out(run, config, steps, console)
+        report = _run_and_report(run, config, steps, console)
     return _deliver(report, delivery, console)
 
 
@@ -144,7 +144,7 @@ def dry_run(config: Config, picks: Picks, console: Console, source: Path | None 
     taken = None
     if source is not None:
         read_header(_reference_trace(source))
-        taken = _own_directory(config, steps) if _holds_own(source, config) else None
+        taken = _own_directory(config, steps) if _has_candidate_traces(source, config) else None
     console.data("\n".join(table_lines(_planned(steps, taken))))
 
 
@@ -159,7 +159,7 @@ def _planned(steps: Sequence[Step], taken: str | None) -> Table:
         same = [n for n, each in enumerate(steps[: number - 1], 1) if _shares(each, step)]
         note = f"refused: {step.refused}" if step.refused else ""
         note = "reused from the run" if step.directory and step.directory == taken else note
-        note = f"the same as {same[0]}" if same else note
+        note = f"same as {same[0]}" if same else note
         rows.append(Row((str(number), step.name, ", ".join(requested) or "engine defaults", note)))
     headings = (Column("#", "right"), Column("setting"), Column("candidate"), Column(""))
     return Table("Steps", headings, tuple(rows))
@@ -181,8 +181,9 @@ def check_fits(run: Path, config: Config, stored: Config, *, candidate: bool) ->
     for name in (*KEPT_OF_A_RUN, *([] if candidate else ["candidate"])):
         if getattr(config, name) != getattr(stored, name):
             raise ConfigError(
-                f"--set changes [{name}], but the traces of {run} were recorded without the change",
-                hint=f"start from the configuration: parity-check ablate -c {run}/config.toml",
+                f"--set changes [{name}], but the traces of {run} were recorded with other values",
+                hint="start from the configuration instead: "
+                f"parity-check ablate -c {run}/config.toml",
             )
 
 
@@ -198,7 +199,7 @@ def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
     if candidate.kind == "transformers":
         raise ConfigError("ablate flips settings of a vLLM engine, but the candidate is a trainer")
     if config.engines:
-        raise ConfigError("ablate compares the reference and the candidate: remove [engines]")
+        raise ConfigError("ablate works with reference and candidate only: remove [engines]")
     known = None
     if candidate.kind == "vllm":
         known = environment.plan(
@@ -227,26 +228,26 @@ def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
 def _reference_trace(source: Path) -> Path:
     if is_ablation(source):
         raise ConfigError(
-            f"{source} is an ablation, not a run to start one from",
-            hint=f"to resume it: parity-check ablate --resume {source}",
+            f"{source} is an ablation, not a run of `compare`",
+            hint=f"to continue it: parity-check ablate --resume {source}",
         )
     path = source / sampled_name("reference")
     if not path.is_file():
         raise InputError(
-            f"{source}: the reference sampled nothing there",
-            hint=f"let it record first: parity-check ablate -c {source}/config.toml",
+            f"{source}: no rollouts of the reference in this run",
+            hint=f"record them first: parity-check ablate -c {source}/config.toml",
         )
     return path
 
 
-def _take_over(
+def _reuse_traces(
     source: Path, directory: Path, run_id: str, config: Config, steps: Sequence[Step]
 ) -> None:
     """Copy a finished run's traces: the reference's, and the candidate's as configured."""
     for path in shared_traces(source):
         _copy(path, directory / path.name)
     name = _own_directory(config, steps)
-    if name is not None and _holds_own(source, config):
+    if name is not None and _has_candidate_traces(source, config):
         step = make_step(directory, name, run_id, config.workload.repeats)
         write_text(step / "config.toml", tomli_w.dumps(dump_config(config)))
         for trace in own_traces(config.workload.repeats):
@@ -254,7 +255,7 @@ def _take_over(
         manifest.finish(step)
 
 
-def _holds_own(source: Path, config: Config) -> bool:
+def _has_candidate_traces(source: Path, config: Config) -> bool:
     """Whether a run holds the traces of the candidate as configured."""
     names = own_traces(config.workload.repeats)
     if not all((source / name).is_file() for name in names):
@@ -276,7 +277,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, partial_copy)
 
 
-def _carry_out(
+def _run_and_report(
     run: AblationDirectory, config: Config, steps: Sequence[Step], console: Console
 ) -> AblationReport:
     """Run what is not finished, then measure all steps."""

@@ -54,10 +54,11 @@ def read_plan(directory: Path) -> StoredPlan:
             f"cannot read {path}: {error.strerror}", hint="name the directory of an ablation"
         ) from None
     except (ValueError, TypeError, KeyError):
-        raise InputError(f"{path}: not the plan of an ablation") from None
+        raise InputError(f"{path}: not an ablation plan") from None
     if plan.schema_version != SCHEMA_VERSION:
         raise InputError(
-            f"{path}: plan schema {plan.schema_version}, this parity-check reads {SCHEMA_VERSION}"
+            f"{path}: plan schema {plan.schema_version}, but this version of parity-check reads "
+            f"{SCHEMA_VERSION}"
         )
     return plan
 

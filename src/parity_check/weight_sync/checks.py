@@ -88,8 +88,8 @@ def weights_arrived(
             parts = [
                 f"{len(names)} of {len(new)} parameters {what}: {_named(names)}"
                 for names, what in (
-                    (unchanged, "still hold the old weights"),
-                    (wrong, "hold neither the old nor the new weights"),
+                    (unchanged, "still have the old weights"),
+                    (wrong, "have neither the old nor the new weights"),
                 )
                 if names
             ]
@@ -99,11 +99,11 @@ def weights_arrived(
     fresh = [request for request in run.of("fresh") if not request.cached_tokens]
     estimate = ruler.measure(fresh, lambda request: request.to_cold())
     if estimate is None:
-        reason = "all parameters hold the new weights, but every new request hit the prefix cache"
+        reason = "all parameters have the new weights, but every new request hit the prefix cache"
         return Check(name, run.role, "inconclusive", None, ruler.limit, "nats", reason)
     verdict, why = ruler.judge(estimate, floor)
     reason = (
-        f"all {len(new)} parameters hold the new weights ({changing} changed); new requests differ "
+        f"all {len(new)} parameters have the new weights ({changing} changed); new requests differ "
         f"by {_nats(estimate)} from a cold engine with the new weights{why}"
     )
     advice = ""

@@ -85,6 +85,6 @@ class Ruler:
             )
         if "inconclusive" in (verdict, own):
             note = distance.estimate.note or floor.estimate.note
-            note = note or "the interval crosses the limit"
+            note = note or "the interval straddles the limit"
             return "inconclusive", f"; {note}"
         return verdict, ""

@@ -69,7 +69,7 @@ LEGEND = (
     "kept KV: replayed by the new weights over the KV that was already computed. Lag: how many "
     "updates a token is behind when its request ends.",
     "A distance is judged by its interval, clustered by prompt: inside the limit is parity, "
-    "outside is drift (also by a sign test over the prompts), crossing it is inconclusive.",
+    "outside is drift (also by a sign test over the prompts), straddling it is inconclusive.",
 )
 VERSION_HEALTHY = (
     "Healthy: every request switches at one token. Tokens before it lag by one update, tokens "

@@ -71,8 +71,8 @@ def plan_requests(
     fresh = _spread(token_ids, concurrency, chosen)
     if len(chosen) < concurrency or not fresh:
         raise InputError(
-            f"weight-sync needs more than {concurrency} prompts, there are {len(prompts)}",
-            hint="lower weight_sync.concurrency, or give more prompts",
+            f"weight-sync needs more than {concurrency} prompts, got {len(prompts)}",
+            hint="lower weight_sync.concurrency, or add prompts",
         )
     phases: tuple[tuple[Phase, list[int]], ...] = (
         ("in_flight", chosen),
