@@ -108,7 +108,7 @@ def _row(
 
 
 def _at_floor(direction: Direction) -> bool:
-    """Whether one direction is at the floor; never with invalid logprobs, which no mean contains."""
+    """Whether one direction is. Invalid logprobs are in no mean, so they rule it out."""
     invalid = any(
         gate.verdict != "parity" for gate in direction.gates if gate.metric not in METRICS
     )
