@@ -14,12 +14,18 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from parity_check.ablation.record import AblationRecord
 from parity_check.comparison.record import ComparisonRecord
 from parity_check.report.json import dumps
 from parity_check.report.record import Record
+from parity_check.weight_sync.record import WeightSyncRecord
 
 PACKAGES = Path(__file__).parents[1] / "src" / "parity_check"
-RECORDS: dict[str, type[Record]] = {"comparison": ComparisonRecord}
+RECORDS: dict[str, type[Record]] = {
+    "comparison": ComparisonRecord,
+    "ablation": AblationRecord,
+    "weight_sync": WeightSyncRecord,
+}
 """By package."""
 
 

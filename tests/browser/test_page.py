@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from parity_check.report.weight_sync.renderers import RENDERERS
 from playwright.sync_api import Browser
 
 from browser.support import chromium, opened
@@ -13,7 +14,6 @@ from helpers.canned import CANNED, HOSTILE, Canned, write_run
 from helpers.canned_ablation import write_ablation
 from helpers.canned_updates import a_report, a_run
 from helpers.support import call_cli
-from parity_check.report.weight_sync.renderers import RENDERERS
 
 PAGES: dict[str, Canned] = {**CANNED, "hostile": HOSTILE}
 SECTIONS = [

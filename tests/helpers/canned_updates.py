@@ -137,3 +137,19 @@ def _engine(run: EngineRun) -> EngineReport:
         logprob_path="decode",
         entropy=None,
     )
+
+
+REFERENCE = a_run(role="reference", family="v0")
+UPDATES: dict[str, WeightSyncReport] = {
+    "parity": a_report(reference=REFERENCE, candidate=a_run()),
+    "stale": a_report(
+        candidate=changed(
+            a_run(prefix_caching=True),
+            "reissued",
+            logprobs=lambda r: r.cold[1] + STALE,
+            cached_tokens=256,
+        )
+    ),
+    "recomputed": a_report(reference=REFERENCE, candidate=a_run("recomputed", kept=False)),
+}
+"""What the golden files show."""

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import jsonschema
 import pytest
 import tomli_w
+from parity_check.report.matrix.json import schema
 
 from helpers.support import Finished, assert_fails, assert_tidy, call_cli, fake_config, only_run
 from parity_check.comparison.analyse import judgement, measure_pair
 from parity_check.config.load import load_config
-from parity_check.report.matrix.json import schema
 from parity_check.traces.trace import Trace
 
 WORKLOAD = {

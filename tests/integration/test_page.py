@@ -11,12 +11,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from parity_check.comparison.illustrate import illustrate, illustrate_pair
 
 from conftest import Run
 from helpers.canned import CANNED, HOSTILE, write_run
 from helpers.support import assert_fails, call_cli
 from parity_check.comparison.analyse import analyse, analyse_pair
-from parity_check.comparison.illustrate import illustrate, illustrate_pair
 from parity_check.config.load import load_config
 from parity_check.config.models import Judging
 from parity_check.report import html

@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from make_schemas import RECORDS, path, schema
 
 from helpers.canned_reports import KINDS, REPORTS
 from helpers.schemas import validator
+from make_schemas import RECORDS, path, schema
 from parity_check.report.document import Document
 from parity_check.report.json import dumps
 from parity_check.report.renderers import render
 
-FREE = (
-    "config", "host", "model", "environment", "packages", "sampling", "in_force", "requested",
-    "noise_floor", "engines",
-)  # fmt: skip
-"""Keys whose objects hold what a run has, not what a schema names."""
+FREE = ("config", "host", "model", "environment", "packages", "sampling", "checkpoints")
+"""What holds whatever a run has."""
+MAPS = ("engines", "settings", "results", "requests", "noise_floor", "switches")
+"""Objects of one kind of value, by names that a run has."""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -50,12 +49,12 @@ def test_golden_reports_keep_to_the_schema(golden: Path) -> None:
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every object in a JSON tree, the first entry of each list alone."""
+    """Every object in a JSON tree that a schema describes, the first entry of each list alone."""
     if isinstance(tree, dict):
-        if path[-1:] not in [(name,) for name in FREE]:
-            yield path
+        yield path
         for name, value in tree.items():
-            yield from places(value, (*path, name))
+            if name not in FREE:
+                yield from places(value, (*path, name))
     elif isinstance(tree, list) and tree:
         yield from places(tree[0], (*path, 0))
 
@@ -64,8 +63,6 @@ def test_the_schema_knows_every_key(kind: str, document: Document) -> None:
     """A key that the schema does not name, or one that is missing, is noticed everywhere."""
     schema_of_kind, text = validator(kind), render(document, "json")
     for place in places(json.loads(text)):
-        if any(part in ("config", "host", "model", "sampling") for part in place):
-            continue
         tree = json.loads(text)
         found = tree
         for part in place:
@@ -73,9 +70,9 @@ def test_the_schema_knows_every_key(kind: str, document: Document) -> None:
         found["surprise"] = {"neither": "number nor estimate"}
         assert not schema_of_kind.is_valid(tree), place
         del found["surprise"]
-        for name in list(found)[:1]:
-            del found[name]
-            assert not schema_of_kind.is_valid(tree), (place, name)
+        if not any(name in place[-1:] for name in MAPS):
+            del found[next(iter(found))]
+            assert not schema_of_kind.is_valid(tree), place
 
 
 @pytest.mark.parametrize("key", ["kind", "schema_version", "verdict", "tool", "run", "exit_code"])

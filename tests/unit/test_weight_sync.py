@@ -20,14 +20,17 @@ from helpers.canned_updates import (
     REQUESTS,
     STALE,
     TOKENS,
+    UPDATES,
     a_report,
     a_run,
     changed,
     request,
 )
 from parity_check.errors import EngineError, ExitCode
+from parity_check.report.renderers import RENDERERS, render
 from parity_check.weight_sync.checks import Check, reference_analogue
 from parity_check.weight_sync.command import engine_run
+from parity_check.weight_sync.document import document
 from parity_check.weight_sync.observed import (
     EngineRun,
     Floats,
@@ -36,6 +39,7 @@ from parity_check.weight_sync.observed import (
     declared,
     lag_shares,
 )
+from parity_check.weight_sync.record import read
 from parity_check.weight_sync.scenario import Cold, Planned, Recording
 from parity_check.weight_sync.timeline import EngineResult, judge, overall, timeline
 
@@ -332,3 +336,11 @@ def test_the_timeline_has_every_place_of_every_phase() -> None:
     assert flight[-1].to_kept == pytest.approx(0.0)
     assert {step.to_kept for step in steps if step.phase != "in_flight"} == {None}
     assert sum(step.tokens for step in steps) == 3 * REQUESTS * TOKENS
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_stored_report_is_read_back_whole(name: str) -> None:
+    shown = document(UPDATES[name])
+    again = document(read(render(shown, "json")))
+    for format in RENDERERS:
+        assert render(again, format) == render(shown, format), format
