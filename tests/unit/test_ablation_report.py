@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.canned_ablation import write_ablation
+from helpers.canned import spoil, write_run
+from helpers.canned_ablation import SAME, write_ablation
 from parity_check.ablation.analyse import analyse_ablation
 from parity_check.ablation.document import document
 from parity_check.ablation.files import PLAN, read_plan
@@ -73,6 +75,22 @@ def test_the_last_line_says_which(
     line = document(judged(report, verdicts, floor=floor)).verdict_line
     assert expected in line
     assert "step 2, + processed_logprobs, removes 99.93 % of the drift" in line
+
+
+def test_a_step_with_invalid_logprobs_is_not_at_the_floor(directory: Path, tmp_path: Path) -> None:
+    """Its other logprobs are bit-identical, so its mean |Δ| is 0."""
+    path = tmp_path / "run"
+    shutil.copytree(directory, path)
+    shutil.rmtree(path / "step-5")
+    write_run(path / "step-5", replace(SAME, spoil=spoil))
+    step = analyse_ablation(path, load_config(path / "config.toml")).steps[7]
+    assert (step.number, step.directory, step.at_floor, step.outcome) == (
+        8,
+        "step-5",
+        False,
+        "drift",
+    )
+    assert step.estimate("mean_abs_log_ratio", "reference").value == 0
 
 
 @pytest.mark.parametrize("format", RENDERERS)

@@ -29,7 +29,7 @@ def family(first: int, *lengths: int) -> list[list[int]]:
     return [[first] * length + [first + length] for length in lengths]
 
 
-def test_the_longest_of_each_family_fly_and_come_again() -> None:
+def test_the_longest_of_each_family_are_in_flight_and_sent_again() -> None:
     plan = plan_requests(*prompts(*family(100, 50, 60), *family(200, 40, 45), *family(300, 5)), 2)
     chosen = {phase: [r.prompt_id for r in plan if r.phase == phase] for phase in PHASES}
     assert chosen["in_flight"] == chosen["reissued"] == ["p1", "p3"]

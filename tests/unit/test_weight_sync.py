@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +26,10 @@ from helpers.canned_updates import (
     changed,
     request,
 )
-from parity_check.errors import ExitCode
+from parity_check.errors import EngineError, ExitCode
 from parity_check.report.renderers import RENDERERS, render
 from parity_check.weight_sync.checks import Check, reference_analogue
+from parity_check.weight_sync.command import engine_run
 from parity_check.weight_sync.document import document
 from parity_check.weight_sync.observed import (
     EngineRun,
@@ -38,6 +40,7 @@ from parity_check.weight_sync.observed import (
     lag_shares,
 )
 from parity_check.weight_sync.record import read
+from parity_check.weight_sync.scenario import Cold, Planned, Recording
 from parity_check.weight_sync.timeline import EngineResult, judge, overall, timeline
 
 
@@ -143,6 +146,30 @@ def test_a_head_that_kept_a_copy_is_found_and_one_that_never_changes_is_not() ->
     assert not_parity(a_run(after=replace(NEW, head=OLD.head))) == {"lm_head_refreshed": "drift"}
     frozen = replace(NEW, head=OLD.head)
     assert not_parity(a_run(after=frozen, cold=(OLD, frozen))) == {}
+
+
+def test_a_model_without_a_head_that_can_be_read_is_no_parity() -> None:
+    old, new = replace(OLD, head=None), replace(NEW, head=None)
+    run = a_run(before=old, after=new, cold=(old, new))
+    assert not_parity(run) == {"lm_head_refreshed": "inconclusive"}
+
+
+@pytest.mark.parametrize("spoiled", [None, float("nan"), -float("inf")])
+@pytest.mark.parametrize("where", ["engine", "replay"])
+def test_invalid_logprobs_are_an_error_of_the_engine(spoiled: Any, where: str) -> None:
+    good, bad = [-1.0, -2.0], [-1.0, spoiled]
+    row = {"sample_id": "p/fresh", "finish_reason": "length", "cached_tokens": 0, "switches": []}
+    weights = {"parameters": {}, "head": None}
+    result = {"updates": [], "preemptions": 0, "weights_before": weights, "weights_after": weights}
+    settings = {"enable_prefix_caching": {"in_force": False}}
+    description = {"family": "v1", "settings": settings, "config": {}}
+    rows = [{**row, "logprobs": bad if where == "engine" else good}]
+    recording = Recording(rows, result, "vllm 0.18.1", description, {})
+    cold = Cold([bad if where == "replay" else good], weights, [])
+    plan = [Planned("p/fresh", "p", "fresh", [1, 2])]
+    with pytest.raises(EngineError, match="the candidate returned invalid logprobs") as error:
+        engine_run("candidate", ("keep", False), plan, 2, recording, [cold, cold])
+    assert error.value.exit_code is ExitCode.ENGINE
 
 
 def test_a_stale_prefix_is_found_and_put_down_to_the_cache() -> None:

@@ -22,9 +22,10 @@ from parity_check.ablation.plan import (
 from parity_check.ablation.report import AblationReport, StepReport
 from parity_check.comparison.analyse import analyse
 from parity_check.comparison.judgement import judgement
-from parity_check.comparison.report import ComparisonReport, EngineReport, WorkloadReport
+from parity_check.comparison.report import ComparisonReport, Direction, EngineReport, WorkloadReport
 from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config
+from parity_check.measure.metrics import METRICS
 from parity_check.report.document import Head
 from parity_check.traces.pairing import Index, pair
 from parity_check.traces.run_files import replayed_name, sampled_name
@@ -101,11 +102,17 @@ def _row(
         directions=directions,
         coverage=run.coverage,
         verdict=run.verdict,
-        at_floor=all(
-            at_floor(each.measurement[DRIFT], each.floors.get(DRIFT)) for each in directions
-        ),
+        at_floor=all(map(_at_floor, directions)),
         in_force=None if step.key is None else facts(candidate).get(step.key),
     )
+
+
+def _at_floor(direction: Direction) -> bool:
+    """Whether one direction is. Invalid logprobs are in no mean, so they rule it out."""
+    invalid = any(
+        gate.verdict != "parity" for gate in direction.gates if gate.metric not in METRICS
+    )
+    return not invalid and at_floor(direction.measurement[DRIFT], direction.floors.get(DRIFT))
 
 
 def _compared(

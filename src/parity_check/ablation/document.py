@@ -76,13 +76,13 @@ def document(report: AblationReport) -> Document:
 
 def _title(report: AblationReport) -> str:
     labels = [engine.label for engine in _engines(report)]
-    return f"Settings of {labels[1]} against {labels[0]}" if labels else "Settings of the candidate"
+    return f"Settings of {' against '.join(reversed(labels)) or 'the candidate'}"
 
 
 def _lead(report: AblationReport) -> str:
     """Why the best step was judged as it was."""
     best = report.best
-    return "no step finished" if best is None else f"{_reference(best)}: {_gates(best)}"
+    return "no step finished" if best is None else f"{_named(best)}: {_gates(best)}"
 
 
 def _end(report: AblationReport) -> Iterator[str]:
@@ -91,9 +91,9 @@ def _end(report: AblationReport) -> Iterator[str]:
     if ladder:
         whole = all(s.state in ("finished", "refused") for s in report.steps if s.part == "ladder")
         so_far = "" if whole else ", as far as it was run,"
-        yield f"the ladder{so_far} ends {_where(ladder[-1])} ({_reference(ladder[-1])})"
+        yield f"the ladder{so_far} ends {_where(ladder[-1])} ({_named(ladder[-1])})"
     if best is not None and not (ladder and _same(ladder[-1], best)):
-        yield f"the best is {_reference(best)}, {_where(best)}"
+        yield f"the best is {_named(best)}, {_where(best)}"
 
 
 def _same(one: StepReport, other: StepReport) -> bool:
@@ -107,7 +107,7 @@ def _most(report: AblationReport) -> Iterator[str]:
         measured = [(s.removed.value, s) for s in report.finished(part) if s.removed is not None]
         share, step = max(measured, key=lambda each: each[0], default=(0.0, None))
         if step is not None and share > 0:
-            yield f"{_reference(step)}, removes {_share(share)} of the drift"
+            yield f"{_named(step)}, removes {_share(share)} of the drift"
             return
 
 
@@ -117,7 +117,7 @@ def _where(step: StepReport) -> str:
     return f"in {step.verdict}" if step.verdict != "inconclusive" else "inconclusive"
 
 
-def _reference(step: StepReport) -> str:
+def _named(step: StepReport) -> str:
     return f"step {step.number}, {step.name}"
 
 
@@ -221,7 +221,7 @@ def _check(report: AblationReport, step: StepReport) -> Check:
     return Check(
         group="ladder" if step.part == "ladder" else "single flips",
         name=step.name,
-        label=f"step {step.number}, {step.name}",
+        label=_named(step),
         verdict="inconclusive" if step.state == "failed" else step.outcome,
         reason="; ".join(_reasons(report, step)),
     )

@@ -114,7 +114,11 @@ def weights_arrived(
 
 def lm_head_refreshed(run: EngineRun) -> Check:
     """The head in use, copies included, gives the logits of a cold engine with the new weights."""
+    name = "lm_head_refreshed"
     old, new, found = (w.head for w in (run.cold[0], run.cold[run.newest], run.after))
+    if old is None or new is None or found is None:
+        reason = "not testable: the model has no lm_head whose logits can be read"
+        return Check(name, run.role, "inconclusive", None, 0.0, "logits", reason)
     distance = float(np.abs(found - new).max())
     change = float(np.abs(new - old).max())
     reason = (
@@ -123,9 +127,9 @@ def lm_head_refreshed(run: EngineRun) -> Check:
     )
     limit = change / 100
     if distance <= limit:
-        return Check("lm_head_refreshed", run.role, "parity", distance, limit, "logits", reason)
+        return Check(name, run.role, "parity", distance, limit, "logits", reason)
     advice = "refresh copies of lm_head.weight (float32 or packed) on every update"
-    return Check("lm_head_refreshed", run.role, "drift", distance, limit, "logits", reason, advice)
+    return Check(name, run.role, "drift", distance, limit, "logits", reason, advice)
 
 
 def if_arrived(arrived: Check, check: Check) -> Check:

@@ -24,7 +24,7 @@ from parity_check.console import Console
 from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import IN_PROCESS
-from parity_check.errors import ConfigError, ExitCode, InputError
+from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import Session, session, tokenize_prompts
 from parity_check.report.deliver import Delivery, deliver
@@ -189,7 +189,10 @@ def engine_run(
     recording: Recording,
     colds: Sequence[Cold],
 ) -> EngineRun:
-    """One engine's rows and its replays' as arrays; each request asked for `wanted` tokens."""
+    """One engine's rows and its replays' as arrays; each request asked for `wanted` tokens.
+
+    Raises EngineError for logprobs from which no distance can be computed.
+    """
     kept = {row["sample_id"]: row for row in colds[0].kept}
     requests = []
     for place, (planned, row) in enumerate(zip(plan, recording.rows, strict=True)):
@@ -212,6 +215,7 @@ def engine_run(
                 kept=None if beside is None else np.array(beside["logprobs"], dtype=np.float64),
             )
         )
+    _check_logprobs(role, requests)
     return EngineRun(
         role=role,
         family=recording.description["family"],
@@ -231,11 +235,28 @@ def engine_run(
     )
 
 
+def _check_logprobs(role: Role, requests: Sequence[Request]) -> None:
+    invalid = [
+        request.sample_id
+        for request in requests
+        for found in (request.logprobs, request.cold, request.kept)
+        if found is not None and not np.isfinite(found).all()
+    ]
+    if invalid:
+        raise EngineError(
+            f"the {role} returned invalid logprobs (missing, NaN or infinite), first in "
+            f"{invalid[0]}",
+            kind="invalid_logprobs",
+            hint="`parity-check compare` counts them by kind",
+        )
+
+
 def _weights(found: Mapping[str, Any]) -> Weights:
-    head = found["head"] or {"logits": [0.0], "dtype": "no"}
-    return Weights(
-        found["parameters"], np.array(head["logits"], dtype=np.float64), str(head["dtype"])
-    )
+    head = found["head"]
+    if head is None:
+        return Weights(found["parameters"], None, "unknown")
+    logits = np.array(head["logits"], dtype=np.float64)
+    return Weights(found["parameters"], logits, str(head["dtype"]))
 
 
 def rollouts_name(role: str) -> str:

@@ -62,10 +62,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What an engine computes with: digests by parameter, and logits for fixed hidden states."""
+    """What an engine computes with: digests by parameter, and the head's logits.
+
+    `head` are logits for fixed hidden states; None where the model has no lm_head to probe.
+    """
 
     parameters: Mapping[str, str]
-    head: Floats
+    head: Floats | None
     head_dtype: str
 
 
