@@ -258,7 +258,7 @@ def test_a_missing_logprob_is_counted_and_not_averaged(tmp_path: Path) -> None:
     with serving(fault=fault) as stub:
         done = compare(stub, tmp_path, endpoint={"concurrency": 1})
     assert done.returncode == 1, done.stderr
-    [kind] = {(each["kind"], each["engine"]) for each in report_of(tmp_path)["hygiene"]}
+    [kind] = {(each["kind"], each["engine"]) for each in report_of(tmp_path)["invalid_logprobs"]}
     assert kind == ("missing", "behaviour")
 
 
