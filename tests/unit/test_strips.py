@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parity_check.report.strips import strip
 
+from parity_check.comparison.document.numbers import strip
 from parity_check.measure.gates import Kind, Limit, judge
 from parity_check.measure.stats import Estimate
 
