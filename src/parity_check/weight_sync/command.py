@@ -67,11 +67,12 @@ def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
     delivery.check()
     path = directory / REPORT
     try:
-        stored = read(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        shown = document(read(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError) as error:
+        missing = isinstance(error, KeyError)
+        reason = f"{error} is missing" if missing else str(error).splitlines()[0]
         raise InputError(f"{path}: not the report of a weight-sync run: {reason}") from None
-    return deliver(document(stored), delivery, console)
+    return deliver(shown, delivery, console)
 
 
 def is_weight_sync(directory: Path) -> bool:
