@@ -155,9 +155,9 @@ def test_what_it_cannot_do_is_said(trainer: Trainer) -> None:
 def test_another_trainer_packs_and_keeps_its_head_in_bf16(trainer: Trainer, tmp_path: Path) -> None:
     packed = {"layout": "packed", "lm_head_dtype": "model", "attention": "eager"}
     with start(trainer.version, tmp_path, **packed) as worker:
-        settings = worker.load()["settings"]
-        assert settings["lm_head_dtype"]["in_force"] == "model"
-        assert "the projection's output is bfloat16" in settings["lm_head_dtype"]["proof"]
+        head = worker.load().settings["lm_head_dtype"]
+        assert head.in_force == "model"
+        assert "the projection's output is bfloat16" in head.proof
         sampling = trainer.config.workload.sampling()
         scored = requests.score(worker, "rescore", trainer.samples, sampling, 5)
         alone = requests.score(worker, "rescore", trainer.samples, sampling, 5, **ONE_AT_A_TIME)

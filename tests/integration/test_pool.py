@@ -99,7 +99,7 @@ def test_one_engine_is_exchanged_while_the_other_stays(tmp_path: Path) -> None:
         assert [alive(before[role]) for role in ROLES] == [True, False]
         after = engines.run(dict.fromkeys(ROLES, itself))
         assert after["reference"] is before["reference"]
-        assert after["candidate"].description["config"] == {"max_model_len": 7}
+        assert after["candidate"].description.config == {"max_model_len": 7}
     assert (logs / "candidate.log").exists()
 
 

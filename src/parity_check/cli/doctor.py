@@ -6,9 +6,8 @@ import ctypes.util
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from parity_check.config.engines import EndpointConfig, EngineConfig
 from parity_check.config.load import dump_config
@@ -21,6 +20,7 @@ from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import session
 from parity_check.report.numbers import columns
 from parity_check.traces import checkpoint, provenance
+from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import read_prompts
 
 GIB = 1 << 30
@@ -156,7 +156,7 @@ def _usable(engine: EngineConfig, plan: EnvironmentPlan) -> bool:
     )
 
 
-def _started(config: Config, console: Console) -> dict[str, dict[str, Any]]:
+def _started(config: Config, console: Console) -> dict[str, EngineDescription]:
     """Start all engines; their descriptions."""
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
@@ -165,16 +165,16 @@ def _started(config: Config, console: Console) -> dict[str, dict[str, Any]]:
         return live.engines.run(dict.fromkeys(config.names, lambda engine: engine.description))
 
 
-def _proofs(role: str, description: Mapping[str, Any]) -> Iterator[str]:
-    name = f"{description['family'].upper()} {description['version']}"
-    yield f"{role}  {name} started on {description['device']}; in force:"
+def _proofs(role: str, engine: EngineDescription) -> Iterator[str]:
+    name = f"{engine.family.upper()} {engine.version}"
+    yield f"{role}  {name} started on {engine.device}; in force:"
     rows = [
-        (f"  {name} = {_word(found['in_force'])}", found["proof"])
-        for name, found in description["settings"].items()
+        (f"  {name} = {_word(setting.in_force)}", setting.proof)
+        for name, setting in engine.settings.items()
     ]
-    if "prompt_logprobs" in description:
-        found = description["prompt_logprobs"]
-        rows.append((f"  prompt_logprobs: {found['in_force']}", found["proof"]))
+    if engine.prompt_logprobs is not None:
+        found = engine.prompt_logprobs
+        rows.append((f"  prompt_logprobs: {found.in_force}", found.proof))
     yield from columns(rows, "<<")
 
 

@@ -30,9 +30,10 @@ from parity_check.measure.results import ClipEstimate, Measurement
 from parity_check.measure.stats import Estimate
 from parity_check.measure.worst import Outlier, Outliers
 from parity_check.traces import provenance
+from parity_check.traces.engine import UNKNOWN, EngineDescription
 from parity_check.traces.pairing import Index, check_headers, pair
 from parity_check.traces.run_files import repeat_name, replayed_name, sampled_name
-from parity_check.traces.trace import UNKNOWN, Trace, TraceHeader
+from parity_check.traces.trace import Trace, TraceHeader
 
 TRUNCATION = "tis-token"
 """The cap whose share stands beside a clip rate, for losses that recompute their logprobs."""
@@ -242,9 +243,9 @@ def _told(role: Role, behaviour: TraceHeader, evaluating: TraceHeader) -> str:
     """Whose tokens a direction is about, and what put them through which engine."""
     if behaviour.replayed_from is not None:
         return f"sampled by {sampler(behaviour)}, replayed by the {role} and the {OTHER[role]}"
-    if evaluating.engine["version"] == UNKNOWN:
+    if evaluating.engine.imported:
         return f"sampled by the {behaviour.sampled_by}, evaluated by the {evaluating.evaluated_by}"
-    if behaviour.engine["version"] == UNKNOWN:
+    if behaviour.engine.imported:
         return f"sampled by the {behaviour.sampled_by}, replayed by the {OTHER[role]}"
     return f"sampled by the {role}, replayed by the {OTHER[role]}"
 
@@ -277,18 +278,21 @@ def _size(token: WorstToken) -> float:
     return -abs(token.log_ratio)
 
 
-def engine_report(role: str, engine: Mapping[str, Any]) -> EngineReport:
+def engine_report(role: str, engine: EngineDescription) -> EngineReport:
     """One engine as its trace describes it."""
     return EngineReport(
         role=role,
-        label=engine["label"],
-        version=engine["version"],
-        family=engine["family"],
-        device=engine["device"],
-        packages=engine["packages"],
-        settings={name: Setting(**setting) for name, setting in engine["settings"].items()},
-        config=engine["config"],
-        environment=engine["environment"],
+        label=engine.label,
+        version=engine.version,
+        family=engine.family,
+        device=engine.device,
+        packages=dict(engine.packages),
+        settings={
+            name: Setting(each.requested, each.in_force, each.proof)
+            for name, each in engine.settings.items()
+        },
+        config=dict(engine.config),
+        environment=dict(engine.environment),
     )
 
 
@@ -305,9 +309,10 @@ def _asked(engine: Mapping[str, Any]) -> dict[str, Any]:
 def differences_of(headers: Mapping[Role, TraceHeader]) -> tuple[provenance.Difference, ...]:
     """In what the two engines differ, and whether anybody asked for it."""
     reference, candidate = (headers[role].engine for role in ROLES)
-    requested = {
-        name: (setting["requested"], candidate["settings"][name]["requested"])
-        for name, setting in reference["settings"].items()
+    requested: dict[str, tuple[Any, Any]] = {
+        name: (setting.requested, candidate.settings[name].requested)
+        for name, setting in reference.settings.items()
+        if name in candidate.settings
     }
     asked = {role: _asked(headers[role].config.get(role, {})) for role in ROLES}
     for name in {**asked["reference"], **asked["candidate"]}:

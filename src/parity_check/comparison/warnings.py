@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from parity_check.comparison.report import ReportWarning
 from parity_check.config.models import OTHER, ROLES, SHAPING, Role
-from parity_check.traces.provenance import Difference, served
-from parity_check.traces.trace import UNKNOWN, TraceHeader
+from parity_check.traces.engine import UNKNOWN
+from parity_check.traces.provenance import Difference
+from parity_check.traces.trace import TraceHeader
 
 N = TypeVar("N", bound=str)
 FOLLOWS_FROM_VERSION = frozenset(
@@ -51,7 +52,7 @@ def notices(
     yield from _checkpoint_defaults(headers)
     sampling = next(iter(headers.values())).sampling
     yield from trainers(headers)
-    yield from _semantics(sampling, {header.engine["family"] for header in headers.values()})
+    yield from _semantics(sampling, {header.engine.family for header in headers.values()})
 
 
 def sampler(header: TraceHeader) -> str:
@@ -62,10 +63,10 @@ def sampler(header: TraceHeader) -> str:
 
 def _imported(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
     """What a dump does not say is unknown, and what that leaves open."""
-    found = {role: headers[role] for role in ROLES if _is_imported(headers[role])}
+    found = {role: headers[role] for role in ROLES if headers[role].engine.imported}
     if not found:
         return
-    names = " and ".join(f"the {h.engine['label']} (the {role})" for role, h in found.items())
+    names = " and ".join(f"the {h.engine.label} (the {role})" for role, h in found.items())
     unstated = [name for name in SHAPING if any(name not in h.sampling for h in found.values())]
     told = ""
     if unstated:
@@ -75,10 +76,6 @@ def _imported(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
         f"of {names} there is only a dump: versions, settings, and whether logprobs are raw or "
         f"processed, are unknown{told}",
     )
-
-
-def _is_imported(header: TraceHeader) -> bool:
-    return bool(header.engine.get("version") == UNKNOWN)
 
 
 def _foreign_tokens(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
@@ -96,9 +93,9 @@ def _foreign_tokens(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarni
 
 
 def _endpoints(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
-    for role in (role for role in ROLES if served(headers[role].engine)):
-        settings = headers[role].engine["settings"]
-        unknown = [name for name, found in settings.items() if found["in_force"] == UNKNOWN]
+    for role in (role for role in ROLES if headers[role].engine.served):
+        settings = headers[role].engine.settings
+        unknown = [name for name, found in settings.items() if found.in_force == UNKNOWN]
         shown = ", ".join([*unknown, "its weights", "kernels", "batch limits"])
         yield ReportWarning(
             "endpoint.unknown",
@@ -141,14 +138,14 @@ def _unrequested(differences: Sequence[Difference]) -> Iterator[ReportWarning]:
 def trainers(headers: Mapping[N, TraceHeader]) -> Iterator[ReportWarning]:
     """What a trainer does otherwise than a rollout engine, which is part of what is compared."""
     for name, header in headers.items():
-        if not header.by_trainer:
+        if not header.engine.trainer:
             continue
         yield ReportWarning(
             f"trainer-path.{name}",
             f"{name} is a trainer's forward: it scores by prefill what rollout engines compute by "
             "decode, a token a step; the two paths are part of what is compared",
         )
-        sampling, truncates = header.sampling, header.engine["config"]["truncation"]
+        sampling, truncates = header.sampling, header.engine.config.get("truncation", False)
         shaping = {k: v for k, v in NEUTRAL.items() if k in PENALTIES or not truncates}
         left_out = [key for key, neutral in shaping.items() if sampling[key] != neutral]
         if left_out and sampling["temperature"]:
@@ -166,7 +163,7 @@ def _shown(value: Any) -> str:
 
 
 def _checkpoint_defaults(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
-    found = {header.engine.get("model", {}).get("sampling_defaults") for header in headers.values()}
+    found = {header.engine.model.get("sampling_defaults") for header in headers.values()}
     for defaults in sorted(filter(None, found)):
         yield ReportWarning(
             "checkpoint-sampling-defaults",

@@ -13,6 +13,7 @@ from parity_check.config.engines import EngineConfig, Settings
 from parity_check.config.models import ROLES, Config
 from parity_check.engines import settings as parity_settings
 from parity_check.engines.environment.environment import Environment
+from parity_check.traces.engine import EngineDescription, EvaluatesBy
 
 TRAINER = "transformers"
 """The backend that scores by prefill alone."""
@@ -33,6 +34,8 @@ class Spec(Protocol):
     @property
     def backend(self) -> str: ...
     @property
+    def evaluates_by(self) -> EvaluatesBy: ...
+    @property
     def settings(self) -> Settings: ...
     def shares_device_with(self, other: Spec) -> bool: ...
     def memory_share(self) -> float: ...
@@ -41,11 +44,12 @@ class Spec(Protocol):
 class Engine(Protocol):
     """A started engine, wherever it runs. One operation at a time; `kill` from any thread."""
 
-    description: dict[str, Any]
+    description: EngineDescription
+    """Of the engine as it was loaded."""
 
     @property
     def spec(self) -> Spec: ...
-    def load(self) -> dict[str, Any]: ...
+    def load(self) -> EngineDescription: ...
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]: ...
     def decode(self, ids: Sequence[int]) -> list[str]: ...
     def sample(
@@ -80,6 +84,10 @@ class EngineSpec:
             return False
         mine, theirs = self._visible_devices(), other._visible_devices()
         return mine is None or theirs is None or bool(mine & theirs)
+
+    @property
+    def evaluates_by(self) -> EvaluatesBy:
+        return "prefill" if self.backend == TRAINER else "decode"
 
     @property
     def table(self) -> str:

@@ -11,12 +11,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
+
+from pydantic import TypeAdapter, ValidationError
 
 from parity_check.engines.base import TRAINER, WORKER, EngineSpec, Progress
 from parity_check.errors import EngineError, InputError, OutputError, ParityCheckError
 from parity_check.files import DISK_FULL_HINT, cannot_write
+from parity_check.traces.engine import EngineDescription, described, first_fault
 
 POLL_S = 0.2
 SHUTDOWN_GRACE_S = 5.0
@@ -40,6 +45,29 @@ HINTS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Done:
+    done: int
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """One line of a worker: how far it is, its result, or its failure."""
+
+    id: int
+    progress: _Done | None = None
+    ok: bool = False
+    result: dict[str, Any] = field(default_factory=dict)
+    kind: str = "internal"
+    message: str = "no message"
+
+
+@cache
+def _adapter() -> TypeAdapter[_Reply]:
+    return TypeAdapter(_Reply)
+
+
 class WorkerEngine:
     """One engine in a worker process of its own interpreter and process group.
 
@@ -50,7 +78,6 @@ class WorkerEngine:
         self, spec: EngineSpec, job_dir: Path, log: Path, stall_timeout_s: float, progress: Progress
     ) -> None:
         self.spec = spec
-        self.description: dict[str, Any] = {}
         self._job_dir, self._log = job_dir, log
         self._stall_timeout_s, self._progress = stall_timeout_s, progress
         self._ids = itertools.count(1)
@@ -65,34 +92,43 @@ class WorkerEngine:
 
     # --- operations -------------------------------------------------------------------------
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> EngineDescription:
         """Start the engine; returns its description. Raises EngineError."""
-        self.description = self._call(
+        requested = self.spec.settings.model_dump()
+        reply = self._call(
             "load",
             backend=self.spec.backend,
             engine_args=dict(self.spec.engine_args),
             family=self.spec.family,
-            settings=self.spec.settings.model_dump(),
+            settings=requested,
         )
+        with self._read_as("load"):
+            self.description = described(
+                reply,
+                label=self.spec.label,
+                requested=requested,
+                evaluates_by=self.spec.evaluates_by,
+            )
         return self.description
 
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         """Token ids of prompts {prompt_id, text | messages}, in their order."""
-        rows = self._bulk("tokenize", prompts)
-        ids = {row["prompt_id"]: row["token_ids"] for row in rows}
-        return [ids[prompt["prompt_id"]] for prompt in prompts]
+        rows, _ = self._bulk("tokenize", "prompt_id", prompts)
+        with self._read_as("tokenize"):
+            return [list(row["token_ids"]) for row in rows]
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The text of each token id on its own, for display."""
-        texts: list[str] = self._call("decode", ids=list(ids))["texts"]
-        return texts
+        reply = self._call("decode", ids=list(ids))
+        with self._read_as("decode"):
+            return list(reply["texts"])
 
     def sample(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> list[dict[str, Any]]:
         """`generate`, `replay` or `rescore` as one batch; rows in the order of the requests."""
-        rows = {row["sample_id"]: row for row in self._bulk(op, requests, **parameters)}
-        return [rows[request["sample_id"]] for request in requests]
+        rows, _ = self._bulk(op, "sample_id", requests, **parameters)
+        return rows
 
     def weights(self) -> dict[str, Any]:
         """What is in force: a digest of each parameter, and the logits of fixed hidden states."""
@@ -102,10 +138,7 @@ class WorkerEngine:
         self, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Requests through weight updates; the last row of each, and what the updates did."""
-        out, result = self._exchange("weight_sync", requests, **parameters)
-        with out.open(encoding="utf-8") as lines:
-            rows = {row["sample_id"]: row for row in map(json.loads, lines)}
-        return [rows[request["sample_id"]] for request in requests], result
+        return self._bulk("weight_sync", "sample_id", requests, **parameters)
 
     def forget(self) -> None:
         """Delete the results of finished operations: a trace holds what was wanted of them."""
@@ -115,7 +148,7 @@ class WorkerEngine:
     def close(self) -> None:
         """End the worker: politely first, then the whole group."""
         if self._process.poll() is None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 self._send("shutdown")
                 self._process.wait(SHUTDOWN_GRACE_S)
         self.kill()
@@ -174,16 +207,9 @@ class WorkerEngine:
     # --- protocol -----------------------------------------------------------------------------
 
     def _bulk(
-        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> Iterator[dict[str, Any]]:
-        out, _ = self._exchange(op, requests, **parameters)
-        with out.open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
-
-    def _exchange(
-        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> tuple[Path, dict[str, Any]]:
-        """Write the requests, run the operation; its output file and its result."""
+        self, op: str, key: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Run an operation on requests; the last row of each by its key, and the result."""
         name = f"{op}-{next(self._ids)}"
         source, out = self._job_dir / f"{name}.in.jsonl", self._job_dir / f"{name}.jsonl"
         try:
@@ -191,7 +217,10 @@ class WorkerEngine:
                 lines.writelines(json.dumps(request) + "\n" for request in requests)
         except OSError as error:
             raise cannot_write(source, error) from None
-        return out, self._call(op, requests=source.name, out=out.name, **parameters)
+        result = self._call(op, requests=source.name, out=out.name, **parameters)
+        with self._read_as(op), out.open(encoding="utf-8") as lines:
+            rows = {row[key]: row for row in map(json.loads, lines)}
+            return [rows[request[key]] for request in requests], result
 
     def _send(self, op: str, **payload: Any) -> int:
         command_id = next(self._ids)
@@ -206,21 +235,21 @@ class WorkerEngine:
             command_id = self._send(op, **payload)
         except OSError:
             raise self._crashed(op) from None
-        for reply in self._read(op):
-            if reply["id"] != command_id:
+        for line in self._read(op):
+            with self._read_as(op):
+                reply = _adapter().validate_python(json.loads(line))
+            if reply.id != command_id:
                 continue
-            if "progress" in reply:
-                progress = reply["progress"]
-                self._progress(op, progress["done"], progress["total"])
-            elif reply["ok"]:
-                result: dict[str, Any] = reply["result"]
-                return result
+            if reply.progress is not None:
+                self._progress(op, reply.progress.done, reply.progress.total)
+            elif reply.ok:
+                return reply.result
             else:
                 raise self._failure(op, reply)
         raise self._crashed(op)
 
-    def _read(self, op: str) -> Iterator[dict[str, Any]]:
-        """Replies until the worker's end closes; raises EngineError when it hangs."""
+    def _read(self, op: str) -> Iterator[bytes]:
+        """Lines of replies until the worker's end closes; raises EngineError when it hangs."""
         alive, log_size = time.monotonic(), -1
         while True:
             ready, _, _ = select.select([self._replies], [], [], POLL_S)
@@ -230,7 +259,7 @@ class WorkerEngine:
                     return
                 *lines, self._buffer = (self._buffer + received).split(b"\n")
                 alive = time.monotonic()
-                yield from map(json.loads, lines)
+                yield from lines
             elif self._process.poll() is not None:
                 return
             # A model that loads for minutes says so in its log alone.
@@ -246,8 +275,21 @@ class WorkerEngine:
 
     # --- failures -----------------------------------------------------------------------------
 
-    def _failure(self, op: str, reply: Mapping[str, Any]) -> ParityCheckError:
-        kind, message = reply["kind"], reply["message"]
+    @contextlib.contextmanager
+    def _read_as(self, op: str) -> Iterator[None]:
+        """What comes back within is read as the protocol has it. Raises EngineError."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError) as error:
+            fault = f"no {error}" if isinstance(error, KeyError) else str(error)
+            if isinstance(error, ValidationError):
+                fault = first_fault(error)
+            raise self._error(
+                f"gave a reply to {op} that is not of the protocol: {fault}", kind="protocol"
+            ) from None
+
+    def _failure(self, op: str, reply: _Reply) -> ParityCheckError:
+        kind, message = reply.kind, reply.message
         if kind in INPUT_KINDS:
             return InputError(message, log=self._log)
         if kind == "disk_full":

@@ -27,15 +27,15 @@ from parity_check.engines.endpoint.engine import endpoint_spec
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import Environment
 from parity_check.engines.pool import EnginePool
-from parity_check.engines.settings import distribution_in_force
 from parity_check.errors import TraceMismatchError
 from parity_check.recording import requests
 from parity_check.recording.requests import LogprobOperation
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.traces import checkpoint, provenance
+from parity_check.traces.engine import LogprobPath
 from parity_check.traces.prompts import Prompt
 from parity_check.traces.run_files import repeat_name, sampled_name
-from parity_check.traces.trace import LogprobPath, Trace, TraceHeader, read_header, write_trace
+from parity_check.traces.trace import Trace, TraceHeader, read_header, write_trace
 
 PATH_OF: Mapping[LogprobOperation, LogprobPath] = {"replay": "decode", "rescore": "prefill"}
 
@@ -194,7 +194,7 @@ def _another_shape(engine: Engine) -> dict[str, int]:
 
 def evaluation(engine: Engine) -> LogprobOperation:
     """How an engine evaluates given tokens: a server or a trainer by prefill, others by decode."""
-    return "rescore" if engine.spec.backend in (ENDPOINT, TRAINER) else "replay"
+    return "rescore" if engine.spec.evaluates_by == "prefill" else "replay"
 
 
 def record_trace(
@@ -258,22 +258,17 @@ def _header(
     sampling: dict[str, Any] | None = None,
     replayed_from: str | None = None,
 ) -> TraceHeader:
-    requested = engine.spec.settings.model_dump()
-    settings = {
-        name: {"requested": requested[name], **found}
-        for name, found in engine.description["settings"].items()
-    }
     return TraceHeader(
         run_id=session.run_id,
         created_utc=session.created_utc,
         command=shlex.join(["parity-check", *sys.argv[1:]]),
         sampled_by=sampled_by,
         evaluated_by=engine.spec.role,
-        engine={"label": engine.spec.label, **engine.description, "settings": settings},
+        engine=engine.description,
         model=session.model,
         sampling=sampling or _sampling(session.config.workload),
         logprob_path=path,
-        logprob_distribution=distribution_in_force(engine.description),
+        logprob_distribution=engine.description.distribution,
         host=provenance.host_fingerprint(),
         config=dump_config(session.config),
         replayed_from=replayed_from,

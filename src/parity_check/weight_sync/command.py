@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from parity_check import __version__
-from parity_check.comparison.report import EngineReport, Setting
+from parity_check.comparison.analyse import engine_report
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config, ModelConfig, Role, WeightSync
 from parity_check.console import Console
@@ -230,11 +230,11 @@ def engine_run(
         )
     return EngineRun(
         role=role,
-        family=flown.description["family"],
+        family=flown.engine.family,
         declared=declared(*way),
         clear_cache=way[1],
-        prefix_caching=flown.description["settings"]["enable_prefix_caching"]["in_force"],
-        block_size=flown.description["config"].get("block_size", 1),
+        prefix_caching=flown.engine.settings["enable_prefix_caching"].in_force is True,
+        block_size=flown.engine.config.get("block_size", 1),
         requests=tuple(requests),
         updates=tuple(
             Update(**{**update, "cache_resets": tuple(update["cache_resets"])})
@@ -303,7 +303,7 @@ def _report(
         model=made.model,
         checkpoints=tuple(provenance.model_fingerprint(path, None) for path in checkpoints),
         host=provenance.host_fingerprint(),
-        engines=tuple(_engine_report(role, each) for role, each in flown.items()),
+        engines=tuple(engine_report(role, each.engine) for role, each in flown.items()),
         requests={phase: phases.count(phase) for phase in dict.fromkeys(phases)},
         results=tuple(results),
         checks=tuple(checks),
@@ -312,22 +312,4 @@ def _report(
             ["report.json", "config.toml"]
             + [name for role in flown for name in (rollouts_name(role), f"{role}.log")]
         ),
-    )
-
-
-def _engine_report(role: Role, flown: Flown) -> EngineReport:
-    found = flown.description
-    return EngineReport(
-        role=role,
-        label=flown.label,
-        version=found["version"],
-        family=found["family"],
-        device=found["device"],
-        packages=found["packages"],
-        settings={
-            name: Setting(flown.requested[name], each["in_force"], each["proof"])
-            for name, each in found["settings"].items()
-        },
-        config=found["config"],
-        environment=found["environment"],
     )

@@ -20,6 +20,7 @@ from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import family_of, refusal
 from parity_check.errors import ConfigError, InputError
 from parity_check.traces.checkpoint import locate_model
+from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import Prompt
 from parity_check.weight_sync.observed import Mode, Phase
 
@@ -45,9 +46,7 @@ class Flown:
 
     rows: Rows
     result: dict[str, Any]
-    label: str
-    description: dict[str, Any]
-    requested: dict[str, Any]
+    engine: EngineDescription
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +160,7 @@ def fly(
         update=settings.update,
         python_path=settings.python_path,
     )
-    requested = engine.spec.settings.model_dump()
-    return Flown(rows, result, engine.spec.label, engine.description, requested)
+    return Flown(rows, result, engine.description)
 
 
 def replay(

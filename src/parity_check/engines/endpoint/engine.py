@@ -17,10 +17,15 @@ from parity_check.engines.base import ENDPOINT, Progress, Spec
 from parity_check.engines.endpoint import completions, probes
 from parity_check.engines.endpoint.completions import BadAnswerError
 from parity_check.engines.endpoint.probes import PLAIN
-from parity_check.engines.endpoint.proofs import UNKNOWN
 from parity_check.engines.endpoint.server import Call, Server
 from parity_check.errors import ConfigError, InputError
 from parity_check.files import cannot_write
+from parity_check.traces.engine import (
+    UNKNOWN,
+    EngineDescription,
+    EngineSetting,
+    EvaluatesBy,
+)
 
 PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
 OPERATIONS = {
@@ -51,6 +56,10 @@ class EndpointSpec:
     @property
     def backend(self) -> str:
         return ENDPOINT
+
+    @property
+    def evaluates_by(self) -> EvaluatesBy:
+        return "prefill"
 
     def shares_device_with(self, other: Spec) -> bool:
         return False
@@ -130,7 +139,6 @@ class EndpointEngine:
 
     def __init__(self, spec: EndpointSpec, job_dir: Path, log: Path, progress: Progress) -> None:
         self.spec = spec
-        self.description: dict[str, Any] = {}
         self._job_dir, self._progress = job_dir, progress
         self._model = spec.endpoint.model
         self._ids = itertools.count(1)
@@ -142,47 +150,44 @@ class EndpointEngine:
 
     # --- operations ---------------------------------------------------------------------------
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> EngineDescription:
         """Find the model on the server and probe what is in force. Raises EngineError."""
         started = time.perf_counter()
         card = self._card()
-        longest = card.get("max_model_len") or probes.REPEATED
-        facts = probes.probe(self._server, self._model, self.spec.dtype, longest)
-        self.description = {
-            "backend": ENDPOINT,
-            "label": f"{self.spec.label}, vllm {facts.version}",
-            "version": facts.version,
-            "family": facts.family,
-            "packages": {} if facts.version == UNKNOWN else {"vllm": facts.version},
-            "platform": UNKNOWN,
-            "device": self.spec.endpoint.base_url,
-            "settings": {
-                name: {"in_force": found, "proof": proof}
+        told = card.get("max_model_len")
+        longest = told if isinstance(told, int) and told > 0 else None
+        facts = probes.probe(self._server, self._model, self.spec.dtype, longest or probes.REPEATED)
+        requested = self.spec.settings.model_dump()
+        config = {
+            "max_model_len": longest,
+            "kv_cache_dtype": facts.cache.get("cache_dtype"),
+        }
+        self.description = EngineDescription(
+            label=f"{self.spec.label}, vllm {facts.version}",
+            backend=ENDPOINT,
+            version=facts.version,
+            family=facts.family,
+            evaluates_by=self.spec.evaluates_by,
+            packages={} if facts.version == UNKNOWN else {"vllm": facts.version},
+            platform=UNKNOWN,
+            device=self.spec.endpoint.base_url,
+            settings={
+                name: EngineSetting(requested[name], found, proof)
                 for name, (found, proof) in facts.settings.items()
             },
-            "prompt_logprobs": {
-                "in_force": facts.prompt_logprobs[0],
-                "proof": facts.prompt_logprobs[1],
-            },
-            "self_check_s": round(time.perf_counter() - started, 3),
-            "config": {
-                name: value
-                for name, value in {
-                    "max_model_len": card.get("max_model_len"),
-                    "kv_cache_dtype": facts.cache.get("cache_dtype"),
-                }.items()
-                if value is not None
-            },
-            "environment": {},
-            "model": {
+            prompt_logprobs=facts.prompt_logprobs,
+            self_check_s=round(time.perf_counter() - started, 3),
+            config={name: value for name, value in config.items() if value is not None},
+            environment={},
+            model={
                 "rope_theta": None,
                 "vocab_size": None,
-                "max_model_len": card.get("max_model_len"),
+                "max_model_len": longest,
                 "architectures": [],
                 "sampling_defaults": "",
                 "root": card.get("root"),
             },
-        }
+        )
         self._check_family()
         self._check_settings()
         return self.description
@@ -314,7 +319,7 @@ class EndpointEngine:
     # --- what is in force ---------------------------------------------------------------------
 
     def _check_family(self) -> None:
-        wanted, found = self.spec.family, self.description["family"]
+        wanted, found = self.spec.family, self.description.family
         if wanted and found not in (wanted, UNKNOWN):
             raise self._server.error(
                 f"runs vLLM's {found.upper()} engine, {wanted.upper()} was asked for",
@@ -322,20 +327,20 @@ class EndpointEngine:
             )
 
     def _check_settings(self) -> None:
-        for name, found in self.description["settings"].items():
-            wanted = getattr(self.spec.settings, name)
-            if wanted != "default" and found["in_force"] not in (wanted, UNKNOWN):
+        for name, found in self.description.settings.items():
+            if found.requested != "default" and found.in_force not in (found.requested, UNKNOWN):
                 raise self._server.error(
-                    f"could not be taken: {name} = {json.dumps(wanted)} was asked for, "
-                    f"{json.dumps(found['in_force'])} is in force ({found['proof']})",
+                    f"could not be taken: {name} = {json.dumps(found.requested)} was asked for, "
+                    f"{json.dumps(found.in_force)} is in force ({found.proof})",
                     kind="setting_not_applied",
                     hint="start the server otherwise, or leave the setting out",
                 )
 
     def _check_rescore(self, sampling: Mapping[str, Any]) -> None:
         """Refuse where prompt logprobs would belong to another distribution than asked for."""
-        prompt = self.description["prompt_logprobs"]["in_force"]
-        decode = self.description["settings"]["logprobs_mode"]["in_force"]
+        assert self.description.prompt_logprobs is not None
+        prompt = self.description.prompt_logprobs.in_force
+        decode = self.description.settings["logprobs_mode"].in_force
         if prompt == UNKNOWN:
             raise self._server.error(
                 "returns no prompt_logprobs, so it can only sample", kind="unsupported"
