@@ -84,7 +84,7 @@ def without(path: str) -> dict[str, Any]:
         ),
         (
             {"id": 1, "ok": True, "result": {**GOOD, "config": 3}},
-            "config: input should be a valid mapping",
+            "config: input should be a valid dictionary",
         ),
         ({"id": 1, "ok": True, "result": "fine"}, "result: input should be a valid dictionary"),
         ({"ok": True, "result": GOOD}, "id: field required"),
@@ -96,7 +96,7 @@ def test_a_reply_that_does_not_fit(tmp_path: Path, reply: Any, fault: str) -> No
     with engine(tmp_path, reply) as worker, pytest.raises(EngineError) as caught:
         worker.load()
     assert caught.value.kind == "protocol"
-    start = "the candidate engine (odd engine) gave a reply to load that is not of the protocol: "
+    start = "the candidate engine (odd engine) sent an invalid reply to load: "
     assert caught.value.message.startswith(start)
     assert fault in caught.value.message
     assert "\n" not in caught.value.message
@@ -114,5 +114,5 @@ def test_an_answer_without_what_it_is_about(tmp_path: Path) -> None:
     loaded = {"id": 1, "ok": True, "result": GOOD}
     with engine(tmp_path, loaded, {"id": 2, "ok": True, "result": {}}) as worker:
         worker.load()
-        with pytest.raises(EngineError, match=r"reply to decode .* protocol: no 'texts'"):
+        with pytest.raises(EngineError, match=r"sent an invalid reply to decode: no 'texts'"):
             worker.decode([1])

@@ -285,7 +285,7 @@ class WorkerEngine:
             if isinstance(error, ValidationError):
                 fault = first_fault(error)
             raise self._error(
-                f"gave a reply to {op} that is not of the protocol: {fault}", kind="protocol"
+                f"sent an invalid reply to {op}: {fault}", kind="protocol"
             ) from None
 
     def _failure(self, op: str, reply: _Reply) -> ParityCheckError:
