@@ -22,10 +22,10 @@ from packaging.version import Version
 
 from parity_check.config.load import parse_config
 from parity_check.config.models import Config
-from parity_check.engines.base import engine_spec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import Environment
+from parity_check.engines.kinds import configured_engine
 from parity_check.engines.settings import way
 from parity_check.errors import EngineError, ParityCheckError
 from parity_check.recording import requests
@@ -92,7 +92,7 @@ def use(found: Environment, requirement: str, row: Row) -> None:
             },
             "version_matrix",
         )
-        spec = engine_spec("reference", config, locate_model(config.model), found)
+        spec = configured_engine("reference", config).spec(locate_model(config.model), found)
         with tempfile.TemporaryDirectory() as scratch:
             job = Path(scratch)
             engine = WorkerEngine(spec, job / "jobs", job / "log", STALL_TIMEOUT_S, ignore)

@@ -16,8 +16,8 @@ import pytest
 from engines.support import VERSIONS, logprobs_of, make_environment
 from parity_check.config.load import parse_config
 from parity_check.config.models import Config
-from parity_check.engines.base import engine_spec
 from parity_check.engines.client import WorkerEngine
+from parity_check.engines.kinds import configured_engine
 from parity_check.errors import EngineError, InputError
 from parity_check.recording import requests
 from parity_check.traces.checkpoint import locate_model
@@ -52,7 +52,7 @@ def trainer_config(version: str, **keys: Any) -> Config:
 def start(version: str, directory: Path, **keys: Any) -> WorkerEngine:
     config = trainer_config(version, **keys)
     model = locate_model(config.model)
-    spec = engine_spec("candidate", config, model, make_environment(version))
+    spec = configured_engine("candidate", config).spec(model, make_environment(version))
     return WorkerEngine(spec, directory / "jobs", directory / "log", 300, lambda *_: None)
 
 

@@ -369,13 +369,13 @@ def test_an_endpoint_replays_by_prefill_alone(tmp_path: Path) -> None:
 def test_ablate_needs_engines_that_can_be_restarted(tmp_path: Path) -> None:
     config = endpoint_config(tmp_path, "http://127.0.0.1:9/v1")
     done = call_cli("ablate", "-c", config, cwd=tmp_path)
-    assert_fails(done, 2, "ablate restarts the candidate", "an endpoint can do neither")
+    assert_fails(done, 2, "ablate restarts the candidate", "which an endpoint cannot do")
 
 
 def test_weights_on_a_server_are_not_updated(tmp_path: Path) -> None:
     config = endpoint_config(tmp_path, "http://127.0.0.1:9/v1")
     done = call_cli("weight-sync", "-c", config, *ENGINE, cwd=tmp_path)
-    assert_fails(done, 2, "the candidate is an endpoint: its weights are not ours")
+    assert_fails(done, 2, "the candidate is an endpoint: its weights cannot be changed from here")
 
 
 def test_doctor_says_what_it_would_ask(tmp_path: Path) -> None:

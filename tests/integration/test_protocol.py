@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from parity_check.config.engines import Settings
-from parity_check.engines.base import EngineSpec
-from parity_check.engines.client import WorkerEngine
+from parity_check.engines.client import WorkerEngine, WorkerSpec
+from parity_check.engines.fake import CAN
 from parity_check.errors import EngineError
 
 GOOD: dict[str, Any] = {
@@ -46,9 +46,10 @@ def engine(directory: Path, *replies: Any) -> WorkerEngine:
         "    out.write('\\n')\n"
     )
     script.chmod(0o755)
-    spec = EngineSpec(
+    spec = WorkerSpec(
         role="candidate",
         label="odd engine",
+        can=CAN,
         backend="odd",
         python=script,
         environ={},

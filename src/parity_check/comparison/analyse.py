@@ -299,9 +299,9 @@ def engine_report(role: str, engine: EngineDescription) -> EngineReport:
 def _asked(engine: Mapping[str, Any]) -> dict[str, Any]:
     """What one engine's configuration asks for beside its settings, by the name of the fact."""
     variables = engine.get("env", {})
+    tables = [t for k, t in engine.items() if k not in ("env", "settings") and isinstance(t, dict)]
     return {
-        **engine.get("engine_args", {}),
-        **engine.get("transformers", {}),
+        **{key: value for table in tables for key, value in table.items()},
         **{fact: variables[name] for fact, name in ASKED_BY_VARIABLE.items() if name in variables},
     }
 

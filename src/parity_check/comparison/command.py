@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -19,8 +20,7 @@ from parity_check.config.load import dump_config
 from parity_check.config.models import OTHER, ROLES, Config, Judging, Role
 from parity_check.console import Console
 from parity_check.engines.base import Engine
-from parity_check.engines.endpoint.engine import check_evaluation
-from parity_check.engines.environment import environment
+from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ConfigError, ExitCode
 from parity_check.files import check_writable, whole, write_text
 from parity_check.recording.requests import LogprobOperation
@@ -65,9 +65,13 @@ def compare(
     roles: tuple[Role, ...] = ("candidate",) if stored else ROLES
     samplers: tuple[Role, ...] = ("reference",) if stored else config.workload.samplers()
     prompts = [] if stored else read_prompts(config.workload.prompts, config.workload.num_prompts)
-    stored_sampling = None if reference_trace is None else read_header(reference_trace).sampling
+    sampling: Mapping[str, Any] = config.workload.sampling()
+    if reference_trace is not None:
+        sampling = read_header(reference_trace).sampling
     for role in samplers:
-        check_evaluation(OTHER[role], "replay", config, stored_sampling)
+        if role in roles:
+            configured_engine(role, config).check_sampling()
+        configured_engine(OTHER[role], config).check_evaluation(sampling)
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         if reference_trace is not None:
             _copy(reference_trace, run.path / sampled_name("reference"))
@@ -188,7 +192,7 @@ def _evaluate(
 
 def record(config: Config, role: str, path: Path, console: Console) -> None:
     """Sample rollouts with one engine into a trace."""
-    config.engine(role)
+    configured_engine(role, config).check_sampling()
     check_writable(path)
     prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
     with (
@@ -210,7 +214,7 @@ def replay(
     console: Console,
 ) -> None:
     """Put a trace's tokens through one engine, into another trace."""
-    check_evaluation(role, operation, config, read_header(source).sampling, exactly=True)
+    configured_engine(role, config).check_operation(operation, read_header(source).sampling)
     check_writable(path)
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
@@ -226,17 +230,11 @@ def dry_run(config: Config, console: Console) -> None:
     """Print the resolved configuration and say what would be provisioned."""
     judgement(config)
     for role in config.names:
-        engine = config.engine(role)
-        if engine.kind != "fake":
-            plan = environment.plan(
-                python=engine.python,
-                requirement=engine.requirement,
-                cache=environment.default_cache(),
-                needs_vllm=engine.kind == "vllm",
-            )
-            console.say(f"{role}: {plan.state}, {plan.location}")
-        elif engine.endpoint is not None:
-            console.say(f"{role}: {engine.endpoint.base_url}, which is not asked now")
+        engine = configured_engine(role, config)
+        plan = engine.plan()
+        console.say(
+            f"{role}: {engine.headline if plan is None else f'{plan.state}, {plan.location}'}"
+        )
     console.data(tomli_w.dumps(dump_config(config)))
 
 

@@ -12,6 +12,7 @@ from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
 from parity_check.engines.base import Engine
+from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ConfigError, ExitCode
 from parity_check.files import write_text
 from parity_check.recording.run_directory import RunDirectory
@@ -38,6 +39,8 @@ def compare(config: Config, delivery: Delivery, console: Console) -> ExitCode:
     _check_formats(delivery)
     delivery.check()
     samplers = config.workload.samplers()
+    for name in samplers:
+        configured_engine(name, config).check_sampling()
     prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(config, config.names, run, console) as live:

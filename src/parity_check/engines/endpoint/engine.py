@@ -6,25 +6,24 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from parity_check.config.engines import EndpointConfig, Settings
-from parity_check.config.models import Config
-from parity_check.engines.base import ENDPOINT, Progress, Spec
+from parity_check.config.engines import EndpointConfig, EndpointTable, Settings
+from parity_check.engines.base import Capabilities, ConfiguredEngine, Progress
 from parity_check.engines.endpoint import completions, probes
 from parity_check.engines.endpoint.completions import BadAnswerError
 from parity_check.engines.endpoint.probes import PLAIN
 from parity_check.engines.endpoint.server import Call, Server
+from parity_check.engines.environment.environment import Environment
 from parity_check.errors import ConfigError, InputError
 from parity_check.files import cannot_write
 from parity_check.traces.engine import (
     UNKNOWN,
     EngineDescription,
     EngineSetting,
-    EvaluatesBy,
 )
 
 PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
@@ -38,9 +37,56 @@ WAYS_OUT = (
 )
 
 
+CAN = Capabilities(noun="an endpoint", evaluates_by="prefill")
+
+
+@dataclass(frozen=True)
+class ConfiguredEndpoint(ConfiguredEngine[EndpointTable]):
+    """`kind = "endpoint"`: nothing is made or started for it."""
+
+    can = CAN
+
+    @property
+    def headline(self) -> str:
+        endpoint = self.table.endpoint
+        return f"the endpoint {endpoint.base_url}, which serves {endpoint.model}"
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        variable = self.table.endpoint.api_key_env
+        state = "set" if variable and os.environ.get(variable) else "not set"
+        yield ("key", "none" if variable is None else f"{variable}, {state}")
+        yield ("setting", "what is in force shows when it is asked: doctor --start")
+
+    def check_evaluation(self, sampling: Mapping[str, Any]) -> None:
+        prompt_logprobs = "processed" if self.table.family == "v0" else "raw"
+        changed = left_out(sampling, prompt_logprobs)
+        if changed and self.table.settings.logprobs_mode != "raw_logprobs":
+            raise ConfigError(
+                f"the {self.role} is an endpoint, which scores given tokens by its prompt "
+                f"logprobs, and those leave out {', '.join(changed)}",
+                hint=WAYS_OUT,
+            )
+
+    def spec(self, model_path: str, environment: Environment | None) -> EndpointSpec:
+        read_key(self.role, self.table.endpoint)
+        return EndpointSpec(
+            self.role,
+            self.table.endpoint,
+            self.table.family,
+            self.table.settings,
+            self.config.model.dtype,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointSpec:
     """One served endpoint, ready to be asked. The key is read when the engine is made."""
+
+    can: ClassVar[Capabilities] = CAN
+    repeats_with: ClassVar[None] = None
+    """It cannot decode tokens again that it has sampled."""
+    pauses: ClassVar[None] = None
+    devices: ClassVar[frozenset[str]] = frozenset()
 
     role: str
     endpoint: EndpointConfig
@@ -53,58 +99,14 @@ class EndpointSpec:
     def label(self) -> str:
         return f"endpoint {self.endpoint.model}"
 
-    @property
-    def backend(self) -> str:
-        return ENDPOINT
-
-    @property
-    def evaluates_by(self) -> EvaluatesBy:
-        return "prefill"
-
-    def shares_device_with(self, other: Spec) -> bool:
-        return False
-
     def memory_share(self) -> float:
         return 0.0
 
-
-def endpoint_spec(role: str, config: Config) -> EndpointSpec:
-    """Raises ConfigError when the variable that is to hold the key does not."""
-    engine = config.engine(role)
-    assert engine.endpoint is not None
-    read_key(role, engine.endpoint)
-    return EndpointSpec(role, engine.endpoint, engine.family, engine.settings, config.model.dtype)
-
-
-def check_evaluation(
-    role: str,
-    operation: str,
-    config: Config,
-    sampling: Mapping[str, Any] | None = None,
-    *,
-    exactly: bool = False,
-) -> None:
-    """Refuse in advance what an endpoint cannot evaluate; other engines pass.
-
-    `sampling` is the configuration's where it is left out; `exactly` insists on the operation,
-    where otherwise prefill stands in for decode. Raises ConfigError.
-    """
-    engine = config.engine(role)
-    if engine.kind != ENDPOINT:
-        return
-    if exactly and operation == "replay":
-        raise ConfigError(
-            f"the {role} is an endpoint, which cannot be made to decode given tokens",
-            hint="score them by prefill: --path prefill",
-        )
-    prompt_logprobs = "processed" if engine.family == "v0" else "raw"
-    changed = left_out(sampling or config.workload.sampling(), prompt_logprobs)
-    if changed and engine.settings.logprobs_mode != "raw_logprobs":
-        raise ConfigError(
-            f"the {role} is an endpoint, which scores given tokens by its prompt logprobs, and "
-            f"those leave out {', '.join(changed)}",
-            hint=WAYS_OUT,
-        )
+    def start(
+        self, work: Path, log: Path, stall_timeout_s: float, progress: Progress
+    ) -> EndpointEngine:
+        """Each request has the endpoint's own deadline in place of `stall_timeout_s`."""
+        return EndpointEngine(self, work, log, progress)
 
 
 def read_key(role: str, endpoint: EndpointConfig) -> str | None:
@@ -164,10 +166,10 @@ class EndpointEngine:
         }
         self.description = EngineDescription(
             label=f"{self.spec.label}, vllm {facts.version}",
-            backend=ENDPOINT,
+            backend="endpoint",
             version=facts.version,
             family=facts.family,
-            evaluates_by=self.spec.evaluates_by,
+            evaluates_by=CAN.evaluates_by,
             packages={} if facts.version == UNKNOWN else {"vllm": facts.version},
             platform=UNKNOWN,
             device=self.spec.endpoint.base_url,
