@@ -368,6 +368,16 @@ def test_an_endpoint_replays_by_prefill_alone(tmp_path: Path) -> None:
     assert Trace(tmp_path / "u.parquet").header.logprob_path == "prefill"
 
 
+def test_an_imported_trace_states_only_some_sampling_parameters(tmp_path: Path) -> None:
+    dump = Path(__file__).parents[2] / "docs" / "guides" / "dumps" / "trl.jsonl"
+    sampling = ("--sampling", "temperature=0.8")
+    call_cli("import", "trl", dump, *sampling, "-o", "t.parquet", cwd=tmp_path)
+    config = endpoint_config(tmp_path, "http://127.0.0.1:9/v1")
+    where = ("--trace", "t.parquet", "-o", "u.parquet", "--path", "prefill")
+    done = call_cli("replay", "-c", config, *ENGINE, *where, cwd=tmp_path)
+    assert_fails(done, 2, "those leave out temperature")
+
+
 def test_ablate_needs_engines_that_can_be_restarted(tmp_path: Path) -> None:
     config = endpoint_config(tmp_path, "http://127.0.0.1:9/v1")
     done = call_cli("ablate", "-c", config, cwd=tmp_path)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
@@ -65,13 +64,11 @@ def compare(
     roles: tuple[Role, ...] = ("candidate",) if stored else ROLES
     samplers: tuple[Role, ...] = ("reference",) if stored else config.workload.samplers()
     prompts = [] if stored else read_prompts(config.workload.prompts, config.workload.num_prompts)
-    sampling: Mapping[str, Any] = config.workload.sampling()
-    if reference_trace is not None:
-        sampling = read_header(reference_trace).sampling
+    stated = {} if reference_trace is None else read_header(reference_trace).sampling
     for role in samplers:
         if role in roles:
             configured_engine(role, config).check_sampling()
-        configured_engine(OTHER[role], config).check_evaluation(sampling)
+        configured_engine(OTHER[role], config).check_evaluation(stated)
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         if reference_trace is not None:
             _copy(reference_trace, run.path / sampled_name("reference"))

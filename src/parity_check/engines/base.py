@@ -169,17 +169,20 @@ class ConfiguredEngine(ABC, Generic[T]):
                 hint="let the other engine sample: workload.sampled_by",
             )
 
-    def check_evaluation(self, sampling: Mapping[str, Any]) -> None:
-        """Refuse in advance what cannot be evaluated so. Raises ConfigError."""
+    def check_evaluation(self, stated: Mapping[str, Any]) -> None:
+        """Refuse in advance tokens that cannot be evaluated. Raises ConfigError.
 
-    def check_operation(self, operation: str, sampling: Mapping[str, Any]) -> None:
+        `stated` is what their trace says of how they were sampled; the configuration says the rest.
+        """
+
+    def check_operation(self, operation: str, stated: Mapping[str, Any]) -> None:
         """The same for one operation, `replay` or `rescore`. Raises ConfigError."""
         if operation == "replay" and self.can.evaluates_by == "prefill":
             raise ConfigError(
                 f"the {self.role} is {self.can.noun}, which cannot be made to decode given tokens",
                 hint="score them by prefill: --path prefill",
             )
-        self.check_evaluation(sampling)
+        self.check_evaluation(stated)
 
     # --- its environment ----------------------------------------------------------------------
 

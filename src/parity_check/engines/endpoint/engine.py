@@ -57,7 +57,8 @@ class ConfiguredEndpoint(ConfiguredEngine[EndpointTable]):
         yield ("key", "none" if variable is None else f"{variable}, {state}")
         yield ("setting", "what is in force shows when it is asked: doctor --start")
 
-    def check_evaluation(self, sampling: Mapping[str, Any]) -> None:
+    def check_evaluation(self, stated: Mapping[str, Any]) -> None:
+        sampling = {**self.config.workload.sampling(), **stated}
         prompt_logprobs = "processed" if self.table.family == "v0" else "raw"
         changed = left_out(sampling, prompt_logprobs)
         if changed and self.table.settings.logprobs_mode != "raw_logprobs":
