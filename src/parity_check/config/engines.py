@@ -110,6 +110,11 @@ class Provisioned(EngineTable):
     requirement: str | None = None
     """A requirement that uv provisions once into the cache, e.g. `vllm==0.18.1`."""
 
+    @property
+    def source(self) -> str:
+        """Where the interpreter comes from, for display."""
+        return self.requirement or f"python = {self.python}"
+
     @model_validator(mode="after")
     def _one_interpreter(self) -> Self:
         if bool(self.python) == bool(self.requirement):

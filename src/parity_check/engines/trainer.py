@@ -35,7 +35,7 @@ class ConfiguredTrainer(ConfiguredEngine[TrainerTable]):
 
     @property
     def headline(self) -> str:
-        return self.table.requirement or f"python = {self.table.python}"
+        return self.table.source
 
     @property
     def interpreter(self) -> Interpreter:

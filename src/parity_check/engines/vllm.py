@@ -44,7 +44,7 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
 
     @property
     def headline(self) -> str:
-        return self.table.requirement or f"python = {self.table.python}"
+        return self.table.source
 
     @property
     def interpreter(self) -> Interpreter:

@@ -20,11 +20,7 @@ from parity_check.engines.endpoint.server import Call, Server
 from parity_check.engines.environment.environment import Environment
 from parity_check.errors import ConfigError, InputError
 from parity_check.files import cannot_write
-from parity_check.traces.engine import (
-    UNKNOWN,
-    EngineDescription,
-    EngineSetting,
-)
+from parity_check.traces.engine import UNKNOWN, EngineDescription, EngineSetting
 
 PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
 OPERATIONS = {
