@@ -142,6 +142,8 @@ class VllmArguments(EngineTable):
 
 
 class VllmTable(VllmArguments, Provisioned):
+    """vLLM, of any version, in a worker."""
+
     foreign: ClassVar[Mapping[str, str]] = {
         "endpoint": NEEDS_ENDPOINT,
         "transformers": NEEDS_TRANSFORMERS.format("vllm"),
@@ -151,6 +153,8 @@ class VllmTable(VllmArguments, Provisioned):
 
 
 class FakeTable(VllmArguments):
+    """No model at all, in the place of vLLM."""
+
     foreign: ClassVar[Mapping[str, str]] = {
         "endpoint": NEEDS_ENDPOINT,
         "transformers": NEEDS_TRANSFORMERS.format("fake"),
@@ -162,6 +166,8 @@ class FakeTable(VllmArguments):
 
 
 class TrainerTable(Provisioned):
+    """A trainer's forward, in a worker."""
+
     foreign: ClassVar[Mapping[str, str]] = {
         "endpoint": NEEDS_ENDPOINT,
         **{
@@ -189,6 +195,8 @@ class TrainerTable(Provisioned):
 
 
 class EndpointTable(EngineTable):
+    """A server that somebody else started."""
+
     foreign: ClassVar[Mapping[str, str]] = {
         "transformers": NEEDS_TRANSFORMERS.format("endpoint"),
         **{
