@@ -12,11 +12,10 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from parity_check.config.engines import Settings
 from parity_check.config.models import ROLES
@@ -80,29 +79,6 @@ class WorkerSpec:
         return None if found is None else found.format(table=table)
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    done: int
-    total: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """One line of a worker: how far it is, its result, or its failure."""
-
-    id: int
-    progress: _Done | None = None
-    ok: bool = False
-    result: dict[str, Any] = field(default_factory=dict)
-    kind: str = "internal"
-    message: str = "no message"
-
-
-@cache
-def _adapter() -> TypeAdapter[_Reply]:
-    return TypeAdapter(_Reply)
-
-
 class WorkerEngine:
     """One engine in a worker process of its own interpreter and process group.
 
@@ -137,33 +113,36 @@ class WorkerEngine:
             family=self.spec.family,
             settings=requested,
         )
-        with self._read_as("load"):
+        try:
             self.description = described(
                 reply,
                 label=self.spec.label,
                 requested=requested,
                 evaluates_by=self.spec.can.evaluates_by,
             )
+        except ValidationError as error:
+            raise self._error(
+                f"sent an invalid reply to load: {first_fault(error)}", kind="protocol"
+            ) from None
         return self.description
 
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         """Token ids of prompts {prompt_id, text | messages}, in their order."""
-        rows, _ = self._bulk("tokenize", "prompt_id", prompts)
-        with self._read_as("tokenize"):
-            return [list(row["token_ids"]) for row in rows]
+        rows = self._bulk("tokenize", prompts)
+        ids = {row["prompt_id"]: row["token_ids"] for row in rows}
+        return [ids[prompt["prompt_id"]] for prompt in prompts]
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The text of each token id on its own, for display."""
-        reply = self._call("decode", ids=list(ids))
-        with self._read_as("decode"):
-            return list(reply["texts"])
+        texts: list[str] = self._call("decode", ids=list(ids))["texts"]
+        return texts
 
     def sample(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> list[dict[str, Any]]:
         """`generate`, `replay` or `rescore` as one batch; rows in the order of the requests."""
-        rows, _ = self._bulk(op, "sample_id", requests, **parameters)
-        return rows
+        rows = {row["sample_id"]: row for row in self._bulk(op, requests, **parameters)}
+        return [rows[request["sample_id"]] for request in requests]
 
     def weights(self) -> dict[str, Any]:
         """What is in force: a digest of each parameter, and the logits of fixed hidden states."""
@@ -173,7 +152,10 @@ class WorkerEngine:
         self, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Requests through weight updates; the last row of each, and what the updates did."""
-        return self._bulk("weight_sync", "sample_id", requests, **parameters)
+        out, result = self._exchange("weight_sync", requests, **parameters)
+        with out.open(encoding="utf-8") as lines:
+            rows = {row["sample_id"]: row for row in map(json.loads, lines)}
+        return [rows[request["sample_id"]] for request in requests], result
 
     def forget(self) -> None:
         """Delete the results of finished operations: a trace holds what was wanted of them."""
@@ -183,7 +165,7 @@ class WorkerEngine:
     def close(self) -> None:
         """End the worker: politely first, then the whole group."""
         if self._process.poll() is None:
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            with contextlib.suppress(OSError):
                 self._send("shutdown")
                 self._process.wait(SHUTDOWN_GRACE_S)
         self.kill()
@@ -242,9 +224,16 @@ class WorkerEngine:
     # --- protocol -----------------------------------------------------------------------------
 
     def _bulk(
-        self, op: str, key: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Run an operation on requests; the last row of each by its key, and the result."""
+        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> Iterator[dict[str, Any]]:
+        out, _ = self._exchange(op, requests, **parameters)
+        with out.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+    def _exchange(
+        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> tuple[Path, dict[str, Any]]:
+        """Write the requests, run the operation; its output file and its result."""
         name = f"{op}-{next(self._ids)}"
         source, out = self._job_dir / f"{name}.in.jsonl", self._job_dir / f"{name}.jsonl"
         try:
@@ -252,10 +241,7 @@ class WorkerEngine:
                 lines.writelines(json.dumps(request) + "\n" for request in requests)
         except OSError as error:
             raise cannot_write(source, error) from None
-        result = self._call(op, requests=source.name, out=out.name, **parameters)
-        with self._read_as(op), out.open(encoding="utf-8") as lines:
-            rows = {row[key]: row for row in map(json.loads, lines)}
-            return [rows[request[key]] for request in requests], result
+        return out, self._call(op, requests=source.name, out=out.name, **parameters)
 
     def _send(self, op: str, **payload: Any) -> int:
         command_id = next(self._ids)
@@ -270,21 +256,21 @@ class WorkerEngine:
             command_id = self._send(op, **payload)
         except OSError:
             raise self._crashed(op) from None
-        for line in self._read(op):
-            with self._read_as(op):
-                reply = _adapter().validate_python(json.loads(line))
-            if reply.id != command_id:
+        for reply in self._read(op):
+            if reply["id"] != command_id:
                 continue
-            if reply.progress is not None:
-                self._progress(op, reply.progress.done, reply.progress.total)
-            elif reply.ok:
-                return reply.result
+            if "progress" in reply:
+                progress = reply["progress"]
+                self._progress(op, progress["done"], progress["total"])
+            elif reply["ok"]:
+                result: dict[str, Any] = reply["result"]
+                return result
             else:
                 raise self._failure(op, reply)
         raise self._crashed(op)
 
-    def _read(self, op: str) -> Iterator[bytes]:
-        """Lines of replies until the worker's end closes; raises EngineError when it hangs."""
+    def _read(self, op: str) -> Iterator[dict[str, Any]]:
+        """Replies until the worker's end closes; raises EngineError when it hangs."""
         alive, log_size = time.monotonic(), -1
         while True:
             ready, _, _ = select.select([self._replies], [], [], POLL_S)
@@ -294,7 +280,7 @@ class WorkerEngine:
                     return
                 *lines, self._buffer = (self._buffer + received).split(b"\n")
                 alive = time.monotonic()
-                yield from lines
+                yield from map(json.loads, lines)
             elif self._process.poll() is not None:
                 return
             # A model that loads for minutes says so in its log alone.
@@ -310,19 +296,8 @@ class WorkerEngine:
 
     # --- failures -----------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _read_as(self, op: str) -> Iterator[None]:
-        """What comes back within is read as the protocol has it. Raises EngineError."""
-        try:
-            yield
-        except (LookupError, TypeError, ValueError) as error:
-            fault = f"no {error}" if isinstance(error, KeyError) else str(error)
-            if isinstance(error, ValidationError):
-                fault = first_fault(error)
-            raise self._error(f"sent an invalid reply to {op}: {fault}", kind="protocol") from None
-
-    def _failure(self, op: str, reply: _Reply) -> ParityCheckError:
-        kind, message = reply.kind, reply.message
+    def _failure(self, op: str, reply: Mapping[str, Any]) -> ParityCheckError:
+        kind, message = reply["kind"], reply["message"]
         if kind in INPUT_KINDS:
             return InputError(message, log=self._log)
         if kind == "disk_full":

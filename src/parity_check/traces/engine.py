@@ -93,14 +93,16 @@ class EngineDescription:
 
 
 def described(
-    reply: Any, *, label: str, requested: Mapping[str, str | bool], evaluates_by: EvaluatesBy
+    reply: Mapping[str, Any],
+    *,
+    label: str,
+    requested: Mapping[str, str | bool],
+    evaluates_by: EvaluatesBy,
 ) -> EngineDescription:
     """A worker's reply to `load`, with what its spec says: what was requested of each setting.
 
-    Raises ValueError; of a ValidationError `first_fault` is the one line to show.
+    Raises ValidationError, of which `first_fault` is the one line to show.
     """
-    if not isinstance(reply, Mapping):
-        raise ValueError(f"{reply!r} is no description")
     found = reply.get("settings")
     settings = found if isinstance(found, Mapping) else {}
     tree = {"label": label, **reply, "evaluates_by": evaluates_by}
