@@ -24,6 +24,7 @@ from parity_check.engines.base import Capabilities, ConfiguredEngine, Progress
 from parity_check.engines.environment.environment import Environment
 from parity_check.engines.kinds import KINDS
 from parity_check.errors import ConfigError, ExitCode
+from parity_check.recording import command as recording
 from parity_check.report.deliver import Delivery
 from parity_check.traces.engine import EngineDescription, EngineSetting
 from parity_check.traces.trace import Trace
@@ -161,7 +162,7 @@ def test_it_is_not_asked_to_sample(config: WithUniform, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the candidate is a uniform model, which cannot sample"):
         command.compare(both, Delivery(), Console())
     with pytest.raises(ConfigError, match="cannot sample"):
-        command.record(config, "candidate", tmp_path / "t.parquet", Console())
+        recording.record(config, "candidate", tmp_path / "t.parquet", Console())
     assert not (tmp_path / "runs").exists()
 
 

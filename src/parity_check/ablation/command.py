@@ -192,7 +192,7 @@ def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
     """The steps; each is a configuration that is valid, or says why its version refuses it."""
     knobs = _knobs(config)
     if config.engines:
-        raise ConfigError("ablate compares the reference and the candidate: leave out [engines]")
+        raise ConfigError("ablate works with reference and candidate only: remove [engines]")
     candidate = configured_engine("candidate", config)
     known = candidate.plan()
 

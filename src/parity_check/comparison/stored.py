@@ -129,7 +129,12 @@ def _open_rollouts(directory: Path, sampler: str, parts: Sequence[Part]) -> Stor
     for behaviour, evaluating in found.siblings():
         # Raw against processed may be the very thing that a run was asked to compare.
         check = check_headers if behaviour == sampler else check_siblings
-        check(traces[behaviour].header, traces[evaluating].header, same_distribution=False)
+        left, right = traces[behaviour], traces[evaluating]
+        try:
+            check(left.header, right.header, same_distribution=False)
+        except TraceMismatchError as error:
+            error.message = f"{right.path}: {error.message}"
+            raise
     return found
 
 
