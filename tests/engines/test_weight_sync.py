@@ -171,7 +171,7 @@ def loaded(config: Config) -> list[str]:
 
 def put_back(engine: WorkerEngine, config: Config) -> None:
     """A again, and an empty cache where there is one: a scenario without any request."""
-    clear = engine.description["family"] == "v1"
+    clear = engine.description.family == "v1"
     engine.weight_sync(
         [],
         checkpoints=[A],

@@ -11,6 +11,7 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
+from helpers.described import described
 from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.traces import manifest
 from parity_check.traces.trace import Sample, TraceHeader, write_trace
@@ -213,20 +214,15 @@ def write(
 ) -> TraceHeader:
     label, family = VERSIONS[evaluated_by]
     wanted = settings(canned, evaluated_by)
-    engine = {
-        "label": label,
-        "version": label.partition(" ")[2],
-        "family": family,
-        "device": "NVIDIA H200",
-        "packages": {"torch": "2.6.0" if family == "v0" else "2.10.0", "python": "3.12.7"},
-        "settings": {
-            name: {"requested": value, "in_force": value, "proof": "canned"}
-            for name, value in wanted.items()
-        },
-        "config": {"block_size": 16, "max_num_batched_tokens": 2048 if family == "v0" else 8192},
-        "environment": {},
-        "model": {},
-    }
+    engine = described(
+        wanted,
+        label=label,
+        version=label.partition(" ")[2],
+        family=family,
+        device="NVIDIA H200",
+        packages={"torch": "2.6.0" if family == "v0" else "2.10.0", "python": "3.12.7"},
+        config={"block_size": 16, "max_num_batched_tokens": 2048 if family == "v0" else 8192},
+    )
     raw = wanted["logprobs_mode"] == "raw_logprobs"
     header = TraceHeader(
         run_id=RUN_ID,

@@ -10,6 +10,7 @@ from pathlib import Path
 import tomli_w
 
 from helpers.canned import VERSIONS, Canned, finished, write_run
+from parity_check.traces.engine import EngineSetting
 from parity_check.traces.trace import Sample, Trace, write_trace
 
 CANNED = Canned(noise=2e-3, own_noise=1e-5)
@@ -49,20 +50,21 @@ def write_matrix(directory: Path) -> Path:
                 )
                 for each in source.samples()
             ]
-            engine = {
-                **original.engine,
-                "label": "transformers 4.57.6",
-                "backend": "transformers",
-                "family": "trainer",
-                "settings": {
-                    **original.engine["settings"],
-                    "lm_head_dtype": {"requested": head, "in_force": head, "proof": "canned"},
+            engine = replace(
+                original.engine,
+                label="transformers 4.57.6",
+                backend="transformers",
+                family="trainer",
+                evaluates_by="prefill",
+                settings={
+                    **original.engine.settings,
+                    "lm_head_dtype": EngineSetting(head, head, "canned"),
                 },
-                "config": {
+                config={
                     "dtype": "bfloat16", "truncation": False, "layout": "padded",
                     "samples_per_batch": 8, "tokens_per_batch": 4096,
                 },
-            }  # fmt: skip
+            )  # fmt: skip
             header = replace(
                 original,
                 evaluated_by=name,

@@ -319,4 +319,4 @@ def test_a_stored_trainer_configuration_can_be_read_again(tmp_path: Path) -> Non
     dumped = call_cli("compare", "-c", "parity.toml", "--dry-run", cwd=tmp_path)
     (tmp_path / "again.toml").write_text(dumped.stdout)
     again = load_config(tmp_path / "again.toml")
-    assert again.engine("t").trainer == loaded.engine("t").trainer
+    assert again.engine("t") == loaded.engine("t")

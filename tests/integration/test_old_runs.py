@@ -59,11 +59,29 @@ def test_the_numbers_are_the_same(old_run: Path, tmp_path: Path) -> None:
             assert {name: step["candidate"][name] for name in candidate} == candidate
 
 
-def test_an_old_report_without_checks_is_no_parity(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checks": []},
+        {"engines": {}},
+        {"engines": {"candidate": 1}},
+        {"results": None},
+        {"timeline": []},
+        {"checkpoints": []},
+        {"checkpoints": [{}]},
+        {"requests": {}},
+        {"model": {}},
+        {"schema_version": 3},
+        {"verdict": "perhaps"},
+    ],
+    ids=str,
+)
+def test_a_damaged_report_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     run = tmp_path / "run"
     shutil.copytree(OLD / "weight-sync", run)
-    (run / "report.json").write_text(json.dumps({**recorded(run), "checks": []}))
-    assert_fails(call_cli("report", run, cwd=tmp_path), 2, "not the report of a weight-sync run")
+    (run / "report.json").write_text(json.dumps({**recorded(run), **change}))
+    done = call_cli("report", run, "--format", "html", cwd=tmp_path)
+    assert_fails(done, 2, "not the report of a weight-sync run")
 
 
 def test_an_old_report_without_one_of_its_checks_is_no_parity(tmp_path: Path) -> None:

@@ -123,12 +123,21 @@ def test_a_plan_is_read_back_as_it_was_written(directory: Path) -> None:
     assert (plan.source, plan.schema_version) == ("20261121-080000-c0de", 1)
 
 
+def plan_of(**step: Any) -> str:
+    step = {"name": "x", "key": None, "value": None, "settings": {}, "engine_args": {}, **step}
+    run = {"run_id": "x", "created_utc": "x", "command": "x", "source": None}
+    return json.dumps({**run, "steps": [step]})
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("{", "not an ablation plan"),
         ('{"steps": [{}]}', "not an ablation plan"),
         ("[]", "not an ablation plan"),
+        (plan_of(), "not an ablation plan"),
+        (plan_of(part="rung", directory="step-1"), "not an ablation plan"),
+        (plan_of(part="own", directory="../step-1"), "a step lies outside the directory"),
     ],
 )
 def test_a_damaged_plan_is_refused(tmp_path: Path, text: str, expected: str) -> None:

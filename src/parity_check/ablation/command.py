@@ -34,7 +34,8 @@ from parity_check.comparison.judgement import judgement
 from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config
 from parity_check.console import Console
-from parity_check.engines.environment import environment
+from parity_check.engines.base import Knobs
+from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
 from parity_check.files import whole, write_text
 from parity_check.recording.run_directory import RunDirectory
@@ -189,32 +190,19 @@ def check_fits(run: Path, config: Config, stored: Config, *, candidate: bool) ->
 
 def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
     """The steps; each is a configuration that is valid, or says why its version refuses it."""
-    candidate = config.candidate
-    if "endpoint" in (config.reference.kind, candidate.kind):
-        raise ConfigError(
-            "ablate restarts the candidate and replays tokens through decode; an endpoint can do "
-            "neither",
-            hint="use `compare`, or configure an engine that parity-check can start",
-        )
-    if candidate.kind == "transformers":
-        raise ConfigError("ablate flips settings of a vLLM engine, but the candidate is a trainer")
+    knobs = _knobs(config)
     if config.engines:
-        raise ConfigError("ablate works with reference and candidate only: remove [engines]")
-    known = None
-    if candidate.kind == "vllm":
-        known = environment.plan(
-            python=candidate.python,
-            requirement=candidate.requirement,
-            cache=environment.default_cache(),
-        )
+        raise ConfigError("ablate compares the reference and the candidate: leave out [engines]")
+    candidate = configured_engine("candidate", config)
+    known = candidate.plan()
 
     def refuse(key: str, value: Any) -> str | None:
-        way = None if known is None else environment.way_in(known, candidate, key)
+        way = None if known is None else candidate.way(key, known)
         return None if way is None or way.honours(value) else way.how
 
     steps = plan(
-        candidate.settings.model_dump(),
-        candidate.engine_args,
+        knobs.settings,
+        knobs.engine_args,
         only=picks.only,
         flips=picks.flips,
         singly=picks.singly,
@@ -223,6 +211,22 @@ def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
     for step in steps:
         configured(config, step)
     return steps
+
+
+def _knobs(config: Config) -> Knobs:
+    """What can be changed of the candidate. Raises ConfigError for engines that cannot do it."""
+    candidate = configured_engine("candidate", config)
+    engines = (configured_engine("reference", config), candidate)
+    unfit = [each for each in engines if each.can.evaluates_by != "decode"]
+    knobs = candidate.knobs
+    if unfit or knobs is None:
+        noun = (*unfit, candidate)[0].can.noun
+        raise ConfigError(
+            "ablate restarts the candidate and replays both engines' tokens through decode, which "
+            f"{noun} cannot do",
+            hint="compare it as it is, or name an engine that can be started in its place",
+        )
+    return knobs
 
 
 def _reference_trace(source: Path) -> Path:
@@ -265,11 +269,8 @@ def _has_candidate_traces(source: Path, config: Config) -> bool:
 
 
 def _own_directory(config: Config, steps: Sequence[Step]) -> str | None:
-    candidate = config.candidate
-    own = (candidate.settings.model_dump(), candidate.engine_args)
-    return next(
-        (s.directory for s in steps if (dict(s.settings), dict(s.engine_args)) == own), None
-    )
+    own = _knobs(config)
+    return next((s.directory for s in steps if (s.settings, s.engine_args) == own), None)
 
 
 def _copy(source: Path, target: Path) -> None:

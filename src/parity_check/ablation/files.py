@@ -6,7 +6,8 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from parity_check.ablation.plan import Step
 from parity_check.config.models import ROLES
@@ -47,14 +48,15 @@ def read_plan(directory: Path) -> StoredPlan:
     """Raises InputError for a directory that holds no plan, or not one of this version."""
     path = directory / PLAN
     try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        plan = StoredPlan(**{**tree, "steps": tuple(Step(**step) for step in tree["steps"])})
+        plan = TypeAdapter(StoredPlan).validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(
             f"cannot read {path}: {error.strerror}", hint="name the directory of an ablation"
         ) from None
-    except (ValueError, TypeError, KeyError):
+    except ValueError:
         raise InputError(f"{path}: not an ablation plan") from None
+    if any(step.directory and Path(step.directory).name != step.directory for step in plan.steps):
+        raise InputError(f"{path}: not an ablation plan: a step lies outside the directory")
     if plan.schema_version != SCHEMA_VERSION:
         raise InputError(
             f"{path}: plan schema {plan.schema_version}, but this version of parity-check reads "

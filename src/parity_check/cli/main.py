@@ -107,7 +107,6 @@ def compare(
     """
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config, load_judging
-    from parity_check.recording import command as recording
 
     console = _console(context, verbose - quiet, color, progress)
     if traces:
@@ -125,7 +124,7 @@ def compare(
     loaded = load_config(config, with_out(overlay, out))
     delivery = delivery_from(format, write, exit_zero, inconclusive)
     if dry_run:
-        recording.dry_run(loaded, console)
+        comparison.dry_run(loaded, console)
         return
     if workload_trace is not None:
         raise typer.Exit(comparison.compare_on(workload_trace, loaded, delivery, console))
@@ -241,13 +240,14 @@ def record(
     progress: ShowProgress = None,
 ) -> None:
     """Sample rollouts with one engine and store their logprobs."""
+    from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
     from parity_check.recording import command as recording
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, overlay or [])
     if dry_run:
-        recording.dry_run(loaded, console)
+        comparison.dry_run(loaded, console)
         return
     recording.record(loaded, engine, trace, console)
 
@@ -270,13 +270,14 @@ def replay(
     progress: ShowProgress = None,
 ) -> None:
     """Put the tokens of a trace through another engine and store its logprobs."""
+    from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
     from parity_check.recording import command as recording
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, overlay or [])
     if dry_run:
-        recording.dry_run(loaded, console)
+        comparison.dry_run(loaded, console)
         return
     recording.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)
 
@@ -301,16 +302,16 @@ def weight_sync(
     progress: ShowProgress = None,
 ) -> None:
     """Change an engine's weights under requests in flight: what does that do to the logprobs?"""
+    from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
     from parity_check.config.models import ROLES
-    from parity_check.recording import command as recording
     from parity_check.weight_sync import command as updates
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, with_out(overlay, out))
     delivery = delivery_from(format, write, exit_zero, inconclusive)
     if dry_run:
-        recording.dry_run(loaded, console)
+        comparison.dry_run(loaded, console)
         return
     roles: tuple[Role, ...] = ROLES if engine is None else (engine.value,)
     raise typer.Exit(updates.weight_sync(loaded, roles, delivery, console))

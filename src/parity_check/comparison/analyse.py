@@ -39,8 +39,9 @@ from parity_check.measure.stats import Estimate
 from parity_check.measure.worst import Outlier, Outliers
 from parity_check.report.document import Coverage, Head
 from parity_check.traces import provenance
+from parity_check.traces.engine import UNKNOWN, EngineDescription
 from parity_check.traces.manifest import Part
-from parity_check.traces.trace import UNKNOWN, Trace, TraceHeader
+from parity_check.traces.trace import Trace, TraceHeader
 
 NO_MODEL = {"name": UNKNOWN}
 WORST_TOKENS = 8
@@ -95,7 +96,8 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             host=first.host,
         ),
         engines=tuple(
-            engine_report(name, header, run.entropy(name)) for name, header in headers.items()
+            engine_report(name, header.engine, header.logprob_path, run.entropy(name))
+            for name, header in headers.items()
         ),
         workload=WorkloadReport(
             prompts=max(each.measurement.clusters for each in pairs[0].directions),
@@ -206,9 +208,9 @@ def _title(
         return (
             f"sampled by {sampler(behaviour)}, replayed by the {sampled_by} and the {evaluated_by}"
         )
-    if evaluating.engine["version"] == UNKNOWN:
+    if evaluating.engine.imported:
         return f"sampled by the {behaviour.sampled_by}, evaluated by the {evaluating.evaluated_by}"
-    if behaviour.engine["version"] == UNKNOWN:
+    if behaviour.engine.imported:
         return f"sampled by the {behaviour.sampled_by}, replayed by the {evaluated_by}"
     return f"sampled by the {sampled_by}, replayed by the {evaluated_by}"
 
@@ -259,20 +261,24 @@ def _size(token: WorstToken) -> float:
     return -abs(token.log_ratio)
 
 
-def engine_report(name: str, header: TraceHeader, entropy: float | None) -> EngineReport:
+def engine_report(
+    name: str, engine: EngineDescription, logprob_path: str, entropy: float | None
+) -> EngineReport:
     """One engine as its trace describes it."""
-    engine = header.engine
     return EngineReport(
         role=name,
-        label=engine["label"],
-        version=engine["version"],
-        family=engine["family"],
-        device=engine["device"],
-        packages=engine["packages"],
-        settings={name: Setting(**setting) for name, setting in engine["settings"].items()},
-        config=engine["config"],
-        environment=engine["environment"],
-        logprob_path=header.logprob_path,
+        label=engine.label,
+        version=engine.version,
+        family=engine.family,
+        device=engine.device,
+        packages=dict(engine.packages),
+        settings={
+            name: Setting(each.requested, each.in_force, each.proof)
+            for name, each in engine.settings.items()
+        },
+        config=dict(engine.config),
+        environment=dict(engine.environment),
+        logprob_path=logprob_path,
         entropy=entropy,
     )
 
@@ -281,9 +287,10 @@ def differences_of(
     reference: str, left: TraceHeader, candidate: str, right: TraceHeader
 ) -> tuple[provenance.Difference, ...]:
     """Settings and facts in which two engines differ, and whether the configuration asks for it."""
-    requested = {
-        name: (setting["requested"], right.engine["settings"][name]["requested"])
-        for name, setting in left.engine["settings"].items()
+    requested: dict[str, tuple[Any, Any]] = {
+        name: (setting.requested, right.engine.settings[name].requested)
+        for name, setting in left.engine.settings.items()
+        if name in right.engine.settings
     }
     ours = _asked(_table(left.config, reference))
     theirs = _asked(_table(right.config, candidate))
@@ -301,8 +308,8 @@ def _table(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _asked(engine: Mapping[str, Any]) -> dict[str, Any]:
     """What one engine's configuration asks for beside its settings, by the name of the fact."""
     variables = engine.get("env", {})
+    tables = [t for k, t in engine.items() if k not in ("env", "settings") and isinstance(t, dict)]
     return {
-        **engine.get("engine_args", {}),
-        **engine.get("transformers", {}),
+        **{key: value for table in tables for key, value in table.items()},
         **{fact: variables[name] for fact, name in ASKED_BY_VARIABLE.items() if name in variables},
     }

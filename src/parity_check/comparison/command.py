@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import tomli_w
+
 from parity_check.comparison.analyse import analyse, analyse_pair
 from parity_check.comparison.document import document
 from parity_check.comparison.judgement import judgement
@@ -16,7 +18,7 @@ from parity_check.config.load import dump_config
 from parity_check.config.models import Config, Judging
 from parity_check.console import Console
 from parity_check.engines.base import Engine
-from parity_check.engines.endpoint.engine import check_evaluation
+from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ExitCode
 from parity_check.files import whole
 from parity_check.recording.run_directory import RunDirectory
@@ -55,10 +57,13 @@ def compare(
     names = tuple(name for name in config.names if not (stored and name == REFERENCE))
     samplers = (REFERENCE,) if stored else config.workload.samplers()
     prompts = [] if stored else read_prompts(config.workload.prompts, config.workload.num_prompts)
-    stored_sampling = None if reference_trace is None else read_header(reference_trace).sampling
+    stated = {} if reference_trace is None else read_header(reference_trace).sampling
     evaluators = [name for name in names if set(samplers) - {name}]
+    for name in samplers:
+        if name in names:
+            configured_engine(name, config).check_sampling()
     for name in evaluators:
-        check_evaluation(name, "replay", config, stored_sampling)
+        configured_engine(name, config).check_evaluation(stated)
     repeats = {name: repeats_of(config, name) for name in names}
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         manifest.begin(run.path, run.id, manifest.parts_of(config.names, samplers, repeats))
@@ -124,6 +129,18 @@ def report(run: Path, config: Config, delivery: Delivery, console: Console) -> E
     if delivery.draws():
         report = replace(report, pictures=gather(run, config))
     return deliver(document(report), delivery, console)
+
+
+def dry_run(config: Config, console: Console) -> None:
+    """Print the resolved configuration and say what would be provisioned."""
+    judgement(config)
+    for role in config.names:
+        engine = configured_engine(role, config)
+        plan = engine.plan()
+        console.say(
+            f"{role}: {engine.headline if plan is None else f'{plan.state}, {plan.location}'}"
+        )
+    console.data(tomli_w.dumps(dump_config(config)))
 
 
 def _finish(run: RunDirectory, config: Config, delivery: Delivery, console: Console) -> ExitCode:

@@ -74,12 +74,12 @@ def _facts(
             if count.engine == side:
                 defects[count.kind] = defects.get(count.kind, 0) + count.count
     return EngineFacts(
-        version=engine["version"],
-        family=engine["family"],
+        version=engine.version,
+        family=engine.family,
         distribution=header.logprob_distribution,
-        settings={name: setting["in_force"] for name, setting in engine["settings"].items()},
-        config=engine["config"],
-        model=engine.get("model", {}),
+        settings={name: setting.in_force for name, setting in engine.settings.items()},
+        config=engine.config,
+        model=engine.model,
         floor=max((each["mean_abs_log_ratio"].value for each in own), default=None),
         floor_share=max((1 - each["identical_fraction"].value for each in own), default=None),
         defects=defects,

@@ -7,8 +7,9 @@ from typing import Any
 
 from parity_check.comparison.report import ReportWarning
 from parity_check.config.models import ROLES, SHAPING
-from parity_check.traces.provenance import Difference, served
-from parity_check.traces.trace import UNKNOWN, TraceHeader
+from parity_check.traces.engine import UNKNOWN
+from parity_check.traces.provenance import Difference
+from parity_check.traces.trace import TraceHeader
 
 FOLLOWS_FROM_VERSION = frozenset(
     {
@@ -52,7 +53,7 @@ def warnings_of(
     yield from _checkpoint_defaults(headers)
     sampling = next(iter(headers.values())).sampling
     yield from _trainers(headers)
-    yield from _semantics(sampling, {header.engine["family"] for header in headers.values()})
+    yield from _semantics(sampling, {header.engine.family for header in headers.values()})
 
 
 def sampler(header: TraceHeader) -> str:
@@ -63,10 +64,10 @@ def sampler(header: TraceHeader) -> str:
 
 def _imported(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
     """What a dump does not say is unknown, and what that leaves open."""
-    found = {name: header for name, header in headers.items() if _is_imported(header)}
+    found = {name: header for name, header in headers.items() if header.engine.imported}
     if not found:
         return
-    names = " and ".join(f"the {h.engine['label']} (the {role})" for role, h in found.items())
+    names = " and ".join(f"the {h.engine.label} (the {role})" for role, h in found.items())
     unstated = [name for name in SHAPING if any(name not in h.sampling for h in found.values())]
     told = ""
     if unstated:
@@ -76,10 +77,6 @@ def _imported(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
         f"of {names} there is only a dump: versions, settings, and whether logprobs are raw or "
         f"processed, are unknown{told}",
     )
-
-
-def _is_imported(header: TraceHeader) -> bool:
-    return bool(header.engine.get("version") == UNKNOWN)
 
 
 def _foreign_tokens(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
@@ -97,9 +94,9 @@ def _foreign_tokens(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarnin
 
 
 def _endpoints(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
-    for role in (name for name, header in headers.items() if served(header.engine)):
-        settings = headers[role].engine["settings"]
-        unknown = [name for name, found in settings.items() if found["in_force"] == UNKNOWN]
+    for role in (name for name, header in headers.items() if header.engine.served):
+        settings = headers[role].engine.settings
+        unknown = [name for name, found in settings.items() if found.in_force == UNKNOWN]
         shown = ", ".join([*unknown, "its weights", "kernels", "batch limits"])
         yield ReportWarning(
             "endpoint.unknown",
@@ -148,14 +145,14 @@ def _unrequested(
 def _trainers(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
     """What a trainer does otherwise than a rollout engine, which is part of what is compared."""
     for name, header in headers.items():
-        if not header.by_trainer:
+        if not header.engine.trainer:
             continue
         yield ReportWarning(
             f"trainer-path.{name}",
             f"{name} is a trainer's forward: it scores by prefill what rollout engines compute by "
             "decode, a token a step; the two paths are part of what is compared",
         )
-        sampling, truncates = header.sampling, header.engine["config"]["truncation"]
+        sampling, truncates = header.sampling, header.engine.config.get("truncation", False)
         shaping = {k: v for k, v in NEUTRAL.items() if k in PENALTIES or not truncates}
         left_out = [key for key, neutral in shaping.items() if sampling[key] != neutral]
         if left_out and sampling["temperature"]:
@@ -173,7 +170,7 @@ def _shown(value: Any) -> str:
 
 
 def _checkpoint_defaults(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
-    found = {header.engine.get("model", {}).get("sampling_defaults") for header in headers.values()}
+    found = {header.engine.model.get("sampling_defaults") for header in headers.values()}
     for defaults in sorted(filter(None, found)):
         yield ReportWarning(
             "checkpoint-sampling-defaults",

@@ -193,6 +193,4 @@ class Config(Judging):
 
     def body_dtype(self, name: str) -> str:
         """What an engine is asked to compute in."""
-        engine = self.engine(name)
-        own = engine.trainer.dtype if engine.kind == "transformers" else None
-        return own or self.model.dtype
+        return self.engine(name).body_dtype or self.model.dtype

@@ -9,7 +9,7 @@ from typing import Any
 from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.diagnosis.evidence import Evidence
 from parity_check.diagnosis.findings import Confidence, Layer
-from parity_check.traces.trace import UNKNOWN, Distribution
+from parity_check.traces.engine import UNKNOWN, Distribution
 
 TRUNCATING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
 """Sampling parameters that cut the support, and what leaves it whole."""

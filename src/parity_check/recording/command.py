@@ -1,17 +1,14 @@
-"""`record`, `replay` and `--dry-run`: one engine, one trace."""
+"""`record` and `replay`: one engine, one trace."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 
-import tomli_w
-
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
-from parity_check.engines.endpoint.engine import check_evaluation
-from parity_check.engines.environment import environment
+from parity_check.engines.kinds import configured_engine
 from parity_check.files import check_writable
 from parity_check.recording.requests import LogprobOperation
 from parity_check.recording.run_directory import RunDirectory
@@ -28,7 +25,7 @@ from parity_check.traces.trace import read_header
 
 def record(config: Config, role: str, path: Path, console: Console) -> None:
     """Sample rollouts with one engine into a trace."""
-    config.engine(role)
+    configured_engine(role, config).check_sampling()
     check_writable(path)
     prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
     with (
@@ -50,7 +47,7 @@ def replay(
     console: Console,
 ) -> None:
     """Put a trace's tokens through one engine, into another trace."""
-    check_evaluation(role, operation, config, read_header(source).sampling, exactly=True)
+    configured_engine(role, config).check_operation(operation, read_header(source).sampling)
     check_writable(path)
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
@@ -60,20 +57,3 @@ def replay(
         job = partial(score_trace, live, operation, source, path)
         header = live.engines.run({role: job})[role]
     console.say(f"wrote {path}: {header.samples} samples, {header.tokens} tokens")
-
-
-def dry_run(config: Config, console: Console) -> None:
-    """Print the resolved configuration and say what would be provisioned."""
-    for role in config.names:
-        engine = config.engine(role)
-        if engine.kind != "fake":
-            plan = environment.plan(
-                python=engine.python,
-                requirement=engine.requirement,
-                cache=environment.default_cache(),
-                needs_vllm=engine.kind == "vllm",
-            )
-            console.say(f"{role}: {plan.state}, {plan.location}")
-        elif engine.endpoint is not None:
-            console.say(f"{role}: {engine.endpoint.base_url}, which is not asked now")
-    console.data(tomli_w.dumps(dump_config(config)))

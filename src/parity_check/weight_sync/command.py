@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from parity_check import __version__
-from parity_check.comparison.report import EngineReport, Setting
-from parity_check.config.load import dump_config
+from parity_check.comparison.analyse import engine_report
+from parity_check.config.load import dump_config, parse_config
 from parity_check.config.models import Config, ModelConfig, Role, WeightSync
 from parity_check.console import Console
-from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
+from parity_check.engines.kinds import configured_engine
 from parity_check.engines.pauses import IN_PROCESS
 from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
 from parity_check.recording.run_directory import RunDirectory
@@ -67,11 +67,12 @@ def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
     delivery.check()
     path = directory / REPORT
     try:
-        stored = read(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        shown = document(read(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError) as error:
+        missing = isinstance(error, KeyError)
+        reason = f"{error} is missing" if missing else str(error).splitlines()[0]
         raise InputError(f"{path}: not the report of a weight-sync run: {reason}") from None
-    return deliver(document(stored), delivery, console)
+    return deliver(shown, delivery, console)
 
 
 def is_weight_sync(directory: Path) -> bool:
@@ -83,15 +84,15 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Doc
     """Run the scenario on the engines, then the replays, and judge. Writes the run."""
     settings = config.weight_sync or WeightSync()
     config = config.model_copy(update={"weight_sync": settings})
-    _refuse_endpoints(config, roles)
+    _check_weights(config, roles)
     _check_lengths(settings, config.workload.max_tokens)
     prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
     checkpoints = [locate_checkpoint(path) for path in settings.weights]
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(_in_process(config, roles), roles, run, console) as live:
-            specs = ((role, live.engines.specs[role]) for role in roles)
-            started = {role: spec for role, spec in specs if isinstance(spec, EngineSpec)}
-            ways = declared_ways(started, settings)
+            specs = live.engines.specs
+            pauses = {role: found for role in roles if (found := specs[role].pauses) is not None}
+            ways = declared_ways(pauses, settings)
             ids = tokenize_prompts(live, prompts)
             plan = plan_requests(prompts, ids, settings.concurrency)
             job = partial(_recorded, plan, config, checkpoints, run)
@@ -129,37 +130,29 @@ def _check_lengths(settings: WeightSync, max_tokens: int) -> None:
         )
 
 
-def _refuse_endpoints(config: Config, roles: Sequence[Role]) -> None:
+def _check_weights(config: Config, roles: Sequence[Role]) -> None:
     for role in roles:
-        if config.engine(role).kind == "endpoint":
-            raise ConfigError(f"weight_sync: the {role} is an endpoint: its weights are fixed")
+        can = configured_engine(role, config).can
+        if not can.updates_weights:
+            raise ConfigError(
+                f"weight_sync: the {role} is {can.noun}: its weights cannot be changed from here"
+            )
 
 
 def _in_process(config: Config, roles: Sequence[Role]) -> Config:
     """Engines that can be stepped from outside; what the user sets in `env` wins."""
-    return _with_engines(
-        config, {r: {"env": {**IN_PROCESS, **config.engine(r).env}} for r in roles}
-    )
+    tree = dump_config(config)
+    for role in roles:
+        tree[role]["env"] = {**IN_PROCESS, **tree[role]["env"]}
+    return parse_config(tree, source="weight_sync")
 
 
 def _cold_config(config: Config, roles: Sequence[Role], model: ModelConfig) -> Config:
     """Engines that start with given weights, and take nothing from a prefix cache."""
-    changes = {
-        role: {
-            "settings": config.engine(role).settings.model_copy(
-                update={"enable_prefix_caching": False}
-            )
-        }
-        for role in roles
-    }
-    cold = _with_engines(_in_process(config, roles), changes)
-    return cold.model_copy(update={"model": model})
-
-
-def _with_engines(config: Config, changes: Mapping[Role, dict[str, Any]]) -> Config:
-    return config.model_copy(
-        update={role: config.engine(role).model_copy(update=c) for role, c in changes.items()}
-    )
+    tree = dump_config(_in_process(config, roles))
+    for role in roles:
+        tree[role]["settings"]["enable_prefix_caching"] = False
+    return parse_config(tree, source="weight_sync").model_copy(update={"model": model})
 
 
 def _model(config: Config, path: str) -> ModelConfig:
@@ -218,11 +211,11 @@ def engine_run(
     _check_logprobs(role, requests)
     return EngineRun(
         role=role,
-        family=recording.description["family"],
+        family=recording.engine.family,
         declared=declared(*way),
         clear_cache=way[1],
-        prefix_caching=recording.description["settings"]["enable_prefix_caching"]["in_force"],
-        block_size=recording.description["config"].get("block_size", 1),
+        prefix_caching=recording.engine.settings["enable_prefix_caching"].in_force is True,
+        block_size=recording.engine.config.get("block_size", 1),
         requests=tuple(requests),
         updates=tuple(
             Update(**{**update, "cache_resets": tuple(update["cache_resets"])})
@@ -311,7 +304,9 @@ def _report(
             host=provenance.host_fingerprint(),
         ),
         checkpoints=tuple(provenance.model_fingerprint(path, None) for path in checkpoints),
-        engines=tuple(_engine_report(role, each) for role, each in recordings.items()),
+        engines=tuple(
+            engine_report(role, each.engine, "decode", None) for role, each in recordings.items()
+        ),
         requests={phase: phases.count(phase) for phase in dict.fromkeys(phases)},
         results=tuple(results),
         timeline=tuple(step for each in runs for step in timeline(each)),
@@ -320,24 +315,4 @@ def _report(
             ["report.json", "config.toml"]
             + [name for role in recordings for name in (rollouts_name(role), f"{role}.log")]
         ),
-    )
-
-
-def _engine_report(role: Role, recording: Recording) -> EngineReport:
-    found = recording.description
-    return EngineReport(
-        role=role,
-        label=recording.label,
-        version=found["version"],
-        family=found["family"],
-        device=found["device"],
-        packages=found["packages"],
-        settings={
-            name: Setting(recording.requested[name], each["in_force"], each["proof"])
-            for name, each in found["settings"].items()
-        },
-        config=found["config"],
-        environment=found["environment"],
-        logprob_path="decode",
-        entropy=None,
     )

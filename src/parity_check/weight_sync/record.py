@@ -50,13 +50,10 @@ def read(text: str) -> WeightSyncReport:
     tree = json.loads(text)
     if not isinstance(tree, dict) or tree.get("kind") != "weight-sync":
         raise ValueError("not of this kind")
-    try:
-        tree = _from_version_1(tree) if tree.get("schema_version") == 1 else tree
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"version 1, but {error}") from None
+    if tree.get("schema_version") == 1:
+        tree = _from_version_1(tree)
     found = TypeAdapter(WeightSyncRecord).validate_python(tree)
-    if not found.checks:
-        raise ValueError("no checks")
+    _check_whole(found)
     return WeightSyncReport(
         head=Head(
             kind=found.kind,
@@ -78,12 +75,23 @@ def read(text: str) -> WeightSyncReport:
     )
 
 
+def _check_whole(found: WeightSyncRecord) -> None:
+    """Raises ValueError where parts of a report are missing."""
+    if not found.checks:
+        raise ValueError("there are no checks")
+    if not set(found.engines) == set(found.results) == {step.engine for step in found.timeline}:
+        raise ValueError("its engines, results and timeline are of different engines")
+    versions = len(found.checkpoints) + 1
+    if any(len(step.to_cold) != versions or step.tokens < 1 for step in found.timeline):
+        raise ValueError("its timeline does not fit its checkpoints")
+
+
 def _from_version_1(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Version 1 named no logprob path and no entropy, and left out the role of a result."""
     decoded = {"logprob_path": "decode", "entropy": None}
-    return {
-        **tree,
-        "schema_version": SCHEMA_VERSION,
-        "engines": {role: {**engine, **decoded} for role, engine in tree["engines"].items()},
-        "results": {role: {**result, "role": role} for role, result in tree["results"].items()},
-    }
+    try:
+        engines = {role: {**engine, **decoded} for role, engine in tree["engines"].items()}
+        results = {role: {**result, "role": role} for role, result in tree["results"].items()}
+    except (AttributeError, TypeError):
+        raise ValueError("its engines or results are no objects") from None
+    return {**tree, "schema_version": SCHEMA_VERSION, "engines": engines, "results": results}

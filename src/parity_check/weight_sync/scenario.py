@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from parity_check.config.models import Config, ModelConfig, Role, WeightSync
-from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
-from parity_check.engines.pauses import family_of, refusal
+from parity_check.engines.pauses import Pauses
 from parity_check.errors import ConfigError, InputError
 from parity_check.traces.checkpoint import locate_model
+from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import Prompt
 from parity_check.weight_sync.observed import Mode, Phase
 
@@ -45,9 +45,7 @@ class Recording:
 
     rows: Rows
     result: dict[str, Any]
-    label: str
-    description: dict[str, Any]
-    requested: dict[str, Any]
+    engine: EngineDescription
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +117,19 @@ def locate_checkpoint(path: str) -> str:
 
 
 def declared_ways(
-    specs: Mapping[Role, EngineSpec], settings: WeightSync
+    pauses: Mapping[Role, Pauses], settings: WeightSync
 ) -> dict[Role, tuple[Mode, bool]]:
     """(mode, clear_cache) of each engine. Raises ConfigError for what a version does not have.
 
     The mode is V1's: beside a V1 engine V0 updates at its own boundary, which keeps everything.
     """
     ways: dict[Role, tuple[Mode, bool]] = {}
-    families = {role: family_of(spec) for role, spec in specs.items()}
-    for role, spec in specs.items():
+    families = {each.family for each in pauses.values()}
+    for role, each in pauses.items():
         mode, clear_cache = settings.mode, settings.clear_cache
-        if families[role] == "v0" and "v1" in families.values():
+        if each.family == "v0" and "v1" in families:
             mode, clear_cache = "keep", False
-        if reason := refusal(spec, mode, clear_cache):
+        if reason := each.refusal(mode, clear_cache):
             raise ConfigError(f"weight_sync: {reason}")
         ways[role] = (mode, clear_cache)
     return ways
@@ -161,8 +159,7 @@ def record_updates(
         update=settings.update,
         python_path=settings.python_path,
     )
-    requested = engine.spec.settings.model_dump()
-    return Recording(rows, result, engine.spec.label, engine.description, requested)
+    return Recording(rows, result, engine.description)
 
 
 def replay(
