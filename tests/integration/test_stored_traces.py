@@ -502,8 +502,9 @@ def test_missing_alternatives_are_counted(tmp_path: Path) -> None:
         return [replace(first, **shorter), *samples[1:]]
 
     run = write_run(tmp_path / "run", Canned(samplers=("reference",), own_noise=None))
-    rewritten(run / "reference.parquet", run / "reference.parquet", lose_one)
-    report = report_of(call_cli("report", run, "--format=json", cwd=tmp_path))
+    broken = rewritten(run / "reference.parquet", tmp_path / "A.parquet", lose_one)
+    replayed = run / "reference-replayed-by-candidate.parquet"
+    report = report_of(compare(broken, replayed, "--format=json", cwd=tmp_path))
     [defect] = report["invalid_logprobs"]
     assert (defect["kind"], defect["engine"], defect["count"]) == ("top_missing", "behaviour", 1)
 
