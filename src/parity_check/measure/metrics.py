@@ -25,7 +25,9 @@ class PairedChunk:
     Sample s owns tokens `starts[s]:starts[s + 1]`; `cluster` and `group` [S] number its prompt and
     its prompt group. A logprob that an engine did not return is NaN; `*_nulls` say how many of the
     NaN are such, and `*_voided` how many belong to the `*_wrong_lengths` samples whose logprobs
-    match no tokens. The alternatives are [n, k], on both sides or on neither.
+    match no tokens. The alternatives are [n, k], on both sides or on neither. `rollout` and `turn`
+    [S] number the rollout of which a sample is a turn, and the turn; None where each sample is a
+    whole rollout.
     """
 
     behaviour_logprob: F32
@@ -44,6 +46,8 @@ class PairedChunk:
     evaluating_wrong_lengths: int = 0
     behaviour_voided: int = 0
     evaluating_voided: int = 0
+    rollout: I32 | None = None
+    turn: I32 | None = None
 
 
 @dataclass(frozen=True, slots=True)
