@@ -9,6 +9,8 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from parity_check.errors import InputError
 
 LARGEST_ID = 2**31 - 1
@@ -45,11 +47,18 @@ class Dumped:
     """None where this sequence is a rollout of its own; several sequences may be of one rollout."""
     group: str = ""
     finish_reason: str | None = None
-    policy_version: int | None = None
+    policy_versions: Sequence[int | None] | None = None
+    """The policy that sampled each token, where the dump says; a turn's is that of its oldest."""
     text: str | None = None
     alternatives: Alternatives | None = None
     texts: Mapping[int, str] = field(default_factory=dict)
     """The text of token ids, where the dump holds it."""
+
+
+def turns_of(sampled: Sequence[bool]) -> list[tuple[int, int]]:
+    """Where runs of sampled tokens begin and end."""
+    edges = np.flatnonzero(np.diff([False, *sampled, False]))
+    return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

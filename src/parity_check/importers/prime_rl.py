@@ -24,6 +24,7 @@ from parity_check.errors import InputError
 from parity_check.importers.dump import (
     Dumped,
     check_lengths,
+    check_masks,
     json_rows,
     logprob_list,
     mask_list,
@@ -33,7 +34,14 @@ from parity_check.importers.dump import (
 )
 
 SCHEMA_VERSION = 1
+MASKS = ("loss_mask", "is_masked", "is_masked_high", "is_masked_low")
+"""Of these, `loss_mask` says what was sampled; the others, what the trainer's loss clips."""
 NO_EXPORT = "is this a token export (trainer.enable_token_export = true)?"
+
+
+def recognise(row: Any) -> bool:
+    """Whether the first line of a file is one of these."""
+    return isinstance(row, dict) and "inference_logprobs" in row and "token_ids" in row
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
@@ -44,6 +52,7 @@ def read(paths: Sequence[Path]) -> Iterator[Dumped]:
 
 
 def _sequence(row: dict[str, Any], place: str) -> Dumped:
+    check_masks(row, MASKS, place)
     version = wanted(row, "schema_version", place, NO_EXPORT)
     if version != SCHEMA_VERSION:
         raise InputError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from parity_check.errors import InputError
-from parity_check.importers.dump import Dumped, Logprobs
+from parity_check.importers.dump import Dumped, Logprobs, turns_of
 from parity_check.traces.trace import Sample
 
 
@@ -50,7 +50,7 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
     """
     behaviour: list[Sample] = []
     evaluating: list[Sample] = []
-    places: dict[str, str] = {}
+    places: dict[str, tuple[str, str]] = {}
     rollouts: dict[str, _Rollout] = {}
     indices: dict[str, int] = {}
     texts: dict[int, str] = {}
@@ -59,11 +59,13 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
     for each in sequences:
         count += 1
         if each.sample_id in places:
+            there, tokens = places[each.sample_id]
+            same = tokens == _named(each.token_ids)
             raise InputError(
-                f"{each.place}: sample {each.sample_id} again, it is at {places[each.sample_id]} "
-                "already: the same file twice?"
+                f"{each.place}: sample {each.sample_id} again, it is at {there} already"
+                + (": the same file twice?" if same else ", with other tokens: files of two runs?")
             )
-        places[each.sample_id] = each.place
+        places[each.sample_id] = each.place, _named(each.token_ids)
         sided.setdefault(each.evaluating is not None, each.place)
         if len(sided) > 1:
             raise InputError(
@@ -71,7 +73,7 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
                 hint="import one-sided and two-sided dumps apart",
             )
         texts.update(each.texts)
-        turns = _turns(each.sampled)
+        turns = turns_of(each.sampled)
         if not turns:
             unsampled += 1
             continue
@@ -100,12 +102,6 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
     )
 
 
-def _turns(sampled: Sequence[bool]) -> list[tuple[int, int]]:
-    """Where runs of sampled tokens begin and end."""
-    edges = np.flatnonzero(np.diff([False, *sampled, False]))
-    return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
-
-
 def _sample(
     each: Dumped, rollout: _Rollout, turn: tuple[int, int], number: int, turns: int
 ) -> Sample:
@@ -124,11 +120,16 @@ def _sample(
         top_logprobs=None if kept is None else kept.logprobs[first:last],
         finish_reason=each.finish_reason if final else None,
         seed=None,
-        policy_version=each.policy_version,
+        policy_version=_oldest(each.policy_versions, first, last),
         text=each.text if turns == 1 else None,
         rollout_id=rollout.name,
         turn=rollout.turns,
     )
+
+
+def _oldest(versions: Sequence[int | None] | None, first: int, last: int) -> int | None:
+    known = [] if versions is None else [each for each in versions[first:last] if each is not None]
+    return min(known, default=None)
 
 
 def _named(prompt: Sequence[int]) -> str:
