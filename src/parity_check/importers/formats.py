@@ -110,6 +110,9 @@ def _first_content(path: Path) -> Any:
     if is_archive(path):
         return read_torch(path)
     with path.open("rb") as file:
-        if file.read(1) == b"\x80":
-            return read_pickle(path)
+        head = file.read(4)
+    if head.startswith(b"\x80"):
+        return read_pickle(path)
+    if head == b"PAR1":
+        return None
     return next(json_lines(path), ("", None))[1]

@@ -8,8 +8,8 @@ rank, columns in place of samples:
                       "rollout_log_probs": […], "log_probs": […], "rollout_ids": […],
                       "sample_indices": […]}}
 
-Ranks of one data-parallel shard write the same samples: each is taken once, from the first file that
-holds it. With context parallelism a file holds slices of sequences, which are refused.
+Ranks of one data-parallel shard write the same samples: each is taken once, from the first file
+that holds it. With context parallelism a file holds slices of sequences, which are refused.
 """
 
 from __future__ import annotations

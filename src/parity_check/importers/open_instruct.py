@@ -51,6 +51,7 @@ def _sequence(row: Mapping[str, Any], place: str) -> Dumped:
     found = wanted(row, "logprobs", place, NO_LOGPROBS)
     logprobs = logprob_list(found, "logprobs", place)
     check_lengths({"response_tokens": response, "logprobs": logprobs}, place)
+    before: list[float | None] = [None] * len(prompt)
     info = row.get("request_info")
     if isinstance(info, dict) and (info.get("num_calls") or info.get("tool_calleds")):
         raise InputError(
@@ -66,7 +67,7 @@ def _sequence(row: Mapping[str, Any], place: str) -> Dumped:
         sample_id=f"step-{step}/{sample}",
         token_ids=[*prompt, *response],
         sampled=[False] * len(prompt) + [True] * len(response),
-        behaviour=[None] * len(prompt) + logprobs,
+        behaviour=before + logprobs,
         evaluating=None,
         prompt_id=f"step-{step}/prompt-{prompt_number}",
         group=text_or_none(row.get("dataset")) or "",

@@ -22,7 +22,7 @@ def check_unpadded(
 
     `certain` says that the format pads its rows, so that equal lengths are enough. Otherwise some
     rows, not all, must hold a run of one id there: two at least (where `logprobs` are given, with
-    one and the same value), or fewer where all rows go on with the same id behind it. A mask named
+    one and the same value), or one where all rows go on with the same id behind it. A mask named
     `missing` would have said which tokens are padding.
     """
     if len(rows) < 2 or len({len(row) for row in rows}) > 1 or not rows[0]:
@@ -41,7 +41,7 @@ def _turned(rows: Sequence[Sequence[Any]], side: Literal["start", "end"]) -> lis
 
 def _filled(rows: list[list[Any]], values: list[list[Any]]) -> bool:
     for filler in {row[0] for row in rows}:
-        runs = [sum(1 for _ in takewhile(lambda each, f=filler: each == f, row)) for row in rows]
+        runs = [_run(row, filler) for row in rows]
         if min(runs) > 0 or max(runs) == len(rows[0]):
             continue
         long = [value[:run] for value, run in zip(values, runs, strict=True) if run >= 2]
@@ -50,3 +50,8 @@ def _filled(rows: list[list[Any]], values: list[list[Any]]) -> bool:
         if values is rows and len({row[run] for row, run in zip(rows, runs, strict=True)}) == 1:
             return True
     return False
+
+
+def _run(row: list[Any], filler: Any) -> int:
+    """How many entries a row begins with that are `filler`."""
+    return sum(1 for _ in takewhile(lambda each: each == filler, row))

@@ -7,9 +7,10 @@ ServiceNow/PipelineRL). Cut to what is read here:
       "group_id": "g0", "finished": true,
       "metadata": {"model_version": 3, "rollout_index": 0, "step_index": 0}}]
 
-`labels` are -100 where the policy did not sample; `logprobs` are those of the labelled tokens alone.
-`rollout_index` names a rollout of its group, `step_index` the call in it: texts of one rollout are
-its turns. `model_version` is that of the weights when the rollout began, or one a labelled token.
+`labels` are -100 where the policy did not sample; `logprobs` are those of the labelled tokens
+alone. `rollout_index` names a rollout of its group, `step_index` the call in it: texts of one
+rollout are its turns. `model_version` is that of the weights when the rollout began, or one number
+a labelled token.
 There is no trainer: the stream is written before it sees a text.
 """
 
@@ -62,15 +63,17 @@ def _sequence(text: Mapping[str, Any], named: str, place: str) -> Dumped:
     sampled = [label != NOT_SAMPLED for label in labels]
     for token, label, own in zip(ids, labels, sampled, strict=True):
         if own and label != token:
-            raise InputError(f"{place}: a label of {label!r} at token {token}: another text's labels")
+            raise InputError(
+                f"{place}: a label of {label!r} at token {token}: another text's labels"
+            )
     logprobs = logprob_list(wanted(text, "logprobs", place), "logprobs", place)
     count = sum(sampled)
     if count and not logprobs:
         raise InputError(f"{place}: `logprobs` is empty", hint=NO_LOGPROBS)
     if len(logprobs) != count:
         raise InputError(
-            f"{place}: `logprobs` has {len(logprobs)} entries, `labels` has {count} sampled tokens: "
-            "nobody knows which belongs to which"
+            f"{place}: `logprobs` has {len(logprobs)} entries, `labels` has {count} sampled "
+            "tokens: nobody knows which belongs to which"
         )
     metadata = text.get("metadata")
     facts: Mapping[str, Any] = metadata if isinstance(metadata, dict) else {}

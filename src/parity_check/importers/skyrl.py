@@ -9,9 +9,10 @@ torch.save writes), so nothing has to be built to read it:
     rollout_logprobs [B, R] (generator.sampling_params.logprobs=0)
     action_log_probs [B, R] (the trainer's, once they are computed)
 
-Rows are padded on the left (until mid-2026 responses on the right), and `attention_mask` says where;
-the response columns are the last R of `sequences`. Rows that fill a batch up have no `loss_mask`.
-The trainer takes the prompts' uids out before it writes: equal prompts are found by their ids.
+Rows are padded on the left (until mid-2026 responses on the right), and `attention_mask` says
+where; the response columns are the last R of `sequences`. Rows that fill a batch up have a
+`loss_mask` of zeros. The trainer takes the prompts' uids out before it writes: equal prompts are
+found by their ids.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def _check_shapes(path: Path, tensors: Mapping[str, NDArray[Any]]) -> int:
     shape = tensors["sequences"].shape
     if len(shape) != 2 or tensors["loss_mask"].ndim != 2:
         raise InputError(f"{path}: `sequences` and `loss_mask` do not have two axes")
-    width = tensors["loss_mask"].shape[1]
+    width = int(tensors["loss_mask"].shape[1])
     behind = (shape[0], width)
     expected = {
         "attention_mask": shape, "loss_mask": behind, "response_mask": behind,

@@ -16,7 +16,7 @@ policy did not sample. The trainer's tensors are padded, prompts on the left: wi
 they are refused. With more than one logprob a token, `logprob_token_ids` says which is the sampled
 one; they are sorted by rank (trl/generation/vllm_generation.py). A plain line may say
 `prompt_token_ids`, `completion_token_ids` (or `token_ids`) and `token_logprobs` instead. What TRL
-itself keeps, `completions_*.parquet`, is text without token ids or logprobs, and cannot be imported.
+itself keeps, `completions_*.parquet`, is text without token ids or logprobs: it is refused.
 """
 
 from __future__ import annotations

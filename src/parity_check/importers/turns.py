@@ -97,9 +97,7 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
         raise InputError("the dump is empty: no sequences")
     if not behaviour:
         raise InputError(f"no sampled token in {count} sequences: every token is masked")
-    return Imported(
-        behaviour, evaluating or None, count, len(rollouts), masked, unsampled, texts
-    )
+    return Imported(behaviour, evaluating or None, count, len(rollouts), masked, unsampled, texts)
 
 
 def _sample(

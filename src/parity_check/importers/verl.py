@@ -45,7 +45,8 @@ from parity_check.importers.torch_file import (
 Arrays = dict[str, NDArray[Any]]
 
 TEXT_DUMP = (
-    "save the batch itself: skip.rollout_tq.enable=true, or batch.save_to_disk(…) after old_log_probs"
+    "save the batch itself: skip.rollout_tq.enable=true, or batch.save_to_disk(…) once "
+    "old_log_probs are there"
 )
 NO_LOGPROBS = "set actor_rollout_ref.rollout.calculate_log_probs=true"
 MASKS = ("attention_mask", "response_mask", "loss_mask")
@@ -93,25 +94,26 @@ def _trajectories(path: Path) -> Iterator[Dumped]:
         place = f"{path}, trajectory {key}"
         prompt = token_list(columns["prompts"][row], "prompts", place)
         response = token_list(columns["responses"][row], "responses", place)
-        masks = {
+        masks: dict[str, list[bool]] = {
             name: mask_list(columns[name][row], name, place)
             for name in ("response_mask", "loss_mask")
             if name in columns
         }
         if "attention_mask" in columns and not all(columns["attention_mask"][row]):
             raise InputError(f"{place}: padded, which a trajectory of the cache is not")
-        sides = {
+        sides: dict[str, list[Any]] = {
             name: columns[name][row]
             for name in ("rollout_log_probs", "old_log_probs")
             if name in columns
         }
         check_lengths({"responses": response, **masks, **sides}, place)
+        sampled = [all(each) for each in zip(*masks.values(), strict=True)]
         before: list[Any] = [None] * len(prompt)
         yield Dumped(
             place=place,
             sample_id=f"step-{tree.get('global_steps')}/{key}",
             token_ids=[*prompt, *response],
-            sampled=[False] * len(prompt) + [all(each) for each in zip(*masks.values(), strict=True)],
+            sampled=[False] * len(prompt) + sampled,
             behaviour=[*before, *sides["rollout_log_probs"]],
             evaluating=[*before, *sides["old_log_probs"]] if "old_log_probs" in sides else None,
             prompt_id=uids[row] if row < len(uids) else key.split("_")[0],
@@ -213,9 +215,7 @@ def _check_shapes(path: Path, tensors: Arrays) -> None:
     }
     for name, shapes in expected.items():
         if name in tensors and tensors[name].shape not in shapes:
-            found, asked = (
-                "×".join(map(str, shape)) for shape in (tensors[name].shape, shapes[0])
-            )
+            found, asked = ("×".join(map(str, shape)) for shape in (tensors[name].shape, shapes[0]))
             raise InputError(f"{path}: `{name}` is {found}, the responses ask for {asked}")
 
 

@@ -128,7 +128,10 @@ def _clips_by_length(measured: Measurement) -> dict[str, Any]:
 
 def _clip(clip: ClipEstimate) -> dict[str, Any]:
     return {
-        "objective": finite_values(asdict(clip.objective)),
+        "objective": {
+            **finite_values(asdict(clip.objective)),
+            "counter": str(clip.objective.counter),
+        },
         "positive_share": clip.positive_share,
         **{
             name: _estimate(getattr(clip, name))

@@ -175,20 +175,12 @@ def _explain(report: ParityReport, objective: Objective) -> str:
         "recompute": "What the same mismatch does to a loss that recomputes its old logprobs "
         "(recompute): its ratio is 1 on the first step, and only the importance weight sees Δ.",
     }[objective.wiring]
+    if objective.wiring == "recompute" and objective.kind == "clip":
+        wiring = f"The framework's own number is another: {objective.counter.difference}."
     return (
-        f"{share_label(objective)}: {sentence.rstrip('.')}; {_edges(objective)}, as in "
+        f"{share_label(objective)}: {sentence.rstrip('.')}; {objective.edges_in_words()}, as in "
         f"{objective.counter} ({objective.source}). {wiring}"
     )
-
-
-def _edges(objective: Objective) -> str:
-    low, high = objective.low, objective.high
-    what = {"token": "", "sequence-mean": "geometric mean ", "sequence-sum": "product of "}
-    unit = objective.unit + ("s" if objective.level == "sequence-sum" else "")
-    name = f"{what[objective.level]}{unit}"
-    if low is None:
-        return f"{name} above {high:g}"
-    return f"{name} outside {low:g} to {high:g}"
 
 
 def reasons(report: ParityReport) -> Iterator[tuple[str, list[str]]]:

@@ -233,7 +233,7 @@ class Trace:
 
 
 def trace_schema() -> pa.Schema:
-    """The columns of every trace; `entropy`, `rollout_id` and `turn` are written where there are."""
+    """The columns of every trace; `entropy`, `rollout_id` and `turn` are written as needed."""
     import pyarrow as pa
 
     ids, logprobs = pa.list_(pa.int32()), pa.list_(pa.float32())
