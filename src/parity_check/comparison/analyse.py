@@ -72,9 +72,22 @@ def judgement(config: Judging) -> Judgement:
     )
 
 
+def at_first_step(config: Judging) -> Judging:
+    """What a run's loss does with the mismatch: one that recomputes its logprobs clips nothing.
+
+    Its number is the share of importance weights that would be cut.
+    """
+    chosen = config.objective
+    row = choose_objective(chosen.kind, chosen.epsilon_low, chosen.epsilon_high)
+    if chosen.logprobs != "recompute" or row.kind != "clip":
+        return config
+    weight = {"kind": TRUNCATION, "epsilon_low": None, "epsilon_high": None}
+    return config.model_copy(update={"objective": chosen.model_copy(update=weight)})
+
+
 def analyse(directory: Path, config: Judging) -> ParityReport:
     """Read a run's traces, measure and judge. Raises InputError, TraceMismatchError."""
-    how = judgement(config)
+    how = judgement(at_first_step(config))
     pairs = open_pairs(directory)
     floors = [
         Floor(role, measure_pair(baseline, repeat, role, how))
@@ -89,7 +102,7 @@ def analyse_pair(behaviour: Path, evaluating: Path, judging: Judging) -> ParityR
     Raises InputError, TraceMismatchError.
     """
     role, both = open_pair(behaviour, evaluating)
-    return _assemble(judging, judgement(judging), {role: both}, [])
+    return _assemble(judging, judgement(at_first_step(judging)), {role: both}, [])
 
 
 def open_pair(behaviour: Path, evaluating: Path) -> tuple[Role, tuple[Trace, Trace]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from parity_check.comparison.analyse import (
     Judgement,
+    at_first_step,
     judgement,
     open_pair,
     open_pairs,
@@ -32,13 +33,13 @@ PROMPT_END = 100
 def illustrate(directory: Path, judging: Judging) -> Illustration:
     """What the pages of a run draw. Raises InputError, TraceMismatchError."""
     pairs = open_pairs(directory)
-    return _illustration(pairs, open_repeats(directory, pairs), judgement(judging))
+    return _illustration(pairs, open_repeats(directory, pairs), judgement(at_first_step(judging)))
 
 
 def illustrate_pair(behaviour: Path, evaluating: Path, judging: Judging) -> Illustration:
     """What the page of two stored traces draws. Raises InputError, TraceMismatchError."""
     role, both = open_pair(behaviour, evaluating)
-    return _illustration({role: both}, [], judgement(judging))
+    return _illustration({role: both}, [], judgement(at_first_step(judging)))
 
 
 def _illustration(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,11 @@ class Dumped:
     alternatives: Alternatives | None = None
     texts: Mapping[int, str] = field(default_factory=dict)
     """The text of token ids, where the dump holds it."""
+
+
+def prompt_name(ids: Sequence[int]) -> str:
+    """A name for the prompt of these ids: samples of one group share it."""
+    return f"prompt-{hashlib.sha256(np.asarray(ids, '<i4').tobytes()).hexdigest()[:12]}"
 
 
 def turns_of(sampled: Sequence[bool]) -> list[tuple[int, int]]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from parity_check.errors import InputError
-from parity_check.importers.dump import Dumped, Logprobs, turns_of
+from parity_check.importers.dump import Dumped, Logprobs, prompt_name, turns_of
 from parity_check.traces.trace import Sample
 
 
@@ -60,12 +57,12 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
         count += 1
         if each.sample_id in places:
             there, tokens = places[each.sample_id]
-            same = tokens == _named(each.token_ids)
+            same = tokens == prompt_name(each.token_ids)
             raise InputError(
                 f"{each.place}: sample {each.sample_id} again, it is at {there} already"
                 + (": the same file twice?" if same else ", with other tokens: files of two runs?")
             )
-        places[each.sample_id] = each.place, _named(each.token_ids)
+        places[each.sample_id] = each.place, prompt_name(each.token_ids)
         sided.setdefault(each.evaluating is not None, each.place)
         if len(sided) > 1:
             raise InputError(
@@ -80,7 +77,7 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
         masked += turns[-1][1] - turns[0][0] - sum(last - first for first, last in turns)
         name = each.rollout_id or each.sample_id
         if name not in rollouts:
-            prompt = each.prompt_id or _named(each.token_ids[: turns[0][0]])
+            prompt = each.prompt_id or prompt_name(each.token_ids[: turns[0][0]])
             index = indices[prompt] = indices.get(prompt, -1) + 1
             rollouts[name] = _Rollout(name, prompt, index)
         rollout = rollouts[name]
@@ -128,8 +125,3 @@ def _sample(
 def _oldest(versions: Sequence[int | None] | None, first: int, last: int) -> int | None:
     known = [] if versions is None else [each for each in versions[first:last] if each is not None]
     return min(known, default=None)
-
-
-def _named(prompt: Sequence[int]) -> str:
-    """A name for the prompt of these ids: samples of one group share it."""
-    return f"prompt-{hashlib.sha256(np.asarray(prompt, '<i4').tobytes()).hexdigest()[:12]}"
