@@ -102,6 +102,7 @@ def verl(root: Path, b: Batch) -> Iterator[tuple[str, float]]:
         return float(found[name])
 
     yield "ppo", counted("vanilla")
+    yield "grpo", counted("vanilla")
     yield "dapo", counted("vanilla", clip_ratio_low=0.2, clip_ratio_high=0.28)
     yield "dual-clip", counted("vanilla", "actor/pg_clipfrac_lower")
     yield "dppo-tv", counted("dppo_tv")

@@ -31,7 +31,6 @@ VALUES = [
 EDGES = {"opsm-trl": ("low",), "tv-mask-open-instruct": ("high",)}
 """Which edges a single number is."""
 NOT_RUN = {
-    "grpo": "ppo's function",
     "gspo-pipelinerl": "works on packed segments; ppo-pipelinerl is its clamp on tokens",
     **dict.fromkeys(("grpo-trl", "gspo-trl", "cispo-trl", "delta-trl"), "0 at the first step"),
     **dict.fromkeys(("mis", "tis-sequence-trl", "token-mask-trl"), "TRL counts nothing"),
