@@ -238,7 +238,8 @@ their sum (a sequence beyond both counts once); `active`, p · high + (1 − p) 
 positive advantages (`objective.positive_share`, unknown to an engine comparison); and `counted`,
 what the framework's own counter would show. All comparisons are strict: a ratio on the edge is not
 clipped. Numbers of sequences are of whole rollouts: all turns, without the tokens that the policy
-did not sample. [Frameworks](frameworks.md) says which function of which file each row was held against.
+did not sample. [Frameworks](frameworks.md) says which function of which file each row was held
+against.
 
 **Bypass** losses take the ratio of trainer over rollout engine, so mismatch enters the ratio: the
 number is the objective's own clip rate at its first step. PipelineRL, prime-rl, torchtitan, verl
