@@ -10,6 +10,7 @@ from parity_check.comparison.report import Direction, ParityReport
 from parity_check.diagnosis.findings import Finding
 from parity_check.measure.gates import GateResult
 from parity_check.measure.metrics import METRICS
+from parity_check.measure.objective import Objective
 from parity_check.measure.results import Bin, ClipEstimate, Measurement
 from parity_check.measure.stats import Estimate
 from parity_check.report.document import dumps, origin, schema_of
@@ -128,16 +129,19 @@ def _clips_by_length(measured: Measurement) -> dict[str, Any]:
 
 def _clip(clip: ClipEstimate) -> dict[str, Any]:
     return {
-        "objective": {
-            **finite_values(asdict(clip.objective)),
-            "counter": str(clip.objective.counter),
-        },
+        "objective": _objective(clip.objective),
         "positive_share": clip.positive_share,
         **{
             name: _estimate(getattr(clip, name))
             for name in ("counted", "band", "low", "high", "active")
         },
     }
+
+
+def _objective(row: Objective) -> dict[str, Any]:
+    tree = finite_values(asdict(row))
+    del tree["counters"]  # docs/reference/frameworks.md has them all
+    return {**tree, "counter": str(row.counter)}
 
 
 def _breakdowns(measured: Measurement) -> dict[str, Any]:
