@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.described import described
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import PairedChunk
 from parity_check.measure.results import Measurement
@@ -139,7 +140,7 @@ def sample(name: str, **fields: object) -> Sample:
 
 def header() -> TraceHeader:
     return TraceHeader(
-        run_id="r", created_utc="", command="", sampled_by="x", evaluated_by="x", engine={},
+        run_id="r", created_utc="", command="", sampled_by="x", evaluated_by="x", engine=described(),
         model={}, sampling={}, logprob_path="unknown", logprob_distribution="unknown", host={},
         config={},
     )  # fmt: skip
