@@ -140,9 +140,9 @@ def sample(name: str, **fields: object) -> Sample:
 
 def header() -> TraceHeader:
     return TraceHeader(
-        run_id="r", created_utc="", command="", sampled_by="x", evaluated_by="x", engine=described(),
-        model={}, sampling={}, logprob_path="unknown", logprob_distribution="unknown", host={},
-        config={},
+        run_id="r", created_utc="", command="", sampled_by="x", evaluated_by="x",
+        engine=described(), model={}, sampling={}, logprob_path="unknown",
+        logprob_distribution="unknown", host={}, config={},
     )  # fmt: skip
 
 
