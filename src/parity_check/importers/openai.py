@@ -43,6 +43,11 @@ NO_IDS = "ask the server for ids: `return_token_ids: true`"
 NO_LOGPROBS = "ask the server for them: `logprobs`"
 
 
+def recognise(row: Any) -> bool:
+    """Whether the first line of a file is one of these."""
+    return isinstance(row, dict) and "choices" in row
+
+
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
     """The choices of all responses, in their order. Raises InputError."""
     models: dict[str, str] = {}
