@@ -284,7 +284,7 @@ def test_report_judges_again(ablation: Ablation) -> None:
 def test_formats_that_an_ablation_has_not(ablation: Ablation, option: str) -> None:
     done = call_cli("report", ablation.path, option, cwd=ablation.home)
     assert done.returncode == 2
-    assert "an ablation has text, json, markdown" in done.stderr
+    assert "ablation reports have only text, json, markdown" in done.stderr
 
 
 def test_from_a_configuration_the_reference_records_first(tmp_path: Path) -> None:
@@ -484,16 +484,20 @@ def test_failed_steps_are_tried_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "give one of a finished run, -c and --resume"),
-        (["RUN", "-c", "parity.toml"], "give one of a finished run, -c and --resume"),
-        (["--resume", "RUN", "--only", "noise"], "the steps are those of its plan"),
+        ([], "pass exactly one of: a finished run, -c, --resume"),
+        (["RUN", "-c", "parity.toml"], "pass exactly one of: a finished run, -c, --resume"),
+        (
+            ["--resume", "RUN", "--only", "noise"],
+            "cannot change the plan of the ablation: drop "
+            "--only, --flip, --no-flips, --out, --dry-run",
+        ),
         (["--resume", "RUN"], "plan.json: No such file or directory"),
         (["RUN", "--only", "lm_head"], "--only lm_head: no such setting"),
         (["RUN", "--flip", "noise"], "--flip noise: expected KEY=VALUE"),
         (["RUN", "--flip", "lm_head_dtype=fp8"], "lm_head_dtype: input should be 'model'"),
         (["RUN", "--set", "workload.temperature=1.0"], "--set changes [workload]"),
         (["RUN", "--set", "gates.nonsense=1"], "gates.nonsense: unknown metric"),
-        (["RUN", "--write", "junit=x.xml"], "an ablation has text, json, markdown"),
+        (["RUN", "--write", "junit=x.xml"], "ablation reports have only text, json, markdown"),
         (["--resume", "ABLATION", "--set", "candidate.engine_args.noise=0.1"], "--set changes [c"),
         (["nowhere"], "cannot read the configuration nowhere/config.toml"),
     ],

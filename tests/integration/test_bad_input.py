@@ -210,7 +210,7 @@ def test_missing_configuration(tmp_path: Path) -> None:
         ("a.toml", b"[model\n", "error: a.toml: not valid TOML: Expected ']'"),
         ("a.toml", b"x = '\xe9'", "error: a.toml: not UTF-8 at byte 5\n"),
         ("a.yaml", b"a: [", "error: a.yaml: not valid YAML: "),
-        ("a.yaml", b"- a\n", "error: a.yaml: expected tables of keys\n"),
+        ("a.yaml", b"- a\n", "error: a.yaml: expected tables with keys\n"),
         ("a.toml", b"[reference]\nkind = 'fake'\n", "error: a.toml: [candidate] is missing\n"),
     ],
 )
@@ -231,7 +231,7 @@ def test_unreadable_configuration(tmp_path: Path, name: str, content: bytes, mes
         ("gates.k3_lk=0.1", "k3_kl"),
         ("gates.profile='strickt'", "strict"),
         ("objective.kind='grppo'", "grpo"),
-        ("workload.top_k=0", "workload: top_k: 0 is not accepted by every version, -1 is off"),
+        ("workload.top_k=0", "workload: top_k: some versions reject 0; use -1 for off"),
         ("workload.temperature=-1", "workload.temperature: input should be greater than or equal"),
         ("workload.max_tokens=x", "workload.max_tokens: input should be a valid integer"),
         ("workload", "--set workload: expected KEY.KEY=VALUE"),
@@ -292,7 +292,7 @@ def test_not_exactly_one_interpreter(tmp_path: Path, given: dict[str, str]) -> N
     assert_fails(
         call_cli("compare", "-c", config, cwd=tmp_path),
         2,
-        "error: parity.toml: reference: give exactly one of `python` and `requirement`\n",
+        "error: parity.toml: reference: set exactly one of `python` and `requirement`\n",
     )
 
 

@@ -27,7 +27,7 @@ def test_the_machine(tmp_path: Path) -> None:
 def test_fake_engines_need_nothing(tmp_path: Path) -> None:
     done = call_cli("doctor", "-c", fake_config(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "reference  the fake engine, needs nothing" in done.stdout
+    assert "reference  fake engine, needs no environment" in done.stdout
     assert "bundled:prompts, 4 prompts" in done.stdout
     assert "assets/tiny" in done.stdout
     assert "rope_theta" in done.stdout
@@ -59,7 +59,7 @@ def test_a_setting_that_a_version_cannot_honour(tmp_path: Path) -> None:
     asked = ("--set", "reference.settings.async_scheduling=true")
     done = call_cli("doctor", "-c", config, *asked, cwd=tmp_path)
     assert done.returncode == 3
-    assert "cannot: forced off on this platform" in done.stdout
+    assert "not supported: forced off on this platform" in done.stdout
 
 
 def test_start_prints_the_proofs(tmp_path: Path) -> None:

@@ -384,17 +384,17 @@ def test_doctor_says_what_it_would_ask(tmp_path: Path) -> None:
     )
     done = call_cli("doctor", "-c", config, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "http://127.0.0.1:9/v1, which serves tiny" in done.stdout
+    assert "endpoint http://127.0.0.1:9/v1, model tiny" in done.stdout
     assert "NO_SUCH_KEY, not set" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "endpoint"}, 'kind = "endpoint" and the table `endpoint` need each other'),
+        ({"kind": "endpoint"}, 'kind = "endpoint" requires the table `endpoint`, and vice versa'),
         (
             {"kind": "endpoint", "endpoint": SOMEWHERE, "env": {"A": "1"}},
-            'kind = "endpoint" starts nothing, and takes no `env`',
+            'kind = "endpoint" starts no engine and takes no `env`',
         ),
         (
             {"kind": "endpoint", "endpoint": {**SOMEWHERE, "api_key": KEY}},

@@ -185,7 +185,7 @@ def test_disk_that_is_full_for_the_engine(tmp_path: Path) -> None:
         done,
         2,
         "engine cannot write: File too large\n",
-        "hint: free some space, or choose another place with --out\n",
+        "hint: free some space, or choose another directory with --out\n",
     )
     assert_tidy(tmp_path)
 

@@ -258,7 +258,7 @@ def test_the_two_ways_to_give_a_trace_are_not_mixed(tmp_path: Path) -> None:
     traces = ("--reference-trace", "A.parquet", "--workload-trace", "A.parquet")
     done = call_cli("compare", "-c", fake_config(tmp_path), *traces, cwd=tmp_path)
     assert done.returncode == 2
-    assert "give this or --reference-trace" in done.stderr
+    assert "cannot be combined with --reference-trace" in done.stderr
 
 
 # --- diagnosis ------------------------------------------------------------------------------------

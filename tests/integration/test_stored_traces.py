@@ -480,7 +480,7 @@ def test_a_place_that_cannot_be_written(stored: Stored, tmp_path: Path, place: s
 def test_compare_takes_two_traces(stored: Stored, tmp_path: Path, count: int) -> None:
     done = compare(*[stored.a] * count, cwd=tmp_path)
     assert done.returncode == 2
-    assert "give two traces" in done.stderr
+    assert "pass two traces" in done.stderr
 
 
 def test_a_directory_that_is_no_run(tmp_path: Path) -> None:

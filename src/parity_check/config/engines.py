@@ -1,4 +1,4 @@
-"""The tables of parity.toml that say what an engine is."""
+"""The tables of parity.toml that describe an engine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Table(BaseModel):
 
 
 class Settings(Table):
-    """The four parity settings; `"default"` leaves one to the engine, and the report says so."""
+    """The four parity settings. `"default"` leaves one to the engine; the report shows that."""
 
     logprobs_mode: Literal["processed_logprobs", "raw_logprobs", "default"] = "processed_logprobs"
     enable_prefix_caching: bool | Literal["default"] = False
@@ -31,39 +31,39 @@ class Settings(Table):
 
 
 class Trainer(Table):
-    """What a trainer's forward decides for itself; nothing of it is left to transformers."""
+    """Settings of a trainer's forward pass. None is left to a default of transformers."""
 
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    """Of the body; `model.dtype` when left out."""
+    """Of the transformer body. Default: `model.dtype`."""
     lm_head_dtype: Literal["model", "float32"] = "float32"
     """float32: hidden states and head weights are upcast before the product."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     temperature: bool = True
     """Whether logits are divided by the workload's temperature."""
     truncation: bool = False
-    """Whether min_p, top_k and top_p mask logits, as few trainers do."""
+    """Whether min_p, top_k and top_p mask logits. Few trainers do this."""
     layout: Literal["padded", "packed"] = "padded"
     samples_per_batch: Annotated[int, Field(ge=1)] = 8
     tokens_per_batch: Annotated[int, Field(ge=1)] = 4096
-    """With padding; a sample that is longer goes alone."""
+    """Including padding. A longer sample gets a batch of its own."""
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
 
 
 class EndpointConfig(Table):
-    """A server that speaks OpenAI's completions API with vLLM's additions."""
+    """A server with OpenAI's completions API and vLLM's extensions."""
 
     base_url: str
-    """Up to and with the API's version, e.g. `http://127.0.0.1:8000/v1`."""
+    """Including the API version, e.g. `http://127.0.0.1:8000/v1`."""
     model: str
-    """The name that the server serves it under."""
+    """The served model name."""
     api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
-    """The environment variable that holds the key; the key itself has no place in a file."""
+    """The environment variable that holds the key. The key itself is never stored in a file."""
     concurrency: Annotated[int, Field(ge=1)] = 16
-    """Requests under way at once."""
+    """Concurrent requests."""
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """For one answer, from the request to its last byte."""
+    """For one response, from the request to the last byte."""
     retries: Annotated[int, Field(ge=0)] = 4
-    """Further attempts after 429, 5xx and broken connections, with growing pauses."""
+    """Retries after 429, 5xx and connection errors, with growing pauses."""
 
     @field_validator("base_url")
     @classmethod
@@ -72,31 +72,33 @@ class EndpointConfig(Table):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("expected http://HOST[:PORT]/v1, or https")
         if "@" in parts.netloc or parts.query or parts.fragment:
-            raise ValueError("a URL that is stored holds no user, key or query: use `api_key_env`")
+            raise ValueError(
+                "must not contain user, key or query, because it is stored: use `api_key_env`"
+            )
         return url.rstrip("/")
 
 
 class EngineConfig(Table):
     kind: Literal["vllm", "transformers", "endpoint", "fake"] = "vllm"
     python: str | None = None
-    """An interpreter that has vllm (transformers: torch and transformers), or `current`."""
+    """An interpreter with vllm (a trainer: with torch and transformers), or `current`."""
     requirement: str | None = None
-    """A requirement that uv provisions once into the cache, e.g. `vllm==0.18.1`."""
+    """A requirement that uv installs once into the cache, e.g. `vllm==0.18.1`."""
     family: Literal["v0", "v1"] | None = None
-    """Asserted after the engine has started; left out, it is reported."""
+    """Checked after the engine has started. When left out, it is only reported."""
     settings: Settings = Settings()
     engine_args: dict[str, Any] = {}
-    """Given to vllm.LLM untouched, over everything that parity-check would pass."""
+    """Passed to vllm.LLM unchanged; overrides what parity-check would pass."""
     transformers: Trainer | None = None
-    """Of a trainer alone, in place of `settings`, `engine_args` and `family`."""
+    """Only for `kind = "transformers"`, which has no `settings`, `engine_args` and `family`."""
     env: dict[str, str] = {}
     endpoint: EndpointConfig | None = None
-    """Of `kind = "endpoint"` alone, which takes nothing else but `settings` and `family`."""
+    """Only for `kind = "endpoint"`, which takes only `settings` and `family` besides."""
 
     @model_validator(mode="before")
     @classmethod
-    def _nothing_is_asked_of_a_server(cls, tree: Any) -> Any:
-        """A server's settings are its own: one that is left out is not asked for."""
+    def _server_settings_default(cls, tree: Any) -> Any:
+        """A setting of a server that is left out is not requested."""
         if isinstance(tree, dict) and tree.get("kind") == "endpoint":
             given = tree.get("settings", {})
             if isinstance(given, dict):
@@ -107,19 +109,19 @@ class EngineConfig(Table):
     @model_validator(mode="after")
     def _endpoint_keys(self) -> Self:
         if (self.kind == "endpoint") != (self.endpoint is not None):
-            raise ValueError('kind = "endpoint" and the table `endpoint` need each other')
+            raise ValueError('kind = "endpoint" requires the table `endpoint`, and vice versa')
         if self.endpoint is not None:
             for name in ("python", "requirement", "engine_args", "env"):
                 if getattr(self, name):
-                    raise ValueError(f'kind = "endpoint" starts nothing, and takes no `{name}`')
+                    raise ValueError(f'kind = "endpoint" starts no engine and takes no `{name}`')
         return self
 
     @field_validator("engine_args")
     @classmethod
-    def _writable(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _storable(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         for name, value in arguments.items():
             if not _is_plain(value):
-                raise ValueError(f"{name}: neither TOML nor JSON has a word for {value!r}")
+                raise ValueError(f"{name}: {value!r} has no TOML and JSON representation")
         return arguments
 
     @model_validator(mode="after")
@@ -128,12 +130,12 @@ class EngineConfig(Table):
             foreign = self.model_fields_set & {"settings", "engine_args", "family"}
             if foreign:
                 raise ValueError(
-                    f'kind = "transformers" takes no `{min(foreign)}`, which is vLLM\'s; its own '
-                    "keys are in the table `transformers`"
+                    f'kind = "transformers" takes no `{min(foreign)}`, a vLLM key: use the table '
+                    "`transformers`"
                 )
         elif self.transformers is not None:
             raise ValueError(
-                f'the table `transformers` needs kind = "transformers", not "{self.kind}"'
+                f'the table `transformers` requires kind = "transformers", not "{self.kind}"'
             )
         return self
 
@@ -145,12 +147,12 @@ class EngineConfig(Table):
             if self.python or self.requirement:
                 raise ValueError('kind = "fake" takes neither `python` nor `requirement`')
         elif bool(self.python) == bool(self.requirement):
-            raise ValueError("give exactly one of `python` and `requirement`")
+            raise ValueError("set exactly one of `python` and `requirement`")
         return self
 
     @model_serializer(mode="wrap")
     def _only_own_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is stored can be read again."""
+        """Write only the keys that this kind accepts, so that the dump can be loaded again."""
         tree: dict[str, Any] = dump(self)
         if self.kind == "transformers":
             tree = {k: v for k, v in tree.items() if k not in ("settings", "engine_args")}
@@ -159,11 +161,11 @@ class EngineConfig(Table):
 
     @property
     def trainer(self) -> Trainer:
-        """A trainer's keys, with every default."""
+        """The trainer's keys, with all defaults."""
         return self.transformers or Trainer()
 
     def parity_settings(self) -> Settings:
-        """The four parity settings that are asked for, in whatever words the kind has for them."""
+        """The four parity settings requested, translated from the keys of this kind."""
         if self.kind != "transformers":
             return self.settings
         return Settings(

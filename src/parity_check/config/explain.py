@@ -1,20 +1,21 @@
-"""What is wrong with a configuration, in one line that names the key."""
+"""Turn a validation error into one line that names the key."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from parity_check.errors import nearest
+
 UNSHOWN = ("base_url", "api_key_env")
-"""Keys into which somebody may have pasted a secret."""
+"""Keys whose value may be a secret pasted by mistake; never printed."""
 UNION_MEMBER = re.compile(r"bool|literal\[.*\]")
 
 
 def explain(root: type[BaseModel], error: ValidationError) -> str:
-    """Which key of which table is wrong, and what it takes."""
+    """Which key is wrong, and what it accepts."""
     first, *others = error.errors()
     place = _place(first["loc"])
     if first["type"] == "extra_forbidden":
@@ -45,6 +46,6 @@ def _unknown_key(root: type[BaseModel], location: tuple[int | str, ...]) -> str:
         members = [each for each in get_args(table) if isinstance(each, type)]
         if get_origin(table) is not dict:
             table = next((each for each in members if issubclass(each, BaseModel)), table)
-    close = difflib.get_close_matches(str(location[-1]), table.model_fields, n=1)
+    near = nearest(str(location[-1]), table.model_fields)
     dotted = ".".join(map(str, location))
-    return f"unknown key `{dotted}`" + (f" (did you mean `{close[0]}`?)" if close else "")
+    return f"unknown key `{dotted}`" + (f" (did you mean `{near}`?)" if near else "")
