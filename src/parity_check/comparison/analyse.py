@@ -1,4 +1,4 @@
-"""From the traces of a run to its ParityReport: no engine is needed."""
+"""Compute the ParityReport of a run from its traces. Starts no engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from parity_check import __version__
-from parity_check.comparison.diagnose import examine
+from parity_check.comparison.diagnose import diagnosis_case
 from parity_check.comparison.report import (
     Direction,
     EngineReport,
@@ -35,7 +35,7 @@ from parity_check.traces.run_files import repeat_name, replayed_name, sampled_na
 from parity_check.traces.trace import UNKNOWN, Trace, TraceHeader
 
 TRUNCATION = "tis-token"
-"""The cap whose share stands beside a clip rate, for losses that recompute their logprobs."""
+"""The cap whose truncation share is shown next to a clip rate, for recompute losses."""
 NO_MODEL = {"name": UNKNOWN}
 WORST_TOKENS = 8
 CONTEXT_TOKENS = 8
@@ -43,12 +43,12 @@ ASKED_BY_VARIABLE = {
     "batch_invariant": "VLLM_BATCH_INVARIANT",
     "model_runner": "VLLM_USE_V2_MODEL_RUNNER",
 }
-"""Facts of an engine that are asked for by an environment variable."""
+"""Facts about an engine that an environment variable requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a configuration asks of the numbers; choosing it refuses what makes no sense."""
+    """The objective, limits and statistics that a configuration chooses, validated."""
 
     objective: Objective
     limits: tuple[Limit, ...]
@@ -73,7 +73,7 @@ def judgement(config: Judging) -> Judgement:
 
 
 def analyse(directory: Path, config: Judging) -> ParityReport:
-    """Read a run's traces, measure and judge. Raises InputError, TraceMismatchError."""
+    """Read the traces of a run, measure and judge. Raises InputError, TraceMismatchError."""
     how = judgement(config)
     pairs = open_pairs(directory)
     floors = [
@@ -84,7 +84,7 @@ def analyse(directory: Path, config: Judging) -> ParityReport:
 
 
 def analyse_pair(behaviour: Path, evaluating: Path, judging: Judging) -> ParityReport:
-    """Measure and judge two stored traces; the one that was replayed evaluates the other.
+    """Measure and judge two stored traces. The replayed one is the evaluating side.
 
     Raises InputError, TraceMismatchError.
     """
@@ -93,7 +93,7 @@ def analyse_pair(behaviour: Path, evaluating: Path, judging: Judging) -> ParityR
 
 
 def open_pair(behaviour: Path, evaluating: Path) -> tuple[Role, tuple[Trace, Trace]]:
-    """Two stored traces, in their order: who sampled, and the behaviour trace first."""
+    """Open two stored traces: who sampled, and the pair, behaviour trace first."""
     first, second = Trace(behaviour), Trace(evaluating)
     if first.header.replayed_from == second.header.token_digest:
         first, second = second, first
@@ -102,17 +102,17 @@ def open_pair(behaviour: Path, evaluating: Path) -> tuple[Role, tuple[Trace, Tra
 
 
 def open_pairs(directory: Path) -> dict[Role, tuple[Trace, Trace]]:
-    """A run's behaviour and evaluating traces, by the engine that sampled."""
+    """The behaviour and evaluating traces of a run, by the engine that sampled."""
     samplers: list[Role] = [r for r in ROLES if (directory / sampled_name(r)).exists()]
     if not samplers:
-        raise InputError(f"{directory}: no traces here", hint="name the directory of a run")
+        raise InputError(f"{directory}: no traces here", hint="pass a run directory")
     return {role: _pair(directory, role) for role in samplers}
 
 
 def open_repeats(
     directory: Path, pairs: Mapping[Role, tuple[Trace, Trace]]
 ) -> list[tuple[Role, Trace, Trace]]:
-    """A run's A/A runs: the engine, the trace that it repeats, and the repeat."""
+    """The A/A runs: engine, baseline trace, repeat."""
     return [
         (role, _baseline(pairs, role), Trace(path))
         for role in ROLES
@@ -123,13 +123,13 @@ def open_repeats(
 def _pair(directory: Path, sampled_by: Role) -> tuple[Trace, Trace]:
     behaviour = Trace(directory / sampled_name(sampled_by))
     evaluating = Trace(directory / replayed_name(sampled_by))
-    # Raw against processed may be the very thing that a run was asked to compare.
+    # Comparing raw with processed logprobs may be the purpose of the run.
     check_headers(behaviour.header, evaluating.header, same_distribution=False)
     return behaviour, evaluating
 
 
 def _baseline(pairs: Mapping[Role, tuple[Trace, Trace]], role: Role) -> Trace:
-    """The trace that an engine's A/A runs repeat: its own rollouts, or its only replay."""
+    """The baseline of an engine's A/A runs: its own rollouts, or its only replay."""
     return pairs[role][0] if role in pairs else pairs[OTHER[role]][1]
 
 
@@ -155,7 +155,7 @@ def measure_pair(
 
 
 def worst_token(trace: Trace, sampled_by: str, outlier: Outlier) -> WorstToken:
-    """An outlier with the text around it."""
+    """An outlier with its text context."""
     sample, texts = trace.sample(outlier.sample), trace.vocabulary()
 
     def text(ids: Iterable[int]) -> str:
@@ -191,6 +191,7 @@ def _assemble(
     first = headers[directions[0].sampled_by]
     differences = differences_of(headers)
     verdict = overall(gate for direction in directions for gate in direction.gates)
+    case = diagnosis_case(pairs, headers, directions, floors, differences)
     return ParityReport(
         run_id=first.run_id,
         created_utc=first.created_utc,
@@ -212,7 +213,7 @@ def _assemble(
         directions=tuple(directions),
         floors=tuple(floors),
         verdict=verdict,
-        diagnosis=diagnose(examine(pairs, headers, directions, floors, differences), verdict),
+        diagnosis=diagnose(case, verdict),
         worst_tokens=tuple(worst[:WORST_TOKENS]),
         warnings=tuple(notices(headers, differences)),
         artifacts=tuple(pair.path.name for both in pairs.values() for pair in both),
@@ -228,7 +229,7 @@ def _direction(
     direction = Direction(
         sampled_by=role,
         evaluated_by=OTHER[role],
-        told=_told(role, behaviour.header, evaluating.header),
+        told=_direction_heading(role, behaviour.header, evaluating.header),
         measurement=measured,
         gates=judge_all(measured, how.limits, own),
         floors=_floors(measured, own),
@@ -238,8 +239,8 @@ def _direction(
     return direction, [worst_token(behaviour, role, each) for each in outliers.largest()]
 
 
-def _told(role: Role, behaviour: TraceHeader, evaluating: TraceHeader) -> str:
-    """Whose tokens a direction is about, and what put them through which engine."""
+def _direction_heading(role: Role, behaviour: TraceHeader, evaluating: TraceHeader) -> str:
+    """Who sampled the tokens of a direction, and which engine evaluated them."""
     if behaviour.replayed_from is not None:
         return f"sampled by {sampler(behaviour)}, replayed by the {role} and the {OTHER[role]}"
     if evaluating.engine["version"] == UNKNOWN:
@@ -250,7 +251,7 @@ def _told(role: Role, behaviour: TraceHeader, evaluating: TraceHeader) -> str:
 
 
 def _floors(measured: Measurement, own: Sequence[Measurement]) -> dict[str, Estimate]:
-    """The worst floor of everything that a report shows."""
+    """The largest noise floor of every number that a report shows."""
     found = {each.name: worst_floor(each.name, own) for each in measured.estimates}
     shares = [
         {
@@ -269,7 +270,7 @@ def _floors(measured: Measurement, own: Sequence[Measurement]) -> dict[str, Esti
 
 
 def _truncation(measured: Measurement) -> ClipEstimate:
-    """The share of importance weights that TIS would cut."""
+    """The share of importance weights that TIS would truncate."""
     return next(clip for clip in measured.clips if clip.objective.name == TRUNCATION)
 
 
@@ -278,7 +279,7 @@ def _size(token: WorstToken) -> float:
 
 
 def engine_report(role: str, engine: Mapping[str, Any]) -> EngineReport:
-    """One engine as its trace describes it."""
+    """The engine, from the description in its trace."""
     return EngineReport(
         role=role,
         label=engine["label"],
@@ -292,8 +293,8 @@ def engine_report(role: str, engine: Mapping[str, Any]) -> EngineReport:
     )
 
 
-def _asked(engine: Mapping[str, Any]) -> dict[str, Any]:
-    """What one engine's configuration asks for beside its settings, by the name of the fact."""
+def _requested(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """What an engine's configuration requests besides the four settings, by name."""
     variables = engine.get("env", {})
     return {
         **engine.get("engine_args", {}),
@@ -303,14 +304,14 @@ def _asked(engine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences_of(headers: Mapping[Role, TraceHeader]) -> tuple[provenance.Difference, ...]:
-    """In what the two engines differ, and whether anybody asked for it."""
+    """How the two engines differ, and whether each difference was requested."""
     reference, candidate = (headers[role].engine for role in ROLES)
     requested = {
         name: (setting["requested"], candidate["settings"][name]["requested"])
         for name, setting in reference["settings"].items()
     }
-    asked = {role: _asked(headers[role].config.get(role, {})) for role in ROLES}
-    for name in {**asked["reference"], **asked["candidate"]}:
-        pair = (asked["reference"].get(name), asked["candidate"].get(name))
+    by_role = {role: _requested(headers[role].config.get(role, {})) for role in ROLES}
+    for name in {**by_role["reference"], **by_role["candidate"]}:
+        pair = (by_role["reference"].get(name), by_role["candidate"].get(name))
         requested.setdefault(name, pair)
     return provenance.differences(reference, candidate, requested)

@@ -1,4 +1,4 @@
-"""Compose a command: the only place that wires configuration, engines, traces and reports."""
+"""Commands of a comparison: connect configuration, engines, traces and reports."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ from parity_check.traces.prompts import read_prompts
 from parity_check.traces.run_files import WORKLOAD_NAME, replayed_name, sampled_name
 from parity_check.traces.trace import Trace, check_vocabulary, read_header
 
-FOR_TWO = "a stored trace is compared by two engines: leave out [engines]"
+FOR_TWO = "a stored trace works with two engines only: remove [engines]"
 
 
 def compare(
     config: Config, delivery: Delivery, console: Console, reference_trace: Path | None = None
 ) -> ExitCode:
-    """Record, replay, measure, report: the main job.
+    """Record, replay, measure and report.
 
-    With `reference_trace`, a trace recorded earlier stands in for the reference engine.
+    With `reference_trace`, use this earlier trace instead of the reference engine.
     """
     judgement(config)
     if config.engines:
@@ -95,9 +95,9 @@ def compare(
 
 
 def compare_on(workload: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Replay the tokens of a stored trace through both engines, and compare the two.
+    """Replay the tokens of a stored trace on both engines, and compare the two.
 
-    The trace is kept beside the replays, so that its own logprobs can be compared with each.
+    The run keeps a copy of the trace, so that its own logprobs can be compared as well.
     """
     judgement(config)
     if config.engines:
@@ -129,7 +129,7 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
 def compare_traces(
     behaviour: Path, evaluating: Path, judging: Judging, delivery: Delivery, console: Console
 ) -> ExitCode:
-    """Compare two stored traces, one replayed from the other; no engine is needed."""
+    """Compare two stored traces, one replayed from the other. Starts no engine."""
     judgement(judging)
     delivery.check()
     report = analyse_pair(behaviour, evaluating, judging)
@@ -139,7 +139,7 @@ def compare_traces(
 
 
 def report(run: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Render and judge a finished run again, by the limits of `config`; the run stays as it is."""
+    """Judge and render a finished run with the limits of `config`. Does not change the run."""
     judgement(config)
     if config.engines:
         return matrix_command.report(run, config, delivery, console)
@@ -151,7 +151,7 @@ def report(run: Path, config: Config, delivery: Delivery, console: Console) -> E
 
 
 def deliver(report: ParityReport, delivery: Delivery, console: Console) -> ExitCode:
-    """Print and write a report; returns the exit code. On GitHub Actions, annotate as well."""
+    """Print and write a report; return the exit code. On GitHub Actions, also annotate."""
     for path, format in delivery.write.items():
         write_text(path, RENDERERS[format](report))
     quiet = console.verbosity < 0 and delivery.format == "text"
@@ -165,7 +165,7 @@ def deliver(report: ParityReport, delivery: Delivery, console: Console) -> ExitC
 
 
 def _annotate(report: ParityReport, delivery: Delivery, console: Console) -> None:
-    """Annotations where stdout is for people, and the step summary in any case."""
+    """Print annotations if stdout is text, and always append the step summary."""
     if delivery.format == "text":
         console.data(github.render(report))
     append_step_summary(RENDERERS["markdown"](report))
@@ -178,7 +178,7 @@ def _evaluate(
     sampler: Role,
     engine: Engine,
 ) -> None:
-    """The other engine's rollouts on this one; its A/A runs too where it sampled nothing itself."""
+    """Evaluate the other engine's rollouts. If this engine did not sample, also make A/A runs."""
     replayed = directory / replayed_name(sampler)
     operation = evaluation(engine)
     score_trace(session, operation, directory / sampled_name(sampler), replayed, engine)
@@ -209,7 +209,7 @@ def replay(
     path: Path,
     console: Console,
 ) -> None:
-    """Put a trace's tokens through one engine, into another trace."""
+    """Replay the tokens of a trace on one engine, into another trace."""
     check_evaluation(role, operation, config, read_header(source).sampling, exactly=True)
     check_writable(path)
     with (
@@ -223,7 +223,7 @@ def replay(
 
 
 def dry_run(config: Config, console: Console) -> None:
-    """Print the resolved configuration and say what would be provisioned."""
+    """Print the resolved configuration and what would be provisioned."""
     judgement(config)
     for role in config.names:
         engine = config.engine(role)
@@ -236,7 +236,7 @@ def dry_run(config: Config, console: Console) -> None:
             )
             console.say(f"{role}: {plan.state}, {plan.location}")
         elif engine.endpoint is not None:
-            console.say(f"{role}: {engine.endpoint.base_url}, which is not asked now")
+            console.say(f"{role}: {engine.endpoint.base_url} (not contacted)")
     console.data(tomli_w.dumps(dump_config(config)))
 
 

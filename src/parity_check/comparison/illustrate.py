@@ -1,4 +1,4 @@
-"""From the traces of a run to what its pages draw: a second pass, for reports with pictures."""
+"""Compute the plot data of a run from its traces, in a second pass, for reports with figures."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from parity_check.traces.pairing import Index, pair
 from parity_check.traces.trace import Trace
 
 PROMPT_END = 100
-"""Characters of a prompt that are shown."""
+"""How many characters of the prompt's end are shown."""
 
 
 def illustrate(directory: Path, judging: Judging) -> Illustration:
-    """What the pages of a run draw. Raises InputError, TraceMismatchError."""
+    """The plot data of a run. Raises InputError, TraceMismatchError."""
     pairs = open_pairs(directory)
     return _illustration(pairs, open_repeats(directory, pairs), judgement(judging))
 
 
 def illustrate_pair(behaviour: Path, evaluating: Path, judging: Judging) -> Illustration:
-    """What the page of two stored traces draws. Raises InputError, TraceMismatchError."""
+    """The plot data of two stored traces. Raises InputError, TraceMismatchError."""
     role, both = open_pair(behaviour, evaluating)
     return _illustration({role: both}, [], judgement(judging))
 
@@ -69,7 +69,7 @@ def _collected(role: Role, both: tuple[Trace, Trace], how: Judgement) -> Collect
 
 
 def _logit_scale(trace: Trace) -> float:
-    """What turns differences of logprobs into differences of logits."""
+    """The factor that turns logprob differences into logit differences."""
     temperature = float(trace.header.sampling["temperature"])
     # Greedy logprobs are reported at T = 1.
     processed = trace.header.logprob_distribution == "processed" and temperature > 0
@@ -81,7 +81,7 @@ def _chunks(behaviour: Trace, evaluating: Trace) -> Iterator[PairedChunk]:
 
 
 def _floors(repeats: Iterable[tuple[Role, Trace, Trace]]) -> Iterator[FloorPicture]:
-    """Each engine against itself, all of its repeats together."""
+    """Each engine against itself, over all of its repeats."""
     counts: dict[Role, Ints] = {}
     for role, baseline, repeat in repeats:
         total = counts.setdefault(role, np.zeros(spread.BINS, np.int64))

@@ -1,4 +1,4 @@
-"""From the traces of a run with more than two engines to its MatrixReport: no engine is needed."""
+"""Compute the MatrixReport of a run with more than two engines. Starts no engine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from parity_check.traces.run_files import evaluated_name, repeat_name, sampled_n
 from parity_check.traces.trace import Trace, TraceHeader
 
 CLIP = "grpo"
-"""The clip that stands for the policy ratio where the configured objective is a weight's."""
+"""The clip of the policy ratio, when the configured objective is a cap or mask of a weight."""
 
 
 def analyse_matrix(directory: Path, config: Config) -> MatrixReport:
@@ -40,7 +40,7 @@ def analyse_matrix(directory: Path, config: Config) -> MatrixReport:
     how = judgement(config)
     samplers: list[str] = [role for role in ROLES if (directory / sampled_name(role)).exists()]
     if not samplers:
-        raise InputError(f"{directory}: no traces here", hint="name the directory of a run")
+        raise InputError(f"{directory}: no traces here", hint="pass a run directory")
     traces = {sampler: _traces(directory, sampler, config.names) for sampler in samplers}
     floors = {
         name: floor for name in config.names if (floor := _floor(directory, traces, name, how))
@@ -83,14 +83,14 @@ def analyse_matrix(directory: Path, config: Config) -> MatrixReport:
 
 
 def _warnings(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
-    """What a comparison of the reference and the candidate warns of, and of further trainers."""
+    """Warnings about the reference and the candidate, and about further trainers."""
     roles = {role: headers[role] for role in ROLES}
     yield from notices(roles, differences_of(roles))
     yield from trainers({name: headers[name] for name in headers if name not in ROLES})
 
 
 def _traces(directory: Path, sampler: str, names: Sequence[str]) -> dict[str, Trace]:
-    """Every engine's logprobs on one engine's rollouts, the latter's own first."""
+    """Every engine's logprobs on one engine's rollouts, starting with the sampling engine."""
     order = sorted(names, key=lambda name: name != sampler)
     return {
         name: Trace(
@@ -103,7 +103,7 @@ def _traces(directory: Path, sampler: str, names: Sequence[str]) -> dict[str, Tr
 def _floor(
     directory: Path, traces: Mapping[str, Mapping[str, Trace]], name: str, how: Judgement
 ) -> Measurement | None:
-    """An engine against itself: the repeat that is farthest from its baseline."""
+    """An engine against itself: the repeat with the largest difference from its baseline."""
     own = traces.get(name) or next(iter(traces.values()))
     found = [
         measure_pair(own[name], Trace(path), name, how)
@@ -171,7 +171,7 @@ def _legs(
 
 
 def _weight(objective: Objective) -> str:
-    """The cap or mask of the importance weight: the configured one, TIS where that is a clip."""
+    """The cap or mask of the importance weight: the configured one, or TIS if that is a clip."""
     return objective.name if objective.wiring == "recompute" else TRUNCATION
 
 
@@ -186,7 +186,7 @@ def _first_steps(
     configured: Logprobs | None,
     how: Judgement,
 ) -> Iterator[FirstStep]:
-    """Of a loss that takes the rollout's logprobs as the old ones, and of one that recomputes."""
+    """The first step of a loss with the rollout's logprobs, and of one that recomputes them."""
     objective = how.objective
     clip = objective.name if objective.wiring == "bypass" else OBJECTIVES[CLIP].name
     seen = rollouts.pair(trainer, rollouts.sampled_by)

@@ -1,4 +1,4 @@
-"""Compose `compare` of more than two engines: record, evaluate with all, measure, report."""
+"""`compare` for more than two engines: record, evaluate on all, measure, report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from parity_check.traces.run_files import evaluated_name, sampled_name
 
 
 def compare(config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Every sampling engine's rollouts through every other engine."""
+    """Evaluate the rollouts of every sampling engine on every other engine."""
     judgement(config)
     _check_formats(delivery)
     delivery.check()
@@ -52,7 +52,7 @@ def compare(config: Config, delivery: Delivery, console: Console) -> ExitCode:
 
 
 def report(run: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Render and judge a finished run again, by the limits of `config`; the run stays as it is."""
+    """Judge and render a finished run with the limits of `config`. Does not change the run."""
     judgement(config)
     _check_formats(delivery)
     delivery.check()
@@ -63,11 +63,11 @@ def _check_formats(delivery: Delivery) -> None:
     for name in (delivery.format, *delivery.write.values()):
         if name not in RENDERERS:
             known = ", ".join(RENDERERS)
-            raise ConfigError(f"{name}: a comparison of more than two engines has {known}")
+            raise ConfigError(f"{name}: a comparison of more than two engines has only {known}")
 
 
 def deliver(report: MatrixReport, delivery: Delivery, console: Console) -> ExitCode:
-    """Print and write the report; returns the exit code."""
+    """Print and write the report; return the exit code."""
     for path, format in delivery.write.items():
         write_text(path, RENDERERS[format](report))
     quiet = console.verbosity < 0 and delivery.format == "text"
@@ -79,7 +79,7 @@ def deliver(report: MatrixReport, delivery: Delivery, console: Console) -> ExitC
 
 
 def _evaluate(session: Session, directory: Path, samplers: Sequence[str], engine: Engine) -> None:
-    """The others' rollouts on this engine; its A/A runs too where it sampled nothing itself."""
+    """Evaluate the others' rollouts, and make the A/A runs of an engine that did not sample."""
     name = engine.spec.role
     evaluated = []
     for sampler in samplers:

@@ -1,4 +1,4 @@
-"""The frozen ParityReport: everything that any renderer needs, and nothing that it must compute."""
+"""The frozen ParityReport: everything that a renderer needs, already computed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXIT_CODES: dict[Verdict, ExitCode] = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One parity setting: what was asked for, what is in force, and how that is known."""
+    """One parity setting: requested, in force, and how that was proved."""
 
     requested: Any
     in_force: Any
@@ -35,7 +35,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """One engine as it really ran."""
+    """One engine as it ran."""
 
     role: str
     label: str
@@ -50,7 +50,7 @@ class EngineReport:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """An engine against itself, in another batch order and composition."""
+    """An engine replaying the same tokens in a different batch order."""
 
     engine: Role
     measurement: Measurement
@@ -63,15 +63,15 @@ class Direction:
     sampled_by: Role
     evaluated_by: Role
     told: str
-    """In words: whose tokens, and what put them through which engine."""
+    """Who sampled the tokens and which engine evaluated them, as text."""
     measurement: Measurement
     gates: tuple[GateResult, ...]
     floors: dict[str, Estimate]
-    """The worst of the engines' noise floors: by metric, quantile or length bin of the clip."""
+    """The larger noise floor of the engines, by metric, quantile or length bin of the clip."""
     largest_floor: float | None
     """The largest |Δ| of an engine against itself."""
     beside: ClipEstimate | None
-    """The truncation share, where the objective's own number is a clip rate."""
+    """The truncation share, if the objective's own number is a clip rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class FloorPicture:
 
 @dataclass(frozen=True, slots=True)
 class Illustration:
-    """What the pages of a run draw: made for pages alone, and no part of report.json."""
+    """The plot data of a run. Only for HTML pages, not part of report.json."""
 
     directions: tuple[Pictures, ...]
     floors: tuple[FloorPicture, ...]
@@ -110,7 +110,7 @@ class Illustration:
 
 @dataclass(frozen=True, slots=True)
 class ReportWarning:
-    """Something that the reader must know to read the numbers right."""
+    """Something a reader must know to interpret the numbers."""
 
     id: str
     message: str
@@ -129,7 +129,7 @@ class WorkloadReport:
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """The one value in the middle: computed towards, rendered from."""
+    """The result of a comparison: computed once, then rendered."""
 
     run_id: str
     created_utc: str
