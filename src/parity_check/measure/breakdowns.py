@@ -20,14 +20,14 @@ from parity_check.measure.results import Bin
 
 
 def range_label(low: float, high: float) -> str:
-    """Whole numbers from `low` up to below `high`."""
+    """Label of the integers from `low` up to but excluding `high`."""
     return f"{low:g}–{high - 1:g}" if high < math.inf else f"≥ {low:g}"
 
 
 def breakdowns(
     estimator: Estimator, sums: Accumulator, groups: Mapping[str, int]
 ) -> dict[str, tuple[Bin, ...]]:
-    """Bins by breakdown, empty ones left out; `groups` names the numbers of the prompt groups."""
+    """The non-empty bins of each breakdown. `groups` maps names to numbers of the prompt groups."""
     names = {number: name for name, number in groups.items()}
     clusters, width = len(sums.sums), len(BROKEN_DOWN)
     positions = sums.part("position").reshape(clusters, len(POSITION_EDGES), width)

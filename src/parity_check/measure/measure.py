@@ -1,4 +1,4 @@
-"""From sums to estimates: one sampling direction, measured in one pass over its tokens."""
+"""Measure one sampling direction in one pass over its tokens: from sums to estimates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 @dataclass(frozen=True, slots=True)
 class _Sequences:
-    """One row a sample that has usable tokens: its prompt, its tokens, its mean and sum of Δ."""
+    """One row per sample with usable tokens: prompt, token count, sum of Δ."""
 
     cluster: I32
     length: Ints
@@ -39,7 +39,7 @@ class _Sequences:
         return sums.astype(np.float64, copy=False)
 
     def effective(self) -> float:
-        """Sequences over the design effect of their |mean Δ|."""
+        """Number of sequences over the design effect of their |mean Δ|."""
         size = np.abs(self.total / self.length)
         counts = self.sums(np.ones(len(size)))
         present = counts > 0
@@ -81,11 +81,11 @@ def measure(
 ) -> Measurement:
     """Measure one sampling direction in one pass over its chunks.
 
-    `objective` is the one that `clip_fraction` reports (GRPO as TRL counts it by default); all rows
-    of OBJECTIVES are estimated beside it. `positive_share` is the share of tokens with a positive
-    advantage, unknown to an engine comparison. `groups` names the numbers of the prompt groups; it
-    is read after the last chunk. `seed` feeds the bootstrap of `ess`, nothing else.
-    Raises TraceMismatchError when not one token could be compared.
+    `objective` is the one that `clip_fraction` reports (default: GRPO as TRL counts it); all rows
+    of OBJECTIVES are estimated too. `positive_share` is the share of tokens with a positive
+    advantage, which an engine comparison cannot measure. `groups` maps names to numbers of the
+    prompt groups and is read after the last chunk. `seed` only seeds the bootstrap of `ess`. Raises
+    TraceMismatchError if no token could be compared.
     """
     objective = OBJECTIVES["grpo"] if objective is None else objective
     rows = {**OBJECTIVES, objective.name: objective}
@@ -99,7 +99,7 @@ def measure(
     if tokens == 0:
         raise TraceMismatchError(
             "nothing was compared: no token has a usable logprob on both sides",
-            hint=f"{sums.excluded} tokens were excluded; see the hygiene counts",
+            hint=f"all {sums.excluded} tokens have an invalid logprob on at least one side",
         )
     estimator = Estimator(sampled_by, level, positive_share)
     sequences = _sequences(sums)
@@ -156,10 +156,10 @@ def measure(
             for low, high in zip(LENGTH_EDGES, (*LENGTH_EDGES[1:], math.inf), strict=True)
             if len((part := sequences.between(low, high)).length)
         ),
-        hygiene=tuple(
+        invalid=tuple(
             entry
             for side, counts in sums.defects.items()
-            for entry in invalid.hygiene_counts(side, counts)
+            for entry in invalid.invalid_counts(side, counts)
         ),
     )  # fmt: skip
 

@@ -1,17 +1,16 @@
-"""RL objectives: where each clips, caps or masks the ratio, and how its framework counts that.
+"""RL objectives: where each one clips, caps or masks the ratio, and how its framework counts it.
 
-Every framework read for these rows counts strictly: a ratio exactly on an edge is not clipped.
-Bands and caps are compared in logs, on the exact difference of the two float32 logprobs.
+All these frameworks compare strictly: a ratio exactly on an edge is not clipped. Bands and caps are
+compared in log space, on the exact difference of the two float32 logprobs.
 
-Wiring tells what the number means for a run. In a `bypass` loss the ratio is trainer over rollout
-engine, so mismatch between engines enters the ratio and the number is the objective's own clip
-rate at the first step. In a `recompute` loss the ratio is 1 at the first step, and mismatch only
-enters through an importance weight: the number is the share of weights that would be changed.
+`wiring` says what the number means for a run. In a `bypass` loss the ratio is trainer over rollout
+engine, so engine mismatch enters the ratio, and the number is the objective's clip rate at the
+first step. In a `recompute` loss the ratio is 1 at the first step, and mismatch enters only through
+an importance weight: the number is the share of weights that would change.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -19,7 +18,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from parity_check.errors import ConfigError
+from parity_check.errors import ConfigError, suggestion
 from parity_check.measure.stats import Floats, Ints
 
 Level: TypeAlias = Literal["token", "sequence-mean", "sequence-sum"]
@@ -28,13 +27,13 @@ Advantage: TypeAlias = Literal["any", "positive", "negative"]
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """One row: an objective as one framework counts it.
+    """One row: an objective, as one framework counts it.
 
-    `level` says which log ratio is compared: a token's, or a sequence's mean (geometric mean
-    ratio) or sum (product ratio). `low` and `high` are edges of that ratio, or of its log when
-    `unit` is "log ratio"; None is an open side. `high_counts` and `low_counts` say for which sign
-    of the advantage the framework's own counter counts a crossing, `averaging` whether it averages
-    over tokens or gives each sequence the same weight.
+    `level` says which log ratio is compared: a token's, or a sequence's mean (geometric mean ratio)
+    or sum (product ratio). `low` and `high` are edges of that ratio, or of its log when `unit` is
+    "log ratio"; None is an open side. `high_counts` and `low_counts` are the sign of the advantage
+    for which the framework counts a crossing. `averaging`: over tokens, or with the same weight for
+    each sequence.
     """
 
     name: str
@@ -53,7 +52,7 @@ class Objective:
     unit: Literal["ratio", "log ratio"] = "ratio"
 
     def log_edges(self) -> tuple[float, float]:
-        """Edges of the log ratio, infinite where a side is open. Nats."""
+        """Edges of the log ratio in nats, infinite for an open side."""
         if self.unit == "log ratio":
             return (
                 -math.inf if self.low is None else self.low,
@@ -63,7 +62,7 @@ class Objective:
         return low, math.inf if self.high is None else math.log(self.high)
 
     def counted(self, low: Floats, high: Floats, positive_share: float) -> Floats:
-        """What the framework's counter expects of `low` and `high` counts, as it weighs them."""
+        """The expected count of the framework's counter, from `low` and `high` counts."""
         weight = {"any": 1.0, "positive": positive_share, "negative": 1.0 - positive_share}
         return weight[self.low_counts] * low + weight[self.high_counts] * high
 
@@ -128,36 +127,37 @@ _TABLE = (
         "ppo-pipelinerl", "PPO clamp (PipelineRL)", 0.98, 1.02,
         "PipelineRL clamp_log_ratio_new_old_indicator",
         "PipelineRL finetune/rl, conf/finetune/base.yaml, epsilon 2e-2",
-        "Tokens outside the band, whatever their advantage; the mean of each sequence's share.",
+        "Tokens outside the band, for any advantage; the mean of each sequence's share.",
         averaging="sequence", high_counts="any", low_counts="any",
     ),
     _clip(
         "dapo", "DAPO clip-higher", 0.8, 1.28, "TRL clip_ratio/region_mean",
         "arXiv 2503.14476; NeMo-RL DAPO recipe, SkyRL, 0.2 / 0.28",
-        "PPO's clip with more room above than below.",
+        "PPO's clip with a wider band above 1 than below.",
     ),
     _clip(
         "dual-clip", "dual clip (verl)", None, 3.0, "verl actor/pg_clipfrac_lower",
         "arXiv 1912.09729; verl clip_ratio_c 3.0",
-        "Tokens of negative advantage whose loss the second clip bounds.",
+        "Tokens of negative advantage whose loss is bounded by the second clip.",
         high_counts="negative",
     ),
     _clip(
         "gspo", "GSPO clip (TRL)", 1 - 3e-4, 1 + 4e-4, "TRL clip_ratio/region_mean",
         "arXiv 2507.18071; TRL paper index, 3e-4 / 4e-4",
-        "Sequences whose geometric mean ratio the clip removes, one value a sequence.",
+        "Sequences whose gradient the clip removes, by their geometric mean ratio; each counts "
+        "once.",
         level="sequence-mean", averaging="sequence",
     ),
     _clip(
         "gspo-verl", "GSPO clip (verl)", 1 - 3e-4, 1 + 4e-4, "verl actor/pg_clipfrac",
         "verl core_algos.py, examples/gspo_trainer, 3e-4 / 4e-4",
-        "As gspo, but each sequence counts with its tokens: long ones weigh more.",
+        "As gspo, but each sequence is weighted by its number of tokens.",
         level="sequence-mean",
     ),
     _clip(
         "gspo-pipelinerl", "GSPO clamp (PipelineRL)", 0.98, 1.02,
         "PipelineRL clamp_log_ratio_new_old_indicator", "PipelineRL conf/tir.yaml, epsilon 2e-2",
-        "Sequences outside a band sixty times as wide as the paper's, whatever their advantage.",
+        "Sequences outside a band sixty times as wide as the paper's, for any advantage.",
         level="sequence-mean", averaging="sequence", high_counts="any", low_counts="any",
     ),
     _clip(
@@ -180,13 +180,13 @@ _TABLE = (
     _weight(
         "tis-token", "TIS, token", "truncation", "token", None, 2.0, "slime tis_clipfrac",
         "Yao et al. 2025; cap 2 in verl, slime, SkyRL, open-instruct",
-        "Tokens whose importance weight is cut to the cap.",
+        "Tokens whose importance weight is truncated at the cap.",
     ),
     _weight(
         "tis-sequence", "TIS, sequence", "truncation", "sequence-sum", None, 2.0,
         "verl rollout_is_ratio_fraction_high",
         "verl rollout_corr_helper.py, TRL sequence_truncate, cap 2",
-        "Sequences whose product of ratios is cut to the cap; grows with length.",
+        "Sequences whose product of ratios is truncated at the cap; grows with length.",
     ),
     _weight(
         "mis", "MIS, sequence mask (TRL)", "mask", "sequence-sum", None, 3.0,
@@ -213,16 +213,14 @@ OBJECTIVES: dict[str, Objective] = {row.name: row for row in _TABLE}
 def choose_objective(
     kind: str, epsilon_low: float | None = None, epsilon_high: float | None = None
 ) -> Objective:
-    """The named row, with the user's own ε where given.
+    """The named row, with the user's ε if given.
 
-    An ε of a clip is a distance from 1 (from 0 in logs); for a cap or mask, and for cispo-trl,
-    whose frameworks take the edge itself, it is the edge. Raises ConfigError.
+    The ε of a clip is a distance from 1 (from 0 in log space). For a cap or mask, and for cispo-trl
+    and dual-clip, it is the edge itself, as in their frameworks. Raises ConfigError.
     """
     row = OBJECTIVES.get(kind)
     if row is None:
-        near = difflib.get_close_matches(kind, OBJECTIVES, n=1)
-        hint = f"did you mean {near[0]}?" if near else "one of: " + ", ".join(OBJECTIVES)
-        raise ConfigError(f"unknown objective {kind!r}", hint=hint)
+        raise ConfigError(f"unknown objective {kind!r}", hint=suggestion(kind, OBJECTIVES))
     given = {"low": epsilon_low, "high": epsilon_high}
     for side, epsilon in given.items():
         if epsilon is None:
@@ -253,11 +251,10 @@ def count_beyond(
 ) -> Ints:
     """Count, for each of `size` samples, the values strictly above each threshold.
 
-    `values` [n] with the sample of each in `samples` [n]; `thresholds` [T] ascend. Returns
-    [size, T].
+    `values` [n] belong to `samples` [n]; `thresholds` [T] ascend. Returns [size, T].
     """
     steps = len(thresholds) + 1
-    # A comparison with each of a few thresholds is several times faster than a binary search.
+    # For few thresholds, comparing with each is several times faster than binary search.
     passed = np.zeros(len(values), np.int8)
     for threshold in thresholds:
         passed += values > threshold

@@ -57,7 +57,7 @@ def to_dict(report: ParityReport) -> dict[str, Any]:
         "hygiene": [
             {"sampled_by": direction.sampled_by, **asdict(count)}
             for direction in report.directions
-            for count in direction.measurement.hygiene
+            for count in direction.measurement.invalid
         ],
         "stages": [asdict(stage) for stage in report.diagnosis.stages],
         "diagnosis": [_finding(finding) for finding in report.diagnosis.findings],

@@ -102,8 +102,8 @@ def first_divergence(direction: Direction) -> str:
 
 
 def label(report: ParityReport, name: str) -> str:
-    """What a metric, or a kind of hygiene defect, is called in this report."""
-    if name.startswith("hygiene."):
+    """What a metric, or a kind of invalid logprob, is called in this report."""
+    if name.startswith("invalid."):
         return name.replace(".", ": ").replace("_", " ")
     if name == "clip_fraction":
         return share_label(report.objective)

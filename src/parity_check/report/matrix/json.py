@@ -73,7 +73,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "tokens": pair.measurement.tokens,
         "excluded": pair.measurement.excluded,
         "metrics": _metrics(pair.measurement),
-        "hygiene": [asdict(count) for count in pair.measurement.hygiene],
+        "hygiene": [asdict(count) for count in pair.measurement.invalid],
         "gates": [
             {"metric": gate.metric, "verdict": gate.verdict, "reason": gate.reason}
             for gate in pair.gates
