@@ -25,7 +25,14 @@ from parity_check.traces.prompts import ASSETS, read_prompts
 from parity_check.weight_sync.checks import Check, reference_analogue
 from parity_check.weight_sync.command import engine_run
 from parity_check.weight_sync.observed import EngineRun
-from parity_check.weight_sync.scenario import Cold, Flown, Planned, fly, plan_requests, replay
+from parity_check.weight_sync.scenario import (
+    Cold,
+    Planned,
+    Updated,
+    plan_requests,
+    replay,
+    run_updates,
+)
 from parity_check.weight_sync.timeline import EngineResult, judge
 
 A = str(ASSETS / "tiny")
@@ -129,15 +136,15 @@ def outcomes(
         name: configured(version, engines.checkpoints, **settings, **beside.get(name, {}))
         for name, settings in SCENARIOS[version].items()
     }
-    flown: dict[str, Flown] = {}
+    updated: dict[str, Updated] = {}
     for name, config in configs.items():
         put_back(engines.subject, config)
-        flown[name] = fly(engines.plan, config, loaded(config), engines.subject)
+        updated[name] = run_updates(engines.plan, config, loaded(config), engines.subject)
     found = {}
     for name, config in configs.items():
-        colds = oracles(engines, config, flown[name])
+        colds = oracles(engines, config, updated[name])
         way = (config.weight_sync.mode, config.weight_sync.clear_cache)
-        run = engine_run("reference", way, engines.plan, TOKENS, flown[name], colds)
+        run = engine_run("reference", way, engines.plan, TOKENS, updated[name], colds)
         found[name] = (run, judge(run, LIMIT, LEVEL))
     return version, found
 
@@ -171,12 +178,12 @@ def put_back(engine: WorkerEngine, config: Config) -> None:
     )
 
 
-def oracles(engines: Fleet, config: Config, flown: Flown) -> list[Cold]:
+def oracles(engines: Fleet, config: Config, updated: Updated) -> list[Cold]:
     a, b = engines.cold
     kept = loaded(config) if config.weight_sync.mode == "keep" else []
     colds = [
-        replay(engines.plan, config, kept, flown, a),
-        replay(engines.plan, config, [], flown, b),
+        replay(engines.plan, config, kept, updated, a),
+        replay(engines.plan, config, [], updated, b),
     ]
     put_back(a, config)
     return [*colds, colds[0]][: len(loaded(config)) + 1]
@@ -268,7 +275,7 @@ def test_sabotage_is_named(outcomes: tuple[str, dict[str, Outcome]]) -> None:
 
     half = check(found["swallows_its_failure"], "weights_arrived")
     assert half.verdict == "drift"
-    assert "still hold the old weights" in half.reason
+    assert "still have the old weights" in half.reason
 
     head = found["keeps_its_float32_head"]
     assert verdicts(head)["lm_head_refreshed"] == "drift"
@@ -310,5 +317,5 @@ def test_an_update_that_fails_halfway_ends_the_run(fleet: tuple[str, Fleet]) -> 
     config = configured(version, engines.checkpoints, update="sabotage:fails_halfway")
     put_back(engines.subject, config)
     with pytest.raises(EngineError, match="the model is half updated") as failed:
-        fly(engines.plan, config, loaded(config), engines.subject)
+        run_updates(engines.plan, config, loaded(config), engines.subject)
     assert failed.value.kind == "update_failed"

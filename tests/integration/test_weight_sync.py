@@ -207,7 +207,7 @@ def test_a_refused_reset_is_named(tmp_path: Path) -> None:
 def test_too_few_prompts_are_inconclusive(tmp_path: Path) -> None:
     done, report = weight_sync(tmp_path, "--engine", "candidate", sync={"concurrency": 4})
     assert done.returncode == 4
-    assert "at least 8 are needed" in check(report, "weights_arrived")["reason"]
+    assert "at least 8 needed" in check(report, "weights_arrived")["reason"]
 
 
 def test_all_formats(tmp_path: Path) -> None:

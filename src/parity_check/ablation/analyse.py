@@ -1,4 +1,4 @@
-"""From the traces of an ablation's steps to its AblationReport: no engine is needed."""
+"""Compute the AblationReport from the traces of the steps. Starts no engine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DRIFT = "mean_abs_log_ratio"
 
 
 def analyse_ablation(directory: Path, config: Judging) -> AblationReport:
-    """Measure every finished step, and what it did. Raises InputError, TraceMismatchError."""
+    """Measure every finished step and its effect. Raises InputError, TraceMismatchError."""
     plan = read_plan(directory)
     how = judgement(config)
     names = dict.fromkeys(step.directory for step in plan.steps if step.directory is not None)
@@ -63,7 +63,7 @@ def analyse_ablation(directory: Path, config: Judging) -> AblationReport:
 
 
 def _shared_workload(run: ParityReport) -> Any:
-    """What every step replayed: the reference's part of a step's workload."""
+    """The workload that every step replayed: the reference's rollouts."""
     replayed = next(each for each in run.directions if each.sampled_by == "reference").measurement
     return replace(
         run.workload,
@@ -104,7 +104,7 @@ def _compared(
     drifts: Mapping[str, Drift],
     level: float,
 ) -> StepReport:
-    """With what the step did: to the rung below it, or to the candidate as it is."""
+    """Add the effect of a step, relative to the previous rung or the configured candidate."""
     earlier = [each for each in rows if each.state == "finished"]
     if row.part == "ladder":
         earlier = [each for each in earlier if each.part == "ladder"]
@@ -140,7 +140,7 @@ def _compared(
 
 
 def facts(engine: EngineReport) -> dict[str, Any]:
-    """What is in force in an engine, by the name of the setting or of the argument."""
+    """The values in force in an engine, by setting or argument name."""
     settings = {name: setting.in_force for name, setting in engine.settings.items()}
     return {**engine.config, **{name: settings[name] for name in SETTINGS if name in settings}}
 

@@ -1,4 +1,4 @@
-"""Compose `ablate`: plan, take over what a run has, run the steps, report."""
+"""The `ablate` command: plan, reuse the traces of a run, run the steps, report."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import read_header
 
 KEPT_OF_A_RUN = ("model", "reference", "workload")
-"""What may not be changed where the reference's trace is not sampled again."""
+"""Tables that must not change when the reference trace is reused."""
 
 
 class AblationDirectory(RunDirectory):
-    """A run directory that can be entered again, and says how."""
+    """A run directory that can be resumed."""
 
     @classmethod
     def reopen(cls, path: Path) -> Self:
-        """The directory of an ablation that was interrupted."""
-        shutil.rmtree(path / ".work", ignore_errors=True)  # of a process that was killed
+        """Open the directory of an interrupted ablation."""
+        shutil.rmtree(path / ".work", ignore_errors=True)  # left by a killed process
         directory = cls.__new__(cls)
         directory._open(path)
         return directory
 
     def _keep_partial(self) -> None:
-        """Nothing: a step that was not finished is run again as a whole."""
+        """Keep nothing: an unfinished step is rerun completely."""
 
     def _kept(self) -> str | None:
         if not (self.path / PLAN).exists():
@@ -71,13 +71,14 @@ class AblationDirectory(RunDirectory):
         finished = [name for name in names if name and is_finished(self.path / name)]
         kept = ", ".join(finished) or "no finished step"
         return (
-            f"kept in {self._shown}: {kept}; go on with: parity-check ablate --resume {self._shown}"
+            f"kept in {self._shown}: {kept}; to continue: parity-check ablate --resume "
+            f"{self._shown}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Picks:
-    """What is changed: see `ablation.plan`."""
+    """The choice of changes; see `ablation.plan`."""
 
     only: tuple[str, ...] = ()
     flips: tuple[Flip, ...] = ()
@@ -93,7 +94,7 @@ def ablate(
 ) -> ExitCode:
     """Plan, record with the reference, run every step, report.
 
-    With `source`, a finished run's directory, its traces are taken over as far as they go.
+    With `source`, a finished run, reuse its traces where they match.
     """
     judgement(config)
     delivery.check()
@@ -104,7 +105,7 @@ def ablate(
         read_prompts(config.workload.prompts, config.workload.num_prompts)
     with AblationDirectory(Path(config.run.out), dump_config(config)) as run:
         if source is not None:
-            _take_over(source, run.path, config, steps)
+            _reuse_traces(source, run.path, config, steps)
         stored = StoredPlan(
             run_id=run.id,
             created_utc=run.created.isoformat(timespec="seconds"),
@@ -113,34 +114,34 @@ def ablate(
             steps=steps,
         )
         write_plan(run.path, stored)
-        report = _carry_out(run, config, steps, console)
+        report = _run_and_report(run, config, steps, console)
     return deliver(report, delivery, console)
 
 
 def resume(directory: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Run the steps of an interrupted ablation that are not finished; failed ones once more."""
+    """Run the unfinished steps of an interrupted ablation, and the failed ones again."""
     judgement(config)
     delivery.check()
     steps = read_plan(directory).steps
     with AblationDirectory.reopen(directory) as run:
-        report = _carry_out(run, config, steps, console)
+        report = _run_and_report(run, config, steps, console)
     return deliver(report, delivery, console)
 
 
 def report(directory: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Render and judge an ablation again, by the limits of `config`; it stays as it is."""
+    """Judge and render an ablation with the limits of `config`. Does not change its files."""
     delivery.check()
     return deliver(analyse_ablation(directory, config), delivery, console)
 
 
 def dry_run(config: Config, picks: Picks, console: Console, source: Path | None = None) -> None:
-    """Print the steps and start nothing."""
+    """Print the steps. Starts no engine."""
     judgement(config)
     steps = make_plan(config, picks)
     taken = None
     if source is not None:
         read_header(_reference_trace(source))
-        taken = _own_directory(config, steps) if _holds_own(source, config) else None
+        taken = _own_directory(config, steps) if _has_candidate_traces(source, config) else None
     console.data("\n".join(columns(list(_planned(steps, taken)), "><<<")))
 
 
@@ -153,9 +154,9 @@ def _planned(steps: Sequence[Step], taken: str | None) -> Iterator[tuple[str, ..
         ]
         same = [n for n, each in enumerate(steps[: number - 1], 1) if _shares(each, step)]
         note = f"refused: {step.refused}" if step.refused else ""
-        note = "taken from the run" if step.directory and step.directory == taken else note
-        note = f"the same as {same[0]}" if same else note
-        yield (str(number), step.name, ", ".join(told) or "nothing asked for", note)
+        note = "reused from the run" if step.directory and step.directory == taken else note
+        note = f"same as {same[0]}" if same else note
+        yield (str(number), step.name, ", ".join(told) or "engine defaults", note)
 
 
 def _shares(one: Step, other: Step) -> bool:
@@ -167,31 +168,33 @@ def _toml(value: Any) -> str:
 
 
 def check_fits(run: Path, config: Config, stored: Config, *, candidate: bool) -> None:
-    """Refuse a configuration that no longer fits the traces that were recorded with `stored`.
+    """Reject a configuration that does not match the traces recorded with `stored`.
 
-    `candidate` says whether the candidate may be another. Raises ConfigError.
+    `candidate`: whether the candidate may differ. Raises ConfigError.
     """
     for name in (*KEPT_OF_A_RUN, *([] if candidate else ["candidate"])):
         if getattr(config, name) != getattr(stored, name):
             raise ConfigError(
-                f"--set changes [{name}], and the traces of {run} were recorded otherwise",
-                hint=f"start from the configuration: parity-check ablate -c {run}/config.toml",
+                f"--set changes [{name}], but the traces of {run} were recorded with other values",
+                hint="start from the configuration instead: parity-check ablate -c "
+                f"{run}/config.toml",
             )
 
 
 def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
-    """The steps; each is a configuration that is valid, or says why its version refuses it."""
+    """The steps. Each is a valid configuration, or states why its version rejects it."""
     candidate = config.candidate
     if "endpoint" in (config.reference.kind, candidate.kind):
         raise ConfigError(
-            "ablate restarts the candidate and replays both engines' tokens through decode: an "
-            "endpoint can do neither",
-            hint="compare it as it is, or name an engine that can be started in its place",
+            "ablate restarts the candidate and replays tokens through decode; an endpoint "
+            "supports neither",
+            hint="use `compare`, or replace the endpoint with an engine that parity-check can "
+            "start",
         )
     if candidate.kind == "transformers":
-        raise ConfigError("ablate flips the settings of a vLLM engine, the candidate is a trainer")
+        raise ConfigError("ablate flips settings of a vLLM engine, but the candidate is a trainer")
     if config.engines:
-        raise ConfigError("ablate compares the reference and the candidate: leave out [engines]")
+        raise ConfigError("ablate works with reference and candidate only: remove [engines]")
     known = None
     if candidate.kind == "vllm":
         known = environment.plan(
@@ -220,32 +223,32 @@ def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
 def _reference_trace(source: Path) -> Path:
     if is_ablation(source):
         raise ConfigError(
-            f"{source} is an ablation, not a run to start one from",
-            hint=f"to go on with it: parity-check ablate --resume {source}",
+            f"{source} is an ablation, not a run of `compare`",
+            hint=f"to continue it: parity-check ablate --resume {source}",
         )
     path = source / sampled_name("reference")
     if not path.is_file():
         raise InputError(
-            f"{source}: the reference sampled nothing there",
-            hint=f"record with it first: parity-check ablate -c {source}/config.toml",
+            f"{source}: no rollouts of the reference in this run",
+            hint=f"record them first: parity-check ablate -c {source}/config.toml",
         )
     return path
 
 
-def _take_over(source: Path, directory: Path, config: Config, steps: Sequence[Step]) -> None:
-    """Copy what a finished run has: the reference's traces, and the candidate as configured."""
+def _reuse_traces(source: Path, directory: Path, config: Config, steps: Sequence[Step]) -> None:
+    """Copy the reference's traces of a finished run, and the candidate's if they match."""
     for path in shared_traces(source):
         _copy(path, directory / path.name)
     name = _own_directory(config, steps)
-    if name is not None and _holds_own(source, config):
+    if name is not None and _has_candidate_traces(source, config):
         step = make_step(directory, name)
         write_text(step / "config.toml", tomli_w.dumps(dump_config(config)))
         for trace in own_traces(config.workload.repeats):
             _copy(source / trace, step / trace)
 
 
-def _holds_own(source: Path, config: Config) -> bool:
-    """Whether a run holds the traces of the candidate as it is configured."""
+def _has_candidate_traces(source: Path, config: Config) -> bool:
+    """Whether a run has the traces of the candidate as configured."""
     names = own_traces(config.workload.repeats)
     if not all((source / name).is_file() for name in names):
         return False
@@ -266,10 +269,10 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, partial_copy)
 
 
-def _carry_out(
+def _run_and_report(
     run: AblationDirectory, config: Config, steps: Sequence[Step], console: Console
 ) -> AblationReport:
-    """Run what is not finished, then measure everything."""
+    """Run the unfinished steps, then measure everything."""
     todo = _unfinished(run.path, steps)
     if todo:
         with session(config, ROLES, run, console) as live:
@@ -281,7 +284,7 @@ def _carry_out(
 
 
 def _unfinished(directory: Path, steps: Sequence[Step]) -> list[Step]:
-    """The first step of each configuration whose traces are not whole."""
+    """The first step of each configuration without complete traces."""
     first: dict[str, Step] = {}
     for step in steps:
         if step.directory is not None:
@@ -290,14 +293,14 @@ def _unfinished(directory: Path, steps: Sequence[Step]) -> list[Step]:
 
 
 def deliver(report: AblationReport, delivery: Delivery, console: Console) -> ExitCode:
-    """Print and write the report; returns the exit code. Raises EngineError if nothing finished."""
+    """Print and write the report; return the exit code. Raises EngineError if no step finished."""
     for path, format in delivery.write.items():
         write_text(path, RENDERERS[format](report))
     quiet = console.verbosity < 0 and delivery.format == "text"
     console.data(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
     failed = [step for step in report.steps if step.state == "failed"]
     if report.best is None and failed:
-        raise EngineError(f"no step could be finished; the first: {failed[0].reason}")
+        raise EngineError(f"no step finished; the first failure: {failed[0].reason}")
     if delivery.exit_zero:
         return ExitCode.PARITY
     inconclusive = report.exit_code is ExitCode.INCONCLUSIVE

@@ -1,4 +1,4 @@
-"""An ablation's directory: its plan, and a directory for each configuration that was run."""
+"""The directory of an ablation: its plan, and a directory for each configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
-    """What an ablation set out to do; `source` is the run whose traces it took over."""
+    """The plan of an ablation. `source` is the run whose traces it reuses."""
 
     run_id: str
     created_utc: str
@@ -33,7 +33,7 @@ class StoredPlan:
 
 
 def is_ablation(path: Path) -> bool:
-    """Whether a run's directory is that of an ablation."""
+    """Whether a run directory is an ablation."""
     return (path / PLAN).is_file()
 
 
@@ -42,26 +42,27 @@ def write_plan(directory: Path, plan: StoredPlan) -> None:
 
 
 def read_plan(directory: Path) -> StoredPlan:
-    """Raises InputError for a directory that holds no plan, or not one of this version."""
+    """Read the plan. Raises InputError if there is none, or if its schema version is unknown."""
     path = directory / PLAN
     try:
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         plan = StoredPlan(**{**tree, "steps": tuple(Step(**step) for step in tree["steps"])})
     except OSError as error:
         raise InputError(
-            f"cannot read {path}: {error.strerror}", hint="name the directory of an ablation"
+            f"cannot read {path}: {error.strerror}", hint="pass the directory of an ablation"
         ) from None
     except (ValueError, TypeError, KeyError):
-        raise InputError(f"{path}: not the plan of an ablation") from None
+        raise InputError(f"{path}: not an ablation plan") from None
     if plan.schema_version != SCHEMA_VERSION:
         raise InputError(
-            f"{path}: plan schema {plan.schema_version}, this parity-check reads {SCHEMA_VERSION}"
+            f"{path}: plan schema {plan.schema_version}, but this version of parity-check reads "
+            f"{SCHEMA_VERSION}"
         )
     return plan
 
 
 def own_traces(repeats: int) -> tuple[str, ...]:
-    """The traces of one configuration of the candidate, in the order in which they are made."""
+    """The traces of one configuration of the candidate, in the order of recording."""
     return (
         sampled_name("candidate"),
         *(repeat_name("candidate", number + 1) for number in range(repeats)),
@@ -71,18 +72,18 @@ def own_traces(repeats: int) -> tuple[str, ...]:
 
 
 def shared_traces(directory: Path) -> list[Path]:
-    """The reference's own rollouts in a run's directory, and its A/A runs on them."""
+    """The reference's rollouts in a run directory, and its A/A runs."""
     repeats = sorted(directory.glob(repeat_name("reference", "*")))
     return [directory / sampled_name("reference"), *repeats]
 
 
 def is_finished(step: Path) -> bool:
-    """Whether a step's traces are whole: each is written whole or not at all, this one last."""
+    """Whether a step has all traces: each is written atomically, and this one last."""
     return (step / replayed_name("candidate")).is_file()
 
 
 def make_step(directory: Path, name: str) -> Path:
-    """An empty directory for a step, with links to the traces that all steps share."""
+    """Create an empty directory for a step, with links to the shared traces."""
     step = directory / name
     shutil.rmtree(step, ignore_errors=True)
     step.mkdir()
@@ -92,7 +93,7 @@ def make_step(directory: Path, name: str) -> Path:
 
 
 def failure_of(step: Path) -> str | None:
-    """Why a step failed, None where it did not."""
+    """Why a step failed; None if it did not."""
     try:
         return (step / FAILURE).read_text(encoding="utf-8").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""The frozen AblationReport: everything that a renderer of an ablation needs."""
+"""The frozen AblationReport: everything that a renderer needs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ State = Literal["finished", "failed", "refused", "not run"]
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One row of the table; what was not measured is None.
+    """One row of the table. Values that were not measured are None.
 
-    `number` counts rows from 1. `key` and `requested` are what the step changes, `in_force` what
-    its engine runs with. `against` is the number of the step that it is compared with:
-    `differing` of the replay's tokens have another logprob there. `removed` is the share of the
-    drift that its part began with. `at_floor`: neither direction's mean |Δ| is above the A/A floor.
+    `number` counts rows from 1. `key` and `requested` are the change, `in_force` is the value in
+    the started engine. `against` is the number of the step that it is compared with; `differing`
+    tokens of the replay have a different logprob there. `removed` is a share of the initial drift
+    of its part. `at_floor`: in both directions mean |Δ| is within the A/A floor.
     """
 
     number: int
@@ -50,7 +50,7 @@ class StepReport:
 
     @property
     def outcome(self) -> Verdict | None:
-        """The verdict, where the floor counts as parity."""
+        """The verdict; at the floor it is parity."""
         return "parity" if self.at_floor else self.verdict
 
     def direction(self, sampled_by: Role) -> Direction:
@@ -62,7 +62,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class AblationReport:
-    """A whole ablation. `source` is the run whose traces it took over, None where there is none."""
+    """A complete ablation. `source` is the run whose traces it reuses, if any."""
 
     run_id: str
     created_utc: str
@@ -87,12 +87,12 @@ class AblationReport:
 
     @property
     def best(self) -> StepReport | None:
-        """The finished step with the best outcome; the least mean |Δ| where several have it."""
+        """The finished step with the best outcome; on a tie, with the smallest mean |Δ|."""
         return min(self.finished(), key=_rank, default=None)
 
     @property
     def verdict(self) -> Verdict | None:
-        """The best step's outcome; None where no step was finished."""
+        """The outcome of the best step; None if no step finished."""
         return None if self.best is None else self.best.outcome
 
     @property

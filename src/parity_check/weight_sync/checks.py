@@ -1,13 +1,13 @@
-"""What it means that an in-flight weight update did what it declares: the six checks.
+"""The six checks of an in-flight weight update.
 
-A request that is under way while weights A become B returns logprobs of three kinds. Each token is
-held against cold engines, started with A and with B, that replay the same tokens, and against B
-over the KV that A had computed: what an update that keeps the cache honestly gives. Which of them
-the tokens behind the boundary equal says what happened to the cache, whatever was declared.
+While the weights change from A to B, a request can return three kinds of logprobs. Each token is
+compared with oracles that replay the same tokens: cold engines started with A and with B, and B on
+the KV computed by A, which is the correct result of an update that keeps the cache. The oracle that
+the tokens after the update match shows what happened to the cache.
 
-Numbers are mean |Δ| in nats a token, Δ = logprob of the oracle - logprob that was returned, with
-an interval clustered by prompt that is judged against one limit, as everywhere. An engine that
-differs from itself by more than the limit before any update settles nothing.
+Distances are mean |Δ| in nats per token, Δ = logprob of the oracle - returned logprob, with an
+interval clustered by prompt, judged against one limit. If an engine differs from itself by more
+than the limit before any update, the check is inconclusive.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from parity_check.measure.gates import Verdict
 from parity_check.weight_sync.distance import Distance, Ruler
 from parity_check.weight_sync.observed import EngineRun, Floats, Handling, Ints, Request, lag_shares
 
-REFUSED = "the cache reset was refused"
 SHOWN = 5e-6
-"""The least that five decimals show."""
+"""The smallest value visible in five decimals."""
 NAMED = 3
-"""Parameters that a sentence names; the report's data has all."""
+"""How many parameters a sentence names; report.json has all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question, its verdict, and the number that was judged by its limit."""
+    """One check: its verdict, and the value judged against its limit."""
 
     name: str
     engine: str
@@ -43,7 +42,7 @@ class Check:
 
 
 def stale_parameters(run: EngineRun) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names that still hold the old weights, and names that hold neither the old nor the new."""
+    """Parameters with the old weights, and parameters with neither old nor new weights."""
     wanted = run.cold[run.newest].parameters
     off = [name for name, digest in wanted.items() if run.after.parameters.get(name) != digest]
     unchanged = [n for n in off if run.after.parameters.get(n) == run.before.parameters.get(n)]
@@ -57,9 +56,9 @@ def weights_arrived(
     unchanged: Sequence[str],
     wrong: Sequence[str],
 ) -> Check:
-    """Every parameter equals that of a cold engine with the new weights, and so do fresh tokens.
+    """All parameters and fresh requests equal those of a cold engine with the new weights.
 
-    Fresh requests that took a prefix from the cache are left out: `no_stale_prefix` is about them.
+    Fresh requests with a prefix-cache hit are excluded; `no_stale_prefix` checks those.
     """
     name = "weights_arrived"
     old, new = run.cold[0].parameters, run.cold[run.newest].parameters
@@ -68,67 +67,65 @@ def weights_arrived(
         stale = len(unchanged) + len(wrong)
         if len(unchanged) == changing and not wrong:
             reason = (
-                f"none of the {changing} parameters that the update changes has changed: it did "
-                "nothing, or wrote into a copy"
+                f"none of the {changing} parameters that differ between the checkpoints changed: "
+                "the update did nothing, or wrote to a copy"
             )
         else:
             parts = [
                 f"{len(names)} of {len(new)} parameters {what}: {_named(names)}"
                 for names, what in (
-                    (unchanged, "still hold the old weights"),
-                    (wrong, "hold neither the old nor the new weights"),
+                    (unchanged, "still have the old weights"),
+                    (wrong, "have neither the old nor the new weights"),
                 )
                 if names
             ]
             reason = "; ".join(parts)
-        advice = "compare the names that the update loads with those of the checkpoint"
+        advice = "compare the parameter names that the update loads with those of the checkpoint"
         return Check(name, run.role, "drift", float(stale), 0.0, "parameters", reason, advice)
     fresh = [request for request in run.of("fresh") if not request.cached_tokens]
     estimate = ruler.measure(fresh, lambda request: request.to_cold())
     if estimate is None:
-        reason = "all parameters hold the new weights, but every fresh request met a cached prefix"
+        reason = "all parameters have the new weights, but every fresh request hit the prefix cache"
         return Check(name, run.role, "inconclusive", None, ruler.limit, "nats", reason)
     verdict, why = ruler.judge(estimate, floor)
     reason = (
-        f"all {len(new)} parameters hold the new weights ({changing} changed); fresh requests are "
-        f"{_nats(estimate)} from a cold engine with them{why}"
+        f"all {len(new)} parameters have the new weights ({changing} changed); fresh requests "
+        f"differ by {_nats(estimate)} from a cold engine with the new weights{why}"
     )
     advice = ""
     if verdict == "drift":
-        advice = "something derived from the weights was not refreshed: a cache, a packed copy"
+        advice = "something derived from the weights was not refreshed: a cache or a packed copy"
     return Check(name, run.role, verdict, estimate.value, ruler.limit, "nats", reason, advice)
 
 
 def lm_head_refreshed(run: EngineRun) -> Check:
-    """The head in force, copies and all, gives the logits of a cold engine with the new weights."""
+    """The lm_head, copies included, gives the logits of a cold engine with the new weights."""
     old, new, found = (w.head for w in (run.cold[0], run.cold[run.newest], run.after))
     distance = float(np.abs(found - new).max())
     change = float(np.abs(new - old).max())
     reason = (
-        f"logits of fixed hidden states are within {distance:.3g} of a cold engine's; the update "
-        f"moves them by up to {change:.3g} ({run.after.head_dtype} head)"
+        f"logits of fixed hidden states are within {distance:.3g} of those of a cold engine; the "
+        f"update changes them by up to {change:.3g} ({run.after.head_dtype} head)"
     )
     limit = change / 100
     if distance <= limit:
         return Check("lm_head_refreshed", run.role, "parity", distance, limit, "logits", reason)
-    advice = "refresh what is derived from lm_head.weight (a float32 or packed copy) on each update"
+    advice = "refresh copies of lm_head.weight (float32 or packed) after each update"
     return Check("lm_head_refreshed", run.role, "drift", distance, limit, "logits", reason, advice)
 
 
 def if_arrived(arrived: Check, check: Check) -> Check:
-    """Distances to the new weights say nothing of the cache where the weights did not arrive."""
+    """Make a check of the cache inconclusive if the new weights did not arrive."""
     if arrived.verdict != "drift" or check.unit != "nats" or check.verdict == "parity":
         return check
-    if not check.reason.startswith(REFUSED):
-        reason = "cannot be told, because the new weights did not arrive"
-        return Check(
-            check.name, check.engine, "inconclusive", check.value, check.limit, check.unit, reason
-        )
-    return check
+    reason = "not known, because the new weights did not arrive"
+    return Check(
+        check.name, check.engine, "inconclusive", check.value, check.limit, check.unit, reason
+    )
 
 
 def no_stale_prefix(run: EngineRun, ruler: Ruler, floor: Distance) -> Check:
-    """A prompt seen before the update and re-issued after it equals a cold engine."""
+    """A prompt issued again after the update gets the logprobs of a cold engine."""
     name = "no_stale_prefix"
     reissued = run.of("reissued")
     estimate = ruler.measure(reissued, lambda request: request.to_cold())
@@ -146,15 +143,15 @@ def no_stale_prefix(run: EngineRun, ruler: Ruler, floor: Distance) -> Check:
         source = f"{cached} of their prompt tokens came from the prefix cache"
     largest = max(float(request.to_cold().max()) for request in reissued)
     reason = (
-        f"re-issued prompts are {_nats(estimate)} (max {largest:.3g}) from a cold engine with the "
-        f"new weights; {source}{why}"
+        f"re-issued prompts differ by {_nats(estimate)} (max {largest:.3g}) from a cold engine "
+        f"with the new weights; {source}{why}"
     )
     advice = ""
     if verdict == "drift" and cached:
         advice = (
-            "KV of the old weights is served from the cache: set clear_cache = true, or "
-            "enable_prefix_caching = false, or call reset_prefix_cache() after the update and look "
-            "at what it returns"
+            "the cache serves KV of the old weights: set clear_cache = true or "
+            "enable_prefix_caching = false, or call reset_prefix_cache() after the update and "
+            "check its return value"
         )
     return Check(name, run.role, verdict, estimate.value, ruler.limit, "nats", reason, advice)
 
@@ -164,7 +161,7 @@ def _after_the_switch(request: Request, distance: Floats) -> Floats:
 
 
 def separation(run: EngineRun, ruler: Ruler) -> Distance | None:
-    """How far apart keeping and recomputing are, on the tokens behind the boundary."""
+    """Distance between keeping and recomputing the KV, on the tokens after the update."""
 
     def distance(request: Request) -> Floats:
         if request.kept is None:
@@ -176,7 +173,7 @@ def separation(run: EngineRun, ruler: Ruler) -> Distance | None:
 
 
 def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Distance) -> tuple[Handling, Check]:
-    """What became of the requests under way, and whether it is what the mode says."""
+    """What happened to the requests in flight, and whether that is what the mode declares."""
     name, requests = "in_flight_as_declared", run.of("in_flight")
     after = sum(int((request.versions > request.started).sum()) for request in requests)
     aborted = sum(request.finish_reason == "abort" for request in requests)
@@ -184,11 +181,11 @@ def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Distance) -> tupl
         measured: Handling = "unclear" if after else "aborted" if aborted else "drained"
         verdict: Verdict = "parity" if measured == run.declared else "drift"
         reason = (
-            f"declared {run.declared}; of {len(requests)} requests in flight {aborted} were "
+            f"declared {run.declared}; {aborted} of {len(requests)} requests in flight were "
             f"aborted, and {after} of their tokens came from the new weights"
         )
         check = Check(name, run.role, verdict, float(after), 0.0, "tokens", reason)
-        return measured, _reset_counts(run, check)
+        return measured, check
     kept = ruler.measure(
         requests,
         lambda r: np.zeros(0) if (d := r.to_kept()) is None else _after_the_switch(r, d),
@@ -200,14 +197,14 @@ def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Distance) -> tupl
     assert apart is not None
     if ruler.inside(apart) != "drift":
         reason = (
-            f"keeping and recomputing the KV differ by {_nats(apart)} here, which a limit of "
-            f"{ruler.limit:g} does not tell apart"
+            f"keeping and recomputing the KV differ by only {_nats(apart)}, which a limit of "
+            f"{ruler.limit:g} cannot distinguish"
         )
         check = Check(
             *(name, run.role, "inconclusive", apart.value, ruler.limit, "nats", reason),
-            "use checkpoints that are further apart, or more requests",
+            "use checkpoints that differ more, or more requests",
         )
-        return "unclear", _reset_counts(run, check)
+        return "unclear", check
     inside = {"kept": ruler.inside(kept), "recomputed": ruler.inside(cold)}
     measured = "unclear"
     if inside == {"kept": "parity", "recomputed": "drift"}:
@@ -217,15 +214,15 @@ def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Distance) -> tupl
     judged = kept if run.declared == "kept" else cold
     verdict, why = ruler.judge(judged, floor)
     reason = (
-        f"declared {run.declared}; behind the boundary the tokens are {_nats(kept)} from the new "
-        f"weights over the kept KV, {_nats(cold)} from a cold engine with the new weights{why}"
+        f"declared {run.declared}; tokens after the update differ by {_nats(kept)} from the new "
+        f"weights on the kept KV, and by {_nats(cold)} from a cold engine with the new weights{why}"
     )
     check = Check(name, run.role, verdict, judged.value, ruler.limit, "nats", reason)
-    return measured, _reset_counts(run, check)
+    return measured, check
 
 
-def _reset_counts(run: EngineRun, check: Check) -> Check:
-    """A clearing that was declared and refused is drift, whatever the tokens look like."""
+def unless_refused(run: EngineRun, check: Check) -> Check:
+    """Make a check drift if the engine refused a cache reset that the mode declares."""
     if not (run.clear_cache and run.refused_reset):
         return check
     return Check(
@@ -235,14 +232,14 @@ def _reset_counts(run: EngineRun, check: Check) -> Check:
         check.value,
         check.limit,
         check.unit,
-        f"{REFUSED} (it returned false); {check.reason}",
-        "a cache cannot be reset while requests hold its blocks: reset with "
-        "reset_running_requests = true, or when nothing is in flight",
+        f"the cache reset was refused (it returned false); {check.reason}",
+        "a cache cannot be reset while requests use its blocks: pass reset_running_requests = "
+        "true, or reset when no request is in flight",
     )
 
 
 def nothing_lost(run: EngineRun) -> Check:
-    """Every request ends with all its tokens; what was aborted as declared is issued again."""
+    """Every request finishes with all its tokens; declared aborts are issued again."""
     missing = {r.sample_id: r.wanted - len(r.logprobs) for r in run.requests}
     declared_aborts = {
         request.sample_id
@@ -250,14 +247,15 @@ def nothing_lost(run: EngineRun) -> Check:
         if run.declared == "aborted" and request.finish_reason == "abort"
     }
     lost = {s: n for s, n in missing.items() if n and s not in declared_aborts}
-    reason = f"all {len(run.requests)} requests ended with all their tokens"
+    reason = f"all {len(run.requests)} requests finished with all their tokens"
     if declared_aborts:
         reason = (
             f"{len(declared_aborts)} requests were aborted as declared and issued again; all "
-            "others ended with all their tokens"
+            "others finished with all their tokens"
         )
     if lost:
-        reason = f"{len(lost)} of {len(run.requests)} requests lack tokens: {_named(list(lost))}"
+        reason = f"{len(lost)} of {len(run.requests)} requests are missing tokens: "
+        f"{_named(list(lost))}"
     verdict: Verdict = "drift" if lost else "parity"
     return Check(
         "nothing_lost", run.role, verdict, float(sum(lost.values())), 0.0, "tokens", reason
@@ -267,10 +265,10 @@ def nothing_lost(run: EngineRun) -> Check:
 def reference_analogue(
     reference: EngineRun, candidate: EngineRun, measured: Mapping[str, Handling]
 ) -> Check:
-    """Both engines put the same tokens of the same requests under the same policy, the same way.
+    """Both engines generated their tokens under the same policy versions and KV handling.
 
-    The number is the share of in-flight tokens, place by place, that one engine has under another
-    policy version than the other, or does not have, or has over KV that was treated otherwise.
+    The value is the share of in-flight tokens, position by position, that differ in policy version,
+    exist on one engine only, or differ in KV handling.
     """
     name = "reference_analogue"
     ways = (measured[reference.role], measured[candidate.role])
@@ -289,9 +287,9 @@ def reference_analogue(
         f"{ways[1]} in the candidate"
     )
     verdict: Verdict = "drift" if share else "parity"
-    advice = 'mode = "keep", clear_cache = false is what V0 did' if share else ""
+    advice = 'V0 behaves like mode = "keep", clear_cache = false' if share else ""
     if share and ways[0] == ways[1] and any(map(_staggered, (reference, candidate))):
-        # Another number of prefill steps is no difference in the update.
+        # A different number of prefill steps is not a difference in the update.
         verdict = "inconclusive"
         reason += "; prompts were prefilled in several steps, so the schedules differ"
         advice = "raise max_num_batched_tokens, or lower weight_sync.concurrency"
@@ -301,12 +299,12 @@ def reference_analogue(
 
 
 def _staggered(run: EngineRun) -> bool:
-    """Whether the requests in flight were not at the same token when an update came."""
+    """Whether the requests in flight were at different tokens when an update happened."""
     return len({r.switches for r in run.of("in_flight") if r.switches}) > 1
 
 
 def _versions(request: Request, length: int) -> Ints:
-    """[length] versions, -1 where the request has no token."""
+    """Versions [length], -1 where the request has no token."""
     padded: Ints = np.full(length, -1, dtype=np.int64)
     padded[: len(request.logprobs)] = request.versions
     return padded

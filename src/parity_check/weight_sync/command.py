@@ -1,7 +1,7 @@
-"""`weight-sync` from a configuration to its report: the engines, their oracles, the run's files.
+"""The `weight-sync` command: engines, oracles, files of the run, report.
 
-One engine a role goes through the updates; then engines that are started with each version of the
-weights replay the same tokens, one version after the other.
+The engine of each role goes through the updates. Then, for each version of the weights, cold
+engines replay the same tokens.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from parity_check.weight_sync.observed import EngineRun, Mode, Request, Update, 
 from parity_check.weight_sync.report import WeightSyncReport
 from parity_check.weight_sync.scenario import (
     Cold,
-    Flown,
     Planned,
     Rows,
+    Updated,
     declared_ways,
-    fly,
     locate_checkpoint,
     plan_requests,
     replay,
+    run_updates,
 )
 from parity_check.weight_sync.timeline import judge, overall
 
@@ -57,30 +57,30 @@ REPORT = "report.json"
 def weight_sync(
     config: Config, roles: Sequence[Role], delivery: Delivery, console: Console
 ) -> ExitCode:
-    """Change weights under requests that are on their way, on one engine or on both."""
+    """Update weights while requests are in flight, on one engine or on both."""
     delivery.check()
     return deliver(run_scenario(config, roles, console), delivery, console)
 
 
 def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
-    """Render a finished run again, as it was judged. Raises InputError for a damaged report."""
+    """Render a finished run again, with its stored verdict. Raises InputError."""
     delivery.check()
     path = directory / REPORT
     try:
         stored = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not the report of a weight-sync run: {reason}") from None
+        raise InputError(f"{path}: not a weight-sync report: {reason}") from None
     return deliver(stored, delivery, console)
 
 
 def is_weight_sync(directory: Path) -> bool:
-    """Whether a run's directory is one of `weight-sync`."""
+    """Whether a run directory is of `weight-sync`."""
     return any(directory.glob(rollouts_name("*")))
 
 
 def deliver(report: WeightSyncReport, delivery: Delivery, console: Console) -> ExitCode:
-    """Print and write the report; returns the exit code. On GitHub Actions, annotate as well."""
+    """Print and write the report; return the exit code. On GitHub Actions, also annotate."""
     for path, format in delivery.write.items():
         write_text(path, RENDERERS[format](report))
     quiet = console.verbosity < 0 and delivery.format == "text"
@@ -96,7 +96,7 @@ def deliver(report: WeightSyncReport, delivery: Delivery, console: Console) -> E
 
 
 def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> WeightSyncReport:
-    """Run the scenario on the engines, its oracles after it, and judge. Writes the run."""
+    """Run the scenario on the engines, then the oracles, and judge. Writes the run directory."""
     settings = config.weight_sync or WeightSync()
     config = config.model_copy(update={"weight_sync": settings})
     _refuse_endpoints(config, roles)
@@ -110,27 +110,27 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Wei
             ways = declared_ways(started, settings)
             ids = tokenize_prompts(live, prompts)
             plan = plan_requests(prompts, ids, settings.concurrency)
-            job = partial(_recorded, plan, config, checkpoints, run)
-            flown = live.engines.run(dict.fromkeys(roles, job))
-            made = live
+            job = partial(_run_and_store, plan, config, checkpoints, run)
+            updated = live.engines.run(dict.fromkeys(roles, job))
+            subject = live
         versions = [config.model, *(_model(config, path) for path in checkpoints)]
         colds: list[dict[Role, Cold]] = []
         for version, model in enumerate(versions):
             with session(_cold_config(config, roles, model), roles, run, console) as live:
                 jobs = {
-                    role: partial(replay, plan, config, keeping, flown[role])
+                    role: partial(replay, plan, config, keeping, updated[role])
                     for role in roles
                     for keeping in [checkpoints if not version and ways[role][0] == "keep" else []]
                 }
                 colds.append(live.engines.run(jobs))
         wanted = config.workload.max_tokens
         runs = [
-            engine_run(role, ways[role], plan, wanted, flown[role], [c[role] for c in colds])
+            engine_run(role, ways[role], plan, wanted, updated[role], [c[role] for c in colds])
             for role in roles
         ]
-        report = _report(config, made, run, checkpoints, flown, runs)
+        report = _report(config, subject, run, checkpoints, updated, runs)
         for role, each in zip(roles, runs, strict=True):
-            run.write(rollouts_name(role), _rollouts(each, flown[role].rows))
+            run.write(rollouts_name(role), _rollouts(each, updated[role].rows))
         run.write(REPORT, RENDERERS["json"](report))
         run.write("report.html", RENDERERS["html"](report))
     return report
@@ -140,26 +140,28 @@ def _check_lengths(settings: WeightSync, max_tokens: int) -> None:
     last = settings.update_after_tokens * len(settings.weights)
     if max_tokens <= last:
         raise ConfigError(
-            f"workload.max_tokens: requests of {max_tokens} tokens have ended before the last "
-            f"update, which comes after {last}"
+            f"workload.max_tokens: requests of {max_tokens} tokens end before the last update, "
+            f"which happens after {last} tokens"
         )
 
 
 def _refuse_endpoints(config: Config, roles: Sequence[Role]) -> None:
     for role in roles:
         if config.engine(role).kind == "endpoint":
-            raise ConfigError(f"weight_sync: the {role} is an endpoint: its weights are not ours")
+            raise ConfigError(
+                f"weight_sync: the {role} is an endpoint, whose weights parity-check cannot update"
+            )
 
 
 def _in_process(config: Config, roles: Sequence[Role]) -> Config:
-    """Engines that can be stepped from outside; what the user sets in `env` wins."""
+    """Engines that parity-check can step itself; the user's `env` takes precedence."""
     return _with_engines(
         config, {r: {"env": {**IN_PROCESS, **config.engine(r).env}} for r in roles}
     )
 
 
 def _cold_config(config: Config, roles: Sequence[Role], model: ModelConfig) -> Config:
-    """Engines that start with given weights, and take nothing from a prefix cache."""
+    """Engines started with the given weights and without prefix caching."""
     changes = {
         role: {
             "settings": config.engine(role).settings.model_copy(
@@ -182,19 +184,19 @@ def _model(config: Config, path: str) -> ModelConfig:
     return config.model.model_copy(update={"path": path, "revision": None})
 
 
-def _recorded(
+def _run_and_store(
     plan: Sequence[Planned],
     config: Config,
     checkpoints: Sequence[str],
     run: RunDirectory,
     engine: WorkerEngine,
-) -> Flown:
-    """Fly, and keep the rollouts at once: the oracles come later, and may be interrupted."""
-    flown = fly(plan, config, checkpoints, engine)
+) -> Updated:
+    """Run the updates and store the rollouts at once, because the oracles may be interrupted."""
+    updated = run_updates(plan, config, checkpoints, engine)
     name = rollouts_name(engine.spec.role)
-    run.write(name, "".join(json.dumps(row) + "\n" for row in flown.rows))
+    run.write(name, "".join(json.dumps(row) + "\n" for row in updated.rows))
     engine.forget()
-    return flown
+    return updated
 
 
 def engine_run(
@@ -202,16 +204,16 @@ def engine_run(
     way: tuple[Mode, bool],
     plan: Sequence[Planned],
     wanted: int,
-    flown: Flown,
+    updated: Updated,
     colds: Sequence[Cold],
 ) -> EngineRun:
-    """One engine's rows and its oracles' as arrays; `wanted` tokens were asked of a request."""
+    """Rows of one engine and its oracles as arrays; `wanted` tokens were requested per request."""
     kept = {row["sample_id"]: row for row in colds[0].kept}
     requests = []
-    for place, (planned, row) in enumerate(zip(plan, flown.rows, strict=True)):
-        beside = kept.get(planned.sample_id)
-        if beside is not None and beside["switches"] != row["switches"]:
-            beside = None  # another boundary is another oracle
+    for place, (planned, row) in enumerate(zip(plan, updated.rows, strict=True)):
+        kept_row = kept.get(planned.sample_id)
+        if kept_row is not None and kept_row["switches"] != row["switches"]:
+            kept_row = None  # a different boundary is a different oracle
         requests.append(
             Request(
                 sample_id=planned.sample_id,
@@ -225,24 +227,24 @@ def engine_run(
                 switches=tuple(row["switches"]),
                 logprobs=np.array(row["logprobs"], dtype=np.float64),
                 cold=np.array([cold.logprobs[place] for cold in colds], dtype=np.float64),
-                kept=None if beside is None else np.array(beside["logprobs"], dtype=np.float64),
+                kept=None if kept_row is None else np.array(kept_row["logprobs"], dtype=np.float64),
             )
         )
     return EngineRun(
         role=role,
-        family=flown.description["family"],
+        family=updated.description["family"],
         declared=declared(*way),
         clear_cache=way[1],
-        prefix_caching=flown.description["settings"]["enable_prefix_caching"]["in_force"],
-        block_size=flown.description["config"].get("block_size", 1),
+        prefix_caching=updated.description["settings"]["enable_prefix_caching"]["in_force"],
+        block_size=updated.description["config"].get("block_size", 1),
         requests=tuple(requests),
         updates=tuple(
             Update(**{**update, "cache_resets": tuple(update["cache_resets"])})
-            for update in flown.result["updates"]
+            for update in updated.result["updates"]
         ),
-        preemptions=flown.result["preemptions"],
-        before=_weights(flown.result["weights_before"]),
-        after=_weights(flown.result["weights_after"]),
+        preemptions=updated.result["preemptions"],
+        before=_weights(updated.result["weights_before"]),
+        after=_weights(updated.result["weights_after"]),
         cold=tuple(_weights(cold.weights) for cold in colds),
     )
 
@@ -255,7 +257,7 @@ def _weights(found: Mapping[str, Any]) -> Weights:
 
 
 def rollouts_name(role: str) -> str:
-    """The file with every request of an engine: tokens, logprobs, and then the oracles' too."""
+    """The file with all requests of an engine: tokens, logprobs, and logprobs of the oracles."""
     return f"{role}-weight-sync.jsonl"
 
 
@@ -280,10 +282,10 @@ def _rollouts(run: EngineRun, recorded: Rows) -> str:
 
 def _report(
     config: Config,
-    made: Session,
+    subject: Session,
     run: RunDirectory,
     checkpoints: Sequence[str],
-    flown: Mapping[Role, Flown],
+    updated: Mapping[Role, Updated],
     runs: Sequence[EngineRun],
 ) -> WeightSyncReport:
     settings = config.weight_sync
@@ -295,37 +297,37 @@ def _report(
         checks.append(reference_analogue(runs[0], runs[1], measured))
     phases = [request.phase for request in runs[0].requests]
     return WeightSyncReport(
-        run_id=made.run_id,
-        created_utc=made.created_utc,
+        run_id=subject.run_id,
+        created_utc=subject.created_utc,
         command=shlex.join(["parity-check", *sys.argv[1:]]),
         parity_check=__version__,
         config=dump_config(config),
-        model=made.model,
+        model=subject.model,
         checkpoints=tuple(provenance.model_fingerprint(path, None) for path in checkpoints),
         host=provenance.host_fingerprint(),
-        engines=tuple(_engine_report(role, each) for role, each in flown.items()),
+        engines=tuple(_engine_report(role, each) for role, each in updated.items()),
         requests={phase: phases.count(phase) for phase in dict.fromkeys(phases)},
         results=tuple(results),
         checks=tuple(checks),
         verdict=overall(checks),
         artifacts=tuple(
             ["report.json", "config.toml"]
-            + [name for role in flown for name in (rollouts_name(role), f"{role}.log")]
+            + [name for role in updated for name in (rollouts_name(role), f"{role}.log")]
         ),
     )
 
 
-def _engine_report(role: Role, flown: Flown) -> EngineReport:
-    found = flown.description
+def _engine_report(role: Role, updated: Updated) -> EngineReport:
+    found = updated.description
     return EngineReport(
         role=role,
-        label=flown.label,
+        label=updated.label,
         version=found["version"],
         family=found["family"],
         device=found["device"],
         packages=found["packages"],
         settings={
-            name: Setting(flown.requested[name], each["in_force"], each["proof"])
+            name: Setting(updated.requested[name], each["in_force"], each["proof"])
             for name, each in found["settings"].items()
         },
         config=found["config"],

@@ -1,4 +1,4 @@
-"""How far an engine's tokens are from those of an oracle, and when that is outside a limit."""
+"""Distance between the logprobs of an engine and of an oracle, and its verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parity_check.weight_sync.observed import Floats, Request
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """Mean |Δ| to an oracle, and how many prompts have a mean of their own above the limit."""
+    """Mean |Δ| to an oracle, and the number of prompts whose own mean is above the limit."""
 
     estimate: Estimate
     prompts_outside: int
@@ -27,11 +27,11 @@ class Distance:
 
 @dataclass(frozen=True, slots=True)
 class Ruler:
-    """How distances of one engine are measured and judged.
+    """Measures and judges the distances of one engine.
 
-    A mean lies outside the limit when its interval does. As |Δ| has no sign and a long tail, that
-    takes many prompts; so it also does where so many prompts have a mean above the limit that a
-    median inside it is excluded (sign test at the same level).
+    A mean is outside the limit if its interval is. Because |Δ| has a long tail, that takes many
+    prompts. So it is also outside if a sign test over prompts at the same level shows that the
+    median is above the limit.
     """
 
     role: str
@@ -41,7 +41,7 @@ class Ruler:
     def measure(
         self, requests: Sequence[Request], distance: Callable[[Request], Floats]
     ) -> Distance | None:
-        """Mean over the tokens that `distance` returns, clustered by prompt; None without any."""
+        """Mean over the tokens that `distance` returns, clustered by prompt; None for no token."""
         sums: dict[str, float] = {}
         sizes: dict[str, float] = {}
         for request in requests:
@@ -64,7 +64,7 @@ class Ruler:
         return Distance(estimate, int((totals / counts > self.limit).sum()))
 
     def inside(self, distance: Distance) -> Verdict:
-        """Equivalence by the interval; without one nothing is settled."""
+        """The verdict by the interval; inconclusive if there is none."""
         estimate = distance.estimate
         if estimate.ci_low is None or estimate.ci_high is None:
             return "inconclusive"
@@ -76,15 +76,15 @@ class Ruler:
         return "inconclusive"
 
     def judge(self, distance: Distance, floor: Distance) -> tuple[Verdict, str]:
-        """The verdict on a distance, and why it is open where it is."""
+        """The verdict on a distance, and why it is inconclusive if it is."""
         verdict, own = self.inside(distance), self.inside(floor)
         if own != "parity" and not floor.estimate.note:
             return "inconclusive", (
-                f"; the engine differs from itself by {floor.value:.5f} before any update, too "
-                f"much for a limit of {self.limit:g}"
+                f"; the engine differs from itself by {floor.value:.5f} before any update, which "
+                f"is too much for a limit of {self.limit:g}"
             )
         if "inconclusive" in (verdict, own):
             note = distance.estimate.note or floor.estimate.note
-            note = note or "the interval lies across the limit"
+            note = note or "the interval straddles the limit"
             return "inconclusive", f"; {note}"
         return verdict, ""

@@ -1,4 +1,4 @@
-"""What an engine did under weight updates, as arrays: requests, weights, the updates themselves."""
+"""Observations of an engine during weight updates, as arrays: requests, weights, updates."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Ints = NDArray[np.int64]
 class Request:
     """One request of the scenario. Arrays are per generated token.
 
-    `switches` are the tokens before which the weights changed, `started` the version it began
-    with. `cold` [versions, tokens] and `kept` [tokens] are the oracles' logprobs of its tokens.
+    `switches` are the tokens before which the weights changed, `started` is the version at the
+    start. `cold` [versions, tokens] and `kept` [tokens] are the oracles' logprobs of its tokens.
     """
 
     sample_id: str
@@ -39,29 +39,29 @@ class Request:
 
     @property
     def versions(self) -> Ints:
-        """[tokens] policy version under which each token was sampled."""
+        """Policy version [tokens] under which each token was sampled."""
         places = np.arange(len(self.logprobs))
         return self.started + np.searchsorted(self.switches, places, side="right")
 
     @property
     def lags(self) -> Ints:
-        """[tokens] updates that each token is behind when its request ends."""
+        """How many updates each token [tokens] is behind at the end of its request."""
         return self.started + len(self.switches) - self.versions
 
     def to_cold(self, version: int | None = None) -> Floats:
-        """[tokens] |Δ| to a cold engine of a version, or of each token's own."""
+        """|Δ| [tokens] to a cold engine of a version; default: of each token's own version."""
         own = self.versions if version is None else version
         distance: Floats = np.abs(self.cold[own, np.arange(len(self.logprobs))] - self.logprobs)
         return distance
 
     def to_kept(self) -> Floats | None:
-        """[tokens] |Δ| to each token's weights over the KV that was there; None: not measured."""
+        """|Δ| [tokens] to each token's weights on the kept KV; None if not measured."""
         return None if self.kept is None else np.abs(self.kept - self.logprobs)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What an engine computes with: digests by parameter, and logits of fixed hidden states."""
+    """The weights in an engine: digests by parameter, and logits of fixed hidden states."""
 
     parameters: Mapping[str, str]
     head: Floats
@@ -70,7 +70,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One update as the engine went through it; times in seconds."""
+    """One update of an engine; times in seconds."""
 
     checkpoint: str
     loader: str
@@ -86,7 +86,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class EngineRun:
-    """The scenario on one engine, with its oracles; `cold` holds the weights of each version."""
+    """The scenario on one engine, with its oracles. `cold` are the weights of each version."""
 
     role: str
     family: str
@@ -114,7 +114,7 @@ class EngineRun:
 
 
 def declared(mode: Mode, clear_cache: bool) -> Handling:
-    """What a way of pausing says of the requests that are under way."""
+    """What a pause mode declares for the requests in flight."""
     if mode == "keep":
         return "recomputed" if clear_cache else "kept"
     return "drained" if mode == "wait" else "aborted"

@@ -1,4 +1,4 @@
-"""The frozen WeightSyncReport: everything that any renderer needs."""
+"""The frozen WeightSyncReport: everything that a renderer needs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class WeightSyncReport:
     host: dict[str, Any]
     engines: tuple[EngineReport, ...]
     requests: dict[str, int]
-    """How many there were in each phase."""
+    """Number of requests per phase."""
     results: tuple[EngineResult, ...]
     checks: tuple[Check, ...]
     verdict: Verdict

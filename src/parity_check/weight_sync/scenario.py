@@ -1,9 +1,8 @@
-"""The weight-update scenario: which requests it takes, and what each engine is put through.
+"""The weight-update scenario: its requests, and what each engine does.
 
-An engine goes through the updates; engines that were started with each version of the weights then
-replay the same tokens. The one with the first version also goes through the updates itself, with
-forced tokens, the built-in loader and no cleared cache: its logprobs are those of the new weights
-over the old KV.
+An engine goes through the updates. Then cold engines, one per version of the weights, replay the
+same tokens. The one with the first version also goes through the updates, with forced tokens, the
+built-in loader and the cache kept: its logprobs are those of the new weights on the old KV.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from parity_check.weight_sync.observed import Mode, Phase
 Rows = list[dict[str, Any]]
 
 SHARED = 16
-"""Prompts of other families are taken first: ones that share fewer leading tokens than this."""
+"""Prompts that share fewer leading tokens than this are preferred."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A request before it is run."""
+    """A request of the plan."""
 
     sample_id: str
     prompt_id: str
@@ -40,8 +39,8 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Flown:
-    """What one engine's scenario gave: a row a request, and what its updates did."""
+class Updated:
+    """The result of the scenario on one engine: a row per request, and its updates."""
 
     rows: Rows
     result: dict[str, Any]
@@ -52,7 +51,7 @@ class Flown:
 
 @dataclass(frozen=True, slots=True)
 class Cold:
-    """What an engine that was started with one version of the weights says of the same tokens."""
+    """The logprobs of the same tokens on an engine started with one version of the weights."""
 
     logprobs: list[list[float]]
     weights: dict[str, Any]
@@ -65,14 +64,14 @@ class Cold:
 def plan_requests(
     prompts: Sequence[Prompt], token_ids: Sequence[list[int]], concurrency: int
 ) -> list[Planned]:
-    """The longest prompts in flight, of as many families as there are; they are issued again after
-    the updates, beside prompts that share as little as possible with them."""
+    """Choose the prompts: the longest ones in flight, issued again later together with fresh
+    ones."""
     chosen = _spread(token_ids, concurrency, [])
     fresh = _spread(token_ids, concurrency, chosen)
     if len(chosen) < concurrency or not fresh:
         raise InputError(
-            f"weight-sync needs more than {concurrency} prompts, there are {len(prompts)}",
-            hint="lower weight_sync.concurrency, or give more prompts",
+            f"weight-sync needs more than {concurrency} prompts, got {len(prompts)}",
+            hint="lower weight_sync.concurrency, or add prompts",
         )
     phases: tuple[tuple[Phase, list[int]], ...] = (
         ("in_flight", chosen),
@@ -87,7 +86,7 @@ def plan_requests(
 
 
 def _spread(token_ids: Sequence[list[int]], count: int, taken: Sequence[int]) -> list[int]:
-    """The longest prompts that are not taken; ones that share a prefix come last."""
+    """The longest prompts that are not taken; prompts with a shared prefix come last."""
     longest = sorted(range(len(token_ids)), key=lambda place: -len(token_ids[place]))
     found: list[int] = []
     for least in (SHARED, sys.maxsize):
@@ -101,7 +100,7 @@ def _spread(token_ids: Sequence[list[int]], count: int, taken: Sequence[int]) ->
 
 
 def _shared(place: int, others: Sequence[int], token_ids: Sequence[list[int]]) -> int:
-    """The longest run of leading tokens that a prompt has in common with any of the others."""
+    """The longest prefix that a prompt shares with any of the others, in tokens."""
     return max((_common(token_ids[place], token_ids[other]) for other in others), default=0)
 
 
@@ -121,9 +120,9 @@ def locate_checkpoint(path: str) -> str:
 def declared_ways(
     specs: Mapping[Role, EngineSpec], settings: WeightSync
 ) -> dict[Role, tuple[Mode, bool]]:
-    """(mode, clear_cache) of each engine. Raises ConfigError for what a version does not have.
+    """(mode, clear_cache) of each engine. Raises ConfigError for an unsupported mode.
 
-    The mode is V1's: beside a V1 engine V0 updates at its own boundary, which keeps everything.
+    The mode is V1's. Next to a V1 engine, V0 updates between two steps and keeps everything.
     """
     ways: dict[Role, tuple[Mode, bool]] = {}
     families = {role: family_of(spec) for role, spec in specs.items()}
@@ -140,10 +139,10 @@ def declared_ways(
 # --- on the engines -----------------------------------------------------------------------------
 
 
-def fly(
+def run_updates(
     plan: Sequence[Planned], config: Config, checkpoints: Sequence[str], engine: WorkerEngine
-) -> Flown:
-    """Put one engine through the scenario."""
+) -> Updated:
+    """Run the scenario on one engine."""
     settings = config.weight_sync
     assert settings is not None
     rows, result = engine.weight_sync(
@@ -162,17 +161,17 @@ def fly(
         python_path=settings.python_path,
     )
     requested = engine.spec.settings.model_dump()
-    return Flown(rows, result, engine.spec.label, engine.description, requested)
+    return Updated(rows, result, engine.spec.label, engine.description, requested)
 
 
 def replay(
     plan: Sequence[Planned],
     config: Config,
     keep: Sequence[str],
-    flown: Flown,
+    updated: Updated,
     engine: WorkerEngine,
 ) -> Cold:
-    """Replay the tokens on a cold engine, then `keep` the updates on it where there are any."""
+    """Replay the tokens on a cold engine, then run the updates in `keep` on it, if any."""
     weights = engine.weights()
     requests = [
         {
@@ -181,7 +180,7 @@ def replay(
             "completion_token_ids": row["token_ids"],
             "in_flight": True,
         }
-        for request, row in zip(plan, flown.rows, strict=True)
+        for request, row in zip(plan, updated.rows, strict=True)
     ]
     rows = engine.sample("replay", requests, sampling=config.workload.sampling(), top_logprobs=0)
     kept: Rows = []

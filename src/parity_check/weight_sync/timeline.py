@@ -1,4 +1,4 @@
-"""One engine through its weight updates: timeline, lag, checks → a frozen EngineResult."""
+"""The result of one engine: timeline, lags and checks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from parity_check.weight_sync.checks import (
     nothing_lost,
     separation,
     stale_parameters,
+    unless_refused,
     weights_arrived,
 )
 from parity_check.weight_sync.distance import Ruler
@@ -33,10 +34,10 @@ from parity_check.weight_sync.observed import (
 
 @dataclass(frozen=True, slots=True)
 class TimelineStep:
-    """One place in the requests of a phase: means over the requests that reached it.
+    """One token position in the requests of a phase: means over the requests that reach it.
 
-    `version` and `lag` are whole where all requests switched together. `to_cold` is mean |Δ| to
-    the cold engine of each version, `to_kept` to the new weights over the kept KV.
+    `version` and `lag` are integers if all requests switched together. `to_cold` is mean |Δ| to the
+    cold engine of each version, `to_kept` to the new weights on the kept KV.
     """
 
     phase: Phase
@@ -50,7 +51,7 @@ class TimelineStep:
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """What the scenario showed of one engine."""
+    """The result of the scenario on one engine."""
 
     role: str
     declared: Handling
@@ -70,7 +71,7 @@ class EngineResult:
 
 
 def judge(run: EngineRun, limit: float, level: float) -> EngineResult:
-    """All checks that one engine can be put to. `limit` in nats, `level` of the intervals."""
+    """Run all checks of one engine. `limit` in nats, `level` of the intervals."""
     ruler = Ruler(run.role, limit, level)
     unchanged, wrong = stale_parameters(run)
     floor = ruler.measure(run.of("in_flight"), lambda r: r.to_cold(0)[r.versions == 0])
@@ -86,7 +87,7 @@ def judge(run: EngineRun, limit: float, level: float) -> EngineResult:
         arrived,
         lm_head_refreshed(run),
         if_arrived(arrived, no_stale_prefix(run, ruler, floor)),
-        if_arrived(arrived, in_flight),
+        unless_refused(run, if_arrived(arrived, in_flight)),
         nothing_lost(run),
     )
     return EngineResult(
@@ -109,7 +110,7 @@ def judge(run: EngineRun, limit: float, level: float) -> EngineResult:
 
 
 def overall(checks: Iterable[Check]) -> Verdict:
-    """The worst of them: one drift is drift, one open question leaves the whole open."""
+    """Drift if any check drifts, else inconclusive if any is."""
     verdicts = {check.verdict for check in checks}
     if "drift" in verdicts:
         return "drift"
@@ -117,7 +118,7 @@ def overall(checks: Iterable[Check]) -> Verdict:
 
 
 def timeline(run: EngineRun) -> tuple[TimelineStep, ...]:
-    """Every place of every phase, in order."""
+    """Every position of every phase, in order."""
     phases: tuple[Phase, ...] = ("in_flight", "reissued", "fresh")
     return tuple(step for phase in phases for step in _steps(phase, run.of(phase)))
 
