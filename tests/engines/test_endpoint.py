@@ -134,7 +134,9 @@ def test_what_the_server_refuses_is_passed_on(
     with pytest.raises(EngineError, match="does not serve the model 'other'"):
         wrong.load()
     asked = Settings(enable_prefix_caching=True, async_scheduling="default")
-    with pytest.raises(EngineError, match="enable_prefix_caching = true was asked for, false is"):
+    with pytest.raises(
+        EngineError, match="enable_prefix_caching = true was requested, but false is"
+    ):
         endpoint_engine(engine.version, server.url, tmp_path, asked).load()
     endpoint = endpoint_engine(engine.version, server.url, tmp_path)
     with pytest.raises(EngineError, match=r"answered 400 during generate for .*max_tokens=10000"):

@@ -139,7 +139,7 @@ def test_greedy_sampling_takes_the_likeliest(trainer: Trainer) -> None:
 
 
 def test_what_it_cannot_do_is_said(trainer: Trainer) -> None:
-    with pytest.raises(EngineError, match="a trainer scores by prefill: rescore instead"):
+    with pytest.raises(EngineError, match="a trainer only scores by prefill: use rescore"):
         requests.score(trainer.worker, "replay", trainer.samples, {}, 5)
     shaped = trainer.config.workload.model_copy(update={"presence_penalty": 0.5})
     with pytest.raises(EngineError, match="this trainer applies no presence_penalty"):

@@ -1,4 +1,4 @@
-"""What an engine is to everything else, and what it takes to start one."""
+"""The interface of an engine, and the spec to start one."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from parity_check.engines import settings as parity_settings
 from parity_check.engines.environment.environment import Environment
 
 TRAINER = "transformers"
-"""The backend that scores by prefill alone."""
+"""The backend that scores only by prefill."""
 WORKER = Path(__file__).parent / "worker"
 ENDPOINT = "endpoint"
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with (operation, done, total) while an operation runs; total None is not known."""
+"""Called with (operation, done, total) while an operation runs; total is None if unknown."""
 
 
 class Spec(Protocol):
-    """What is known of an engine before it is started."""
+    """What is known about an engine before it starts."""
 
     @property
     def role(self) -> str: ...
@@ -39,7 +39,7 @@ class Spec(Protocol):
 
 
 class Engine(Protocol):
-    """A started engine, wherever it runs. One operation at a time; `kill` from any thread."""
+    """A started engine. One operation at a time; `kill` may be called from any thread."""
 
     description: dict[str, Any]
 
@@ -58,7 +58,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """One engine, ready to be started: its interpreter, variables and arguments."""
+    """Everything needed to start an engine: interpreter, environment variables, arguments."""
 
     role: str
     label: str
@@ -70,10 +70,10 @@ class EngineSpec:
     settings: Settings
     platform: str
     version: Version | None = None
-    """Of vLLM; a fake engine has none."""
+    """The version of vLLM; None for other backends."""
 
     def shares_device_with(self, other: Spec) -> bool:
-        """Whether both would run on the same accelerator."""
+        """Whether both would use the same accelerator."""
         if not isinstance(other, EngineSpec):
             return False
         if self.platform != "cuda" or other.platform != "cuda":
@@ -87,7 +87,7 @@ class EngineSpec:
         return self.role if self.role in ROLES else f"engines.{self.role}"
 
     def memory_share(self) -> float:
-        """The share of the device's memory that the engine will take (vLLM's default is 0.9)."""
+        """The share of device memory that the engine will use (vLLM's default is 0.9)."""
         return float(self.engine_args.get("gpu_memory_utilization", 0.9))
 
     def _visible_devices(self) -> set[str] | None:
@@ -96,9 +96,9 @@ class EngineSpec:
 
 
 def engine_spec(role: str, config: Config, model_path: str, environment: Environment) -> EngineSpec:
-    """Put together what the configuration, the recipe and the parity settings ask for.
+    """Combine configuration, recipe and parity settings.
 
-    The user's `engine_args` and `env` win over everything else.
+    The user's `engine_args` and `env` take precedence.
     """
     engine = config.engine(role)
     if engine.kind == "fake":
@@ -173,7 +173,7 @@ def _engine_args(
         "model": model_path,
         "dtype": config.model.dtype,
         "seed": config.workload.seed,
-        # A checkpoint's generation_config.json must not change the sampling unasked.
+        # A checkpoint's generation_config.json must not change the sampling silently.
         "generation_config": "vllm",
         "max_logprobs": 20,
         "worker_extension_cls": parity_settings.EXTENSION,
@@ -188,7 +188,7 @@ def _engine_args(
 
 
 def _hub_variables(config: Config) -> dict[str, str]:
-    """Offline, unless the configuration names a hub model."""
+    """Offline unless the configuration names a hub model."""
     if config.model.revision:
         return {}
     return {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

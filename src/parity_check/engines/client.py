@@ -1,4 +1,4 @@
-"""The parent's side of the worker: spawn, talk, map failures, kill the whole group."""
+"""The parent side of the worker protocol: spawn, call, map failures, kill the process group."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ TRAINER_HINTS = {
     "load_failed": "check [{table}.transformers] and the model",
 }
 HINTS = {
-    "transformers_not_installed": "name an interpreter that has torch and transformers",
-    "vllm_not_installed": "name an interpreter that has vllm, or use `requirement`",
+    "transformers_not_installed": "use an interpreter with torch and transformers",
+    "vllm_not_installed": "use an interpreter with vllm, or `requirement`",
     "bad_engine_args": "check [{table}.engine_args] in the configuration",
-    "setting_not_applied": 'ask for what this engine can do, or write "default" in '
+    "setting_not_applied": 'request a supported value, or write "default" in '
     "[{table}.settings] to leave it to the engine",
-    "wrong_family": "V0 exists up to 0.10; set `family` in [{table}] to what is wanted",
+    "wrong_family": "V0 exists up to 0.10; set `family` in [{table}] accordingly",
     "out_of_memory": "lower max_model_len, max_num_seqs or gpu_memory_utilization in "
     "[{table}.engine_args] (on CPU: VLLM_CPU_KVCACHE_SPACE in [{table}.env])",
     "unsupported": None,
@@ -41,7 +41,7 @@ HINTS = {
 
 
 class WorkerEngine:
-    """One engine in a worker process of its own interpreter and process group.
+    """One engine in a worker process, with its own interpreter and process group.
 
     Not thread-safe: one operation at a time. `kill` may be called from any thread.
     """
@@ -66,7 +66,7 @@ class WorkerEngine:
     # --- operations -------------------------------------------------------------------------
 
     def load(self) -> dict[str, Any]:
-        """Start the engine; returns its description. Raises EngineError."""
+        """Start the engine and return its description. Raises EngineError."""
         self.description = self._call(
             "load",
             backend=self.spec.backend,
@@ -77,43 +77,43 @@ class WorkerEngine:
         return self.description
 
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-        """Token ids of prompts {prompt_id, text | messages}, in their order."""
+        """Token ids of prompts {prompt_id, text | messages}, in order."""
         rows = self._bulk("tokenize", prompts)
         ids = {row["prompt_id"]: row["token_ids"] for row in rows}
         return [ids[prompt["prompt_id"]] for prompt in prompts]
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token id on its own, for display."""
+        """The text of each single token id, for display."""
         texts: list[str] = self._call("decode", ids=list(ids))["texts"]
         return texts
 
     def sample(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> list[dict[str, Any]]:
-        """`generate`, `replay` or `rescore` as one batch; rows in the order of the requests."""
+        """Run `generate`, `replay` or `rescore` as one batch; rows in the order of the requests."""
         rows = {row["sample_id"]: row for row in self._bulk(op, requests, **parameters)}
         return [rows[request["sample_id"]] for request in requests]
 
     def weights(self) -> dict[str, Any]:
-        """What is in force: a digest of each parameter, and the logits of fixed hidden states."""
+        """The weights in force: digests of all parameters, and logits of fixed hidden states."""
         return self._call("weights")
 
     def weight_sync(
         self, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Requests through weight updates; the last row of each, and what the updates did."""
+        """Run requests through weight updates; return the last row of each, and the result."""
         out, result = self._exchange("weight_sync", requests, **parameters)
         with out.open(encoding="utf-8") as lines:
             rows = {row["sample_id"]: row for row in map(json.loads, lines)}
         return [rows[request["sample_id"]] for request in requests], result
 
     def forget(self) -> None:
-        """Delete the results of finished operations: a trace holds what was wanted of them."""
+        """Delete the results of finished operations, which are in the trace by now."""
         for file in self._job_dir.glob("*.jsonl"):
             file.unlink()
 
     def close(self) -> None:
-        """End the worker: politely first, then the whole group."""
+        """Shut the worker down, then kill its process group."""
         if self._process.poll() is None:
             with contextlib.suppress(OSError):
                 self._send("shutdown")
@@ -121,7 +121,7 @@ class WorkerEngine:
         self.kill()
 
     def kill(self) -> None:
-        """End the whole process group at once; safe to call again."""
+        """Kill the process group. Safe to call again."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -157,7 +157,7 @@ class WorkerEngine:
         return process, replies
 
     def _environ(self) -> dict[str, str]:
-        """The caller's environment without what would leak its Python into the engine's."""
+        """The caller's environment, without variables that would affect the engine's Python."""
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -183,7 +183,7 @@ class WorkerEngine:
     def _exchange(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> tuple[Path, dict[str, Any]]:
-        """Write the requests, run the operation; its output file and its result."""
+        """Write the requests and run the operation; return its output file and its result."""
         name = f"{op}-{next(self._ids)}"
         source, out = self._job_dir / f"{name}.in.jsonl", self._job_dir / f"{name}.jsonl"
         try:
@@ -220,7 +220,7 @@ class WorkerEngine:
         raise self._crashed(op)
 
     def _read(self, op: str) -> Iterator[dict[str, Any]]:
-        """Replies until the worker's end closes; raises EngineError when it hangs."""
+        """Yield replies until the worker closes the pipe. Raises EngineError if it hangs."""
         alive, log_size = time.monotonic(), -1
         while True:
             ready, _, _ = select.select([self._replies], [], [], POLL_S)
@@ -233,15 +233,15 @@ class WorkerEngine:
                 yield from map(json.loads, lines)
             elif self._process.poll() is not None:
                 return
-            # A model that loads for minutes says so in its log alone.
+            # While a model loads for minutes, only the log shows progress.
             elif (size := self._log.stat().st_size) != log_size:
                 alive, log_size = time.monotonic(), size
             elif time.monotonic() - alive > self._stall_timeout_s:
                 self.kill()
                 raise self._error(
-                    f"showed no sign of progress for {self._stall_timeout_s:g} s during {op}",
+                    f"made no progress for {self._stall_timeout_s:g} s during {op}",
                     kind="hung",
-                    hint="raise run.stall_timeout_s if it only needs longer",
+                    hint="raise run.stall_timeout_s if it needs more time",
                 )
 
     # --- failures -----------------------------------------------------------------------------
@@ -269,7 +269,7 @@ class WorkerEngine:
         if code < 0:
             cause = f"was killed by {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:
-                hint = "somebody killed it, or the kernel did for want of memory (see dmesg)"
+                hint = "killed from outside or by the OOM killer (see dmesg)"
         return self._error(f"{cause} during {op}", kind="crashed", hint=hint, with_tail=True)
 
     def _error(
