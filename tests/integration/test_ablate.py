@@ -398,7 +398,7 @@ def test_what_a_version_has_not_is_refused_before_it_is_started(tmp_path: Path) 
     refused = [line.strip() for line in done.stdout.splitlines() if "refused" in line]
     found = [(re.split(r" {2,}", line)[1], line.rpartition("  ")[2]) for line in refused]
     assert found == [
-        ("logprobs_mode = raw_logprobs", "refused: V0 always processes"),
+        ("logprobs_mode = raw_logprobs", "refused: V0 always returns processed logprobs"),
         ("async_scheduling = true", "refused: V0 has none"),
     ]
 

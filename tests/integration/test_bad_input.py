@@ -107,7 +107,9 @@ def test_rope_base_that_an_engine_reads_otherwise(
 
 def test_dtype_that_an_engine_reads_otherwise(compare: Compare) -> None:
     done = compare(candidate={"dtype": "float16"})
-    assert_fails(done, 2, "error: the candidate engine runs in float16, bfloat16 was asked for\n")
+    assert_fails(
+        done, 2, "error: the candidate engine runs in float16, but bfloat16 was requested\n"
+    )
 
 
 # --- the prompts ----------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ def test_missing_prompts_file(compare: Compare, name: str) -> None:
 def test_prompts_file_that_is_no_parquet(compare: Compare, tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_text("no")
     done = compare(workload={"prompts": "p.parquet"})
-    assert_fails(done, 2, f"error: {tmp_path}/p.parquet: not a Parquet file, or cut short\n")
+    assert_fails(done, 2, f"error: {tmp_path}/p.parquet: not a Parquet file, or truncated\n")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_tokenizers_that_differ(compare: Compare, tmp_path: Path) -> None:
         2,
         "error: prompt odd: the engines' tokenizers differ at token 1: "
         "98 in the reference, 66 in the candidate\n",
-        "hint: give `prompt_token_ids` in the prompts file",
+        "hint: use `prompt_token_ids` in the prompts file",
     )
 
 

@@ -66,7 +66,7 @@ def test_start_prints_the_proofs(tmp_path: Path) -> None:
     done = call_cli("doctor", "-c", fake_config(tmp_path), "--start", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "reference  V1 0 started on none; in force:" in done.stdout
-    assert done.stdout.count("the fake engine does as it is told") == 8
+    assert done.stdout.count("the fake engine applies every setting") == 8
 
 
 def test_start_says_what_did_not_start(tmp_path: Path) -> None:

@@ -227,14 +227,14 @@ def test_a_server_that_fails(tmp_path: Path, fault: Fault, message: str) -> None
             lambda choice: choice["logprobs"]["token_logprobs"].pop(),
             "3 logprobs for 4 tokens",
         ),
-        (lambda choice: choice.update(logprobs=None), "it holds no logprobs"),
+        (lambda choice: choice.update(logprobs=None), "it has no logprobs"),
         (lambda choice: choice.update(finish_reason=None), "it ends after 4 tokens for the reason"),
         (
             lambda choice: (
                 choice["token_ids"].pop(),
                 [choice["logprobs"][name].pop() for name in choice["logprobs"]],
             ),
-            "3 tokens, 4 were asked for",
+            "3 tokens instead of the requested 4",
         ),
         (
             lambda choice: choice["logprobs"].update(tokens=["a", "b", "c", "d"]),
@@ -289,17 +289,17 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
         (
             {"logprobs_mode": "processed_logprobs"},
             {"raw": True},
-            'logprobs_mode = "processed_logprobs" was asked for, "raw_logprobs" is in force (gaps',
+            'logprobs_mode = "processed_logprobs" was requested, but "raw_logprobs" is in force (gaps',
         ),
         (
             {"lm_head_dtype": "float32"},
             {"fp16_head": True},
-            'lm_head_dtype = "float32" was asked for, "model" is in force (32 of 32 top-k gaps',
+            'lm_head_dtype = "float32" was requested, but "model" is in force (32 of 32 top-k gaps',
         ),
         (
             {"enable_prefix_caching": False},
             {"cached": 256},
-            "enable_prefix_caching = false was asked for, true is in force (the second of two",
+            "enable_prefix_caching = false was requested, but true is in force (the second of two",
         ),
     ],
 )

@@ -127,7 +127,7 @@ def test_worker_killed_from_outside(tmp_path: Path) -> None:
         done,
         3,
         "error: the candidate engine (fake engine) was killed by SIGKILL during replay\n",
-        "hint: somebody killed it, or the kernel did for want of memory (see dmesg)\n",
+        "hint: killed from outside or by the OOM killer (see dmesg)\n",
         "candidate-replay.partial.jsonl",
     )
     assert lines_of("runs/*/candidate-replay.partial.jsonl", tmp_path) == 2
@@ -143,7 +143,7 @@ def test_worker_that_hangs(tmp_path: Path, op: str) -> None:
         3,
         "error: the candidate engine (fake engine) showed no sign of progress for 1.5 s "
         f"during {op}\n",
-        "hint: raise run.stall_timeout_s if it only needs longer\n",
+        "hint: raise run.stall_timeout_s if it needs more time\n",
         "candidate.log",
     )
     assert_tidy(tmp_path)

@@ -123,7 +123,7 @@ def test_defects_are_counted_and_never_dropped(tmp_path: Path) -> None:
     [
         (("prime_rl", "x.jsonl"), "hint: did you mean prime-rl?"),
         (("trl", "empty.jsonl"), "empty.jsonl: the file is empty"),
-        (("trl", "cut.jsonl"), "cut.jsonl, line 2: not valid JSON, or cut short"),
+        (("trl", "cut.jsonl"), "cut.jsonl, line 2: not valid JSON, or truncated"),
         (("trl", "missing.jsonl"), "cannot read the dump missing.jsonl: No such file"),
         (("trl", "."), "cannot read the dump .: Is a directory"),
         (("slime", "cut.jsonl"), "cut.jsonl: not a file of torch.save"),

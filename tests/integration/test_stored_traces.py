@@ -392,12 +392,15 @@ def without_logprobs(path: Path, stored: Stored) -> None:
 @pytest.mark.parametrize(
     ("write", "expected"),
     [
-        (empty, "not a Parquet file, or cut short"),
-        (truncated, "not a Parquet file, or cut short"),
+        (empty, "not a Parquet file, or truncated"),
+        (truncated, "not a Parquet file, or truncated"),
         (corrupt, "cannot be read: "),
         (without_rows, "the trace has no samples"),
         (not_a_trace, "a Parquet file, but not a parity-check trace"),
-        (with_metadata({"schema_version": 2}), "trace schema 2, this parity-check reads 1"),
+        (
+            with_metadata({"schema_version": 2}),
+            "trace schema 2, but this version of parity-check reads 1",
+        ),
         (with_metadata({"surprise": 1}), "not the provenance of a trace"),
         (without_logprobs, "a column is missing: logprobs"),
     ],

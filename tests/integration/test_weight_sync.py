@@ -254,7 +254,7 @@ def test_modes_that_an_engine_lacks_are_refused(
         ({"update_after_tokens": 12}, "ended before the last update, which comes after 12"),
         ({"update": "not a name"}, "weight_sync.update: expected module:function"),
         ({"concurrency": 24}, "needs more than 24 prompts"),
-        ({"update": "mine:load"}, "the fake engine has no update but its own"),
+        ({"update": "mine:load"}, "the fake engine has no custom update"),
     ],
 )
 def test_bad_configurations(tmp_path: Path, settings: dict[str, Any], expected: str) -> None:

@@ -106,5 +106,5 @@ def test_a_damaged_plan_is_refused(tmp_path: Path, text: str, expected: str) -> 
 def test_a_plan_of_another_version_is_refused(directory: Path, tmp_path: Path) -> None:
     tree = json.loads((directory / PLAN).read_text())
     (tmp_path / PLAN).write_text(json.dumps({**tree, "schema_version": 2}))
-    with pytest.raises(InputError, match="plan schema 2, this parity-check reads 1"):
+    with pytest.raises(InputError, match="plan schema 2, but this version of parity-check reads 1"):
         read_plan(tmp_path)

@@ -124,14 +124,14 @@ def test_a_completion_may_stop_early() -> None:
     answer = generated(finish_reason="stop")
     longer = {**PARAMETERS, "max_tokens": 9}
     assert read_generated(answer, "m", REQUEST, longer)["finish_reason"] == "stop"
-    with pytest.raises(BadAnswerError, match="2 tokens, 9 were asked for"):
+    with pytest.raises(BadAnswerError, match="2 tokens instead of the requested 9"):
         read_generated(generated(), "m", REQUEST, longer)
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (None, "it holds no prompt_logprobs"),
+        (None, "it has no prompt_logprobs"),
         (ROWS[:-1], "3 prompt_logprobs for 4 tokens"),
         ([*ROWS[:-1], None], "4 prompt_logprobs for 4 tokens"),
     ],

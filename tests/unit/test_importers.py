@@ -175,7 +175,7 @@ def test_prime_rl_leaves_out_tokens_of_other_components(tmp_path: Path) -> None:
         ({"token_ids": [1, 2, 2**31]}, "which is not a token id"),
         ({"token_ids": [1, 2, 2.5]}, "which is not a token id"),
         ({"loss_mask": [0, 1, 2]}, "`loss_mask` is not a list of 0 and 1"),
-        ({"schema_version": 2}, "token export schema 2, this parity-check reads 1"),
+        ({"schema_version": 2}, "token export schema 2, but this version of parity-check reads 1"),
     ],
 )
 def test_prime_rl_refuses(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
@@ -193,7 +193,7 @@ def test_prime_rl_refuses(tmp_path: Path, change: dict[str, Any], expected: str)
     ("content", "expected"),
     [
         (b"", "is empty"),
-        (b'{"a": 1}\n{"a": [1, 2', "line 2: not valid JSON, or cut short"),
+        (b'{"a": 1}\n{"a": [1, 2', "line 2: not valid JSON, or truncated"),
         (b"[1]\n", "line 1: expected an object"),
         (b"\xff\xfe\n", "not UTF-8: invalid start byte"),
         (b"[" * 100_000, "line 1: not valid JSON"),
@@ -307,7 +307,7 @@ def test_a_file_cut_short(tmp_path: Path, name: str, size: int) -> None:
 def test_a_tensor_never_reaches_beyond_its_storage(tmp_path: Path, call: Any) -> None:
     with mock_rebuild(call):
         path = dumps.torch_save({"x": np.arange(4, dtype=np.float32)}, tmp_path / "x.pt")
-    with pytest.raises(InputError, match="damaged, or cut short: a tensor"):
+    with pytest.raises(InputError, match="damaged or truncated: a tensor"):
         read_torch(path)
 
 

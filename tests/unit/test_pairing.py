@@ -84,16 +84,19 @@ def test_alternatives_are_paired_on_both_sides_or_on_neither() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sample_ids": ["p/0", "x/0"]}, "sample q/0 meets sample x/0: other samples or order"),
-        ({"sample_ids": ["p/0"]}, "sample q/0 meets sample None"),
-        ({"starts": np.array([0, 2, 5])}, "sample p/0: 3 tokens meet 2"),
+        (
+            {"sample_ids": ["p/0", "x/0"]},
+            "sample q/0 is paired with sample x/0: different samples or order",
+        ),
+        ({"sample_ids": ["p/0"]}, "sample q/0 is paired with sample None"),
+        ({"starts": np.array([0, 2, 5])}, "sample p/0: 3 tokens against 2"),
         (
             {"token_ids": np.int32([10, 11, 12, 20, 99])},
-            "sample q/0, token 1: id 21 meets id 99",
+            "sample q/0, token 1: id 21 against id 99",
         ),
         (
             {"token_ids": np.int32([99, 11, 12, 20, 99])},
-            "sample p/0, token 0: id 10 meets id 99",
+            "sample p/0, token 0: id 10 against id 99",
         ),
         ({"prompt_token_ids": np.int32([1, 3])}, "the prompts' token ids differ"),
         ({"prompt_starts": np.array([0, 0, 2])}, "the prompts' token ids differ"),

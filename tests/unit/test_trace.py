@@ -173,7 +173,7 @@ def test_a_trace_cut_short_is_refused(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "t.parquet"
     write_trace(path, [a_sample()], HEADER, {})
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(InputError, match="not a Parquet file, or cut short"):
+    with pytest.raises(InputError, match="not a Parquet file, or truncated"):
         read_header(path)
 
 
@@ -190,7 +190,9 @@ def test_another_parquet_file_is_refused(tmp_path: Path) -> None:
 
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     write_trace(tmp_path / "t.parquet", [a_sample()], replace(HEADER, schema_version=99), {})
-    with pytest.raises(InputError, match="trace schema 99, this parity-check reads 1"):
+    with pytest.raises(
+        InputError, match="trace schema 99, but this version of parity-check reads 1"
+    ):
         Trace(tmp_path / "t.parquet")
 
 

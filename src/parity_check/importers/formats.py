@@ -1,20 +1,19 @@
-"""The importers by name, and whose logprobs each format holds."""
+"""The importers by name, and the names of their two sides."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from parity_check.errors import ConfigError
+from parity_check.errors import ConfigError, suggestion
 from parity_check.importers import openai, prime_rl, slime, trl, verl
 from parity_check.importers.dump import Dumped
 
 
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """One format: how it is read, and what its two sides are called."""
+    """One format: its reader, and the names of its two sides."""
 
     read: Callable[[Sequence[Path]], Iterator[Dumped]]
     behaviour: str
@@ -31,11 +30,7 @@ IMPORTERS: dict[str, Importer] = {
 
 
 def importer(name: str) -> Importer:
-    """Raises ConfigError for an unknown format."""
+    """The importer of a format. Raises ConfigError for an unknown one."""
     if name not in IMPORTERS:
-        close = difflib.get_close_matches(name, IMPORTERS, n=1)
-        raise ConfigError(
-            f"unknown format {name}",
-            hint=f"did you mean {close[0]}?" if close else f"there is {', '.join(IMPORTERS)}",
-        )
+        raise ConfigError(f"unknown format {name}", hint=suggestion(name, IMPORTERS))
     return IMPORTERS[name]

@@ -1,17 +1,17 @@
-"""prime-rl's token exports: `<run>/token_exports/step_<n>/rank_<m>.jsonl`, a sequence a line.
+"""prime-rl's token exports: `<run>/token_exports/step_<n>/rank_<m>.jsonl`, one sequence per line.
 
 Written with `trainer.enable_token_export = true` by src/prime_rl/trainer/rl/token_export.py
-(PrimeIntellect-ai/prime-rl, schema_version 1). A line, cut to what is read here:
+(PrimeIntellect-ai/prime-rl, schema_version 1). A line, with only the fields read here:
 
     {"schema_version": 1, "step": 12, "rank": 0, "export_sequence_idx": 3, "env_name": "math",
      "token_ids": [1, 17, 92, 5], "loss_mask": [false, false, true, true],
      "inference_logprobs": [0.0, 0.0, -0.31, -1.2], "trainer_logprobs": [-8.3, -2.0, -0.30, -1.22]}
 
 All columns are aligned with `token_ids`: the trainer's logprobs are shifted right before they are
-written (trainer/rl/train.py), and those outside `loss_mask` mean nothing. The trainer divides its
-logits by the temperature. JSON has no NaN, so a logprob that was not finite is null. Tokens of a
-component without sampled logprobs (`rl_weights` and `ref_kl_weights` 0) are left out, as prime-rl
-leaves them out of its own mismatch KL.
+written (trainer/rl/train.py), and those outside `loss_mask` are meaningless. The trainer divides
+its logits by the temperature. JSON has no NaN, so a non-finite logprob is null. Tokens of a
+component without sampled logprobs (`rl_weights` and `ref_kl_weights` 0) are excluded, as in
+prime-rl's own mismatch KL.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NO_EXPORT = "is this a token export (trainer.enable_token_export = true)?"
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     for path in paths:
         for place, row in json_rows(path):
             yield _sequence(row, place)
@@ -47,7 +47,8 @@ def _sequence(row: dict[str, Any], place: str) -> Dumped:
     version = wanted(row, "schema_version", place, NO_EXPORT)
     if version != SCHEMA_VERSION:
         raise InputError(
-            f"{place}: token export schema {version}, this parity-check reads {SCHEMA_VERSION}"
+            f"{place}: token export schema {version}, but this version of parity-check reads "
+            f"{SCHEMA_VERSION}"
         )
     ids = token_list(wanted(row, "token_ids", place, NO_EXPORT), "token_ids", place)
     mask = mask_list(wanted(row, "loss_mask", place), "loss_mask", place)
@@ -75,5 +76,5 @@ def _sequence(row: dict[str, Any], place: str) -> Dumped:
 
 
 def _stated(column: Any) -> bool:
-    """Whether a weight stream says anything: a column of nulls means the loss mask."""
+    """Whether a weight stream has values; a column of nulls means the loss mask applies."""
     return isinstance(column, list) and any(each is not None for each in column)

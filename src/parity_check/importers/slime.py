@@ -1,21 +1,21 @@
 """slime's dumps: `<dir>/train_data/<rollout>.pt` and `<dir>/rollout_data/<rollout>.pt`.
 
 Written with `--dump-details <dir>` by slime/observability/train_data_utils.py and
-rollout_data_utils.py (THUDM/slime), with torch.save. Train data holds both sides:
+rollout_data_utils.py (THUDM/slime), with torch.save. Train data has both sides:
 
     {"format_version": 2, "rollout_id": 3, "rank": 0, "dp_shards": […],
      "samples": [{"tokens": tensor(prompt and response), "response_lengths": 2,
                   "loss_masks": tensor([1, 1]), "rollout_log_probs": tensor([-0.31, -1.2]),
                   "log_probs": tensor([-0.30, -1.22]), "rollout_position": 0, "truncated": 0}]}
 
-where `log_probs` are Megatron's, recomputed before the step (or caught in its forward). Rollout
-data is what the engine returned, without a trainer:
+where `log_probs` are Megatron's, recomputed before the step (or taken from its forward pass).
+Rollout data is what the engine returned, without a trainer:
 
     {"rollout_id": 3, "samples": [{"tokens": […], "response_length": 2, "loss_mask": None,
      "rollout_log_probs": [-0.31, -1.2], "group_index": 0, "index": 5, "status": "completed"}]}
 
-Logprobs and masks cover the response alone. Train data lists no prompts, so equal prompts are found
-by their ids.
+Logprobs and masks only cover the response. Train data has no prompt ids, so equal prompts are found
+by their token ids.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ from parity_check.importers.torch_file import read_torch
 
 FORMAT_VERSION = 2
 FINISHED = {"completed": "stop", "truncated": "length", "aborted": "abort"}
-NO_ROLLOUT_LOGPROBS = "the generate function of this run did not keep the engine's logprobs"
+NO_ROLLOUT_LOGPROBS = "the generate function of this run did not store the engine's logprobs"
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     for path in paths:
         tree = read_torch(path)
         if not isinstance(tree, dict) or not isinstance(tree.get("samples"), list):
             raise InputError(
-                f"{path}: no `samples`: not a dump of slime",
-                hint="give files of train_data/ (both sides) or rollout_data/ (the engine's)",
+                f"{path}: no `samples`: not a slime dump",
+                hint="pass files of train_data/ (both sides) or rollout_data/ (rollout side)",
             )
         trained = "format_version" in tree
         if trained and tree["format_version"] != FORMAT_VERSION:
             raise InputError(
-                f"{path}: slime train dump {tree['format_version']}, this parity-check reads "
-                f"{FORMAT_VERSION}"
+                f"{path}: slime train dump version {tree['format_version']}, but this version of "
+                f"parity-check reads {FORMAT_VERSION}"
             )
         for number, sample in enumerate(tree["samples"]):
             place = f"{path}, sample {number}"
@@ -82,7 +82,7 @@ def _trained(sample: Mapping[str, Any], named: str, place: str) -> Dumped:
 
 
 def _rolled_out(sample: Mapping[str, Any], named: str, place: str) -> Dumped:
-    """A sample of rollout data: the engine's side alone."""
+    """A sample of rollout data: only the rollout side."""
     length = wanted(sample, "response_length", place)
     mask, group = sample.get("loss_mask"), sample.get("group_index")
     versions = sample.get("weight_versions")
@@ -112,7 +112,7 @@ def _sequence(
 ) -> Dumped:
     ids = token_list(wanted(sample, "tokens", place), "tokens", place)
     if not isinstance(length, int) or not 0 <= length <= len(ids):
-        raise InputError(f"{place}: a response of {length} tokens in {len(ids)} tokens")
+        raise InputError(f"{place}: a response of {length} tokens in a sequence of {len(ids)}")
     rollout = wanted(sample, "rollout_log_probs", place, NO_ROLLOUT_LOGPROBS)
     columns: dict[str, Any] = {
         "response": ids[len(ids) - length :],
@@ -134,5 +134,5 @@ def _sequence(
 
 
 def _plain(value: Any) -> Any:
-    """A tensor as a list, or as a number."""
+    """A tensor as a list or a number."""
     return value.tolist() if isinstance(value, np.ndarray) else value

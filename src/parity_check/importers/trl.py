@@ -1,19 +1,19 @@
-"""TRL's generations as JSON lines, a sequence or a batch of them a line.
+"""TRL's generations as JSON lines, one sequence or batch per line.
 
-Fields as `trl vllm-serve` answers (trl/scripts/vllm_serve.py) and as a `rollout_func` returns them
-(huggingface/trl), each dumped with json.dumps:
+Fields as returned by `trl vllm-serve` (trl/scripts/vllm_serve.py) and by a `rollout_func`
+(huggingface/trl), dumped with json.dumps:
 
     {"prompt_ids": [1, 17], "completion_ids": [92, 5], "logprobs": [-0.31, -1.2]}
     {"prompt_ids": [[1, 17]], "completion_ids": [[92, 5]], "logprobs": [[[-0.31], [-1.2]]],
      "logprob_token_ids": [[[92], [5]]]}
 
-With more than one logprob a token, `logprob_token_ids` says which is the sampled one; they are
-sorted by rank (trl/generation/vllm_generation.py). The trainer's side, where a dump adds it, has
-the names of trl/trainer/grpo_trainer.py: `old_per_token_logps`, with `completion_mask` or a
-rollout_func's `env_mask` (0 for tokens that the policy did not sample), and
-`sampling_per_token_logps` in place of `logprobs`. A plain line may say `prompt_token_ids`,
-`completion_token_ids` (or `token_ids`) and `token_logprobs` instead. What TRL itself keeps,
-`completions_*.parquet`, is text without token ids or logprobs, and cannot be imported.
+With several logprobs per token, `logprob_token_ids` identifies the sampled one; they are sorted by
+rank (trl/generation/vllm_generation.py). The optional trainer side uses the names of
+trl/trainer/grpo_trainer.py: `old_per_token_logps`, with `completion_mask` or a rollout_func's
+`env_mask` (0 for tokens that the policy did not sample), and `sampling_per_token_logps` instead of
+`logprobs`. The names `prompt_token_ids`, `completion_token_ids` (or `token_ids`) and
+`token_logprobs` also work. TRL's own `completions_*.parquet` has only text, without token ids or
+logprobs, and cannot be imported.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ NAMES = {
     "group": ("env_name", "data_source"),
     "prompt_id": ("prompt_id",),
 }
-"""What each field may be called."""
+"""The accepted names of each field."""
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     for path in paths:
         if path.suffix == ".parquet":
             raise InputError(
-                f"{path}: TRL's completions are text, without token ids or logprobs",
-                hint="dump what the rollout returned: prompt_ids, completion_ids, logprobs",
+                f"{path}: TRL's completions have only text, no token ids or logprobs",
+                hint="dump the output of the rollout instead: prompt_ids, completion_ids, logprobs",
             )
         number = 0
         for place, row in json_rows(path):
@@ -64,7 +64,7 @@ def read(paths: Sequence[Path]) -> Iterator[Dumped]:
 
 
 def _found(row: Mapping[str, Any], kind: str) -> tuple[str, Any]:
-    """The name under which a row holds a field, and its value; None where there is none."""
+    """The name and value of a field in a row; the value is None if it is missing."""
     for name in NAMES[kind]:
         if row.get(name) is not None:
             return name, row[name]
@@ -72,7 +72,7 @@ def _found(row: Mapping[str, Any], kind: str) -> tuple[str, Any]:
 
 
 def _split(row: Mapping[str, Any], place: str) -> Iterator[Mapping[str, Any]]:
-    """A line's sequences: a batch holds lists of lists of ids."""
+    """The sequences of a line; a batch has lists of lists of ids."""
     name, completion = _found(row, "completion")
     if completion is None:
         raise InputError(f"{place}: `{name}` is missing")
@@ -81,7 +81,7 @@ def _split(row: Mapping[str, Any], place: str) -> Iterator[Mapping[str, Any]]:
         return
     prompts_name, prompts = _found(row, "prompt")
     if isinstance(prompts, list) and prompts and len(completion) % len(prompts) == 0:
-        # The server answers with each prompt once, and with n completions of it in a row.
+        # The server returns each prompt once, and its n completions in a row.
         each = len(completion) // len(prompts)
         row = {**row, prompts_name: [prompt for prompt in prompts for _ in range(each)]}
     columns = {key: value for key, value in row.items() if isinstance(value, list)}
@@ -129,11 +129,11 @@ def _sequence(row: Mapping[str, Any], sample_id: str, place: str) -> Dumped:
 def _ranked(
     row: Mapping[str, Any], completion: list[int], logprobs: list[Any], name: str, place: str
 ) -> tuple[list[Any], Alternatives | None]:
-    """The sampled tokens' logprobs out of lists by rank, and the lists as alternatives."""
+    """The sampled tokens' logprobs from the ranked lists, and the lists as alternatives."""
     other, ids = _found(row, "ids")
     if ids is None:
         if any(not isinstance(each, list) or len(each) != 1 for each in logprobs):
-            raise InputError(f"{place}: several `{name}` a token, without `{other}`")
+            raise InputError(f"{place}: several `{name}` per token, but no `{other}`")
         return [each[0] for each in logprobs], None
     if not isinstance(ids, list):
         raise InputError(f"{place}: `{other}` is not a list of token ids")

@@ -1,4 +1,4 @@
-"""From the sequences of a dump to samples: one a turn, masked tokens in the context alone."""
+"""Convert sequences of a dump to samples: one per turn, with masked tokens only as context."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from parity_check.traces.trace import Sample
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Samples of both sides, token by token the same, and what became of the dump.
+    """Samples of both sides, with the same tokens, and counts of the conversion.
 
-    `evaluating` is None where the dump holds one side. `masked` tokens behind a first sampled one
-    were not the policy's; `unsampled` sequences had none that was.
+    `evaluating` is None if the dump has one side. `masked` counts tokens between sampled ones that
+    the policy did not sample. `unsampled` counts sequences without a sampled token.
     """
 
     behaviour: list[Sample]
@@ -30,10 +30,10 @@ class Imported:
 
 
 def collect(sequences: Iterable[Dumped]) -> Imported:
-    """All sequences as samples. Raises InputError where there are none, or where sides are mixed.
+    """All sequences as samples. Raises InputError if there are none, or if sides are mixed.
 
-    A sequence of several turns becomes one sample a turn, whose prompt is everything before it:
-    that is how the policy saw it, and how a replay must show it. They share their `prompt_id`.
+    A sequence of several turns becomes one sample per turn, whose prompt is everything before it,
+    as the policy saw it and as a replay must present it. These samples share their `prompt_id`.
     """
     behaviour: list[Sample] = []
     evaluating: list[Sample] = []
@@ -46,15 +46,15 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
         count += 1
         if each.sample_id in places:
             raise InputError(
-                f"{each.place}: sample {each.sample_id} again, it is at {places[each.sample_id]} "
-                "already: the same file twice?"
+                f"{each.place}: sample {each.sample_id} already occurred at "
+                f"{places[each.sample_id]}: did you pass the same file twice?"
             )
         places[each.sample_id] = each.place
         sided.setdefault(each.evaluating is not None, each.place)
         if len(sided) > 1:
             raise InputError(
-                f"{sided[False]}: no trainer logprobs, while {sided[True]} has them",
-                hint="import one-sided and two-sided dumps apart",
+                f"{sided[False]}: no trainer logprobs, but {sided[True]} has them",
+                hint="import one-sided and two-sided dumps separately",
             )
         texts.update(each.texts)
         turns = _turns(each.sampled)
@@ -75,12 +75,12 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
     if not count:
         raise InputError("the dump is empty: no sequences")
     if not behaviour:
-        raise InputError(f"no sampled token in {count} sequences: every token is masked")
+        raise InputError(f"no sampled token in {count} sequences: all tokens are masked")
     return Imported(behaviour, evaluating or None, count, masked, unsampled, texts)
 
 
 def _turns(sampled: Sequence[bool]) -> list[tuple[int, int]]:
-    """Where runs of sampled tokens begin and end."""
+    """The begin and end of each run of sampled tokens."""
     edges = np.flatnonzero(np.diff([False, *sampled, False]))
     return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
 
@@ -109,5 +109,5 @@ def _sample(
 
 
 def _named(prompt: Sequence[int]) -> str:
-    """A name for the prompt of these ids: samples of one group share it."""
+    """A name for the prompt with these ids, shared by the samples of a group."""
     return f"prompt-{hashlib.sha256(np.asarray(prompt, '<i4').tobytes()).hexdigest()[:12]}"

@@ -1,17 +1,16 @@
 """verl's batches: `DataProto.save_to_disk`, as in the rollout cache's `<step>/gen_batch.dp`.
 
 Written by verl/utils/skip/rollout_skip.py (`skip.rollout.enable=true`) through verl/protocol.py
-(verl-project/verl): a pickle of the batch, a TensorDict inside it in the format of torch.save.
-Tensors, right-padded responses behind left-padded prompts:
+(verl-project/verl): a pickle of the batch with a TensorDict in the torch.save format. Tensors, with
+left-padded prompts and right-padded responses:
 
     prompts [B, P]   responses [B, R]   attention_mask [B, P + R]   response_mask [B, R]
     rollout_log_probs [B, R] (actor_rollout_ref.rollout.calculate_log_probs=true)
     old_log_probs [B, R] (the trainer's, once they are computed)
 
-The cache holds the rollout engine's side. `batch.save_to_disk("batch.dp")` in ray_trainer.py, after
-old_log_probs are there, holds both. `trainer.rollout_data_dir`, on the other hand, is text without
-token ids or logprobs (`_dump_generations`): it is refused, because text does not say which tokens
-were sampled.
+The cache has only the rollout side. `batch.save_to_disk("batch.dp")` in ray_trainer.py, after
+old_log_probs are computed, writes both sides. `trainer.rollout_data_dir` has only text
+(`_dump_generations`) and is rejected, because text does not determine the sampled tokens.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ NO_LOGPROBS = "set actor_rollout_ref.rollout.calculate_log_probs=true"
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     for path in paths:
         if path.suffix in (".jsonl", ".json"):
             raise InputError(
-                f"{path}: verl's rollout_data_dir holds text, without token ids or logprobs",
+                f"{path}: verl's rollout_data_dir has only text, no token ids or logprobs",
                 hint=TEXT_DUMP,
             )
         tensors, names = _batch(path)
@@ -48,22 +47,23 @@ def read(paths: Sequence[Path]) -> Iterator[Dumped]:
 
 
 def _batch(path: Path) -> tuple[Arrays, Mapping[str, Any]]:
-    """The tensors of a DataProto, and its columns that are no tensors."""
+    """The tensors of a DataProto, and its other columns."""
     proto = read_pickle(path)
     state = proto.state if isinstance(proto, Opaque) else None
     if not isinstance(state, tuple) or len(state) != 3 or not isinstance(state[0], bytes):
         raise InputError(
-            f"{path}: not a DataProto of verl",
-            hint="DataProto.save_to_disk writes it, without VERL_DATAPROTO_SERIALIZATION_METHOD",
+            f"{path}: not a verl DataProto",
+            hint="write it with DataProto.save_to_disk, without "
+            "VERL_DATAPROTO_SERIALIZATION_METHOD",
         )
     tensors = _tensors(guarded_archive(state[0], path))
     if not tensors:
-        raise InputError(f"{path}: the DataProto holds no tensors")
+        raise InputError(f"{path}: the DataProto has no tensors")
     return tensors, state[1] if isinstance(state[1], dict) else {}
 
 
 def _tensors(batch: Any) -> Arrays:
-    """The tensors of a TensorDict: consolidated into one storage, or each for itself."""
+    """The tensors of a TensorDict, consolidated in one storage or separate."""
     if not isinstance(batch, Opaque):
         return {}
     if batch.named.endswith("_rebuild_tensordict_files_consolidated"):
@@ -129,12 +129,12 @@ def _check_shapes(path: Path, tensors: Arrays) -> None:
         if name in tensors and tensors[name].shape != shape:
             found = "×".join(map(str, tensors[name].shape))
             raise InputError(
-                f"{path}: `{name}` is {found}, the responses ask for {'×'.join(map(str, shape))}"
+                f"{path}: `{name}` has shape {found}, but expected {'×'.join(map(str, shape))}"
             )
 
 
 def _strings(column: Any) -> list[str]:
-    """The entries of a pickled array of objects."""
+    """The entries of a pickled object array, as strings."""
     state = column.state if isinstance(column, Opaque) else None
     values = state[-1] if isinstance(state, tuple) and state else None
     return [str(each) for each in values] if isinstance(values, list) else []

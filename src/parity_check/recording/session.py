@@ -1,4 +1,4 @@
-"""Engines under way: provisioned, started, and turned into traces."""
+"""Engine sessions: provision and start engines, and record traces with them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PATH_OF: Mapping[LogprobOperation, LogprobPath] = {"replay": "decode", "rescore"
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What every command with engines needs, once it is under way."""
+    """The context of a command with engines."""
 
     config: Config
     run_id: str
@@ -58,7 +58,7 @@ class Session:
 def session(
     config: Config, roles: Sequence[str], run: RunDirectory, console: Console
 ) -> Iterator[Session]:
-    """Provision, then hand out a pool of engines whose work is shown; all ended on leaving."""
+    """Provision environments and yield a session; closes all engines at the end."""
     model_path = checkpoint.locate_model(config.model)
     with console.activity() as activity:
         environments = {
@@ -68,7 +68,7 @@ def session(
         }
         specs = {role: _spec(role, config, model_path, environments) for role in roles}
         with EnginePool(
-            specs, run.work, run.path, config.run.stall_timeout_s, partial(_shower, activity)
+            specs, run.work, run.path, config.run.stall_timeout_s, partial(_progress_of, activity)
         ) as engines:
             yield Session(
                 config=config,
@@ -83,7 +83,7 @@ def session(
 
 
 def exchange(session: Session, role: str, config: Config, log_dir: Path) -> Session:
-    """The session with another configuration of one engine, which starts with its next job."""
+    """The session with a new configuration of one engine, which starts with its next job."""
     spec = _spec(role, config, session.model_path, session.environments)
     session.engines.exchange(spec, log_dir)
     return replace(session, config=config)
@@ -111,12 +111,12 @@ def _environment(role: str, config: Config, activity: Activity, console: Console
     return resolved
 
 
-def _shower(activity: Activity, role: str) -> Progress:
+def _progress_of(activity: Activity, role: str) -> Progress:
     return lambda operation, done, total: activity.update(role, operation, done, total)
 
 
 def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Start all engines, check how they read the model, tokenize, insist that they agree."""
+    """Start all engines, check how they read the model, tokenize, and check that they agree."""
 
     def job(engine: Engine) -> list[list[int]]:
         check_reading(session, engine)
@@ -130,7 +130,7 @@ def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[i
 
 
 def check_reading(session: Session, engine: Engine) -> None:
-    """Refuse a started engine that reads the checkpoint otherwise than it is written."""
+    """Check that a started engine reads the checkpoint's configuration correctly."""
     written = checkpoint.read_config(session.model_path)
     if written is not None:
         role = engine.spec.role
@@ -139,25 +139,25 @@ def check_reading(session: Session, engine: Engine) -> None:
 
 
 def fingerprint(config: ModelConfig) -> dict[str, Any]:
-    """What traces say of a configuration's model."""
+    """The fingerprint of the configured model, for traces."""
     return provenance.model_fingerprint(checkpoint.locate_model(config), config.revision)
 
 
 def check_model(loaded: Mapping[str, Any], source: Path) -> None:
-    """Refuse a trace of another model than this one. Raises TraceMismatchError."""
+    """Check that a trace is of this model. Raises TraceMismatchError."""
     recorded = read_header(source).model
     for key in recorded:
         if recorded[key] != loaded.get(key):
             raise TraceMismatchError(
-                f"{source} was recorded with another model: {key}: "
-                f"{recorded[key]} ≠ {loaded.get(key)}"
+                f"{source} was recorded with another model: {key}: {recorded[key]} ≠ "
+                f"{loaded.get(key)}"
             )
 
 
 def replay_with_repeats(
     session: Session, source: Path, path: Path, directory: Path, engine: Engine
 ) -> None:
-    """A trace's tokens on an engine, and its A/A runs on them."""
+    """Replay a trace's tokens on an engine, and make its A/A runs."""
     score_trace(session, "replay", source, path, engine)
     repeat(session, path, directory, engine)
 
@@ -169,7 +169,7 @@ def sample_with_repeats(
     token_ids: Sequence[list[int]],
     engine: Engine,
 ) -> None:
-    """An engine's own rollouts, and its A/A runs on them."""
+    """Sample an engine's own rollouts, and make its A/A runs."""
     role = engine.spec.role
     sampled = directory / sampled_name(role)
     record_trace(session, prompts, token_ids, sampled, engine)
@@ -177,7 +177,7 @@ def sample_with_repeats(
 
 
 def repeat(session: Session, source: Path, directory: Path, engine: Engine) -> None:
-    """An engine's A/A runs on a trace; a server cannot repeat tokens that it has sampled."""
+    """Make an engine's A/A runs on a trace; a server has none, because it cannot replay tokens."""
     if engine.spec.backend == ENDPOINT:
         return
     for number in range(1, session.config.workload.repeats + 1):
@@ -185,15 +185,15 @@ def repeat(session: Session, source: Path, directory: Path, engine: Engine) -> N
         score_trace(session, evaluation(engine), source, path, engine, shuffle=number)
 
 
-def _another_shape(engine: Engine) -> dict[str, int]:
-    """A trainer repeats itself in another batch shape: one sample at a time, or several."""
+def _other_batch_shape(engine: Engine) -> dict[str, int]:
+    """The batch shape of a trainer's A/A run: one sample at a time, or several."""
     if not isinstance(engine.spec, EngineSpec) or engine.spec.backend != TRAINER:
         return {}
     return {"samples_per_batch": 1 if engine.spec.engine_args["samples_per_batch"] > 1 else 8}
 
 
 def evaluation(engine: Engine) -> LogprobOperation:
-    """How an engine evaluates given tokens: a server or a trainer by prefill, others by decode."""
+    """How an engine evaluates given tokens: a server or trainer by prefill, others by decode."""
     return "rescore" if engine.spec.backend in (ENDPOINT, TRAINER) else "replay"
 
 
@@ -220,9 +220,9 @@ def score_trace(
     engine: Engine,
     shuffle: int | None = None,
 ) -> TraceHeader:
-    """Put a trace's tokens through one engine and write its logprobs as another trace.
+    """Score a trace's tokens on one engine, and write its logprobs as another trace.
 
-    Sampling parameters that an imported trace does not state are those of the configuration.
+    Sampling parameters that an imported trace lacks are taken from the configuration.
     """
     trace = Trace(source)
     sampling = {**_sampling(session.config.workload), **trace.header.sampling}
@@ -233,7 +233,7 @@ def score_trace(
         {k: v for k, v in sampling.items() if k in SHAPING},
         session.config.workload.top_logprobs,
         shuffle,
-        **({} if shuffle is None else _another_shape(engine)),
+        **({} if shuffle is None else _other_batch_shape(engine)),
     )
     header = _header(
         session,
@@ -281,7 +281,7 @@ def _header(
 
 
 def _sampling(workload: Workload) -> dict[str, Any]:
-    """What a trace says of how its tokens were sampled."""
+    """The sampling parameters for a trace header."""
     return {
         **workload.sampling(),
         "max_tokens": workload.max_tokens,

@@ -29,7 +29,7 @@ TOKENIZER = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One fact in which the two engines differ; `requested` when the configuration says so."""
+    """One fact that differs between the engines. `requested`: the configuration asked for it."""
 
     key: str
     reference: Any
@@ -38,10 +38,10 @@ class Difference:
 
 
 def model_fingerprint(path: str, revision: str | None) -> dict[str, Any]:
-    """What a trace says of its model: name, config and tokenizer digests, weights fingerprint.
+    """The model in a trace header: name, config and tokenizer digests, weights fingerprint.
 
-    Weights are fingerprinted by name, size and 64 evenly spaced 64 KiB blocks a file: complete
-    for files up to 4 MiB, quick for 100 GB. A hub model is identified by name and revision.
+    The fingerprint covers name, size and 64 evenly spaced 64 KiB blocks of each weights file:
+    complete up to 4 MiB, fast for 100 GB. A hub model is identified by name and revision.
     """
     directory = Path(path)
     if not directory.is_dir():
@@ -59,7 +59,7 @@ def model_fingerprint(path: str, revision: str | None) -> dict[str, Any]:
 
 
 def host_fingerprint() -> dict[str, Any]:
-    """The machine that ran parity-check; its name only as a hash."""
+    """The machine that ran parity-check. Its host name is only stored as a hash."""
     return {
         "parity_check": __version__,
         "hostname_sha256": hashlib.sha256(platform.node().encode()).hexdigest()[:16],
@@ -71,7 +71,7 @@ def host_fingerprint() -> dict[str, Any]:
 
 
 def served(engine: Mapping[str, Any]) -> bool:
-    """Whether an engine, by its description, is a server that was only asked."""
+    """Whether an engine description is of a served endpoint."""
     return bool(engine.get("backend") == "endpoint")
 
 
@@ -80,18 +80,19 @@ def differences(
     candidate: dict[str, Any],
     requested: dict[str, tuple[Any, Any]],
 ) -> tuple[Difference, ...]:
-    """Settings and effective configuration in which two engine descriptions differ.
+    """Settings and effective configuration that differ between two engine descriptions.
 
-    `requested` maps a setting to what each engine was asked for; a difference is requested when
-    the two requests already differed, and unrequested otherwise. Unrequested ones come first.
-    What is unknown of an engine is not known to differ. Two kinds of
-    engine differ only in what both have a word for.
+    `requested` maps a name to both engines' requested values. A difference is requested if the
+    requested values differ. Unrequested differences come first. Unknown values do not count as a
+    difference. Engines of different kinds are compared only in what both report.
     """
     found = []
     for key, left, right in _pairs(reference, candidate):
         if left != right and UNKNOWN not in (left, right):
-            asked = requested.get(key)
-            found.append(Difference(key, left, right, asked is not None and asked[0] != asked[1]))
+            wanted = requested.get(key)
+            found.append(
+                Difference(key, left, right, wanted is not None and wanted[0] != wanted[1])
+            )
     return tuple(sorted(found, key=lambda difference: difference.requested))
 
 
@@ -101,10 +102,10 @@ def _pairs(reference: dict[str, Any], candidate: dict[str, Any]) -> list[tuple[s
         for key, value in reference["settings"].items()
     ]
     if UNKNOWN in (reference.get("version"), candidate.get("version")):
-        return settings  # an engine of a dump, whose configuration nobody knows
+        return settings  # known only from a dump: no configuration
     keys = list(dict.fromkeys([*reference["config"], *candidate["config"]]))
     if reference.get("backend") != candidate.get("backend"):
-        # What a server does not tell is unknown, not different.
+        # What a server does not report is unknown, not different.
         keys = [key for key in reference["config"] if key in candidate["config"]]
     config = [(key, reference["config"].get(key), candidate["config"].get(key)) for key in keys]
     return settings + config

@@ -64,8 +64,7 @@ class Cold:
 def plan_requests(
     prompts: Sequence[Prompt], token_ids: Sequence[list[int]], concurrency: int
 ) -> list[Planned]:
-    """Choose the prompts: the longest ones in flight, issued again later together with fresh
-    ones."""
+    """Choose the prompts: the longest in flight, the same again, and fresh ones."""
     chosen = _spread(token_ids, concurrency, [])
     fresh = _spread(token_ids, concurrency, chosen)
     if len(chosen) < concurrency or not fresh:
