@@ -265,7 +265,7 @@ def test_sabotage_is_named(outcomes: tuple[str, dict[str, Outcome]]) -> None:
 
     assert verdicts(found["skips_one_parameter"]) == expected(weights_arrived="drift", **unsettled)
     skipped = check(found["skips_one_parameter"], "weights_arrived")
-    assert "1 of 44 parameters still hold the old weights" in skipped.reason
+    assert "1 of 44 parameters still have the old weights" in skipped.reason
     assert "model.layers.1.mlp.down_proj.weight" in skipped.reason
 
     for name in ("does_nothing", "loads_into_a_copy"):

@@ -423,7 +423,7 @@ def test_after_an_interruption_the_rest_is_run(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         f"interrupted; kept in {shown}: step-1, step-2, step-3, step-4, step-5; "
-        f"go on with: parity-check ablate --resume {shown}"
+        f"to continue: parity-check ablate --resume {shown}"
     ]
     assert_tidy(tmp_path)
     half = call_cli("report", path, "--format", "json", cwd=tmp_path)
@@ -457,7 +457,7 @@ def test_interrupted_while_the_reference_records(tmp_path: Path) -> None:
     shown = f"runs/{only_run(tmp_path).name}"
     assert done.stderr.splitlines()[-1] == (
         f"interrupted; kept in {shown}: no finished step; "
-        f"go on with: parity-check ablate --resume {shown}"
+        f"to continue: parity-check ablate --resume {shown}"
     )
     assert_tidy(tmp_path)
 
@@ -492,7 +492,7 @@ def test_failed_steps_are_tried_again(tmp_path: Path) -> None:
             "--only, --flip, --no-flips, --out, --dry-run",
         ),
         (["--resume", "RUN"], "plan.json: No such file or directory"),
-        (["RUN", "--only", "lm_head"], "--only lm_head: no such setting"),
+        (["RUN", "--only", "lm_head"], "--only lm_head: neither a setting nor a --flip"),
         (["RUN", "--flip", "noise"], "--flip noise: expected KEY=VALUE"),
         (["RUN", "--flip", "lm_head_dtype=fp8"], "lm_head_dtype: input should be 'model'"),
         (["RUN", "--set", "workload.temperature=1.0"], "--set changes [workload]"),

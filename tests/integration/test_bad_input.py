@@ -100,7 +100,7 @@ def test_rope_base_that_an_engine_reads_otherwise(
         done,
         2,
         "error: the reference engine reads rope_theta 10000 from this checkpoint, "
-        "its config.json says 500000\n",
+        "its config.json has 500000\n",
         "hint: its transformers is older than the checkpoint",
     )
 

@@ -167,7 +167,7 @@ def test_a_transient_failure_is_tried_again(tmp_path: Path) -> None:
     log = (only_run(tmp_path) / "candidate.log").read_text()
     assert "answered 500 (this is a 500)" in log
     assert "answered 429 (this is a 429)" in log
-    assert "broke off its answer" in log
+    assert "closed the connection" in log
 
 
 # --- what fails: exit 3, one line, the work kept ------------------------------------------------
@@ -193,8 +193,11 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> Fault:
     [
         (after(2, 500), "answered 500 (this is a 500) during generate, 2 times in a row"),
         (after(2, 400), "answered 400 during generate for "),
-        (after(2, "cut"), "broke off its answer ("),
-        (after(2, "half"), "broke off its answer during generate: 10 bytes that are not JSON"),
+        (after(2, "cut"), "closed the connection ("),
+        (
+            after(2, "half"),
+            "returned a truncated response during generate: 10 bytes that are not JSON",
+        ),
         (after(2, "hang"), "gave no answer within 1 s during generate"),
         (after(2, "die"), "during generate, 2 times in a row"),
     ],
@@ -249,7 +252,7 @@ def test_an_answer_that_is_not_what_was_asked_for(
 ) -> None:
     with serving(fault=changed(change)) as stub:
         done = record(stub, tmp_path, endpoint={"concurrency": 1})
-    assert_fails(done, 3, "gave an answer that cannot be used during generate, sample ", message)
+    assert_fails(done, 3, "returned an unusable response during generate, sample ", message)
     assert lines_of("candidate-generate.partial.jsonl", only_run(tmp_path)) == 2
 
 
@@ -289,7 +292,7 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
         (
             {"logprobs_mode": "processed_logprobs"},
             {"raw": True},
-            'logprobs_mode = "processed_logprobs" was requested, but "raw_logprobs" is in force (gaps',
+            'logprobs_mode = "processed_logprobs" was requested, but "raw_logprobs" is in force',
         ),
         (
             {"lm_head_dtype": "float32"},

@@ -314,7 +314,7 @@ def other_prompt(samples: list[Sample]) -> list[Sample]:
         (list, {"logprob_distribution": "raw"}, "logprob distribution: processed ≠ raw"),
         (list, {"sampling": {"temperature": 0.5}}, "the traces differ in "),
         (list, {"replayed_from": "0" * 64}, "was not replayed from this behaviour trace: "),
-        (list, {"replayed_from": None}, "it names token digest none, expected "),
+        (list, {"replayed_from": None}, "its token digest is none, expected "),
     ],
 )
 def test_traces_that_do_not_match(

@@ -175,7 +175,7 @@ UNSETTLED = {"no_stale_prefix": "inconclusive", "in_flight_as_declared": "inconc
         (
             "skips",
             {"weights_arrived": "drift"},
-            "1 of 2 parameters still hold the old weights: body",
+            "1 of 2 parameters still have the old weights: body",
         ),
         (
             "stale_head",
@@ -228,7 +228,7 @@ def test_all_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"mode": "wait"}, "which has no pause but the boundary between two steps"),
+        ({"mode": "wait"}, "which has no pause but the only be paused between two steps"),
         ({"clear_cache": True}, 'mode = "keep", clear_cache = true: fake engine is a V0 engine'),
     ],
 )

@@ -126,8 +126,8 @@ def test_named_values_of_a_setting_stand_in_for_its_usual_flip() -> None:
 @pytest.mark.parametrize(
     ("only", "flips", "expected"),
     [
-        (["lm_head"], [], "--only lm_head: no such setting"),
-        (["logprobs_mode"], [Flip("x", (1,))], "--only leaves out --flip x"),
+        (["lm_head"], [], "--only lm_head: neither a setting nor a --flip"),
+        (["logprobs_mode"], [Flip("x", (1,))], "--only excludes --flip x"),
     ],
 )
 def test_picks_that_make_no_sense(only: list[str], flips: list[Flip], expected: str) -> None:

@@ -92,9 +92,9 @@ def test_a_plan_is_read_back_as_it_was_written(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{", "not the plan of an ablation"),
-        ('{"steps": [{}]}', "not the plan of an ablation"),
-        ("[]", "not the plan of an ablation"),
+        ("{", "not an ablation plan"),
+        ('{"steps": [{}]}', "not an ablation plan"),
+        ("[]", "not an ablation plan"),
     ],
 )
 def test_a_damaged_plan_is_refused(tmp_path: Path, text: str, expected: str) -> None:

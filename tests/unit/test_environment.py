@@ -374,7 +374,7 @@ class TestAnInterpreter:
     @pytest.mark.parametrize(
         ("script", "message"),
         [
-            ("#!/bin/sh\necho hello", "does not work: exit status 0 and no answer"),
+            ("#!/bin/sh\necho hello", "does not work: exit status 0 without output"),
             ("#!/bin/sh\necho no such thing >&2; exit 1", "does not work: no such thing"),
             ("#!/bin/sh\nkill -ILL $$", "does not work: killed by SIGILL"),
             ("#!/nowhere/python", "does not start: No such file or directory"),

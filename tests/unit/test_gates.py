@@ -113,7 +113,7 @@ def test_a_floor_outside_the_limit_decides_nothing_and_advises() -> None:
     result = judge(estimate(5e-3, 4e-3, 6e-3), upper(1e-3), estimate(2e-3, 1e-3, 3e-3))
     assert result.verdict == "inconclusive"
     assert "its noise floor is 0.002" in result.reason
-    assert "enable batch invariance, or choose a limit beyond 0.002" in result.reason
+    assert "enable batch invariance, or choose a limit wider than 0.002" in result.reason
 
 
 def test_inside_the_floor_is_called_indistinguishable() -> None:

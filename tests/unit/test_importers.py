@@ -111,7 +111,7 @@ def test_samples_of_a_prompt_are_found_by_their_ids() -> None:
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
 def test_turns_hold_every_sampled_token_once(sampled: list[bool]) -> None:
     if not any(sampled):
-        with pytest.raises(InputError, match="every token is masked"):
+        with pytest.raises(InputError, match="all tokens are masked"):
             collect([dumped(sampled)])
         return
     found = collect([dumped(sampled)])
@@ -131,7 +131,7 @@ def test_a_sequence_without_sampled_tokens_is_counted() -> None:
     ("sequences", "expected"),
     [
         ([], "the dump is empty"),
-        ([dumped([True]), dumped([True])], "sample s again, it is at here already"),
+        ([dumped([True]), dumped([True])], "sample s already occurred at here"),
         ([dumped([True]), dumped([True], sample_id="t", evaluating=None)], "no trainer logprobs"),
     ],
 )
@@ -168,10 +168,10 @@ def test_prime_rl_leaves_out_tokens_of_other_components(tmp_path: Path) -> None:
     [
         ({"token_ids": None}, "line 1: `token_ids` is missing"),
         ({"trainer_logprobs": None}, "line 1: `trainer_logprobs` is missing"),
-        ({"trainer_logprobs": [0.0]}, "`trainer_logprobs` has 1 entries, `token_ids` has 3"),
+        ({"trainer_logprobs": [0.0]}, "`trainer_logprobs` has 1 entries, but `token_ids` has 3"),
         ({"inference_logprobs": "low"}, "`inference_logprobs` is not a list of logprobs"),
-        ({"inference_logprobs": [0, 0, "x"]}, "holds 'x', which is not a logprob"),
-        ({"token_ids": [1, 2, -1]}, "holds -1, which is not a token id"),
+        ({"inference_logprobs": [0, 0, "x"]}, "contains 'x', which is not a logprob"),
+        ({"token_ids": [1, 2, -1]}, "contains -1, which is not a token id"),
         ({"token_ids": [1, 2, 2**31]}, "which is not a token id"),
         ({"token_ids": [1, 2, 2.5]}, "which is not a token id"),
         ({"loss_mask": [0, 1, 2]}, "`loss_mask` is not a list of 0 and 1"),
@@ -242,7 +242,7 @@ def test_slime_rollout_data_has_one(tmp_path: Path) -> None:
     [
         ({"rollout_log_probs": None}, "sample 0: `rollout_log_probs` is missing"),
         ({"log_probs": np.zeros(1, np.float32)}, "`log_probs` has 1 entries"),
-        ({"response_lengths": 9}, "a response of 9 tokens in 4 tokens"),
+        ({"response_lengths": 9}, "a response of 9 tokens in a sequence of 4"),
         ({"tokens": np.zeros((2, 2), np.int64)}, "which is not a token id"),
     ],
 )
@@ -334,14 +334,14 @@ def test_strides_are_honoured(tmp_path: Path) -> None:
 
 def test_verl_text_is_refused_with_what_to_do(tmp_path: Path) -> None:
     row = {"input": "2 + 2 =", "output": " 4", "gts": "4", "score": 1.0, "step": 3}
-    with pytest.raises(InputError, match="holds text, without token ids") as caught:
+    with pytest.raises(InputError, match="has only text, no token ids") as caught:
         imported("verl", dumps.write_lines(tmp_path / "3.jsonl", [row]))
     assert "save_to_disk" in (caught.value.hint or "")
 
 
 def test_verl_refuses_another_pickle(tmp_path: Path) -> None:
     (tmp_path / "x.dp").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(InputError, match="not a DataProto of verl"):
+    with pytest.raises(InputError, match="not a verl DataProto"):
         imported("verl", tmp_path / "x.dp")
 
 
@@ -377,8 +377,8 @@ def test_verl_padding_and_masks(tmp_path: Path) -> None:
     [
         ({"rollout_log_probs": None}, "`rollout_log_probs` is missing"),
         ({"attention_mask": None}, "`attention_mask` is missing"),
-        ({"old_log_probs": np.zeros((2, 2), np.float32)}, "`old_log_probs` is 2×2, the responses"),
-        ({"prompts": np.array([[1, 2], [0, -3]])}, "holds -3, which is not a token id"),
+        ({"old_log_probs": np.zeros((2, 2), np.float32)}, "`old_log_probs` has shape 2×2"),
+        ({"prompts": np.array([[1, 2], [0, -3]])}, "contains -3, which is not a token id"),
     ],
 )
 def test_verl_refuses(tmp_path: Path, changed: dict[str, Any], expected: str) -> None:
@@ -426,11 +426,11 @@ def test_trl_masks(tmp_path: Path) -> None:
         ({"prompt_ids": [1], "completion_ids": [1]}, "`logprobs` is missing"),
         (
             {"prompt_ids": [1], "completion_ids": [1, 2], "logprobs": [-1.0]},
-            "`logprobs` has 1 entries, `completion` has 2",
+            "`logprobs` has 1 entries, but `completion` has 2",
         ),
         (
             {"prompt_ids": [1], "completion_ids": [1], "logprobs": [[-1.0, -2.0]]},
-            "several `logprobs` a token, without `logprob_token_ids`",
+            "several `logprobs` per token, but no `logprob_token_ids`",
         ),
     ],
 )
@@ -468,12 +468,12 @@ def test_a_chat_response(tmp_path: Path) -> None:
     ("rows", "expected"),
     [
         ([chat(token_ids=None)], "`token_ids` is missing"),
-        ([chat(token_ids=[52])], "`token_logprobs` has 2 entries, `token_ids` has 1"),
+        ([chat(token_ids=[52])], "`token_logprobs` has 2 entries, but `token_ids` has 1"),
         ([chat(logprobs=None)], "`logprobs` is missing"),
         ([{**chat(), "prompt_token_ids": None}], "`prompt_token_ids` is missing"),
         (
             [chat(), {**chat(), "model": "other"}],
-            "line 2: a response of model other among those of",
+            "line 2: a response of model other, but earlier ones are of",
         ),
         ([{"error": {"message": "no"}}], "`choices` is missing"),
     ],

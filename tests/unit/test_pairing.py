@@ -124,8 +124,8 @@ def test_a_replay_of_the_trace_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("evaluating", "message"),
     [
-        (header(), "was not replayed from this behaviour trace: it names token digest none"),
-        (header(replayed_from="b" * 64), "it names token digest bbbbbbbbbbbb, expected aaaaaaaaaa"),
+        (header(), "was not replayed from this behaviour trace: its token digest is none"),
+        (header(replayed_from="b" * 64), "its token digest is bbbbbbbbbbbb, expected aaaaaaaaaa"),
         (
             replayed(model={"name": "m", "weights_fingerprint": "x"}),
             "the traces are of different models: weights_fingerprint: w ≠ x",

@@ -47,7 +47,7 @@ def test_families_are_shared_where_there_are_too_few() -> None:
 
 
 def test_a_prompt_must_be_left_that_was_not_seen() -> None:
-    with pytest.raises(InputError, match="needs more than 3 prompts, there are 3"):
+    with pytest.raises(InputError, match="needs more than 3 prompts, got 3"):
         plan_requests(*prompts(*family(100, 50, 60, 70)), 3)
 
 
@@ -74,8 +74,8 @@ def spec(version: str | None, family: str | None = None, **changes: Any) -> Engi
         (spec("0.8.5"), "keep", True, "is a V0 engine"),
         (spec("0.8.5"), "wait", False, "is a V0 engine"),
         (spec("0.10.2", "v0"), "abort", False, "is a V0 engine"),
-        (spec("0.15.1"), "keep", False, "V1 has them from 0.17"),
-        (spec("0.16.0"), "wait", True, "V1 has them from 0.17"),
+        (spec("0.15.1"), "keep", False, "V1 has pause modes since 0.17"),
+        (spec("0.16.0"), "wait", True, "V1 has pause modes since 0.17"),
         (spec("0.18.1"), "wait", True, None),
         (spec("0.32.0"), "abort", False, None),
         (spec(None), "keep", True, None),
@@ -96,7 +96,7 @@ def test_v0_keeps_its_boundary_beside_v1_only() -> None:
         "reference": ("keep", False),
         "candidate": ("wait", True),
     }
-    with pytest.raises(ConfigError, match="boundary between two steps"):
+    with pytest.raises(ConfigError, match="only be paused between two steps"):
         declared_ways({"reference": both["reference"]}, settings)
     assert family_of(both["candidate"]) == "v1"
 

@@ -95,12 +95,12 @@ def test_a_parameter_that_kept_its_value_is_named() -> None:
     after = replace(NEW, parameters={**NEW.parameters, "a": "old"})
     run = a_run(after=after)
     assert not_parity(run) == {"weights_arrived": "drift"}
-    assert reason(run, "weights_arrived") == "1 of 3 parameters still hold the old weights: a"
+    assert reason(run, "weights_arrived") == "1 of 3 parameters still have the old weights: a"
 
 
 def test_a_parameter_that_is_neither_old_nor_new_is_named() -> None:
     run = a_run(after=replace(NEW, parameters={**NEW.parameters, "b": "torn"}))
-    assert "1 of 3 parameters hold neither the old nor the new weights: b" in reason(
+    assert "1 of 3 parameters have neither the old nor the new weights: b" in reason(
         run, "weights_arrived"
     )
 
@@ -115,7 +115,7 @@ def test_an_update_of_nothing_is_called_that() -> None:
         "no_stale_prefix": "inconclusive",
         "in_flight_as_declared": "inconclusive",
     }
-    assert "none of the 2 parameters that the update changes" in reason(run, "weights_arrived")
+    assert "none of the 2 parameters that differ between" in reason(run, "weights_arrived")
 
 
 def test_new_parameters_with_old_logprobs_mean_something_derived() -> None:
