@@ -98,7 +98,7 @@ V0, V1 = side("v0"), side("v1")
 FAULTS = (
     # --- the data's way from the engine to the trace ---
     Case(
-        "off-by-one", "the candidate's rows stand one token late",
+        "off-by-one", "the candidate's logprobs are one token late",
         ("off_by_one",), V0, side("v1", edit=edits.shift_by_one),
     ),
     Case(
@@ -124,7 +124,7 @@ FAULTS = (
     ),
     # --- what the number means ---
     Case(
-        "temperature", "T = 0.8 asked for, 0.6 passed to the candidate",
+        "temperature", "T = 0.8 requested, 0.6 passed to the candidate",
         ("wrong_temperature",), V0, side("v1", passed={"temperature": 0.6}), {"temperature": 0.8},
     ),
     Case(
@@ -140,16 +140,16 @@ FAULTS = (
         ("truncated_support",), V0, side("v1", returned={"min_p": 0.0}), {"min_p": 0.05},
     ),
     Case(
-        "min-p-with-top-p", "min-p 0.1 with top-p 0.8, which V0 and V1 apply in another order",
+        "min-p-with-top-p", "min-p 0.1 with top-p 0.8, which V0 and V1 apply in a different order",
         ("truncation_order", "truncated_support"), V0, V1,
         {"temperature": 0.7, "top_p": 0.8, "min_p": 0.1},
     ),
     Case(
-        "presence-penalty", "presence penalty 0.5 on the candidate, not asked for",
+        "presence-penalty", "presence penalty 0.5 on the candidate, not requested",
         ("penalty",), V0, side("v1", passed={"presence_penalty": 0.5}),
     ),
     Case(
-        "repetition-penalty", "repetition penalty 1.1 out of the candidate's generation_config",
+        "repetition-penalty", "repetition penalty 1.1 from the candidate's generation_config",
         ("penalty",), V0, side("v1-injecting", passed={"repetition_penalty": 1.1}),
     ),
     Case("raw-0.6", "raw logprobs at T = 0.6", ("raw_logprobs",), V0, side("v1-raw"),
@@ -171,7 +171,7 @@ FAULTS = (
         ("onset",), V0, side("v1-faulty", order={"noise": 0.3, "onset": 97}), {"max_tokens": 96},
     ),
     Case(
-        "batch-size", "an error of 0.1 nats in the logits that depends on the batch's size",
+        "batch-size", "an error of 0.1 nats in the logits that depends on the batch size",
         ("batch_variance",), V0, side("v1-faulty", order={"noise": 0.1, "by_batch": True}),
     ),
     Case(
@@ -187,14 +187,14 @@ FAULTS = (
 )  # fmt: skip
 
 CLEAN = (
-    Case("clean-a-a-v1", "V1 against itself, in another random state", (), V1, V1),
-    Case("clean-a-a-v0", "V0 against itself, in another random state", (), V0, V0),
-    Case("clean-t-1", "V0 against V1, all four settings right, T = 1", (), V0, V1),
+    Case("clean-a-a-v1", "V1 against itself, with a different random state", (), V1, V1),
+    Case("clean-a-a-v0", "V0 against itself, with a different random state", (), V0, V0),
+    Case("clean-t-1", "V0 against V1, all four settings equal, T = 1", (), V0, V1),
     Case("clean-t-0.6", "the same at T = 0.6", (), V0, V1, {"temperature": 0.6}),
     Case("clean-t-1.3", "the same at T = 1.3", (), V0, V1, {"temperature": 1.3}),
     Case("clean-greedy", "the same, greedy", (), V0, V1, {"temperature": 0.0}),
-    Case("clean-short", "the same, 8 tokens a completion", (), V0, V1, {"max_tokens": 8}),
-    Case("clean-long", "the same, 160 tokens a completion", (), V0, V1,
+    Case("clean-short", "the same, 8 tokens per completion", (), V0, V1, {"max_tokens": 8}),
+    Case("clean-long", "the same, 160 tokens per completion", (), V0, V1,
          {"max_tokens": 160, "ignore_eos": True}),
     Case("clean-penalty", "the same, a repetition penalty of 1.1 on both sides", (), V0, V1,
          {"repetition_penalty": 1.1}),
