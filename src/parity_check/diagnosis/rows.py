@@ -27,7 +27,7 @@ def off_by_one(case: Case) -> Match | None:
         return None
     if found.correlation < ALIGNED or found.unshifted > MISALIGNED:
         return None
-    late = found.best > 0
+    late, lag = found.best > 0, abs(found.best)
     return Match(
         None,
         "high",
@@ -36,7 +36,10 @@ def off_by_one(case: Case) -> Match | None:
             f"{found.correlation:.3f}), not at lag 0 ({found.unshifted:.3f})",
         ),
         after=alignment.realigned(case.evidence, found.best),
-        words={"lag": str(abs(found.best)), "late": "late" if late else "early"},
+        words={
+            "lag": f"{lag} token" if lag == 1 else f"{lag} tokens",
+            "late": "late" if late else "early",
+        },
     )
 
 

@@ -25,8 +25,7 @@ RULES = (
         layer="semantic",
         look=rows.off_by_one,
         pattern="the engines' logprob series correlate at lag ±1 to ±3, but not at lag 0",
-        claim="The candidate's logprobs are shifted {lag} token {late}: each one is stored with "
-        "the wrong token.",
+        claim="The candidate's logprobs are {lag} {late}: each one is stored with the wrong token.",
         fix="look up logprobs by position and token id in the engine's output; the first row of "
         "prompt logprobs is empty, and prompt tokens must not be counted",
         confirm="parity-check record -c {run}/config.toml --engine candidate -o again.parquet",
