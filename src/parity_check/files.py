@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically. Raises OutputError."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file atomically. Raises OutputError."""
+    with whole(target) as partial:
+        shutil.copyfile(source, partial)
 
 
 def check_writable(path: Path) -> None:

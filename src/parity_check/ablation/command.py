@@ -35,7 +35,7 @@ from parity_check.config.models import ROLES, Config
 from parity_check.console import Console
 from parity_check.engines.environment import environment
 from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
-from parity_check.files import whole, write_text
+from parity_check.files import copy, write_text
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import check_model, fingerprint, session
 from parity_check.report.ablation import sentences
@@ -148,15 +148,15 @@ def dry_run(config: Config, picks: Picks, console: Console, source: Path | None 
 def _planned(steps: Sequence[Step], taken: str | None) -> Iterator[tuple[str, ...]]:
     yield ("#", "setting", "candidate", "")
     for number, step in enumerate(steps, start=1):
-        asked = {key: value for key, value in step.settings.items() if value != DEFAULT}
-        told = [
-            f"{key} = {_toml(value)}" for key, value in (asked | dict(step.engine_args)).items()
+        settings = {key: value for key, value in step.settings.items() if value != DEFAULT}
+        values = [
+            f"{key} = {_toml(value)}" for key, value in (settings | dict(step.engine_args)).items()
         ]
         same = [n for n, each in enumerate(steps[: number - 1], 1) if _shares(each, step)]
         note = f"refused: {step.refused}" if step.refused else ""
         note = "reused from the run" if step.directory and step.directory == taken else note
         note = f"same as {same[0]}" if same else note
-        yield (str(number), step.name, ", ".join(told) or "engine defaults", note)
+        yield (str(number), step.name, ", ".join(values) or "engine defaults", note)
 
 
 def _shares(one: Step, other: Step) -> bool:
@@ -205,7 +205,7 @@ def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
 
     def refuse(key: str, value: Any) -> str | None:
         way = None if known is None else environment.way_in(known, candidate, key)
-        return None if way is None or way.honours(value) else way.how
+        return None if way is None or way.supports(value) else way.how
 
     steps = plan(
         candidate.settings.model_dump(),
@@ -238,13 +238,13 @@ def _reference_trace(source: Path) -> Path:
 def _reuse_traces(source: Path, directory: Path, config: Config, steps: Sequence[Step]) -> None:
     """Copy the reference's traces of a finished run, and the candidate's if they match."""
     for path in shared_traces(source):
-        _copy(path, directory / path.name)
+        copy(path, directory / path.name)
     name = _own_directory(config, steps)
     if name is not None and _has_candidate_traces(source, config):
         step = make_step(directory, name)
         write_text(step / "config.toml", tomli_w.dumps(dump_config(config)))
         for trace in own_traces(config.workload.repeats):
-            _copy(source / trace, step / trace)
+            copy(source / trace, step / trace)
 
 
 def _has_candidate_traces(source: Path, config: Config) -> bool:
@@ -262,11 +262,6 @@ def _own_directory(config: Config, steps: Sequence[Step]) -> str | None:
     return next(
         (s.directory for s in steps if (dict(s.settings), dict(s.engine_args)) == own), None
     )
-
-
-def _copy(source: Path, target: Path) -> None:
-    with whole(target) as partial_copy:
-        shutil.copyfile(source, partial_copy)
 
 
 def _run_and_report(

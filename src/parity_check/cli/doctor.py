@@ -136,15 +136,15 @@ def _settings(engine: EngineConfig, plan: EnvironmentPlan) -> Iterator[tuple[str
             yield ("  trainer", f"{name} = {_word(value)}", "")
         return
     for name, value in engine.settings.model_dump().items():
-        asked = f"{name} = {_word(value)}"
+        requested = f"{name} = {_word(value)}"
         way = environment.way_in(plan, engine, name)
         if way is None:
-            yield ("  setting", asked, "")
+            yield ("  setting", requested, "")
         else:
             yield (
                 "  setting",
-                asked,
-                way.how if way.honours(value) else f"not supported: {way.how}",
+                requested,
+                way.how if way.supports(value) else f"not supported: {way.how}",
             )
 
 
@@ -156,7 +156,7 @@ def _usable(engine: EngineConfig, plan: EnvironmentPlan) -> bool:
     """Whether the engine can run and, as far as the versions tell, apply its settings."""
     ways = {name: environment.way_in(plan, engine, name) for name in engine.settings.model_dump()}
     return plan.state in ("ready", "to provision") and all(
-        way is None or way.honours(getattr(engine.settings, name)) for name, way in ways.items()
+        way is None or way.supports(getattr(engine.settings, name)) for name, way in ways.items()
     )
 
 

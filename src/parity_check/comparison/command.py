@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +21,7 @@ from parity_check.engines.base import Engine
 from parity_check.engines.endpoint.engine import check_evaluation
 from parity_check.engines.environment import environment
 from parity_check.errors import ConfigError, ExitCode
-from parity_check.files import check_writable, whole, write_text
+from parity_check.files import check_writable, copy, write_text
 from parity_check.recording.requests import LogprobOperation
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import (
@@ -70,7 +69,7 @@ def compare(
         check_evaluation(OTHER[role], "replay", config, stored_sampling)
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         if reference_trace is not None:
-            _copy(reference_trace, run.path / sampled_name("reference"))
+            copy(reference_trace, run.path / sampled_name("reference"))
         with session(config, roles, run, console) as live:
             if reference_trace is not None:
                 check_model(live.model, reference_trace)
@@ -108,7 +107,7 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
     check_vocabulary(Trace(workload).samples(), size, str(workload))
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         source = run.path / WORKLOAD_NAME
-        _copy(workload, source)
+        copy(workload, source)
         replays = {"reference": sampled_name("reference"), "candidate": replayed_name("reference")}
         with session(config, ROLES, run, console) as live:
             check_model(live.model, workload)
@@ -238,8 +237,3 @@ def dry_run(config: Config, console: Console) -> None:
         elif engine.endpoint is not None:
             console.say(f"{role}: {engine.endpoint.base_url} (not contacted)")
     console.data(tomli_w.dumps(dump_config(config)))
-
-
-def _copy(source: Path, target: Path) -> None:
-    with whole(target) as partial:
-        shutil.copyfile(source, partial)

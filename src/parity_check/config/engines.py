@@ -93,7 +93,7 @@ class EngineConfig(Table):
     """Only for `kind = "transformers"`, which has no `settings`, `engine_args` and `family`."""
     env: dict[str, str] = {}
     endpoint: EndpointConfig | None = None
-    """Only for `kind = "endpoint"`, which takes only `settings` and `family` besides."""
+    """Only for `kind = "endpoint"`, whose only other keys are `settings` and `family`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -175,7 +175,7 @@ class EngineConfig(Table):
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether TOML and JSON can both hold the value."""
+    """Whether TOML and JSON can both represent the value."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
     if isinstance(value, list):

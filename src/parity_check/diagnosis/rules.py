@@ -83,7 +83,7 @@ RULES = (
         look=semantic.penalty,
         pattern="Δ of ids in the context differs from that of new ids at the same position",
         claim="The {penalised}'s logprobs have a {kind} of about {value}, the other engine's do "
-        "not; {asked}.",
+        "not; {requested}.",
         fix="{remedy}",
         confirm="parity-check ablate {run} {flip}",
         cases="NeMo-RL#3497, ART#140, vllm#52461, #27878",

@@ -170,7 +170,7 @@ def penalty(case: Case) -> Match | None:
             "penalised": role,
             "kind": seen.kind.replace("_", " "),
             "value": f"{value:.2f}",
-            "asked": f"{requested:g} was requested",
+            "requested": f"{requested:g} was requested",
             "remedy": remedy,
             "flip": flip,
         },

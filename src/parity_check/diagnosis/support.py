@@ -43,8 +43,8 @@ def offset(evidence: Evidence) -> Offset | None:
     constant = constant[rows]
     difference = evidence.candidate[rows] - evidence.reference[rows]
     weights = np.where(np.isfinite(difference), np.exp(evidence.reference[rows]), 0.0)
-    beside = np.nan_to_num(np.abs(difference - constant[:, None]))
-    spread = (weights * beside).sum(axis=1) / weights.sum(axis=1)
+    residual = np.nan_to_num(np.abs(difference - constant[:, None]))
+    spread = (weights * residual).sum(axis=1) / weights.sum(axis=1)
     seen = np.abs(constant) > VISIBLE
     sampled = difference[:, 0]
     usable = np.isfinite(sampled)

@@ -41,7 +41,7 @@ class Way:
     how: str
     only: str | bool | None = None
 
-    def honours(self, value: str | bool) -> bool:
+    def supports(self, value: str | bool) -> bool:
         return value == "default" or self.only is None or value == self.only
 
 

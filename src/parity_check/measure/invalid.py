@@ -71,7 +71,7 @@ def invalid_counts(engine: str, counts: Mapping[str, int]) -> tuple[InvalidCount
 
 
 def count_wrong_lengths(tokens: NDArray[np.int64], logprobs: NDArray[np.int64]) -> int:
-    """Samples (both arrays [S]) that hold another number of logprobs than of tokens."""
+    """Samples (both arrays [S]) with more or fewer logprobs than tokens."""
     return int(np.count_nonzero(tokens != logprobs))
 
 

@@ -173,7 +173,7 @@ def share_estimate(
 
     `effective_n` is the count over its design effect. A few instances show too little spread for
     the sandwich (its upper end misses a share of 3 / n in one run of five) and none show no spread
-    at all, so the exact binomial interval of an effective n stands in (Korn and Graubard 1998).
+    at all, so the exact binomial interval of an effective n is used (Korn and Graubard 1998).
     Where nothing was seen that is the rule of three, at 2.5 % a side like every other interval:
     3.7 / n at a level of 95 %.
     """

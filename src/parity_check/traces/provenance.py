@@ -29,7 +29,7 @@ TOKENIZER = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One fact that differs between the engines. `requested`: the configuration asked for it."""
+    """One fact that differs between the engines. `requested`: by the configuration."""
 
     key: str
     reference: Any

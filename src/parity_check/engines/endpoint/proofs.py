@@ -8,8 +8,8 @@ A server's settings cannot be read back and are not assumed: without a proof the
                            include the truncation.
     lm_head_dtype          Logits of half precision lie on a coarse grid, and so do the gaps.
     enable_prefix_caching  Two equal requests, one after the other: `cached_tokens` of the second
-                           (`--enable-prompt-tokens-details`), or the server's own count of hits
-                           and its own word in /metrics.
+                           (`--enable-prompt-tokens-details`), or the count of cache hits and
+                           the setting in /metrics.
     async_scheduling       No answer shows it.
 """
 

@@ -17,7 +17,7 @@ from parity_check.errors import EngineEnvironmentError
 class Environment:
     """An interpreter that can run a worker, with its variables and arguments.
 
-    `packages` holds versions by name: python, vllm, torch, transformers, numpy. `platform` is what
+    `packages` has versions by name: python, vllm, torch, transformers, numpy. `platform` is what
     vLLM in it runs on, `cpu` or `cuda`; it and `distribution` are empty without vLLM. `environ` are
     the worker's environment variables, `engine_args` are defaults for `vllm.LLM`, and `notes` are
     sentences for the user.

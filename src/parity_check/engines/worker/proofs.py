@@ -9,7 +9,7 @@ that the engine samples afterwards as if it had not been probed.
                            temperature and stay when they do not. What top_k = 1 cuts off has
                            logprob -inf when they include the truncation (ties stay).
     lm_head_dtype          Logits of half precision lie on a coarse grid, and so do the gaps, which
-                           the normalisation leaves alone. Beside it the dtype of the projection's
+                           the normalisation does not change. Also the dtype of the projection's
                            output, and how many projections the extension took over.
     enable_prefix_caching  Two equal requests, longer than a block: how many tokens of the second
                            the engine took from its cache.

@@ -318,11 +318,11 @@ class TransformersEngine:
             neutral.update(TRUNCATIONS)
         if not self.arguments.temperature:
             neutral["temperature"] = 1.0
-        asked = [name for name, value in neutral.items() if sampling[name] != value]
-        if asked and sampling["temperature"] != GREEDY:
+        unsupported = [name for name, value in neutral.items() if sampling[name] != value]
+        if unsupported and sampling["temperature"] != GREEDY:
             raise WorkerFailure(
                 "unsupported",
-                f"this trainer does not apply {', '.join(asked)}, so it cannot sample with it",
+                f"this trainer does not apply {', '.join(unsupported)}: it cannot sample with it",
             )
 
     def generate(self, requests, command, output):
