@@ -122,7 +122,7 @@ FAULTS = (
         ("retokenised",), V0, side("v1", as_text=True),
         {"temperature": 1.3, "sampled_by": "reference"},
     ),
-    # --- what the number means ---
+    # --- the meaning of the number ---
     Case(
         "temperature", "T = 0.8 requested, 0.6 passed to the candidate",
         ("wrong_temperature",), V0, side("v1", passed={"temperature": 0.6}), {"temperature": 0.8},
@@ -161,7 +161,7 @@ FAULTS = (
         ("raw_logprobs",), V0, side("v1-raw-bf16-head"), {"temperature": 0.7},
         also=("lm_head_precision",),
     ),
-    # --- how it is computed ---
+    # --- the computation ---
     Case("bf16-head-candidate", "the candidate's head in bfloat16", ("lm_head_precision",),
          V0, side("v1-bf16-head")),
     Case("bf16-head-reference", "the reference's head in bfloat16", ("lm_head_precision",),

@@ -25,8 +25,8 @@ FEWEST_CLUSTERS = 8
 """Below this there is no interval: the error of G - 1 clusters is too uncertain."""
 
 FOLDS = 128
-"""Clusters are dealt into at most this many random groups where a method would otherwise need
-memory or time for each cluster; a group of whole clusters is as independent as a cluster."""
+"""Methods whose memory or time would grow with the clusters use at most this many random groups of
+clusters; groups of whole clusters are independent too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +92,11 @@ def t_interval(sums: Floats, weights: Floats, level: float) -> tuple[float, floa
 def skewed_interval(sums: Floats, weights: Floats, level: float) -> tuple[float, float]:
     """Interval of the mean with t(G - 1) and Hall's correction for skewness, wide enough for both.
 
-    `sums` and `weights` [G] are per cluster. Means of squares (k2, k3) are carried by few clusters:
-    M ± t SE then misses an upper truth in one run of ten. Hall's monotone transformation of the
-    studentized mean (JRSS B 1992, eq. 2.3) moves both ends towards the long tail; the end on the
-    other side stays where t has it, as the skewness is itself estimated from few clusters.
+    `sums` and `weights` [G] are per cluster. Means of squares (k2, k3) are dominated by few
+    clusters: the upper end of M ± t SE is then too low in one of ten runs. Hall's monotone
+    transformation of the studentized mean (JRSS B 1992, eq. 2.3) moves both ends towards the long
+    tail. The end on the other side is never moved inwards, because the skewness is itself estimated
+    from few clusters.
     """
     mean, error = ratio_of_sums(sums, weights)
     clusters = len(sums)
@@ -171,10 +172,10 @@ def share_estimate(
 ) -> Estimate:
     """Estimate a share; the interval is never narrower than the exact one of `effective_n`.
 
-    `effective_n` is the count over its design effect. A few instances show too little spread for
-    the sandwich (its upper end misses a share of 3 / n in one run of five) and none show no spread
-    at all, so the exact binomial interval of an effective n is used (Korn and Graubard 1998).
-    Where nothing was seen that is the rule of three, at 2.5 % a side like every other interval:
+    `effective_n` is the count over its design effect. With few events, the sandwich error is too
+    small (its upper end misses a share of 3 / n in one of five runs), and with none it is zero. So
+    the exact binomial interval of an effective n is a lower bound of the width (Korn and Graubard
+    1998). With zero events it is the rule of three, at 2.5 % per side like every other interval:
     3.7 / n at a level of 95 %.
     """
     estimate = mean_estimate(
@@ -251,7 +252,7 @@ def effective_sample_size(
 def _bca(
     rows: Floats, statistic: Callable[..., Floats], level: float, seed: int
 ) -> tuple[float | None, float | None]:
-    # Imported here: scipy.stats alone takes longer to import than everything else together.
+    # Imported here: scipy.stats takes longer to import than everything else together.
     from scipy.stats import bootstrap
 
     with warnings.catch_warnings():
