@@ -8,7 +8,8 @@ these parts, each in its own process, as the best of several runs:
 - `compare`: what `parity-check compare A B` does after its imports, from Parquet to verdict;
 - `metrics`: the same numbers from arrays in memory, in chunks of 1,024 samples;
 - `numpy`: whole-array means of the same quantities; no intervals, breakdowns or objectives;
-- `torch`: a loop over samples with the operations of RL trainers, up to a million tokens (needs an interpreter with torch: `--torch-python`).
+- `torch`: a loop over samples with the operations of RL trainers, up to a million tokens (needs an
+  interpreter with torch: `--torch-python`).
 
 Tokens per second count the tokens of one trace. CPU seconds include all threads; on a busy machine
 they are more reliable than wall time. Peak memory is that of the whole process.
