@@ -117,7 +117,7 @@ ExitZero = Annotated[
     bool, typer.Option("--exit-zero", help="Exit with 0 for any verdict; errors still fail.")
 ]
 OnInconclusive = Annotated[
-    Inconclusive | None, typer.Option(help="Exit code of an inconclusive verdict: 0 or 1.")
+    Inconclusive | None, typer.Option(help="Exit with 0 or 1 if inconclusive; default: 4.")
 ]
 
 
