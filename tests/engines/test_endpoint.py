@@ -120,8 +120,8 @@ def test_it_scores_what_the_engine_sampled_to_the_bit(
 def test_what_cannot_be_compared_is_refused(engine: Engine, endpoint: EndpointEngine) -> None:
     sampling = engine.config.workload.model_copy(update={"temperature": 0.7}).sampling()
     for operation, message in [
-        ("replay", "cannot replay: a server samples"),
-        ("rescore", "prompt logprobs, which leave out temperature"),
+        ("replay", "cannot replay: a server can only sample"),
+        ("rescore", "prompt logprobs, which do not include temperature"),
     ]:
         with pytest.raises(EngineError, match=message):
             requests.score(endpoint, operation, engine.generate(max_tokens=2), sampling, 5)

@@ -113,7 +113,7 @@ def test_checkpoint_whose_rope_base_the_engine_does_not_see(tmp_path: Path) -> N
     expect(
         done,
         2,
-        "the reference engine reads rope_theta 10000 from this checkpoint, its config.json has "
+        "the reference engine reads rope_theta 10000 from this checkpoint, but its config.json has "
         "500000",
         "hint: ",
     )

@@ -271,7 +271,7 @@ def test_sabotage_is_named(outcomes: tuple[str, dict[str, Outcome]]) -> None:
     for name in ("does_nothing", "loads_into_a_copy"):
         assert verdicts(found[name]) == expected(**nothing)
         reason = check(found[name], "weights_arrived").reason
-        assert "none of the 27 parameters that the update changes has changed" in reason
+        assert "none of the 27 parameters that differ between the checkpoints changed" in reason
 
     half = check(found["swallows_its_failure"], "weights_arrived")
     assert half.verdict == "drift"
@@ -316,6 +316,6 @@ def test_an_update_that_fails_halfway_ends_the_run(fleet: tuple[str, Fleet]) -> 
     version, engines = fleet
     config = configured(version, engines.checkpoints, update="sabotage:fails_halfway")
     put_back(engines.subject, config)
-    with pytest.raises(EngineError, match="the model is half updated") as failed:
+    with pytest.raises(EngineError, match="the model is partially updated") as failed:
         run_updates(engines.plan, config, loaded(config), engines.subject)
     assert failed.value.kind == "update_failed"

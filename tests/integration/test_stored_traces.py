@@ -309,7 +309,7 @@ def other_prompt(samples: list[Sample]) -> list[Sample]:
         (other_token, {}, ", token 2: id "),
         (other_prompt, {}, "the prompts' token ids differ between the traces"),
         (lambda samples: samples[1:], {}, "sample "),
-        (lambda samples: samples[::-1], {}, "other samples or order"),
+        (lambda samples: samples[::-1], {}, "different samples or order"),
         (list, {"model": {"name": "tiny", "weights_fingerprint": "x"}}, "of different models: "),
         (list, {"logprob_distribution": "raw"}, "logprob distribution: processed ≠ raw"),
         (list, {"sampling": {"temperature": 0.5}}, "the traces differ in "),
@@ -401,8 +401,8 @@ def without_logprobs(path: Path, stored: Stored) -> None:
             with_metadata({"schema_version": 2}),
             "trace schema 2, but this version of parity-check reads 1",
         ),
-        (with_metadata({"surprise": 1}), "not the provenance of a trace"),
-        (without_logprobs, "a column is missing: logprobs"),
+        (with_metadata({"surprise": 1}), "not a valid trace header"),
+        (without_logprobs, "missing columns: logprobs"),
     ],
 )
 def test_a_file_that_is_no_whole_trace(

@@ -149,9 +149,7 @@ def test_a_finished_run_is_rendered_again(tmp_path: Path) -> None:
     assert (again.returncode, again.stdout, again.stderr) == (done.returncode, done.stdout, "")
     assert (tmp_path / "again.html").read_text() == (run / "report.html").read_text()
     (run / "report.json").write_text(json.dumps({**report, "verdict": "perhaps"}))
-    assert_fails(
-        call_cli("report", run, cwd=tmp_path), 2, "not the report of a weight-sync run", "error: "
-    )
+    assert_fails(call_cli("report", run, cwd=tmp_path), 2, "not a weight-sync report", "error: ")
 
 
 def test_a_cleared_cache_is_not_stale(tmp_path: Path) -> None:
@@ -170,7 +168,7 @@ UNSETTLED = {"no_stale_prefix": "inconclusive", "in_flight_as_declared": "inconc
         (
             "does_nothing",
             {"weights_arrived": "drift", "lm_head_refreshed": "drift", **UNSETTLED},
-            "it did nothing, or wrote into a copy",
+            "the update did nothing, or wrote to a copy",
         ),
         (
             "skips",
@@ -182,7 +180,7 @@ UNSETTLED = {"no_stale_prefix": "inconclusive", "in_flight_as_declared": "inconc
             {"weights_arrived": "drift", "lm_head_refreshed": "drift", **UNSETTLED},
             "lm_head_refreshed",
         ),
-        ("loses_tokens", {"nothing_lost": "drift"}, "requests lack tokens"),
+        ("loses_tokens", {"nothing_lost": "drift"}, "requests are missing tokens"),
     ],
 )
 def test_faults_are_named(tmp_path: Path, fault: str, found: dict[str, str], word: str) -> None:
@@ -228,7 +226,7 @@ def test_all_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"mode": "wait"}, "which has no pause but the only be paused between two steps"),
+        ({"mode": "wait"}, "which can only be paused between two steps"),
         ({"clear_cache": True}, 'mode = "keep", clear_cache = true: fake engine is a V0 engine'),
     ],
 )
@@ -251,7 +249,7 @@ def test_modes_that_an_engine_lacks_are_refused(
         ({"weights": []}, "weight_sync.weights"),
         ({"mode": "pause"}, "weight_sync.mode: input should be 'keep', 'wait' or 'abort'"),
         ({"clear_caches": True}, "did you mean `clear_cache`?"),
-        ({"update_after_tokens": 12}, "ended before the last update, which comes after 12"),
+        ({"update_after_tokens": 12}, "end before the last update, which happens after 12"),
         ({"update": "not a name"}, "weight_sync.update: expected module:function"),
         ({"concurrency": 24}, "needs more than 24 prompts"),
         ({"update": "mine:load"}, "the fake engine has no custom update"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity_check.errors import InputError, suggestion
+from parity_check.errors import InputError
 
 ASSETS = Path(__file__).parents[1] / "assets"
 CONTENT = ("prompt", "prompt_token_ids", "messages")
@@ -36,8 +36,8 @@ def bundled(reference: str, kind: str) -> Path | None:
         "prompts": {"prompts": ASSETS / "prompts.jsonl"},
     }
     if name not in known[kind]:
-        names = [f"bundled:{each}" for each in known[kind]]
-        raise InputError(f"{reference}: no such bundled {kind}", hint=suggestion(reference, names))
+        names = ", ".join(f"bundled:{each}" for each in known[kind])
+        raise InputError(f"{reference}: no such bundled {kind}", hint=f"expected one of: {names}")
     return known[kind][name]
 
 
