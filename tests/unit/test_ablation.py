@@ -27,12 +27,11 @@ from parity_check.ablation.plan import (
     plan,
     removed_share,
 )
-from parity_check.ablation.steps import Clock
+from parity_check.ablation.steps import Clock, duration
 from parity_check.config.engines import Settings
 from parity_check.errors import ConfigError, TraceMismatchError
 from parity_check.measure.measure import measure
 from parity_check.measure.stats import Estimate
-from parity_check.report.ablation.sentences import duration
 from parity_check.traces.batch import SampleBatch
 
 RIGHT = {rung.setting: rung.value for rung in LADDER}

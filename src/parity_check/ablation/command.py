@@ -1,11 +1,11 @@
-"""The `ablate` command: plan, reuse the traces of a run, run the steps, report."""
+"""Compose `ablate`: plan, reuse the traces of a run, run the steps, report."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,11 +13,13 @@ from typing import Any, Self
 import tomli_w
 
 from parity_check.ablation.analyse import analyse_ablation
+from parity_check.ablation.document import document
 from parity_check.ablation.files import (
     PAGE,
     PLAN,
     REPORT,
     StoredPlan,
+    is_ablation,
     is_finished,
     make_step,
     own_traces,
@@ -25,33 +27,35 @@ from parity_check.ablation.files import (
     shared_traces,
     write_plan,
 )
-from parity_check.ablation.files import is_ablation as is_ablation
 from parity_check.ablation.plan import DEFAULT, Flip, Step, plan
 from parity_check.ablation.report import AblationReport
 from parity_check.ablation.steps import configured, run_steps
-from parity_check.comparison.analyse import judgement
+from parity_check.comparison.judgement import judgement
 from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config
 from parity_check.console import Console
-from parity_check.engines.environment import environment
+from parity_check.engines.base import Knobs
+from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
-from parity_check.files import copy, write_text
+from parity_check.files import whole, write_text
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import check_model, fingerprint, session
-from parity_check.report.ablation import sentences
-from parity_check.report.ablation.renderers import RENDERERS
+from parity_check.report import deliver
 from parity_check.report.deliver import Delivery
-from parity_check.report.numbers import columns
+from parity_check.report.document import Column, Row, Table
+from parity_check.report.renderers import render
+from parity_check.report.text import table_lines
+from parity_check.traces import manifest
 from parity_check.traces.prompts import read_prompts
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import read_header
 
 KEPT_OF_A_RUN = ("model", "reference", "workload")
-"""Tables that must not change when the reference trace is reused."""
+"""What must stay as it was where the reference does not sample again."""
 
 
 class AblationDirectory(RunDirectory):
-    """A run directory that can be resumed."""
+    """A run directory that can be reopened, and says how."""
 
     @classmethod
     def reopen(cls, path: Path) -> Self:
@@ -62,7 +66,7 @@ class AblationDirectory(RunDirectory):
         return directory
 
     def _keep_partial(self) -> None:
-        """Keep nothing: an unfinished step is rerun completely."""
+        """Nothing: a step that was not finished is run again from its start."""
 
     def _kept(self) -> str | None:
         if not (self.path / PLAN).exists():
@@ -71,14 +75,14 @@ class AblationDirectory(RunDirectory):
         finished = [name for name in names if name and is_finished(self.path / name)]
         kept = ", ".join(finished) or "no finished step"
         return (
-            f"kept in {self._shown}: {kept}; to continue: parity-check ablate --resume "
-            f"{self._shown}"
+            f"kept in {self._shown}: {kept}; "
+            f"to continue: parity-check ablate --resume {self._shown}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Picks:
-    """The choice of changes; see `ablation.plan`."""
+    """What to change, see `ablation.plan`."""
 
     only: tuple[str, ...] = ()
     flips: tuple[Flip, ...] = ()
@@ -94,7 +98,7 @@ def ablate(
 ) -> ExitCode:
     """Plan, record with the reference, run every step, report.
 
-    With `source`, a finished run, reuse its traces where they match.
+    With `source`, a finished run's directory, its traces are reused where they fit.
     """
     judgement(config)
     delivery.check()
@@ -105,7 +109,7 @@ def ablate(
         read_prompts(config.workload.prompts, config.workload.num_prompts)
     with AblationDirectory(Path(config.run.out), dump_config(config)) as run:
         if source is not None:
-            _reuse_traces(source, run.path, config, steps)
+            _reuse_traces(source, run.path, run.id, config, steps)
         stored = StoredPlan(
             run_id=run.id,
             created_utc=run.created.isoformat(timespec="seconds"),
@@ -115,23 +119,23 @@ def ablate(
         )
         write_plan(run.path, stored)
         report = _run_and_report(run, config, steps, console)
-    return deliver(report, delivery, console)
+    return _deliver(report, delivery, console)
 
 
 def resume(directory: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Run the unfinished steps of an interrupted ablation, and the failed ones again."""
+    """Run the unfinished and failed steps of an interrupted ablation."""
     judgement(config)
     delivery.check()
     steps = read_plan(directory).steps
     with AblationDirectory.reopen(directory) as run:
         report = _run_and_report(run, config, steps, console)
-    return deliver(report, delivery, console)
+    return _deliver(report, delivery, console)
 
 
 def report(directory: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
     """Judge and render an ablation with the limits of `config`. Does not change its files."""
     delivery.check()
-    return deliver(analyse_ablation(directory, config), delivery, console)
+    return _deliver(analyse_ablation(directory, config), delivery, console)
 
 
 def dry_run(config: Config, picks: Picks, console: Console, source: Path | None = None) -> None:
@@ -142,21 +146,24 @@ def dry_run(config: Config, picks: Picks, console: Console, source: Path | None 
     if source is not None:
         read_header(_reference_trace(source))
         taken = _own_directory(config, steps) if _has_candidate_traces(source, config) else None
-    console.data("\n".join(columns(list(_planned(steps, taken)), "><<<")))
+    console.data("\n".join(table_lines(_planned(steps, taken))))
 
 
-def _planned(steps: Sequence[Step], taken: str | None) -> Iterator[tuple[str, ...]]:
-    yield ("#", "setting", "candidate", "")
+def _planned(steps: Sequence[Step], taken: str | None) -> Table:
+    """The steps, with what the candidate of each is started with."""
+    rows: list[Row] = []
     for number, step in enumerate(steps, start=1):
         settings = {key: value for key, value in step.settings.items() if value != DEFAULT}
-        values = [
+        requested = [
             f"{key} = {_toml(value)}" for key, value in (settings | dict(step.engine_args)).items()
         ]
         same = [n for n, each in enumerate(steps[: number - 1], 1) if _shares(each, step)]
         note = f"refused: {step.refused}" if step.refused else ""
         note = "reused from the run" if step.directory and step.directory == taken else note
         note = f"same as {same[0]}" if same else note
-        yield (str(number), step.name, ", ".join(values) or "engine defaults", note)
+        rows.append(Row((str(number), step.name, ", ".join(requested) or "engine defaults", note)))
+    headings = (Column("#", "right"), Column("setting"), Column("candidate"), Column(""))
+    return Table("Steps", headings, tuple(rows))
 
 
 def _shares(one: Step, other: Step) -> bool:
@@ -176,40 +183,26 @@ def check_fits(run: Path, config: Config, stored: Config, *, candidate: bool) ->
         if getattr(config, name) != getattr(stored, name):
             raise ConfigError(
                 f"--set changes [{name}], but the traces of {run} were recorded with other values",
-                hint="start from the configuration instead: parity-check ablate -c "
-                f"{run}/config.toml",
+                hint="start from the configuration instead: "
+                f"parity-check ablate -c {run}/config.toml",
             )
 
 
 def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
     """The steps. Each is a valid configuration, or states why its version rejects it."""
-    candidate = config.candidate
-    if "endpoint" in (config.reference.kind, candidate.kind):
-        raise ConfigError(
-            "ablate restarts the candidate and replays tokens through decode; an endpoint "
-            "supports neither",
-            hint="use `compare`, or replace the endpoint with an engine that parity-check can "
-            "start",
-        )
-    if candidate.kind == "transformers":
-        raise ConfigError("ablate flips settings of a vLLM engine, but the candidate is a trainer")
+    knobs = _knobs(config)
     if config.engines:
         raise ConfigError("ablate works with reference and candidate only: remove [engines]")
-    known = None
-    if candidate.kind == "vllm":
-        known = environment.plan(
-            python=candidate.python,
-            requirement=candidate.requirement,
-            cache=environment.default_cache(),
-        )
+    candidate = configured_engine("candidate", config)
+    known = candidate.plan()
 
     def refuse(key: str, value: Any) -> str | None:
-        way = None if known is None else environment.way_in(known, candidate, key)
+        way = None if known is None else candidate.way(key, known)
         return None if way is None or way.supports(value) else way.how
 
     steps = plan(
-        candidate.settings.model_dump(),
-        candidate.engine_args,
+        knobs.settings,
+        knobs.engine_args,
         only=picks.only,
         flips=picks.flips,
         singly=picks.singly,
@@ -218,6 +211,23 @@ def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
     for step in steps:
         configured(config, step)
     return steps
+
+
+def _knobs(config: Config) -> Knobs:
+    """What can be changed of the candidate. Raises ConfigError for engines that cannot do it."""
+    candidate = configured_engine("candidate", config)
+    engines = (configured_engine("reference", config), candidate)
+    unfit = [each for each in engines if each.can.evaluates_by != "decode"]
+    knobs = candidate.knobs
+    if unfit or knobs is None:
+        noun = (*unfit, candidate)[0].can.noun
+        raise ConfigError(
+            "ablate restarts the candidate and replays both engines' tokens through decode, which "
+            f"{noun} cannot do",
+            hint="use `compare`, or replace the endpoint with an engine that parity-check can "
+            "start",
+        )
+    return knobs
 
 
 def _reference_trace(source: Path) -> Path:
@@ -235,20 +245,23 @@ def _reference_trace(source: Path) -> Path:
     return path
 
 
-def _reuse_traces(source: Path, directory: Path, config: Config, steps: Sequence[Step]) -> None:
-    """Copy the reference's traces of a finished run, and the candidate's if they match."""
+def _reuse_traces(
+    source: Path, directory: Path, run_id: str, config: Config, steps: Sequence[Step]
+) -> None:
+    """Copy a finished run's traces: the reference's, and the candidate's as configured."""
     for path in shared_traces(source):
-        copy(path, directory / path.name)
+        _copy(path, directory / path.name)
     name = _own_directory(config, steps)
     if name is not None and _has_candidate_traces(source, config):
-        step = make_step(directory, name)
+        step = make_step(directory, name, run_id, config.workload.repeats)
         write_text(step / "config.toml", tomli_w.dumps(dump_config(config)))
         for trace in own_traces(config.workload.repeats):
-            copy(source / trace, step / trace)
+            _copy(source / trace, step / trace)
+        manifest.finish(step)
 
 
 def _has_candidate_traces(source: Path, config: Config) -> bool:
-    """Whether a run has the traces of the candidate as configured."""
+    """Whether a run holds the traces of the candidate as configured."""
     names = own_traces(config.workload.repeats)
     if not all((source / name).is_file() for name in names):
         return False
@@ -257,24 +270,27 @@ def _has_candidate_traces(source: Path, config: Config) -> bool:
 
 
 def _own_directory(config: Config, steps: Sequence[Step]) -> str | None:
-    candidate = config.candidate
-    own = (candidate.settings.model_dump(), candidate.engine_args)
-    return next(
-        (s.directory for s in steps if (dict(s.settings), dict(s.engine_args)) == own), None
-    )
+    own = _knobs(config)
+    return next((s.directory for s in steps if (s.settings, s.engine_args) == own), None)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with whole(target) as partial_copy:
+        shutil.copyfile(source, partial_copy)
 
 
 def _run_and_report(
     run: AblationDirectory, config: Config, steps: Sequence[Step], console: Console
 ) -> AblationReport:
-    """Run the unfinished steps, then measure everything."""
+    """Run what is not finished, then measure all steps."""
     todo = _unfinished(run.path, steps)
     if todo:
         with session(config, ROLES, run, console) as live:
             run_steps(live, run.path, config, todo, console)
     report = analyse_ablation(run.path, config)
-    run.write(REPORT, RENDERERS["json"](report))
-    run.write(PAGE, RENDERERS["html"](report))
+    shown = document(report)
+    run.write(REPORT, render(shown, "json"))
+    run.write(PAGE, render(shown, "html"))
     return report
 
 
@@ -287,16 +303,10 @@ def _unfinished(directory: Path, steps: Sequence[Step]) -> list[Step]:
     return [step for name, step in first.items() if not is_finished(directory / name)]
 
 
-def deliver(report: AblationReport, delivery: Delivery, console: Console) -> ExitCode:
+def _deliver(report: AblationReport, delivery: Delivery, console: Console) -> ExitCode:
     """Print and write the report; return the exit code. Raises EngineError if no step finished."""
-    for path, format in delivery.write.items():
-        write_text(path, RENDERERS[format](report))
-    quiet = console.verbosity < 0 and delivery.format == "text"
-    console.data(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
+    code = deliver.deliver(document(report), delivery, console)
     failed = [step for step in report.steps if step.state == "failed"]
     if report.best is None and failed:
-        raise EngineError(f"no step finished; the first failure: {failed[0].reason}")
-    if delivery.exit_zero:
-        return ExitCode.PARITY
-    inconclusive = report.exit_code is ExitCode.INCONCLUSIVE
-    return delivery.inconclusive if inconclusive else report.exit_code
+        raise EngineError(f"no step finished; the first failed: {failed[0].reason}")
+    return code

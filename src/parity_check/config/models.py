@@ -131,7 +131,7 @@ class WeightSync(Table):
     python_path: str | None = None
     """Where `update` is imported from. Default: the directory of the configuration file."""
     limit: Annotated[float, Field(gt=0)] = 1e-3
-    """Limit of mean |Δ| to the engine started with the new weights, nats."""
+    """Largest mean |Δ| to a replay by a cold engine, nats; judged by the interval."""
 
     @field_validator("update")
     @classmethod
@@ -195,6 +195,4 @@ class Config(Judging):
 
     def body_dtype(self, name: str) -> str:
         """The dtype that an engine is configured to compute in."""
-        engine = self.engine(name)
-        own = engine.trainer.dtype if engine.kind == "transformers" else None
-        return own or self.model.dtype
+        return self.engine(name).body_dtype or self.model.dtype

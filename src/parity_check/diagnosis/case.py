@@ -9,7 +9,7 @@ from typing import Any
 from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.diagnosis.evidence import Evidence
 from parity_check.diagnosis.findings import Confidence, Layer
-from parity_check.traces.trace import UNKNOWN, Distribution
+from parity_check.traces.engine import UNKNOWN, Distribution
 
 TRUNCATING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
 """Sampling parameters that truncate the support, with the values that turn them off."""
@@ -49,6 +49,8 @@ class Case:
     unrequested: tuple[str, ...] = ()
     """Settings and configuration values that differ between the engines without being requested."""
     temperature_stated: bool = True
+    names: Mapping[Role, str] = field(default_factory=lambda: {role: role for role in ROLES})
+    """What the configuration calls the two engines."""
 
     @property
     def dumped(self) -> bool:
@@ -102,14 +104,17 @@ class Match:
     settles: bool = False
     """Whether to stop here: this cause hides all others."""
 
-    def names(self) -> dict[str, str]:
-        """The values of the rule's template fields."""
+    def words_for(self, case: Case) -> dict[str, str]:
+        """The words of the rule's sentences: names of the engines, and the table to change."""
         role = self.engine
+        name = case.names[role or "candidate"]
         return {
             **self.words,
-            "engine": role or "one engine",
-            "other": OTHER[role] if role else "other",
-            "role": role or "candidate",
+            "engine": name if role else "one engine",
+            "other": case.names[OTHER[role]] if role else "other",
+            "role": name,
+            "table": name if name in ROLES else f"engines.{name}",
+            "run": case.run,
         }
 
 

@@ -5,7 +5,6 @@ The worker measures what is in force on a started engine, in `worker/proofs.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +12,6 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from parity_check.config.engines import Settings
-from parity_check.traces.trace import Distribution
 
 LOGPROBS_MODE_SINCE = Version("0.10.0")
 ASYNC_SCHEDULING_SINCE = Version("0.10.0")
@@ -124,9 +122,3 @@ def environment_variables(
     if family and version < FAMILY_SWITCH_UNTIL:
         variables["VLLM_USE_V1"] = "1" if family == "v1" else "0"
     return variables
-
-
-def distribution_in_force(description: Mapping[str, Any]) -> Distribution:
-    """The distribution of a started engine's decode logprobs."""
-    mode: str = description["settings"]["logprobs_mode"]["in_force"]
-    return "processed" if mode == "processed_logprobs" else "raw"

@@ -70,11 +70,6 @@ def invalid_counts(engine: str, counts: Mapping[str, int]) -> tuple[InvalidCount
     )
 
 
-def count_wrong_lengths(tokens: NDArray[np.int64], logprobs: NDArray[np.int64]) -> int:
-    """Samples (both arrays [S]) with more or fewer logprobs than tokens."""
-    return int(np.count_nonzero(tokens != logprobs))
-
-
 def looks_clean(logprobs: NDArray[np.float32]) -> bool:
     """Whether every logprob [n] is finite and plausible, in two cheap passes."""
     if len(logprobs) == 0:

@@ -1,4 +1,4 @@
-"""Distance between the logprobs of an engine and of an oracle, and its verdict."""
+"""How far an engine's logprobs are from those of a replay, and whether that is within a limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parity_check.weight_sync.observed import Floats, Request
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """Mean |Δ| to an oracle, and the number of prompts whose own mean is above the limit."""
+    """Mean |Δ| to a replay, and how many prompts have a mean of their own above the limit."""
 
     estimate: Estimate
     prompts_outside: int
@@ -29,9 +29,9 @@ class Distance:
 class Ruler:
     """Measures and judges the distances of one engine.
 
-    A mean is outside the limit if its interval is. Because |Δ| has a long tail, that takes many
-    prompts. So it is also outside if a sign test over prompts at the same level shows that the
-    median is above the limit.
+    A mean is outside the limit when its interval is. |Δ| has no sign and a long tail, so that takes
+    many prompts; a mean is therefore also outside when so many prompts have a mean above the limit
+    that a median inside it is ruled out (sign test at the same level).
     """
 
     role: str
@@ -64,7 +64,7 @@ class Ruler:
         return Distance(estimate, int((totals / counts > self.limit).sum()))
 
     def inside(self, distance: Distance) -> Verdict:
-        """The verdict by the interval; inconclusive if there is none."""
+        """Equivalence by the interval; inconclusive without one."""
         estimate = distance.estimate
         if estimate.ci_low is None or estimate.ci_high is None:
             return "inconclusive"
@@ -76,7 +76,7 @@ class Ruler:
         return "inconclusive"
 
     def judge(self, distance: Distance, floor: Distance) -> tuple[Verdict, str]:
-        """The verdict on a distance, and why it is inconclusive if it is."""
+        """The verdict on a distance, and why where it is inconclusive."""
         verdict, own = self.inside(distance), self.inside(floor)
         if own != "parity" and not floor.estimate.note:
             return "inconclusive", (

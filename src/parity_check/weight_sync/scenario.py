@@ -1,8 +1,9 @@
-"""The weight-update scenario: its requests, and what each engine does.
+"""The weight-update scenario: its requests, and what each engine runs.
 
-An engine goes through the updates. Then cold engines, one per version of the weights, replay the
-same tokens. The one with the first version also goes through the updates, with forced tokens, the
-built-in loader and the cache kept: its logprobs are those of the new weights on the old KV.
+An engine goes through the updates. Cold engines, started with each version of the weights, then
+replay the same tokens. The one with the first version also goes through the updates itself, with
+forced tokens, the built-in loader and no cleared cache: its logprobs are those of the new weights
+over the kept KV.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from parity_check.config.models import Config, ModelConfig, Role, WeightSync
-from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
-from parity_check.engines.pauses import family_of, refusal
+from parity_check.engines.pauses import Pauses
 from parity_check.errors import ConfigError, InputError
 from parity_check.traces.checkpoint import locate_model
+from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import Prompt
 from parity_check.weight_sync.observed import Mode, Phase
 
 Rows = list[dict[str, Any]]
 
 SHARED = 16
-"""Prompts that share fewer leading tokens than this are preferred."""
+"""Prompts that share fewer leading tokens than this with the others are taken first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +40,17 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Updated:
-    """The result of the scenario on one engine: a row per request, and its updates."""
+class Recording:
+    """One engine's scenario as recorded: a row per request, and what its updates did."""
 
     rows: Rows
     result: dict[str, Any]
-    label: str
-    description: dict[str, Any]
-    requested: dict[str, Any]
+    engine: EngineDescription
 
 
 @dataclass(frozen=True, slots=True)
 class Cold:
-    """The logprobs of the same tokens on an engine started with one version of the weights."""
+    """The same tokens replayed by an engine that was started with one version of the weights."""
 
     logprobs: list[list[float]]
     weights: dict[str, Any]
@@ -64,7 +63,8 @@ class Cold:
 def plan_requests(
     prompts: Sequence[Prompt], token_ids: Sequence[list[int]], concurrency: int
 ) -> list[Planned]:
-    """Choose the prompts: the longest in flight, the same again, and fresh ones."""
+    """The longest prompts in flight, with few shared prefixes; they are sent again after the
+    updates, with new prompts that share as few leading tokens with them as possible."""
     chosen = _spread(token_ids, concurrency, [])
     fresh = _spread(token_ids, concurrency, chosen)
     if len(chosen) < concurrency or not fresh:
@@ -85,7 +85,7 @@ def plan_requests(
 
 
 def _spread(token_ids: Sequence[list[int]], count: int, taken: Sequence[int]) -> list[int]:
-    """The longest prompts that are not taken; prompts with a shared prefix come last."""
+    """The longest prompts that are not taken; those that share a prefix come last."""
     longest = sorted(range(len(token_ids)), key=lambda place: -len(token_ids[place]))
     found: list[int] = []
     for least in (SHARED, sys.maxsize):
@@ -117,19 +117,19 @@ def locate_checkpoint(path: str) -> str:
 
 
 def declared_ways(
-    specs: Mapping[Role, EngineSpec], settings: WeightSync
+    pauses: Mapping[Role, Pauses], settings: WeightSync
 ) -> dict[Role, tuple[Mode, bool]]:
     """(mode, clear_cache) of each engine. Raises ConfigError for an unsupported mode.
 
     The mode is V1's. Next to a V1 engine, V0 updates between two steps and keeps everything.
     """
     ways: dict[Role, tuple[Mode, bool]] = {}
-    families = {role: family_of(spec) for role, spec in specs.items()}
-    for role, spec in specs.items():
+    families = {each.family for each in pauses.values()}
+    for role, each in pauses.items():
         mode, clear_cache = settings.mode, settings.clear_cache
-        if families[role] == "v0" and "v1" in families.values():
+        if each.family == "v0" and "v1" in families:
             mode, clear_cache = "keep", False
-        if reason := refusal(spec, mode, clear_cache):
+        if reason := each.refusal(mode, clear_cache):
             raise ConfigError(f"weight_sync: {reason}")
         ways[role] = (mode, clear_cache)
     return ways
@@ -138,9 +138,9 @@ def declared_ways(
 # --- on the engines -----------------------------------------------------------------------------
 
 
-def run_updates(
+def record_updates(
     plan: Sequence[Planned], config: Config, checkpoints: Sequence[str], engine: WorkerEngine
-) -> Updated:
+) -> Recording:
     """Run the scenario on one engine."""
     settings = config.weight_sync
     assert settings is not None
@@ -159,18 +159,17 @@ def run_updates(
         update=settings.update,
         python_path=settings.python_path,
     )
-    requested = engine.spec.settings.model_dump()
-    return Updated(rows, result, engine.spec.label, engine.description, requested)
+    return Recording(rows, result, engine.description)
 
 
 def replay(
     plan: Sequence[Planned],
     config: Config,
     keep: Sequence[str],
-    updated: Updated,
+    recording: Recording,
     engine: WorkerEngine,
 ) -> Cold:
-    """Replay the tokens on a cold engine, then run the updates in `keep` on it, if any."""
+    """Replay the tokens on a cold engine, then run the updates `keep` on it, if any."""
     weights = engine.weights()
     requests = [
         {
@@ -179,7 +178,7 @@ def replay(
             "completion_token_ids": row["token_ids"],
             "in_flight": True,
         }
-        for request, row in zip(plan, updated.rows, strict=True)
+        for request, row in zip(plan, recording.rows, strict=True)
     ]
     rows = engine.sample("replay", requests, sampling=config.workload.sampling(), top_logprobs=0)
     kept: Rows = []
