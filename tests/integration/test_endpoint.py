@@ -365,7 +365,7 @@ def test_an_endpoint_replays_by_prefill_alone(tmp_path: Path) -> None:
         call_cli("record", "-c", config, "--engine", "reference", "-o", "t.parquet", cwd=tmp_path)
         shared = ("replay", "-c", config, "--engine", "candidate", "--trace", "t.parquet")
         done = call_cli(*shared, "-o", "u.parquet", cwd=tmp_path)
-        assert_fails(done, 2, "is an endpoint and cannot decode given tokens", "--path prefill")
+        assert_fails(done, 2, "is an endpoint, which cannot decode given tokens", "--path prefill")
         done = call_cli(*shared, "-o", "u.parquet", "--path", "prefill", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Trace(tmp_path / "u.parquet").header.logprob_path == "prefill"
@@ -378,7 +378,7 @@ def test_an_imported_trace_states_only_some_sampling_parameters(tmp_path: Path) 
     config = endpoint_config(tmp_path, "http://127.0.0.1:9/v1")
     where = ("--trace", "t.parquet", "-o", "u.parquet", "--path", "prefill")
     done = call_cli("replay", "-c", config, *ENGINE, *where, cwd=tmp_path)
-    assert_fails(done, 2, "those leave out temperature")
+    assert_fails(done, 2, "those do not include temperature")
 
 
 def test_ablate_needs_engines_that_can_be_restarted(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_ablate_needs_engines_that_can_be_restarted(tmp_path: Path) -> None:
 def test_weights_on_a_server_are_not_updated(tmp_path: Path) -> None:
     config = endpoint_config(tmp_path, "http://127.0.0.1:9/v1")
     done = call_cli("weight-sync", "-c", config, *ENGINE, cwd=tmp_path)
-    assert_fails(done, 2, "the candidate is an endpoint: its weights cannot be changed from here")
+    assert_fails(done, 2, "the candidate is an endpoint, whose weights parity-check cannot update")
 
 
 def test_a_dry_run_asks_nothing(tmp_path: Path) -> None:

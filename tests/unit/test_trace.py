@@ -317,6 +317,6 @@ def test_an_engine_that_is_no_description_is_refused(
     tmp_path: Path, engine: Any, fault: str
 ) -> None:
     path = with_engine(tmp_path / "t.parquet", engine)
-    with pytest.raises(InputError, match="its metadata is not the provenance of a trace") as caught:
+    with pytest.raises(InputError, match="its metadata is not a valid trace header") as caught:
         read_header(path)
     assert fault in caught.value.message

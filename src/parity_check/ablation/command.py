@@ -51,7 +51,7 @@ from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import read_header
 
 KEPT_OF_A_RUN = ("model", "reference", "workload")
-"""What must stay as it was where the reference does not sample again."""
+"""What must not change if the reference does not sample again."""
 
 
 class AblationDirectory(RunDirectory):
@@ -224,8 +224,7 @@ def _knobs(config: Config) -> Knobs:
         raise ConfigError(
             "ablate restarts the candidate and replays both engines' tokens through decode, which "
             f"{noun} cannot do",
-            hint="use `compare`, or replace the endpoint with an engine that parity-check can "
-            "start",
+            hint="use `compare`, or vLLM engines that parity-check starts",
         )
     return knobs
 
@@ -308,5 +307,5 @@ def _deliver(report: AblationReport, delivery: Delivery, console: Console) -> Ex
     code = deliver.deliver(document(report), delivery, console)
     failed = [step for step in report.steps if step.state == "failed"]
     if report.best is None and failed:
-        raise EngineError(f"no step finished; the first failed: {failed[0].reason}")
+        raise EngineError(f"no step finished; the first failure: {failed[0].reason}")
     return code

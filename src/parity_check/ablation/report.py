@@ -24,7 +24,7 @@ State = Literal["finished", "failed", "refused", "not run"]
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step, that is one row of a table; what was not measured is None.
+    """One step, a row of the tables; None if not measured.
 
     `number` counts from 1. `key` and `requested` are what the step changes, `in_force` what its
     engine runs with. `against` is the number of the step that it is compared with: `differing` of

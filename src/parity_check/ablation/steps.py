@@ -42,7 +42,7 @@ def configured(config: Config, step: Step) -> Config:
 def run_steps(
     live: Session, directory: Path, config: Config, todo: Sequence[Step], console: Console
 ) -> None:
-    """Run every configuration that is left; if one fails, that is noted and the others go on."""
+    """Run every remaining configuration; if one fails, record that and continue."""
     reference = directory / sampled_name("reference")
     if reference.is_file():
         check_model(live.model, reference)
@@ -98,7 +98,7 @@ def _record(live: Session, directory: Path, engine: Engine) -> None:
 
 
 def _run_step(live: Session, directory: Path, config: Config, step: Step) -> None:
-    """Start the candidate with the step's settings; the candidate's part, then the reference's."""
+    """Start the candidate with the step's settings; run its part, then the reference's."""
     assert step.directory is not None
     path = make_step(directory, step.directory, live.run_id, config.workload.repeats)
     its_own = configured(config, step)

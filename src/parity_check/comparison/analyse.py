@@ -1,4 +1,4 @@
-"""From the traces of a run to its ComparisonReport: no engine is needed."""
+"""Compute the ComparisonReport of a run from its traces. Starts no engine."""
 
 from __future__ import annotations
 
@@ -124,15 +124,15 @@ def _unverified(run: StoredRun) -> Iterator[ReportWarning]:
     if run.directory is not None and not run.verified:
         yield ReportWarning(
             "run-without-manifest",
-            f"{run.directory.name} was recorded by a version that wrote no manifest: a trace that "
-            "was damaged or replaced since cannot be noticed",
+            f"{run.directory.name} was recorded by a version that wrote no manifest, so damaged or "
+            "replaced traces cannot be detected",
         )
 
 
 def _coverage(
     run: StoredRun, pairs: Iterable[Pair], floors: Iterable[Floor], how: Judgement
 ) -> Coverage:
-    """Every trace that was asked for with what it was measured into, and every gate."""
+    """What was measured from each requested trace, and every gate."""
     directions = [direction for pair in pairs for direction in pair.directions]
     measured = [Part("", each.sampled_by, each.evaluated_by) for each in directions]
     measured += [Part("", each.sampled_by, each.sampled_by) for each in directions]
@@ -286,7 +286,7 @@ def engine_report(
 def differences_of(
     reference: str, left: TraceHeader, candidate: str, right: TraceHeader
 ) -> tuple[provenance.Difference, ...]:
-    """Settings and facts in which two engines differ, and whether the configuration asks for it."""
+    """Settings and facts that differ between two engines, and whether that was requested."""
     requested: dict[str, tuple[Any, Any]] = {
         name: (setting.requested, right.engine.settings[name].requested)
         for name, setting in left.engine.settings.items()

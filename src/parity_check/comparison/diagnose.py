@@ -1,4 +1,4 @@
-"""From the traces of a pair to the case that a diagnosis looks at: a bounded sample, and facts."""
+"""The input of a diagnosis: a bounded sample of the traces of a pair, and facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All pairs of three or more engines, and what a trainer's mismatch is made of."""
+"""All pairs of three or more engines, and the parts of a trainer's mismatch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def analyse_matrix(
 
 
 def _worst_floors(floors: Iterable[Floor]) -> dict[str, Measurement]:
-    """The A/A run of each engine that is farthest from its baseline."""
+    """The A/A run of each engine with the largest difference from its baseline."""
     found: dict[str, Measurement] = {}
     for floor in floors:
         known, rms = found.get(floor.engine), floor.measurement["rms_log_ratio"].value

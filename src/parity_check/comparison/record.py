@@ -1,4 +1,4 @@
-"""What report.json holds of a comparison: the public, versioned form of a ComparisonReport.
+"""The content of a comparison's report.json: the public, versioned form of a ComparisonReport.
 
 `metrics`, `gates`, `diagnosis`, `worst_tokens` and `warnings` are flat lists; an entry names its
 direction (`sampled_by`, `evaluated_by`) or its pair (`reference`, `candidate`).
@@ -52,7 +52,7 @@ class NumberRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricRecord(NumberRecord):
-    """`noise_floor` holds the value of the A/A runs, by engine."""
+    """`noise_floor` has the value of the A/A runs, by engine."""
 
     noise_floor: dict[str, float]
     definition: str
@@ -125,7 +125,7 @@ class GateRecord:
 
 @dataclass(frozen=True, slots=True)
 class InvalidRecord:
-    """Logprobs that were left out of every mean; `engine` returned them."""
+    """Logprobs excluded from every mean; `engine` returned them."""
 
     kind: str
     engine: str
@@ -137,7 +137,7 @@ class InvalidRecord:
 
 @dataclass(frozen=True, slots=True)
 class DifferenceRecord:
-    """What two engines differ in: the names of the engines, and the value of each."""
+    """A difference between two engines: their names, and the value of each."""
 
     key: str
     reference: Any
@@ -197,7 +197,7 @@ class WorstTokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class ScoredRecord:
-    """Two engines on the tokens of `sampled_by`; judged only where `behaviour` sampled them."""
+    """Two engines on the tokens of `sampled_by`; judged only if `behaviour` sampled them."""
 
     sampled_by: str
     evaluating: str
@@ -311,7 +311,7 @@ def record(report: ComparisonReport) -> ComparisonRecord:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass, not of those inside it."""
+    """The fields of a dataclass; nested ones are not converted."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
 

@@ -1,4 +1,4 @@
-"""The frozen ComparisonReport: everything that its document needs, and nothing left to compute."""
+"""The frozen ComparisonReport: everything that its document needs, already computed."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class FloorPicture:
 
 @dataclass(frozen=True, slots=True)
 class PairPictures:
-    """What a page draws of one pair: no part of report.json."""
+    """The plot data of one pair. Not part of report.json."""
 
     directions: tuple[Pictures, ...]
     worst_samples: tuple[WorstSample, ...]
@@ -115,7 +115,7 @@ class PairPictures:
 
 @dataclass(frozen=True, slots=True)
 class ReportPictures:
-    """What a page draws: the pairs in the order of the report's."""
+    """The plot data of a page: the pairs in the order of the report."""
 
     pairs: tuple[PairPictures, ...]
     floors: tuple[FloorPicture, ...]
@@ -171,7 +171,7 @@ class Scored:
     measurement: Measurement
     truncation: ClipEstimate
     verdict: Verdict | None
-    """Of the pair's gates; None where `behaviour` did not sample, so nothing is judged."""
+    """The verdict of the pair's gates; None if `behaviour` did not sample and nothing is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ class ComparisonReport:
     objective: Objective
     level: float
     pairs: tuple[Pair, ...]
-    """The reference with the candidate, then every other pair of which one engine sampled."""
+    """Reference and candidate, then every other pair in which one engine sampled."""
     floors: tuple[Floor, ...]
     matrix: Matrix | None
     """With three or more engines."""

@@ -50,7 +50,7 @@ class Run:
         return tree
 
     def tokens(self) -> pd.DataFrame:
-        """One row a token, all sampling directions below each other.
+        """One row per token; all sampling directions in one table.
 
         Columns: sampled_by, evaluated_by, prompt_id, prompt_group, sample_id, position (from 0, in
         the completion), token_id, token (its text), behaviour_logprob, evaluating_logprob and
@@ -65,7 +65,7 @@ class Run:
         )
 
     def samples(self) -> pd.DataFrame:
-        """One row a sample, all sampling directions below each other.
+        """One row per sample; all sampling directions in one table.
 
         Columns: sampled_by, evaluated_by, prompt_id, prompt_group, sample_id, sample_index, tokens,
         sum_log_ratio and mean_log_ratio (nats), their exponentials sequence_ratio and

@@ -43,7 +43,7 @@ def warnings_of(
     headers: Mapping[str, TraceHeader],
     differences: Mapping[tuple[str, str], Sequence[Difference]],
 ) -> Iterator[ReportWarning]:
-    """What to know of the engines of `headers`, by name, and of the differences of each pair."""
+    """Warnings about the engines of `headers`, by name, and the differences of each pair."""
     yield from _imported(headers)
     yield from _foreign_tokens(headers)
     yield from _endpoints(headers)
@@ -111,9 +111,9 @@ def _endpoints(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
         if others:
             yield ReportWarning(
                 "endpoint.prefill",
-                f"the {role} is a served endpoint, which evaluates given tokens by prefill: where "
-                f"the {' or the '.join(others)} sampled, Δ also holds what prefill and decode "
-                "differ by",
+                f"the {role} is an endpoint, which evaluates given tokens by prefill. Where the "
+                f"{' or the '.join(others)} sampled, Δ includes the difference between prefill and "
+                "decode",
             )
 
 
@@ -138,7 +138,7 @@ def _unrequested(
             yield ReportWarning(
                 f"unrequested-difference.{difference.key}",
                 f"{difference.key} is {_shown(difference.reference)} in the {reference} and "
-                f"{_shown(difference.candidate)} in the {candidate}, which nobody asked for",
+                f"{_shown(difference.candidate)} in the {candidate}, which was not requested",
             )
 
 

@@ -1,4 +1,4 @@
-"""The tables of parity.toml that say what an engine is: one class a kind."""
+"""The engine tables of parity.toml: one class per kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 NEEDS_ENDPOINT = 'kind = "endpoint" requires the table `endpoint`, and vice versa'
-NEEDS_TRANSFORMERS = 'the table `transformers` needs kind = "transformers", not "{}"'
+NEEDS_TRANSFORMERS = 'the table `transformers` requires kind = "transformers", not "{}"'
 
 
 class Table(BaseModel):
@@ -83,10 +83,10 @@ class EndpointConfig(Table):
 
 
 class EngineTable(Table):
-    """What the tables of all kinds have in common."""
+    """What all kinds of engine tables have in common."""
 
     foreign: ClassVar[Mapping[str, str]] = {}
-    """Keys that belong to other kinds alone, and what to say of each."""
+    """Keys that only other kinds have, with the error message for each."""
 
     kind: str
 
@@ -100,12 +100,12 @@ class EngineTable(Table):
 
     @property
     def body_dtype(self) -> str | None:
-        """What the engine computes in, where that is not `model.dtype`."""
+        """The dtype that the engine computes in, if it is not `model.dtype`."""
         return None
 
 
 class Provisioned(EngineTable):
-    """An engine in an interpreter that the user names or that is made."""
+    """An engine that runs in an existing or a provisioned interpreter."""
 
     python: str | None = None
     """An interpreter with vllm (a trainer: with torch and transformers), or `current`."""
@@ -125,10 +125,10 @@ class Provisioned(EngineTable):
 
 
 class VllmArguments(EngineTable):
-    """What a vLLM engine, or the fake one in its place, is asked for."""
+    """What can be requested of a vLLM engine, and of the fake engine that replaces it."""
 
     family: Literal["v0", "v1"] | None = None
-    """Checked after the engine has started. When left out, it is only reported."""
+    """Checked after the engine has started. If left out, it is only reported."""
     settings: Settings = Settings()
     engine_args: dict[str, Any] = {}
     """Passed to vllm.LLM unchanged; overrides what parity-check would pass."""
@@ -155,7 +155,7 @@ class VllmTable(VllmArguments, Provisioned):
 
 
 class FakeTable(VllmArguments):
-    """No model at all, in the place of vLLM."""
+    """An engine without a model, in place of vLLM."""
 
     foreign: ClassVar[Mapping[str, str]] = {
         "endpoint": NEEDS_ENDPOINT,
@@ -168,7 +168,7 @@ class FakeTable(VllmArguments):
 
 
 class TrainerTable(Provisioned):
-    """A trainer's forward, in a worker."""
+    """A trainer's forward pass, in a worker."""
 
     foreign: ClassVar[Mapping[str, str]] = {
         "endpoint": NEEDS_ENDPOINT,
@@ -185,7 +185,7 @@ class TrainerTable(Provisioned):
 
     @property
     def settings(self) -> Settings:
-        """The four parity settings that are asked for, in a trainer's own words."""
+        """The four parity settings, from the trainer's own keys."""
         return Settings(
             logprobs_mode="processed_logprobs" if self.transformers.temperature else "raw_logprobs",
             lm_head_dtype=self.transformers.lm_head_dtype,
@@ -197,7 +197,7 @@ class TrainerTable(Provisioned):
 
 
 class EndpointTable(EngineTable):
-    """A server that somebody else started."""
+    """A server that parity-check did not start."""
 
     foreign: ClassVar[Mapping[str, str]] = {
         "transformers": NEEDS_TRANSFORMERS.format("endpoint"),
@@ -209,7 +209,7 @@ class EndpointTable(EngineTable):
 
     kind: Literal["endpoint"]
     family: Literal["v0", "v1"] | None = None
-    """Checked against what the server shows; left out, it is reported."""
+    """Checked against the running server. If left out, it is only reported."""
     settings: Settings
     endpoint: EndpointConfig
 
@@ -224,7 +224,7 @@ class EndpointTable(EngineTable):
         given = tree.get("settings", {})
         if isinstance(given, dict):
             given = {**dict.fromkeys(Settings.model_fields, "default"), **given}
-        # Runs of earlier versions hold these, and nothing in them.
+        # Runs of earlier versions have these keys, with empty values.
         kept = {k: v for k, v in tree.items() if (k, v) not in (("engine_args", {}), ("env", {}))}
         return {**kept, "settings": given}
 
@@ -241,7 +241,7 @@ EngineConfig = Annotated[
     | Annotated[FakeTable, Tag("fake")],
     Discriminator(_kind),
 ]
-"""One engine's table; the kind is vllm where it is left out."""
+"""The table of one engine; the default kind is vllm."""
 
 
 def _is_plain(value: Any) -> bool:

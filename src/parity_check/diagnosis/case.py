@@ -50,7 +50,7 @@ class Case:
     """Settings and configuration values that differ between the engines without being requested."""
     temperature_stated: bool = True
     names: Mapping[Role, str] = field(default_factory=lambda: {role: role for role in ROLES})
-    """What the configuration calls the two engines."""
+    """The names of the two engines in the configuration."""
 
     @property
     def dumped(self) -> bool:
@@ -105,7 +105,7 @@ class Match:
     """Whether to stop here: this cause hides all others."""
 
     def words_for(self, case: Case) -> dict[str, str]:
-        """The words of the rule's sentences: names of the engines, and the table to change."""
+        """Values for the rule's sentences: names of the engines, and the table to change."""
         role = self.engine
         name = case.names[role or "candidate"]
         return {

@@ -46,17 +46,17 @@ class WorkerSpec:
     environ: Mapping[str, str]
     engine_args: Mapping[str, Any]
     family: str | None
-    """Asserted after the start, where it is asked for."""
+    """Checked after the start, if requested."""
     settings: Settings
     platform: str
     repeats_with: Mapping[str, int] = field(default_factory=dict)
     pauses: Pauses | None = None
     hints: Mapping[str, str] = field(default_factory=dict)
-    """What to do about a failure, by its kind; {table} is the engine's in the configuration."""
+    """Hints by kind of failure; {table} is the engine's table in the configuration."""
 
     @property
     def devices(self) -> frozenset[str] | None:
-        """The accelerators that it may see; None for all."""
+        """The accelerators visible to it; None for all."""
         if self.platform != "cuda":
             return frozenset()
         listed = self.environ.get("CUDA_VISIBLE_DEVICES")
@@ -69,11 +69,11 @@ class WorkerSpec:
     def start(
         self, work: Path, log: Path, stall_timeout_s: float, progress: Progress
     ) -> WorkerEngine:
-        """Start the worker; the engine in it is loaded by `load`. Raises EngineError."""
+        """Start the worker; `load` loads the engine. Raises EngineError."""
         return WorkerEngine(self, work, log, stall_timeout_s, progress)
 
     def hint(self, failure: str) -> str | None:
-        """What to do about a failure of this kind."""
+        """The hint for this kind of failure."""
         table = self.role if self.role in ROLES else f"engines.{self.role}"
         found = self.hints.get(failure)
         return None if found is None else found.format(table=table)

@@ -14,7 +14,7 @@ IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """The pauses of one engine, by the family that will start and the version, where it has one."""
+    """The pauses of one engine, by family and version (None for the fake engine)."""
 
     label: str
     family: str
@@ -27,9 +27,9 @@ class Pauses:
             if (mode, clear_cache) == ("keep", False):
                 return None
             return (
-                f"{wanted}: {self.label} is a V0 engine, which has no pause but the boundary "
+                f"{wanted}: {self.label} is a V0 engine, which can only be paused "
                 'between two steps: mode = "keep", clear_cache = false'
             )
         if self.version is not None and self.version < MODES_SINCE:
-            return f"{wanted}: {self.label} has no such pause, V1 has them from {MODES_SINCE}"
+            return f"{wanted}: {self.label} has no such pause; V1 has them since {MODES_SINCE}"
         return None

@@ -1,4 +1,4 @@
-"""A trainer's forward in a worker: torch and transformers, by prefill."""
+"""A trainer's forward pass in a worker: torch and transformers, by prefill."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HINTS = {
     "load_failed": "check [{table}.transformers] and the model",
 }
 REPEATED_IN = 8
-"""Samples of a batch where a trainer that scores one at a time repeats itself."""
+"""Samples per batch in the A/A run of a trainer that scores one sample at a time."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""vLLM in a worker: how a version is asked for the parity settings, and started."""
+"""vLLM in a worker: how to request the parity settings of a version, and start it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from parity_check.traces.trace import TraceHeader
 
 def unknown_engine(label: str) -> EngineDescription:
     """The description of an engine that is known only from a dump."""
-    setting = EngineSetting(UNKNOWN, UNKNOWN, "a dump does not say")
+    setting = EngineSetting(UNKNOWN, UNKNOWN, "not stated in the dump")
     return EngineDescription(
         label=label,
         version=UNKNOWN,

@@ -153,12 +153,12 @@ def sample_with_repeats(
 
 
 def repeats_of(config: Config, name: str) -> int:
-    """How many A/A runs an engine gets; a server cannot replay tokens, so it gets none."""
+    """The number of A/A runs of an engine: none for a server, which cannot replay tokens."""
     return config.workload.repeats if configured_engine(name, config).can.repeats else 0
 
 
 def repeat(session: Session, source: Path, directory: Path, engine: Engine) -> None:
-    """An engine's A/A runs on a trace."""
+    """Make an engine's A/A runs on a trace."""
     for number in range(1, repeats_of(session.config, engine.spec.role) + 1):
         path = directory / repeat_name(engine.spec.role, number)
         score_trace(session, evaluation(engine), source, path, engine, shuffle=number)

@@ -31,8 +31,8 @@ def check_headers(
 ) -> None:
     """Check that the logprobs of two traces can be compared. Raises TraceMismatchError.
 
-    Raw against processed is refused too, unless that is what a run was asked to compare. The paths
-    may differ where an engine evaluates by prefill, as a server or a trainer does.
+    With `same_distribution`, raw against processed is an error too. The paths may differ if an
+    engine evaluates by prefill, as a server or a trainer does.
     """
     if evaluating.replayed_from != behaviour.token_digest:
         replayed = evaluating.replayed_from

@@ -74,12 +74,11 @@ def differences(
     candidate: EngineDescription,
     requested: dict[str, tuple[Any, Any]],
 ) -> tuple[Difference, ...]:
-    """Settings and effective configuration in which two engines differ.
+    """Settings and effective configuration that differ between two engines.
 
-    `requested` maps a setting to what each engine was asked for; a difference is requested when
-    the two requests already differed, and unrequested otherwise. Unrequested ones come first.
-    What is unknown of an engine is not known to differ. Two backends differ only in what both
-    have a word for.
+    `requested` maps a name to both engines' requested values. A difference is requested if the
+    requested values differ. Unrequested differences come first. Unknown values do not count as a
+    difference. Different backends are compared only in what both report.
     """
     found = []
     for key, left, right in _pairs(reference, candidate):
@@ -100,7 +99,7 @@ def _pairs(
         if name in candidate.settings
     ]
     if reference.imported or candidate.imported:
-        return settings  # nobody knows its configuration
+        return settings  # known only from a dump: no configuration
     left, right = reference.config, candidate.config
     keys = list(dict.fromkeys([*left, *right]))
     if reference.backend != candidate.backend:

@@ -27,7 +27,7 @@ def evaluated_name(sampled_by: str, by: str) -> str:
 
 
 def evaluators(directory: Path, sampled_by: str) -> list[str]:
-    """The engines whose logprobs on that trace lie in a run's directory."""
+    """The engines with logprobs on that trace in a run directory."""
     before, after = evaluated_name(sampled_by, "*").split("*")
     found = (path.name for path in directory.glob(f"{before}*{after}"))
     return sorted(name.removeprefix(before).removesuffix(after) for name in found)

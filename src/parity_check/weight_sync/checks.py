@@ -133,7 +133,7 @@ def lm_head_refreshed(run: EngineRun) -> Check:
 
 
 def if_arrived(arrived: Check, check: Check) -> Check:
-    """The check, but inconclusive where the new weights did not arrive.
+    """The check, but inconclusive if the new weights did not arrive.
 
     A distance to them then shows nothing about the cache.
     """
@@ -240,7 +240,7 @@ def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Distance) -> tupl
 
 
 def if_reset(run: EngineRun, check: Check) -> Check:
-    """The check, but drift where a declared cache reset was refused, whatever the tokens show."""
+    """The check, but drift if a declared cache reset was refused, regardless of the tokens."""
     if not (run.clear_cache and run.refused_reset):
         return check
     return replace(

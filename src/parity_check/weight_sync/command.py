@@ -135,7 +135,7 @@ def _check_weights(config: Config, roles: Sequence[Role]) -> None:
         can = configured_engine(role, config).can
         if not can.updates_weights:
             raise ConfigError(
-                f"weight_sync: the {role} is {can.noun}: its weights cannot be changed from here"
+                f"weight_sync: the {role} is {can.noun}, whose weights parity-check cannot update"
             )
 
 

@@ -38,7 +38,7 @@ CAN = Capabilities(noun="an endpoint", evaluates_by="prefill", repeats=False)
 
 @dataclass(frozen=True)
 class ConfiguredEndpoint(ConfiguredEngine[EndpointTable]):
-    """`kind = "endpoint"`: nothing is made or started for it."""
+    """`kind = "endpoint"`: nothing is provisioned or started."""
 
     can = CAN
 
@@ -51,7 +51,7 @@ class ConfiguredEndpoint(ConfiguredEngine[EndpointTable]):
         variable = self.table.endpoint.api_key_env
         state = "set" if variable and os.environ.get(variable) else "not set"
         yield ("key", "none" if variable is None else f"{variable}, {state}")
-        yield ("setting", "what is in force shows when it is asked: doctor --start")
+        yield ("setting", "use doctor --start to see what is in force")
 
     def check_evaluation(self, stated: Mapping[str, Any]) -> None:
         sampling = {**self.config.workload.sampling(), **stated}
@@ -59,8 +59,8 @@ class ConfiguredEndpoint(ConfiguredEngine[EndpointTable]):
         changed = left_out(sampling, prompt_logprobs)
         if changed and self.table.settings.logprobs_mode != "raw_logprobs":
             raise ConfigError(
-                f"the {self.role} is an endpoint, which scores given tokens by its prompt "
-                f"logprobs, and those leave out {', '.join(changed)}",
+                f"the {self.role} is an endpoint, which scores given tokens by prompt logprobs; "
+                f"those do not include {', '.join(changed)}",
                 hint=WAYS_OUT,
             )
 
@@ -81,7 +81,7 @@ class EndpointSpec:
 
     can: ClassVar[Capabilities] = CAN
     repeats_with: ClassVar[Mapping[str, int]] = {}
-    """It cannot decode tokens again that it has sampled."""
+    """None: it cannot replay its tokens."""
     pauses: ClassVar[None] = None
     devices: ClassVar[frozenset[str]] = frozenset()
 
@@ -102,7 +102,7 @@ class EndpointSpec:
     def start(
         self, work: Path, log: Path, stall_timeout_s: float, progress: Progress
     ) -> EndpointEngine:
-        """Each request has the endpoint's own deadline in place of `stall_timeout_s`."""
+        """Each request has the endpoint's timeout instead of `stall_timeout_s`."""
         return EndpointEngine(self, work, log, progress)
 
 
@@ -153,8 +153,8 @@ class EndpointEngine:
         """Find the model on the server and probe the settings in force. Raises EngineError."""
         started = time.perf_counter()
         card = self._card()
-        told = card.get("max_model_len")
-        longest = told if isinstance(told, int) and told > 0 else None
+        limit = card.get("max_model_len")
+        longest = limit if isinstance(limit, int) and limit > 0 else None
         facts = probes.probe(self._server, self._model, self.spec.dtype, longest or probes.REPEATED)
         requested = self.spec.settings.model_dump()
         config = {
@@ -329,7 +329,7 @@ class EndpointEngine:
         for name, found in self.description.settings.items():
             if found.requested != "default" and found.in_force not in (found.requested, UNKNOWN):
                 raise self._server.error(
-                    f"could not be taken: {name} = {json.dumps(found.requested)} was asked for, "
+                    f"cannot be used: {name} = {json.dumps(found.requested)} was requested, but "
                     f"{json.dumps(found.in_force)} is in force ({found.proof})",
                     kind="setting_not_applied",
                     hint="restart the server with this setting, or remove it from the "

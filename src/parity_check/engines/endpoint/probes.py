@@ -44,7 +44,7 @@ class Facts:
     version: str
     family: str
     prompt_logprobs: Fact
-    """raw, processed or unknown: what a prompt's own logprobs are."""
+    """The distribution of prompt logprobs: raw, processed or unknown."""
     cache: Mapping[str, str]
     settings: Mapping[str, Finding]
 

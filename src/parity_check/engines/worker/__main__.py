@@ -126,7 +126,7 @@ class Output:
 
 
 def make_engine(command):
-    """The backend `vllm` is the class VllmEngine of vllm_engine.py, and so are the others."""
+    """For the backend `vllm`, the class VllmEngine in vllm_engine.py; likewise for others."""
     backend = command["backend"]
     module = importlib.import_module(f"{backend}_engine")
     return getattr(module, f"{backend.title()}Engine")(command)

@@ -28,7 +28,7 @@ class FakeScenario:
         if command["update"] is not None:
             raise WorkerFailure("bad_update", "the fake engine has no custom update")
         if any("completion_token_ids" in request for request in requests):
-            self._fault = None  # a replay: only the recorded run is under test
+            self._fault = None  # a replay: faults are only injected into the recorded run
         before = engine.weights()
         flight = [FakeRequest(engine, request) for request in requests if request["in_flight"]]
         held = list(flight)
