@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity_check.errors import ConfigError, InputError
+from parity_check.errors import ConfigError, InputError, suggestion
 from parity_check.importers import (
     miles,
     nemo_rl,

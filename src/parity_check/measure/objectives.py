@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Literal
 
-from parity_check.errors import ConfigError
+from parity_check.errors import ConfigError, suggestion
 from parity_check.measure.objective import (
     Advantage,
     Averaging,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parity_check.measure.invalid import HygieneCount
 from parity_check.measure.objective import Objective
 from parity_check.measure.stats import Estimate
 
