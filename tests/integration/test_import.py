@@ -127,8 +127,8 @@ def test_masked_tokens_do_not_reach_a_number(tmp_path: Path) -> None:
     ]  # fmt: skip
     done = import_dump("prime-rl", dumps.write_lines(tmp_path / "a.jsonl", rows), cwd=tmp_path)
     assert "20 samples, 20 tokens" in done.stderr
-    assert "10 sequences became one sample a turn" in done.stderr
-    assert "20 masked tokens between turns are context only" in done.stderr
+    assert "10 sequences were split into one sample per turn" in done.stderr
+    assert "20 masked tokens between turns are only context" in done.stderr
     report = report_of("T.parquet", "T-trainer.parquet", cwd=tmp_path)
     assert (report["workload"]["tokens"], report["workload"]["prompts"]) == (20, 10)
     assert metrics(report)["mean_log_ratio"] == pytest.approx(-0.5)
@@ -158,7 +158,7 @@ def test_defects_are_counted_and_never_dropped(tmp_path: Path) -> None:
     [
         (("prime_rl", "x.jsonl"), "hint: did you mean prime-rl?"),
         (("trl", "empty.jsonl"), "empty.jsonl: the file is empty"),
-        (("trl", "cut.jsonl"), "cut.jsonl, line 2: not valid JSON, or cut short"),
+        (("trl", "cut.jsonl"), "cut.jsonl, line 2: not valid JSON, or truncated"),
         (("trl", "missing.jsonl"), "cannot read the dump missing.jsonl: No such file"),
         (("trl", "."), "cannot read the dump .: Is a directory"),
         (("slime", "cut.jsonl"), "cut.jsonl: looks like a dump of trl, not of slime"),
@@ -169,7 +169,7 @@ def test_defects_are_counted_and_never_dropped(tmp_path: Path) -> None:
         (("verl", "text.jsonl"), "rollout_data_dir holds text"),
         (("trl", "whole.jsonl", "--sampling", "temprature=1"), "hint: did you mean temperature?"),
         (("trl", "whole.jsonl", "--sampling", "temperature=-1"), "--sampling: temperature: "),
-        (("trl", "whole.jsonl", "whole.jsonl"), "again, it is at whole.jsonl, line 1 already"),
+        (("trl", "whole.jsonl", "whole.jsonl"), "already occurred at whole.jsonl, line 1"),
         (("trl", "whole.jsonl", "--model", "nowhere"), "model nowhere: no such directory"),
         (("trl", "huge.jsonl", "--model", "bundled:tiny"), "is outside the model's vocabulary"),
     ],
@@ -301,7 +301,7 @@ def test_the_two_ways_to_give_a_trace_are_not_mixed(tmp_path: Path) -> None:
     traces = ("--reference-trace", "A.parquet", "--workload-trace", "A.parquet")
     done = call_cli("compare", "-c", fake_config(tmp_path), *traces, cwd=tmp_path)
     assert done.returncode == 2
-    assert "give this or --reference-trace" in done.stderr
+    assert "cannot be combined with --reference-trace" in done.stderr
 
 
 # --- diagnosis ------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def test_an_unknown_format_names_its_neighbour() -> None:
     ("content", "expected"),
     [
         (b"", "is empty"),
-        (b'{"a": 1}\n{"a": [1, 2', "line 2: not valid JSON, or cut short"),
+        (b'{"a": 1}\n{"a": [1, 2', "line 2: not valid JSON, or truncated"),
         (b"[1]\n", "line 1: expected an object"),
         (b"\xff\xfe\n", "not UTF-8: invalid start byte"),
         (b"[" * 100_000, "line 1: not valid JSON"),
@@ -197,7 +197,7 @@ def test_a_file_cut_short(tmp_path: Path, name: str, size: int) -> None:
 def test_a_tensor_never_reaches_beyond_its_storage(tmp_path: Path, call: Any) -> None:
     with mock_rebuild(call):
         path = dumps.torch_save({"x": np.arange(4, dtype=np.float32)}, tmp_path / "x.pt")
-    with pytest.raises(InputError, match="damaged, or cut short: a tensor"):
+    with pytest.raises(InputError, match="damaged or truncated: a tensor"):
         read_torch(path)
 
 

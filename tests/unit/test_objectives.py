@@ -267,7 +267,7 @@ def test_without_an_epsilon_the_row_keeps_its_source() -> None:
     ("arguments", "message", "hint"),
     [
         (("gsop",), "unknown objective 'gsop'", "did you mean gspo?"),
-        (("zzz",), "unknown objective 'zzz'", "one of: ppo"),
+        (("zzz",), "unknown objective 'zzz'", "expected one of: ppo"),
         (("ppo", 0.0), "epsilon_low: must be > 0", None),
         (("ppo", None, math.nan), "epsilon_high: must be > 0", None),
         (("mis", 0.5), "mis has no low edge", None),

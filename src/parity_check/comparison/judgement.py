@@ -1,4 +1,4 @@
-"""What a configuration asks of the numbers, and one pair of traces measured by it."""
+"""Measure and judge a pair of traces by the limits of a configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRUNCATION = "tis-token"
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a configuration asks of the numbers; choosing it refuses what makes no sense."""
+    """The objective, limits and statistics that a configuration chooses, validated."""
 
     objective: Objective
     limits: tuple[Limit, ...]
@@ -80,5 +80,5 @@ def measure_pair(
 
 
 def clip_of(measured: Measurement, name: str) -> ClipEstimate:
-    """What one objective would clip, cut or mask."""
+    """What one objective would clip, truncate or mask."""
     return next(clip for clip in measured.clips if clip.objective.name == name)

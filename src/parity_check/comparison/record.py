@@ -1,4 +1,4 @@
-"""What report.json holds of a comparison: the public, versioned form of a ComparisonReport.
+"""The content of a comparison's report.json: the public, versioned form of a ComparisonReport.
 
 `metrics`, `gates`, `diagnosis`, `worst_tokens` and `warnings` are flat lists; an entry names its
 direction (`sampled_by`, `evaluated_by`) or its pair (`reference`, `candidate`).
@@ -60,7 +60,7 @@ class NumberRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricRecord(NumberRecord):
-    """`noise_floor` holds the value of the A/A runs, by engine."""
+    """`noise_floor` has the value of the A/A runs, by engine."""
 
     noise_floor: dict[str, float]
     definition: str
@@ -153,7 +153,7 @@ class GateRecord:
 
 @dataclass(frozen=True, slots=True)
 class InvalidRecord:
-    """Logprobs that were left out of every mean; `engine` returned them."""
+    """Logprobs excluded from every mean; `engine` returned them."""
 
     kind: str
     engine: str
@@ -165,7 +165,7 @@ class InvalidRecord:
 
 @dataclass(frozen=True, slots=True)
 class DifferenceRecord:
-    """What two engines differ in: the names of the engines, and the value of each."""
+    """A difference between two engines: their names, and the value of each."""
 
     key: str
     reference: Any
@@ -225,7 +225,7 @@ class WorstTokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class ScoredRecord:
-    """Two engines on the tokens of `sampled_by`; judged only where `behaviour` sampled them."""
+    """Two engines on the tokens of `sampled_by`; judged only if `behaviour` sampled them."""
 
     sampled_by: str
     evaluating: str
@@ -339,7 +339,7 @@ def record(report: ComparisonReport) -> ComparisonRecord:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass, not of those inside it."""
+    """The fields of a dataclass; nested ones are not converted."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
@@ -419,7 +419,7 @@ def _gate(direction: Direction, gate: GateResult) -> GateRecord:
 
 
 def _invalid(direction: Direction) -> Iterator[InvalidRecord]:
-    for count in direction.measurement.hygiene:
+    for count in direction.measurement.invalid:
         yield InvalidRecord(
             **_fields(count), sampled_by=direction.sampled_by, evaluated_by=direction.evaluated_by
         )

@@ -1,4 +1,4 @@
-"""`import`: the dump of a training run becomes traces."""
+"""The `import` command: convert a dump of a training run to traces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def format_and_files(words: Sequence[str]) -> tuple[str, list[Path]]:
 
 
 def evaluating_path(path: Path) -> Path:
-    """Where the trainer's side of an imported trace goes."""
+    """The path of the trainer's trace."""
     return path.with_name(f"{path.stem}-trainer{path.suffix}")
 
 
@@ -40,7 +40,7 @@ def import_dump(
     model: str | None,
     console: Console,
 ) -> None:
-    """Write the rollout's side of a dump, and the trainer's beside it where the dump holds one.
+    """Write the rollout's trace of a dump, and the trainer's trace if the dump has one.
 
     `format` is a framework's name, or AUTO. Nothing is written before everything is read and
     checked. Raises ConfigError, InputError.
@@ -68,7 +68,7 @@ def import_dump(
         f"{_left_out(imported)}"
     )
     if imported.evaluating is None:
-        console.say("the dump holds no trainer's logprobs; to measure engines on these tokens:")
+        console.say("the dump has no trainer logprobs; to compare engines on these tokens:")
         console.say(f"  parity-check compare -c parity.toml --workload-trace {path}")
         return
     other = evaluating_path(path)
@@ -79,15 +79,15 @@ def import_dump(
 
 
 def _left_out(imported: Imported) -> str:
-    """What of the dump is not in the trace, and what was cut into turns."""
+    """What was excluded from the trace, and what was split into turns."""
     sampled = imported.sequences - imported.unsampled
-    told = []
+    notes = []
     if len(imported.behaviour) > sampled:
-        told.append(f"{sampled} sequences became one sample a turn")
+        notes.append(f"{sampled} sequences became one sample a turn")
     if imported.rollouts < sampled:
-        told.append(f"{sampled} sequences are of {imported.rollouts} rollouts")
+        notes.append(f"{sampled} sequences are of {imported.rollouts} rollouts")
     if imported.masked:
-        told.append(f"{imported.masked} masked tokens between turns are context only")
+        notes.append(f"{imported.masked} masked tokens between turns are only context")
     if imported.unsampled:
-        told.append(f"{imported.unsampled} sequences without a sampled token are left out")
-    return "".join(f"; {each}" for each in told)
+        notes.append(f"{imported.unsampled} sequences without a sampled token were skipped")
+    return "".join(f"; {each}" for each in notes)

@@ -1,4 +1,4 @@
-"""What every importer yields, and how the dumps that are JSON lines are read."""
+"""The common result of the importers, and helpers to read JSON lines dumps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Logprobs = list[float | None]
 
 @dataclass(frozen=True, slots=True)
 class Alternatives:
-    """The likeliest ids of each token and their logprobs, by rank; empty for tokens without."""
+    """The likeliest ids of each token and their logprobs, by rank; empty if a token has none."""
 
     ids: list[list[int]]
     logprobs: list[list[float]]
@@ -29,11 +29,11 @@ class Alternatives:
 
 @dataclass(frozen=True, slots=True)
 class Dumped:
-    """One sequence of a dump: prompt and completion, without padding. Every list is as long.
+    """One sequence of a dump: prompt and completion without padding. All lists have equal length.
 
-    `sampled[t]` says whether the policy sampled token t and the loss counts it; other entries of
-    the logprobs mean nothing. `behaviour` is what the rollout engine returned, `evaluating` what
-    the trainer computed (nats), None where the dump does not hold it. `place` is for errors.
+    `sampled[t]`: whether the policy sampled token t and the loss counts it; other logprobs are
+    ignored. `behaviour` is what the rollout engine returned, `evaluating` what the trainer computed
+    (nats; None if the dump has no trainer side). `place` is for error messages.
     """
 
     place: str
@@ -53,7 +53,7 @@ class Dumped:
     text: str | None = None
     alternatives: Alternatives | None = None
     texts: Mapping[int, str] = field(default_factory=dict)
-    """The text of token ids, where the dump holds it."""
+    """The text of token ids, if the dump has it."""
 
 
 def prompt_name(ids: Sequence[int]) -> str:
@@ -86,7 +86,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{place}: not valid JSON, or cut short: {error}") from None
+            raise InputError(f"{place}: not valid JSON, or truncated: {error}") from None
         except RecursionError:
             raise InputError(f"{place}: not valid JSON: nested too deeply") from None
         yield place, row
@@ -95,7 +95,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    # A JSON string may hold U+2028 and its like as they are: only \n ends a line.
+    # A JSON string may contain U+2028 and the like unescaped: only \n ends a line.
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             yield from enumerate(file, start=1)
@@ -106,7 +106,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def wanted(row: Mapping[str, Any], name: str, place: str, hint: str | None = None) -> Any:
-    """A field that must be there. Raises InputError."""
+    """A required field. Raises InputError if it is missing."""
     value = row.get(name)
     if value is None:
         raise InputError(f"{place}: `{name}` is missing", hint=hint)
@@ -119,12 +119,12 @@ def token_list(value: Any, name: str, place: str) -> list[int]:
         raise InputError(f"{place}: `{name}` is not a list of token ids")
     for token in value:
         if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token <= LARGEST_ID:
-            raise InputError(f"{place}: `{name}` holds {token!r}, which is not a token id")
+            raise InputError(f"{place}: `{name}` contains {token!r}, which is not a token id")
     return value
 
 
 def logprob_list(value: Any, name: str, place: str) -> Logprobs:
-    """A list of logprobs; None, NaN and -9999 stay, to be counted. Raises InputError."""
+    """A list of logprobs; None, NaN and -9999 are kept, to be counted. Raises InputError."""
     if not isinstance(value, list):
         raise InputError(f"{place}: `{name}` is not a list of logprobs")
     return [logprob(each, name, place) for each in value]
@@ -134,7 +134,7 @@ def logprob(value: Any, name: str, place: str) -> float | None:
     """One logprob, or None. Raises InputError."""
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return None if value is None else float(value)
-    raise InputError(f"{place}: `{name}` holds {value!r}, which is not a logprob")
+    raise InputError(f"{place}: `{name}` contains {value!r}, which is not a logprob")
 
 
 def objects(value: Any, name: str, place: str) -> list[dict[str, Any]]:
@@ -145,7 +145,7 @@ def objects(value: Any, name: str, place: str) -> list[dict[str, Any]]:
 
 
 def text_or_none(value: Any) -> str | None:
-    """A name or a text, whatever it is written as."""
+    """A name or a text of any type, as a string."""
     return None if value is None else str(value)
 
 
@@ -176,11 +176,10 @@ def kept(columns: Mapping[str, Sequence[Any]], mask: Sequence[bool]) -> dict[str
 
 
 def check_lengths(columns: Mapping[str, Sequence[Any]], place: str) -> None:
-    """Refuse columns of one sequence that are not equally long. Raises InputError."""
+    """Check that all columns of a sequence have equal length. Raises InputError."""
     (first, expected), *others = ((name, len(column)) for name, column in columns.items())
     for name, length in others:
         if length != expected:
             raise InputError(
-                f"{place}: `{name}` has {length} entries, `{first}` has {expected}: nobody knows "
-                "which belongs to which"
+                f"{place}: `{name}` has {length} entries, but `{first}` has {expected}"
             )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity_check.errors import ConfigError, InputError
+from parity_check.errors import ConfigError, InputError, suggestion
 from parity_check.importers import (
     miles,
     nemo_rl,
@@ -60,13 +59,9 @@ READ_ALIKE = {"miles": "slime"}
 
 
 def importer(name: str) -> Importer:
-    """Raises ConfigError for an unknown format."""
+    """The importer of a format. Raises ConfigError for an unknown one."""
     if name not in IMPORTERS:
-        close = difflib.get_close_matches(name, IMPORTERS, n=1)
-        raise ConfigError(
-            f"unknown format {name}",
-            hint=f"did you mean {close[0]}?" if close else f"there is {', '.join(IMPORTERS)}",
-        )
+        raise ConfigError(f"unknown format {name}", hint=suggestion(name, IMPORTERS))
     return IMPORTERS[name]
 
 

@@ -1,7 +1,7 @@
-"""prime-rl's token exports: `<run>/token_exports/step_<n>/rank_<m>.jsonl`, a sequence a line.
+"""prime-rl's token exports: `<run>/token_exports/step_<n>/rank_<m>.jsonl`, one sequence per line.
 
 Written with `trainer.enable_token_export = true` by src/prime_rl/trainer/rl/token_export.py
-(PrimeIntellect-ai/prime-rl, schema_version 1). A line, cut to what is read here:
+(PrimeIntellect-ai/prime-rl, schema_version 1). A line, with only the fields read here:
 
     {"schema_version": 1, "step": 12, "rank": 0, "export_sequence_idx": 3, "env_name": "math",
      "token_ids": [1, 17, 92, 5], "loss_mask": [false, false, true, true],
@@ -79,7 +79,8 @@ def _sequence(row: dict[str, Any], place: str) -> Dumped:
     version = wanted(row, "schema_version", place, NO_EXPORT)
     if version != SCHEMA_VERSION:
         raise InputError(
-            f"{place}: token export schema {version}, this parity-check reads {SCHEMA_VERSION}"
+            f"{place}: token export schema {version}, but this version of parity-check reads "
+            f"{SCHEMA_VERSION}"
         )
     ids = token_list(wanted(row, "token_ids", place, NO_EXPORT), "token_ids", place)
     mask = mask_list(wanted(row, "loss_mask", place), "loss_mask", place)
@@ -107,5 +108,5 @@ def _sequence(row: dict[str, Any], place: str) -> Dumped:
 
 
 def _stated(column: Any) -> bool:
-    """Whether a weight stream says anything: a column of nulls means the loss mask."""
+    """Whether a weight stream has values; a column of nulls means the loss mask applies."""
     return isinstance(column, list) and any(each is not None for each in column)

@@ -1,15 +1,15 @@
 """slime's dumps: `<dir>/train_data/<rollout>.pt` and `<dir>/rollout_data/<rollout>.pt`.
 
 Written with `--dump-details <dir>` by slime/observability/train_data_utils.py and
-rollout_data_utils.py (THUDM/slime), with torch.save. Train data holds both sides:
+rollout_data_utils.py (THUDM/slime), with torch.save. Train data has both sides:
 
     {"format_version": 2, "rollout_id": 3, "rank": 0, "dp_shards": […],
      "samples": [{"tokens": tensor(prompt and response), "response_lengths": 2,
                   "loss_masks": tensor([1, 1]), "rollout_log_probs": tensor([-0.31, -1.2]),
                   "log_probs": tensor([-0.30, -1.22]), "rollout_position": 0, "truncated": 0}]}
 
-where `log_probs` are Megatron's, recomputed before the step (or caught in its forward). Rollout
-data is what the engine returned, without a trainer:
+where `log_probs` are Megatron's, recomputed before the step (or taken from its forward pass).
+Rollout data is what the engine returned, without a trainer:
 
     {"rollout_id": 3, "samples": [{"tokens": […], "response_length": 2, "loss_mask": None,
      "rollout_log_probs": [-0.31, -1.2], "group_index": 0, "index": 5, "status": "completed"}]}
@@ -155,7 +155,7 @@ def _sequence(
 ) -> Dumped:
     ids = token_list(wanted(sample, "tokens", place), "tokens", place)
     if not isinstance(length, int) or not 0 <= length <= len(ids):
-        raise InputError(f"{place}: a response of {length} tokens in {len(ids)} tokens")
+        raise InputError(f"{place}: a response of {length} tokens in a sequence of {len(ids)}")
     rollout = wanted(sample, "rollout_log_probs", place, NO_ROLLOUT_LOGPROBS)
     columns: dict[str, Any] = {
         "response": ids[len(ids) - length :],

@@ -1,4 +1,4 @@
-"""TRL's generations as JSON lines, a sequence or a batch of them a line.
+"""TRL's generations as JSON lines, one sequence or batch per line.
 
 Fields as a `rollout_func` returns them, and as GRPOTrainer._generate_and_score_completions does
 (huggingface/trl, trl/trainer/grpo_trainer.py), each dumped with json.dumps:
@@ -67,12 +67,12 @@ def recognise(row: Any) -> bool:
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     for path in paths:
         if path.suffix == ".parquet":
             raise InputError(
-                f"{path}: TRL's completions are text, without token ids or logprobs",
-                hint="dump what the rollout returned: prompt_ids, completion_ids, logprobs",
+                f"{path}: TRL's completions have only text, no token ids or logprobs",
+                hint="dump the output of the rollout instead: prompt_ids, completion_ids, logprobs",
             )
         lines: list[tuple[str, list[Mapping[str, Any]]]] = []
         for place, row in json_rows(path):
@@ -88,7 +88,7 @@ def read(paths: Sequence[Path]) -> Iterator[Dumped]:
 
 
 def _found(row: Mapping[str, Any], kind: str) -> tuple[str, Any]:
-    """The name under which a row holds a field, and its value; None where there is none."""
+    """The name and value of a field in a row; the value is None if it is missing."""
     for name in NAMES[kind]:
         if row.get(name) is not None:
             return name, row[name]
@@ -96,7 +96,7 @@ def _found(row: Mapping[str, Any], kind: str) -> tuple[str, Any]:
 
 
 def _split(row: Mapping[str, Any], place: str) -> Iterator[Mapping[str, Any]]:
-    """A line's sequences: a batch holds lists of lists of ids."""
+    """The sequences of a line; a batch has lists of lists of ids."""
     name, completion = _found(row, "completion")
     if completion is None:
         raise InputError(f"{place}: `{name}` is missing")
@@ -105,7 +105,7 @@ def _split(row: Mapping[str, Any], place: str) -> Iterator[Mapping[str, Any]]:
         return
     prompts_name, prompts = _found(row, "prompt")
     if isinstance(prompts, list) and prompts and len(completion) % len(prompts) == 0:
-        # The server answers with each prompt once, and with n completions of it in a row.
+        # The server returns each prompt once, and its n completions in a row.
         each = len(completion) // len(prompts)
         row = {**row, prompts_name: [prompt for prompt in prompts for _ in range(each)]}
     columns = {key: value for key, value in row.items() if isinstance(value, list)}
@@ -200,11 +200,11 @@ def _prompt(row: Mapping[str, Any], ids: list[int], place: str) -> list[int]:
 def _ranked(
     row: Mapping[str, Any], completion: list[int], logprobs: list[Any], name: str, place: str
 ) -> tuple[list[Any], Alternatives | None]:
-    """The sampled tokens' logprobs out of lists by rank, and the lists as alternatives."""
+    """The sampled tokens' logprobs from the ranked lists, and the lists as alternatives."""
     other, ids = _found(row, "ids")
     if ids is None:
         if any(not isinstance(each, list) or len(each) != 1 for each in logprobs):
-            raise InputError(f"{place}: several `{name}` a token, without `{other}`")
+            raise InputError(f"{place}: several `{name}` per token, but no `{other}`")
         return [each[0] for each in logprobs], None
     if not isinstance(ids, list):
         raise InputError(f"{place}: `{other}` is not a list of token ids")

@@ -1,4 +1,4 @@
-"""From the sequences of a dump to samples: one a turn, masked tokens in the context alone."""
+"""Convert sequences of a dump to samples: one per turn, with masked tokens only as context."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parity_check.traces.trace import Sample
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Samples of both sides, token by token the same, and what became of the dump.
+    """Samples of both sides, with the same tokens, and counts of the conversion.
 
     `evaluating` is None where the dump holds one side. `masked` tokens behind a first sampled one
     were not the policy's; `unsampled` sequences had none that was. Of several sequences, some may
@@ -39,7 +39,7 @@ class _Rollout:
 
 
 def collect(sequences: Iterable[Dumped]) -> Imported:
-    """All sequences as samples. Raises InputError where there are none, or where sides are mixed.
+    """All sequences as samples. Raises InputError if there are none, or if sides are mixed.
 
     A sequence of several turns becomes one sample a turn, whose prompt is everything before it:
     that is how the policy saw it, and how a replay must show it. They share their `rollout_id` and
@@ -66,8 +66,8 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
         sided.setdefault(each.evaluating is not None, each.place)
         if len(sided) > 1:
             raise InputError(
-                f"{sided[False]}: no trainer logprobs, while {sided[True]} has them",
-                hint="import one-sided and two-sided dumps apart",
+                f"{sided[False]}: no trainer logprobs, but {sided[True]} has them",
+                hint="import one-sided and two-sided dumps separately",
             )
         texts.update(each.texts)
         turns = turns_of(each.sampled)

@@ -60,11 +60,11 @@ def recognise(tree: Any) -> bool:
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     for path in paths:
         if path.suffix in (".jsonl", ".json"):
             raise InputError(
-                f"{path}: verl's rollout_data_dir holds text, without token ids or logprobs",
+                f"{path}: verl's rollout_data_dir has only text, no token ids or logprobs",
                 hint=TEXT_DUMP,
             )
         if is_archive(path):
@@ -129,18 +129,19 @@ def _rows(column: Any, name: str, path: Path) -> list[list[Any]]:
 
 
 def _batch(path: Path) -> tuple[Arrays, Mapping[str, Any]]:
-    """The tensors of a DataProto, and its columns that are no tensors."""
+    """The tensors of a DataProto, and its other columns."""
     proto = read_pickle(path)
     state = proto.state if isinstance(proto, Opaque) else None
     if not isinstance(state, tuple) or len(state) != 3 or not isinstance(state[0], bytes):
         raise InputError(
-            f"{path}: not a DataProto of verl",
-            hint="DataProto.save_to_disk writes it, without VERL_DATAPROTO_SERIALIZATION_METHOD",
+            f"{path}: not a verl DataProto",
+            hint="write it with DataProto.save_to_disk, without "
+            "VERL_DATAPROTO_SERIALIZATION_METHOD",
         )
     found = _tensordict(guarded_archive(state[0], path))
     tensors = {name: each for name, each in found.items() if isinstance(each, np.ndarray)}
     if not tensors:
-        raise InputError(f"{path}: the DataProto holds no tensors")
+        raise InputError(f"{path}: the DataProto has no tensors")
     return tensors, state[1] if isinstance(state[1], dict) else {}
 
 

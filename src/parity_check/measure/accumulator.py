@@ -1,4 +1,4 @@
-"""Sums over the tokens of one sampling direction, kept per prompt while the tokens stream by.
+"""Accumulate sums over the tokens of one sampling direction, per prompt, in one pass.
 
 Memory does not grow with the number of tokens: what is kept is one row of sums a prompt, one row a
 sample, and one histogram. The turns of a rollout may lie in different chunks: their rows are put
@@ -76,7 +76,7 @@ class Thresholds:
 
 
 class Accumulator:
-    """What is kept of the chunks seen so far: sums a prompt, a row a sample, a histogram."""
+    """The sums over the chunks so far: per prompt, per sample, and a histogram."""
 
     def __init__(self, objectives: Iterable[Objective], tail_thresholds: Iterable[float]) -> None:
         rows = list(objectives)
@@ -124,7 +124,7 @@ class Accumulator:
     def _grow(self, chunk: PairedChunk) -> None:
         rows = int(chunk.cluster.max(initial=-1)) + 1
         if rows > len(self.sums):
-            # Rows that are not written to yet take no memory, so room can be made in large steps.
+            # Unwritten rows take no memory, so allocate in large steps.
             sums, group = np.zeros((2 * rows, self.width)), np.zeros(2 * rows, np.int32)
             sums[: len(self.sums)], group[: len(self.group)] = self.sums, self.group
             self.sums, self.group = sums, group
@@ -314,7 +314,7 @@ def _first_differing(
 ) -> Ints:
     """Position of each sample's first token that is not the same, -1 for none.
 
-    `starts` [S + 1] are those of the usable tokens, `origin` [S] where samples begin among all.
+    `starts` [S + 1] index the usable tokens; `origin` [S] is where samples begin among all tokens.
     """
     differing = np.flatnonzero(same == 0.0)
     found = np.searchsorted(differing, starts)
@@ -328,7 +328,7 @@ def _first_differing(
 
 
 def _segments(starts: Ints) -> tuple[Ints, Ints, Ints]:
-    """Cut samples at the position edges: where each piece begins, its sample and its bin."""
+    """Split samples at the position edges: start, sample and bin of each piece."""
     sample, position = np.nonzero(np.diff(starts)[:, None] > np.array(POSITION_EDGES))
     return starts[sample] + np.array(POSITION_EDGES)[position], sample, position
 
@@ -343,7 +343,7 @@ _EXPONENT_TO_BIN = np.array([_OCTAVE_TO_BIN[min(max(e - 127 + 8, 0), 11)] for e 
 
 def _by_probability(behaviour: F32, columns: Floats, owner: Ints, size: int) -> Floats:
     exponent = behaviour.view(np.uint32) >> np.uint32(23)
-    exponent &= np.uint32(255)  # without the sign, which every logprob but 0 has
+    exponent &= np.uint32(255)  # without the sign bit, which every logprob but 0 has
     index = owner * PROBABILITY_BINS
     index += _EXPONENT_TO_BIN.take(exponent)
     cells = size * PROBABILITY_BINS
@@ -357,7 +357,7 @@ def _by_probability(behaviour: F32, columns: Floats, owner: Ints, size: int) -> 
 def _alternatives(
     chunk: PairedChunk, tokens: slice, keep: NDArray[np.bool_] | None, owner: Ints, size: int
 ) -> Floats:
-    """Per sample: tokens with alternatives on both sides, agreeing ones, sum of the entropy gap."""
+    """Per sample: tokens with alternatives on both sides, same top-1, entropy difference."""
     best, entropy, there = [], [], []
     for ids, logprobs in (
         (chunk.behaviour_top_ids, chunk.behaviour_top_logprobs),
@@ -368,7 +368,7 @@ def _alternatives(
         which, values = ids[tokens], logprobs[tokens]
         if keep is not None:
             which, values = which[keep], values[keep]
-        # One row an alternative: k is small, and numpy is slow along a short last axis.
+        # One row per alternative: k is small, and numpy is slow along a short last axis.
         which, values = np.ascontiguousarray(which.T), np.ascontiguousarray(values.T)
         values = np.where((which >= 0) & (values <= invalid.ROUNDING), values, np.float32(-np.inf))
         top = values.max(axis=0)
@@ -383,7 +383,7 @@ def _alternatives(
 
 
 def _id_of(top: F32, ids: I32, logprobs: F32) -> I32:
-    """The id that holds the largest logprob, the first where several do."""
+    """The id with the largest logprob; the first one on a tie."""
     chosen: I32 = ids[-1].copy()
     for which, values in zip(ids[-2::-1], logprobs[-2::-1], strict=True):
         np.copyto(chosen, which, where=values == top)
@@ -397,7 +397,7 @@ def renormalised_entropy(logprobs: F32) -> Floats:
     )
     weights = np.exp(shifted)
     total = weights.sum(axis=0)
-    total[total == 0.0] = 1.0  # no alternative at all: such tokens are left out by the caller
+    total[total == 0.0] = 1.0  # no alternatives: the caller excludes these tokens
     np.maximum(shifted, invalid.FLOOR, out=shifted)  # keeps 0 * -inf from being NaN
     entropy: Floats = np.log(total) - (weights * shifted).sum(axis=0) / total
     return entropy

@@ -1,4 +1,4 @@
-"""Sums of one sampling direction, turned into named estimates at one level."""
+"""Turn sums of one sampling direction into named estimates with intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parity_check.measure.stats import Estimate, Floats
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """Makes estimates of one sampling direction: `sums` and `weights` are per cluster."""
+    """Computes estimates of one sampling direction; `sums` and `weights` are per cluster."""
 
     sampled_by: str
     level: float
@@ -59,7 +59,7 @@ class Estimator:
         )
 
     def bin(self, label: str, low: float, high: float, cells: Floats) -> Bin | None:
-        """Estimates of one bin from cells [clusters, count Δ |Δ| k3]; None for an empty one."""
+        """Estimates of one bin from cells [clusters, count Δ |Δ| k3]; None for an empty bin."""
         count, delta, size, k3 = cells.T
         if not count.any():
             return None

@@ -1,4 +1,4 @@
-"""From sums to estimates: one sampling direction, measured in one pass over its tokens."""
+"""Measure one sampling direction in one pass over its tokens: from sums to estimates."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def measure(
     if tokens == 0:
         raise TraceMismatchError(
             "nothing was compared: no token has a usable logprob on both sides",
-            hint=f"{sums.excluded} tokens were excluded; see the hygiene counts",
+            hint=f"all {sums.excluded} tokens have an invalid logprob on at least one side",
         )
     estimator = Estimator(sampled_by, level, positive_share)
     sequences = rollouts_of(sums.samples, len(sums.sums))
@@ -112,10 +112,10 @@ def measure(
             for low, high in zip(LENGTH_EDGES, (*LENGTH_EDGES[1:], math.inf), strict=True)
             if len((part := sequences.between(low, high)).length)
         ),
-        hygiene=tuple(
+        invalid=tuple(
             entry
             for side, counts in sums.defects.items()
-            for entry in invalid.hygiene_counts(side, counts)
+            for entry in invalid.invalid_counts(side, counts)
         ),
     )  # fmt: skip
 

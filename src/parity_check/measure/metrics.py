@@ -1,7 +1,7 @@
-"""What is measured of each token, and the METRICS table: every number's name and meaning.
+"""Per-token quantities, and the METRICS table: the name and meaning of every number.
 
-Δ is always logprob(evaluating engine) - logprob(behaviour engine) of the same token, and the
-behaviour engine, which sampled, is the denominator of every ratio.
+Δ is always logprob(evaluating engine) - logprob(behaviour engine) of the same token. The behaviour
+engine, which sampled, is the denominator of every ratio.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ I32 = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class PairedChunk:
-    """Some whole samples, paired token by token (flat arrays over tokens, ragged by `starts`).
+    """Whole samples, paired token by token: flat arrays over tokens, split by `starts`.
 
     Sample s owns tokens `starts[s]:starts[s + 1]`; `cluster` and `group` [S] number its prompt and
     its prompt group. A logprob that an engine did not return is NaN; `*_nulls` say how many of the
@@ -52,10 +52,10 @@ class PairedChunk:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One row of the METRICS table: what a number is, and how to read it.
+    """One row of the METRICS table: what a number means, and how to read it.
 
-    `better` says which way is good: nearest to `target`, or lower or higher; `gated` metrics can
-    have a limit, the others are shown.
+    `better` says which direction is good: close to `target`, lower, or higher. `gated` metrics have
+    a limit in the profiles.
     """
 
     name: str
@@ -116,18 +116,18 @@ _ROWS = (
         "k3_kl", "k3 KL", "nats", "lower", 0.0, True,
         "mean (exp Δ - 1 - Δ), estimates KL(behaviour ‖ evaluating)",
         "Schulman; prime-rl mismatch_kl, verl k3_kl, NeMo-RL gen_kl_error",
-        "noise and bias alike; a few tokens carry it, so read it beside the tail fraction",
+        "noise and bias; dominated by a few tokens, so read it together with the tail fraction",
     ),
     Metric(
         "reverse_k3_kl", "k3 KL, roles swapped", "nats", "lower", 0.0, False,
         "mean (exp -Δ - 1 + Δ)",
         "NeMo-RL policy_kl_error",
-        "tokens that the evaluating engine finds unlikely dominate it",
+        "dominated by tokens that are unlikely on the evaluating engine",
     ),
     Metric(
         "multiplicative_error", "multiplicative error", "ratio", "lower", 1.0, False,
         "mean exp|Δ|", "NeMo-RL token_mult_prob_error",
-        "noise of either engine; above 1.05 NeMo-RL asks for an investigation",
+        "noise of either engine; NeMo-RL recommends investigating above 1.05",
     ),
     Metric(
         "tail_fraction", "tokens with |Δ| above the tail threshold", "share", "lower", 0.0, True,
@@ -192,13 +192,13 @@ _ROWS = (
     Metric(
         "probability_difference", "mean |p - p'|", "probability", "lower", 0.0, False,
         "mean |exp(logprob) - exp(logprob')|", "verl training/rollout_probs_diff_mean",
-        "noise on tokens of middling probability; above 0.01 verl suspects the engine",
+        "noise on tokens of medium probability; verl suspects the engine above 0.01",
     ),
     Metric(
         "identical_fraction", "bit-identical tokens", "share", "higher", 1.0, False,
         "share of tokens whose two logprobs are the same float32",
         "torchtitan ratio_tokens_different, the complement",
-        "anything at all; 100 % is what batch-invariant engines reach",
+        "any difference; batch-invariant engines reach 100 %",
     ),
     Metric(
         "top1_agreement", "top-1 agreement", "share", "higher", 1.0, False,
@@ -209,7 +209,7 @@ _ROWS = (
         "entropy_difference", "entropy difference, top-k", "nats", "target", 0.0, False,
         "mean of evaluating - behaviour entropy of the recorded alternatives, renormalised; not "
         "the entropy of the full distribution",
-        "the entropy curve that trainers log, from what a trace holds",
+        "the entropy curve that trainers log, from the recorded top-k",
         "temperature and truncation on one side",
     ),
 )  # fmt: skip
@@ -217,7 +217,7 @@ _ROWS = (
 METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
 
 RATIO_CAP = 20.0
-"""Exponentials take Δ up to this (verl's SAFETY_BOUND): e^20 is a broken token, e^800 is inf."""
+"""Exponentials clamp Δ to ± this (verl's SAFETY_BOUND): e^20 is a broken token, e^800 is inf."""
 
 TRUNCATION_CAP = 2.0
 """Where verl, slime, SkyRL and open-instruct cut an importance weight by default."""
@@ -229,15 +229,15 @@ COLUMNS = (
     "reverse_k3", "multiplicative", "probability_difference", "identical", "deviation",
     "truncated_ratio", "squared_truncated_ratio", "clamped_ratio", "increased",
 )  # fmt: skip
-"""The quantities of a token that are summed; `token_columns` gives them in this order."""
+"""The per-token quantities that are summed, in the order of `token_columns`."""
 COLUMN = {name: index for index, name in enumerate(COLUMNS)}
 
 
 def token_columns(behaviour: F32, evaluating: F32) -> Floats:
-    """Every summed quantity of each token, float64 [columns, n], in the order of COLUMNS.
+    """All summed quantities of each token, float64 [columns, n], in the order of COLUMNS.
 
-    k3 keeps the identity k3 = ratio - 1 - Δ and is never negative. For small |Δ| exp Δ - 1 is
-    computed as such, or rounding would drown k3.
+    k3 satisfies k3 = ratio - 1 - Δ and is never negative. exp Δ - 1 is computed by expm1, because
+    for small |Δ| rounding would otherwise dominate k3.
     """
     n = len(behaviour)
     columns = np.empty((len(COLUMNS), n))

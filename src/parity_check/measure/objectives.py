@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import replace
 from typing import Literal
 
-from parity_check.errors import ConfigError
+from parity_check.errors import ConfigError, suggestion
 from parity_check.measure.objective import (
     Advantage,
     Averaging,
@@ -217,7 +216,7 @@ _TABLE = (
     _clip(
         "dapo", "DAPO clip-higher", 0.8, 1.28, (_vanilla(),),
         "arXiv 2503.14476; NeMo-RL DAPO recipe, SkyRL, 0.2 / 0.28",
-        "PPO's clip with more room above than below.",
+        "PPO's clip with a wider band above 1 than below.",
     ),
     _clip(
         "dual-clip", "dual clip (verl)", None, 3.0, (_vanilla("actor/pg_clipfrac_lower"),),
@@ -340,7 +339,7 @@ _TABLE = (
                    "with --calculate-per-token-loss; tis-slime otherwise"),
         ),
         "Yao et al. 2025; cap 2 in verl, slime, SkyRL, open-instruct",
-        "Tokens whose importance weight is cut to the cap.",
+        "Tokens whose importance weight is truncated at the cap.",
     ),
     _weight(
         "tis-slime", "TIS, token (slime)", "truncation", "token", None, 2.0,
@@ -574,16 +573,14 @@ NOT_ESTIMATED = (
 def choose_objective(
     kind: str, epsilon_low: float | None = None, epsilon_high: float | None = None
 ) -> Objective:
-    """The named row, with the user's own ε where given.
+    """The named row, with the user's ε if given.
 
     An ε of a clip is a distance from 1 (from 0 where the edges lie around 0); for a cap or mask,
     and for clips whose frameworks take the edge itself, it is the edge. Raises ConfigError.
     """
     row = OBJECTIVES.get(kind)
     if row is None:
-        near = difflib.get_close_matches(kind, OBJECTIVES, n=1)
-        hint = f"did you mean {near[0]}?" if near else "one of: " + ", ".join(OBJECTIVES)
-        raise ConfigError(f"unknown objective {kind!r}", hint=hint)
+        raise ConfigError(f"unknown objective {kind!r}", hint=suggestion(kind, OBJECTIVES))
     given = {"low": epsilon_low, "high": epsilon_high}
     for side, epsilon in given.items():
         if epsilon is None:

@@ -1,4 +1,4 @@
-"""Some whole samples of a trace as flat columns."""
+"""A batch of whole samples of a trace, as flat columns."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ BATCH_COLUMNS = [
 class SampleBatch:
     """Whole samples as flat columns: sample s owns tokens `starts[s]:starts[s + 1]`.
 
-    `logprobs` holds NaN where the engine returned none, `nulls` of them. The top-k arrays are
-    [tokens, k], absent where none were recorded; a missing entry has id -1 and logprob NaN.
-    `wrong_lengths` samples held another number of logprobs than of tokens: nobody knows which
-    belongs to which, so all their tokens, `voided` of them, have NaN.
+    `logprobs` is NaN where the engine returned none (`nulls` of them). The top-k arrays are
+    [tokens, k], None if not recorded; a missing entry has id -1 and logprob NaN. `wrong_lengths`
+    samples have more or fewer logprobs than tokens, so that they cannot be matched: all their
+    tokens (`voided` of them) have NaN.
     """
 
     sample_ids: list[str]
@@ -54,7 +54,7 @@ class SampleBatch:
 
 
 def batch_of(table: pa.Table) -> SampleBatch:
-    """The batch of a table of samples."""
+    """Convert a table of samples to a batch."""
     import pyarrow as pa
 
     table = table.combine_chunks()
@@ -97,7 +97,7 @@ def batch_of(table: pa.Table) -> SampleBatch:
 def _logprobs(
     column: Any, lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], int, NDArray[np.bool_]]:
-    """The logprobs of samples of these lengths, how many are null, and which samples fit."""
+    """The logprobs of samples of these lengths, the number of nulls, and which samples fit."""
     flat = column.flatten()
     ends: NDArray[np.int64] = np.asarray(column.offsets, dtype=np.int64)
     own = np.diff(ends)
@@ -114,13 +114,13 @@ def _logprobs(
 def _rectangle(
     column: Any, tokens: int, dtype: type[np.generic], nothing: float
 ) -> NDArray[Any] | None:
-    """[tokens, k] from a list<list<…>> column, or None where nothing was recorded.
+    """[tokens, k] from a list<list<…>> column, or None if nothing was recorded.
 
-    A token with fewer than k entries is filled up with `nothing`.
+    A token with fewer than k entries is padded with `nothing`.
     """
     rows = column.flatten()
     if len(rows) != tokens:
-        return None  # some sample has none at all
+        return None  # at least one sample has none
     ends = np.asarray(rows.offsets, dtype=np.int64)
     widths = np.diff(ends)
     width = int(widths.max(initial=0))

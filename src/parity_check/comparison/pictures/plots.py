@@ -72,7 +72,7 @@ def log_ratio(axes: Axes, pictures: Pictures, floors: Sequence[Again]) -> None:
             )  # fmt: skip
     reach = highest - lowest + 1
     steps = range(1, reach + 1)
-    every = max(1, reach // 4)
+    every = math.ceil(reach / 4)
     shown = [step for step in steps if (reach - step) % every == 0 and step > 1]
     names = [_power(lowest + step - 1) for step in shown]
     axes.set_xticks(
@@ -112,7 +112,7 @@ def exceedance(
         lowest = min(lowest, share / 3)
         axes.fill_between(
             [threshold, 100], share, 3, color=COLOURS["bad"], alpha=0.22, linewidth=0,
-            label="beyond the tail limit",
+            label="tail limit",
         )  # fmt: skip
     axes.set_ylim(lowest, 1.3)
     axes.xaxis.set_major_formatter(_power_of)
