@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from parity_check.measure.invalid import InvalidCount
 from parity_check.measure.objective import Objective
 from parity_check.measure.stats import Estimate
 
