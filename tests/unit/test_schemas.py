@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from make_schemas import RECORDS, path, schema
 
 from helpers.canned_reports import KINDS
 from helpers.schemas import validator
+from make_schemas import RECORDS, path, schema
 from parity_check.report.json import dumps
 
 GOLDEN = Path(__file__).parents[1] / "golden"
