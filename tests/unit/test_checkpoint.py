@@ -73,5 +73,7 @@ def test_another_rope_base_is_refused() -> None:
 
 
 def test_another_dtype_is_refused() -> None:
-    with pytest.raises(InputError, match="candidate engine runs in float16, float32 was asked for"):
+    with pytest.raises(
+        InputError, match="candidate engine runs in float16, but float32 was requested"
+    ):
         check_reading("candidate", reading(None, dtype="float16"), "float32", {})

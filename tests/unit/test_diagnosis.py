@@ -57,12 +57,16 @@ def test_no_rule_matched_is_said_in_words() -> None:
 
 def test_without_alternatives_less_is_known_and_said() -> None:
     found = diagnosis_of(replace(DRIFTING, top=0))
-    assert any("no top-k alternatives" in fact for fact in found.known)
+    assert any("no or too few top-k alternatives" in fact for fact in found.known)
 
 
-def test_settings_that_differ_are_told_where_no_rule_matched() -> None:
+def test_unrequested_differences_are_observations_where_no_rule_matched() -> None:
     case = replace(case_of(DRIFTING), unrequested=("attention_backend", "block_size"))
-    assert diagnose(case, "drift").known[-1].endswith("asked for it: attention_backend, block_size")
+    assert (
+        diagnose(case, "drift")
+        .known[-1]
+        .endswith("without being requested: attention_backend, block_size")
+    )
 
 
 def test_findings_are_ranked_by_what_they_explain() -> None:

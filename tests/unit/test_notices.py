@@ -113,4 +113,4 @@ def test_what_a_trainer_does_otherwise(
     path, *others = trainers({"t": header})
     assert path.id == "trainer-path.t"
     assert [each.id for each in others] == ["trainer-distribution.t"] * (left_out is not None)
-    assert all(f"t leaves out {left_out}, which" in each.message for each in others)
+    assert all(f"t does not apply {left_out}, so" in each.message for each in others)

@@ -1,7 +1,7 @@
-"""The good practices of a trainer that learns from a rollout engine's logprobs, each a check.
+"""Good practices of a trainer that uses a rollout engine's logprobs, each as a check.
 
-A check fails where the configuration or the traces say so, passes where they show it, and is
-unknown where neither can tell: nothing is assumed of a training loop that is not here.
+A check passes or fails only if the configuration or the traces show it. Otherwise it is unknown:
+nothing is assumed about the training loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ASK = 'set objective.logprobs to "recompute" or "bypass"'
 
 @dataclass(frozen=True, slots=True)
 class Practice:
-    """One check: its name, its outcome, and what that rests on."""
+    """One check: name, outcome and evidence."""
 
     name: str
     status: Status
@@ -52,7 +52,7 @@ def _kept(
 ) -> Practice:
     name = "behaviour-logprobs-kept"
     total = measured.tokens + measured.excluded
-    lost = [each for each in measured.hygiene if each.engine == "behaviour"]
+    lost = [each for each in measured.invalid if each.engine == "behaviour"]
     if lost:
         told = ", ".join(f"{each.count:,} {each.kind.replace('_', ' ')}" for each in lost)
         return Practice(name, "fail", f"{told} among {total:,} sampled tokens")
@@ -99,7 +99,7 @@ def _apart(logprobs: Logprobs | None, measured: Measurement, floor: Measurement 
         return Practice(name, "fail", f"{mismatch} is in the policy ratio from the first step")
     own = "" if floor is None else f" (the trainer's own k3 is {floor['k3_kl'].value:.2g})"
     return Practice(
-        name, "pass", f"{mismatch} is in the importance weight; the policy ratio starts at 1{own}"
+        name, "pass", f"{mismatch} enters the importance weight; the policy ratio starts at 1{own}"
     )
 
 

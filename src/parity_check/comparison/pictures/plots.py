@@ -39,6 +39,7 @@ RATIO_UNIT = {
     "token": "importance ratio of a token",
     "sequence-mean": "geometric mean ratio of a sequence",
     "sequence-sum": "product of a sequence's ratios",
+    "sequence-extreme": "importance ratio of a token",
 }
 
 
@@ -183,10 +184,11 @@ def ratios(axes: Axes, pictures: Pictures, objective: Objective) -> None:
     total = found.counts.sum() + found.below + found.above
     edges = np.exp(found.edges)
     low, high = (math.exp(edge) for edge in objective.log_edges())
-    axes.axvspan(
-        max(low, edges[0]), min(high, edges[-1]), color=COLOURS["good"], alpha=0.18, linewidth=0,
-        label=f"band of {objective.name}",
-    )  # fmt: skip
+    if objective.statistic == "log ratio":
+        axes.axvspan(
+            max(low, edges[0]), min(high, edges[-1]), color=COLOURS["good"], alpha=0.18,
+            linewidth=0, label=f"band of {objective.name}",
+        )  # fmt: skip
     axes.stairs(
         np.maximum(found.counts / total, NOTHING), edges, baseline=NOTHING, fill=True,
         color=COLOURS["data"], alpha=0.6,
