@@ -55,7 +55,7 @@ def test_the_trainers_own_noise_is_evidence() -> None:
     found = checks(logprobs="recompute", floor=measured())
     assert "has a mean |Δ| of 0.01" in found["old-logprobs-recomputed"].evidence
     assert "the trainer's own noise" in found["mismatch-apart-from-ratio"].evidence
-    assert "not repeated" in checks(logprobs="recompute")["old-logprobs-recomputed"].evidence
+    assert "no A/A run" in checks(logprobs="recompute")["old-logprobs-recomputed"].evidence
 
 
 def test_kept_logprobs() -> None:
