@@ -1,4 +1,4 @@
-"""Write docs/reference/{metrics,causes}.md from the program's own tables.
+"""Write docs/reference/{metrics,causes,frameworks}.md from the program's own tables.
 
     python scripts/make_reference.py [--check]
 
@@ -8,10 +8,11 @@ With `--check` nothing is written; the exit code is 1 if a page is out of date.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from parity_check.comparison.diagnose import TOKEN_BUDGET
@@ -23,17 +24,13 @@ from parity_check.measure.gates import PROFILES
 from parity_check.measure.invalid import KINDS
 from parity_check.measure.measure import LENGTH_EDGES, QUANTILES, TAIL_THRESHOLDS
 from parity_check.measure.metrics import METRICS, RATIO_CAP, Metric
-from parity_check.measure.objectives import OBJECTIVES, Objective
+from parity_check.measure.objectives import NOT_ESTIMATED, OBJECTIVES, VERSIONS, Objective
 from parity_check.measure.stats import FEWEST_CLUSTERS, FOLDS
 from parity_check.report.numbers import number
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
 BETTER = {"lower": "lower is better", "higher": "higher is better"}
-LEVELS = {
-    "token": "token",
-    "sequence-mean": "sequence, geometric mean ratio",
-    "sequence-sum": "sequence, product of ratios",
-}
+VALUES = Path(__file__).parents[1] / "tests" / "data" / "framework-values.json"
 
 INTRODUCTION = """\
 # Metrics, objectives and limits
@@ -235,28 +232,34 @@ def _objectives() -> Iterator[str]:
     yield """\
 ## Objectives
 
-`[objective] kind` selects the objective of `clip_fraction`. All objectives are estimated in every
-run, and the JSON report has five parts of each: `low` and `high`, the shares beyond each edge;
-`band`, their sum; `active`, p · high + (1 − p) · low for a share p of positive advantages
-(`objective.positive_share`, which an engine comparison cannot measure); and `counted`, what the
-framework's own counter would show. All comparisons are strict: a ratio on the edge is not clipped.
+`[objective] kind` chooses whose clip rate `clip_fraction` is. All are estimated in every run and
+stand in the JSON report with four parts: `low` and `high`, the shares beyond each edge; `band`,
+their sum (a sequence beyond both counts once); `active`, p · high + (1 − p) · low for a share p of
+positive advantages (`objective.positive_share`, unknown to an engine comparison); and `counted`,
+what the framework's own counter would show. All comparisons are strict: a ratio on the edge is not
+clipped. Numbers of sequences are of whole rollouts: all turns, without the tokens that the policy
+did not sample. [Frameworks](frameworks.md) says which function of which file each row was held
+against.
 
-**Bypass** losses use the ratio of trainer over rollout engine, so mismatch enters the ratio: the
-number is the objective's clip rate at its first step. **Recompute** losses start at a ratio of 1,
-and mismatch only enters an importance weight: the number is the share of weights that the cap or
-mask changes. A report on a bypass loss also prints the truncation share of TIS. Set
-`objective.logprobs` (`"bypass"` or `"recompute"`) to say which one you use.
+**Bypass** losses take the ratio of trainer over rollout engine, so mismatch enters the ratio: the
+number is the objective's own clip rate at its first step. PipelineRL, prime-rl, torchtitan, verl
+with `bypass_mode`, OpenRLHF's GSPO with IS correction, SkyRL's `rollout_is` and slime with
+`--use-rollout-logprobs` do so. **Recompute** losses start at a ratio of 1 and see the mismatch in
+an importance weight only: the number is the share of weights that the cap or mask would change. A
+clip of theirs counts nothing at the first step. TRL has no bypass: its rows of clips say what its
+edges would clip if Δ were in the ratio, and its own number is 0. A report about a bypass loss
+prints the share of TIS beside its clip rate; with `objective.logprobs = "recompute"` it prints that
+share alone.
 
-`epsilon_low` and `epsilon_high` override the edges: a distance from 1 for clips (from 0 if the
-edge is of the log ratio), the edge itself for caps, masks, `dual-clip` and `cispo-trl`.
+`epsilon_low` and `epsilon_high` override the edges: a distance from 1 for clips (from 0 where the
+edges lie around 0), the edge itself for caps, masks, `dual-clip`, `delta-trl` and `cispo-trl`.
 """
     heads = (
         "kind",
         "what",
         "loss",
-        "compares",
-        "edges",
-        "counts",
+        "counts what has",
+        "at",
         "average over",
         "as counted by",
         "source",
@@ -265,13 +268,9 @@ edge is of the log ratio), the edge itself for caps, masks, `dual-clip` and `cis
 
 
 def _objective(row: Objective) -> Sequence[str]:
-    edges = " to ".join("–" if edge is None else f"{edge:g}" for edge in (row.low, row.high))
-    if row.low is None:
-        edges = f"above {row.high:g}"
-    edges += " (log ratio)" if row.unit == "log ratio" else ""
     return (
-        f"`{row.name}`", f"{row.label}. {row.sentence}", row.wiring, LEVELS[row.level], edges,
-        _counts(row), f"{row.averaging}s", row.counter, row.source,
+        f"`{row.name}`", f"{row.label}. {row.sentence}", row.wiring, row.edges_in_words(),
+        _counts(row), f"{row.averaging}s", str(row.counter), row.source,
     )  # fmt: skip
 
 
@@ -279,7 +278,74 @@ def _counts(row: Objective) -> str:
     if row.low_counts == row.high_counts == "any":
         return "every crossing"
     sides = [] if row.low is None else [f"below at {row.low_counts} A"]
-    return ", ".join([*sides, f"above at {row.high_counts} A"])
+    return ", ".join([*sides, *([] if row.high is None else [f"above at {row.high_counts} A"])])
+
+
+FRAMEWORKS = """\
+# Frameworks
+
+Generated from the program's own rows by `python scripts/make_reference.py`; do not edit.
+
+What each framework counts, and which row of the [objectives](metrics.md#objectives) or
+[metrics](metrics.md#metrics) is that number. *equal* means that the framework's own function, run
+on the same arrays (64 sequences, 10,393 tokens, heavy tails), gave the same number within 2e-5,
+with all advantages positive and with all negative: `tests/unit/test_framework_values.py`. *read*
+means that the code was read and the row is tested against a slow count of the same rule, because
+the framework logs no number or its function does not run by itself. What follows is the difference.
+
+Versions: {versions}.
+"""
+METRIC_SOURCES = (
+    ("PipelineRL", "clamped_importance_ratio", "rl/ratio_new_old (policy_loss reinforce)",
+     "rl_step", "pipelinerl/finetune/rl/__init__.py"),
+    ("PipelineRL", "sequence_importance_ratio", "rl/ratio_new_old (policy_loss ppo)",
+     "rl_step", "pipelinerl/finetune/rl/__init__.py"),
+    ("ROLL", "sequence_importance_ratio", "actor/train_infer_ratio_token_mean",
+     "compute_train_infer_correction", "roll/utils/train_infer_corrections.py"),
+    ("NeMo-RL", "truncated_importance_ratio", "sampling_importance_ratio (tis)",
+     "ClippedPGLossFn.__call__", "nemo_rl/algorithms/loss/loss_functions.py"),
+    ("verl", "truncated_importance_ratio", "rollout_corr/rollout_is_mean",
+     "compute_is_metrics", "verl/trainer/ppo/rollout_corr_helper.py"),
+    ("verl", "ess_truncated", "rollout_corr/rollout_is_eff_sample_size",
+     "compute_is_metrics", "verl/trainer/ppo/rollout_corr_helper.py"),
+)  # fmt: skip
+"""Metrics that were held against a framework's own."""
+
+
+def frameworks_page() -> str:
+    """frameworks.md, whole."""
+    held = json.loads(VALUES.read_text(encoding="utf-8"))
+    versions = "; ".join(f"{name} {version}" for name, version in VERSIONS.items())
+    heads = ("framework", "its number", "function", "file", "our row", "equal?")
+    rows = [
+        (
+            each.framework, f"`{each.metric}`", f"`{each.function}`", f"`{each.file}`",
+            f"`{row.name}`", _equal(held.get(each.framework, {}), row.name, each.difference),
+        )
+        for row in OBJECTIVES.values()
+        for each in row.counters
+    ]  # fmt: skip
+    rows += [
+        (name, f"`{metric}`", f"`{function}`", f"`{file}`", f"`{ours}`",
+         _equal(held[name], ours, ""))
+        for name, ours, metric, function, file in METRIC_SOURCES
+    ]  # fmt: skip
+    rows += [
+        (each.framework, f"`{each.metric}`", f"`{each.function}`", f"`{each.file}`", "–", why)
+        for each, why in NOT_ESTIMATED
+    ]
+    order = list(VERSIONS)
+    parts = [
+        FRAMEWORKS.format(versions=versions),
+        _table(heads, sorted(rows, key=lambda row: order.index(row[0]))),
+    ]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+
+
+def _equal(held: Mapping[str, object], name: str, difference: str) -> str:
+    run = any(key.split()[0] == name for key in held)
+    state = "equal" if run else "read"
+    return f"{state}; {difference}" if difference else state
 
 
 def _invalid() -> Iterator[str]:
@@ -337,7 +403,11 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="compare only; write nothing")
     options = parser.parse_args()
-    pages = {PAGES / "metrics.md": metrics_page(), PAGES / "causes.md": causes_page()}
+    pages = {
+        PAGES / "metrics.md": metrics_page(),
+        PAGES / "causes.md": causes_page(),
+        PAGES / "frameworks.md": frameworks_page(),
+    }
     if options.check:
         stale = [path for path, text in pages.items() if not _holds(path, text)]
         for path in stale:

@@ -64,8 +64,9 @@ class Outcome:
 def judge(case: Case, run: Path) -> Outcome:
     """Diagnose a run directory like `parity-check report`."""
     report = analyse(run, load_config(run / "config.toml"))
-    sizes = [each.measurement["mean_abs_log_ratio"].value for each in report.directions]
-    return Outcome(case, report.diagnosis.findings, report.workload.tokens, max(sizes))
+    [pair] = report.pairs
+    sizes = [each.measurement["mean_abs_log_ratio"].value for each in pair.directions]
+    return Outcome(case, pair.diagnosis.findings, report.workload.tokens, max(sizes))
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:

@@ -18,8 +18,7 @@ from parity_check.cli.options import (
     Color,
     ConfigFile,
     DryRun,
-    DumpFiles,
-    DumpFormat,
+    Dump,
     Engine,
     ExitZero,
     Format,
@@ -328,8 +327,7 @@ def weight_sync(
 @cli.command("import")
 def import_dump(
     context: typer.Context,
-    format: DumpFormat,
-    files: DumpFiles,
+    dump: Dump,
     trace: TraceOut,
     sampling: StatedSampling = None,
     model: StatedModel = None,
@@ -340,6 +338,7 @@ def import_dump(
     from parity_check.importers import command as importing
 
     console = _console(context, -quiet, color, None)
+    format, files = importing.format_and_files(dump)
     importing.import_dump(format, files, trace, sampling or [], model, console)
 
 

@@ -84,11 +84,12 @@ ReferenceTrace = Annotated[
 WorkloadTrace = Annotated[
     Path | None, typer.Option(help="Replay the tokens of this trace on both engines.")
 ]
-DumpFormat = Annotated[
-    str, typer.Argument(metavar="FORMAT", help="prime-rl, slime, verl, trl or openai.")
-]
-DumpFiles = Annotated[
-    list[Path], typer.Argument(metavar="FILE…", help="Files of the dump, unchanged.")
+Dump = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[FORMAT] FILE…",
+        help="auto (found by content) or a framework's name; then the files, as they were written.",
+    ),
 ]
 TraceOut = Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")]
 StatedSampling = Annotated[

@@ -12,6 +12,7 @@ from parity_check.comparison.diagnose import diagnosis_case
 from parity_check.comparison.judgement import (
     TRUNCATION,
     Judgement,
+    at_first_step,
     clip_of,
     judgement,
     measure_pair,
@@ -72,7 +73,7 @@ def analyse_pair(one: Path, other: Path, judging: Judging) -> ComparisonReport:
 
 
 def _report(run: StoredRun, config: Judging) -> ComparisonReport:
-    how = judgement(config)
+    how = judgement(at_first_step(config))
     floors = tuple(
         Floor(each.engine, measure_pair(each.baseline, each.again, each.engine, how))
         for each in run.repeats
@@ -80,7 +81,7 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
     pairs = tuple(_pair(run, one, other, floors, how) for one, other in run.pairs())
     matrix = None
     if isinstance(config, Config) and len(run.names) > len(ROLES):
-        matrix = analyse_matrix(run, pairs, floors, config, how)
+        matrix = analyse_matrix(run, pairs, floors, config, judgement(config))
     headers = {name: run.header(name) for name in run.names}
     first = run.rollouts[0].behaviour.header
     differences = {(each.reference, each.candidate): each.differences for each in pairs}

@@ -30,6 +30,20 @@ class Judgement:
     cluster_by: Literal["prompt", "sample"]
 
 
+def at_first_step(config: Judging) -> Judging:
+    """What the loss of a run does with the mismatch at its first step.
+
+    A loss that recomputes its old logprobs clips nothing then: its number is the share of
+    importance weights that would be cut.
+    """
+    chosen = config.objective
+    row = choose_objective(chosen.kind, chosen.epsilon_low, chosen.epsilon_high)
+    if chosen.logprobs != "recompute" or row.kind != "clip":
+        return config
+    weight = {"kind": TRUNCATION, "epsilon_low": None, "epsilon_high": None}
+    return config.model_copy(update={"objective": chosen.model_copy(update=weight)})
+
+
 def judgement(config: Judging) -> Judgement:
     """Raises ConfigError for an unknown objective, profile or metric, and for limits ≤ 0."""
     chosen = config.objective

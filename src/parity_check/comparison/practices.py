@@ -54,55 +54,50 @@ def _kept(
     total = measured.tokens + measured.excluded
     lost = [each for each in measured.invalid if each.engine == "behaviour"]
     if lost:
-        kinds = ", ".join(f"{each.count:,} {each.kind.replace('_', ' ')}" for each in lost)
-        return Practice(name, "fail", f"invalid logprobs among {total:,} sampled tokens: {kinds}")
+        told = ", ".join(f"{each.count:,} {each.kind.replace('_', ' ')}" for each in lost)
+        return Practice(name, "fail", f"{told} among {total:,} sampled tokens")
     mode = rollout.settings["logprobs_mode"].in_force
     if mode != "processed_logprobs" and sampling["temperature"] not in (0.0, 1.0):
         return Practice(
             name,
             "fail",
-            f"the rollout engine returns {mode} at temperature {sampling['temperature']:g}: not "
-            "the distribution that it sampled from",
+            f"the rollout engine returns {mode} at temperature {sampling['temperature']:g}, which "
+            "belong to a different distribution than the one it sampled from",
         )
     return Practice(
         name,
         "pass",
-        f"all {total:,} sampled tokens have the logprob returned while sampling ({mode} in force)",
+        f"all {total:,} sampled tokens have the logprob that was returned while sampling "
+        f"({mode} in force)",
     )
 
 
 def _recomputed(logprobs: Logprobs | None, floor: Measurement | None) -> Practice:
     name = "old-logprobs-recomputed"
     if logprobs is None:
-        return Practice(name, "unknown", f"not configured: {ASK}")
+        return Practice(name, "unknown", f"depends on the loss: {ASK}")
     if logprobs == "bypass":
         return Practice(
-            name,
-            "fail",
-            'objective.logprobs = "bypass": the rollout\'s logprobs are used as old logprobs',
+            name, "fail", 'objective.logprobs = "bypass": the rollout logprobs are the old logprobs'
         )
     if floor is None:
-        return Practice(
-            name, "pass", 'objective.logprobs = "recompute"; the trainer had no A/A run'
-        )
+        return Practice(name, "pass", 'objective.logprobs = "recompute"; the trainer was not rerun')
     return Practice(
         name,
         "pass",
-        'objective.logprobs = "recompute"; rerun in a different batch shape, the trainer has a '
-        f"mean |Δ| of {floor['mean_abs_log_ratio'].value:.2g} nats",
+        'objective.logprobs = "recompute"; rerun with a different batch shape, the trainer has a '
+        f"mean |Δ| of {floor['mean_abs_log_ratio'].value:.2g} nats to itself",
     )
 
 
 def _apart(logprobs: Logprobs | None, measured: Measurement, floor: Measurement | None) -> Practice:
     name = "mismatch-apart-from-ratio"
-    mismatch = f"a mismatch of k3 = {measured['k3_kl'].value:.2g} nats"
+    mismatch = f"a mismatch with a k3 of {measured['k3_kl'].value:.2g} nats"
     if logprobs is None:
-        return Practice(
-            name, "unknown", f"{mismatch}; not known whether it enters the policy ratio: {ASK}"
-        )
+        return Practice(name, "unknown", f"{mismatch}; the loss decides where it goes: {ASK}")
     if logprobs == "bypass":
-        return Practice(name, "fail", f"{mismatch} enters the policy ratio from the first step")
-    own = "" if floor is None else f" (the trainer's own noise: k3 {floor['k3_kl'].value:.2g})"
+        return Practice(name, "fail", f"{mismatch} is in the policy ratio from the first step")
+    own = "" if floor is None else f" (the trainer's own k3 is {floor['k3_kl'].value:.2g})"
     return Practice(
         name, "pass", f"{mismatch} enters the importance weight; the policy ratio starts at 1{own}"
     )
@@ -112,5 +107,5 @@ def _ess(measured: Measurement, gated: frozenset[str]) -> Practice:
     name = "ess-tracked"
     found = f"{100 * measured['ess'].value:.4g} % of {measured.tokens:,} tokens"
     if "ess" in gated:
-        return Practice(name, "pass", f"{found}, with a limit")
-    return Practice(name, "fail", f"{found}, without a limit: set gates.ess")
+        return Practice(name, "pass", f"{found}; gates.ess has a limit")
+    return Practice(name, "fail", f"{found}; no limit would catch a drop: set gates.ess")

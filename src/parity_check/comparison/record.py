@@ -27,7 +27,15 @@ from parity_check.measure.decomposition import Decomposition
 from parity_check.measure.gates import GateResult, Verdict
 from parity_check.measure.gates import Kind as LimitKind
 from parity_check.measure.metrics import METRICS
-from parity_check.measure.objectives import Objective
+from parity_check.measure.objective import (
+    Advantage,
+    Averaging,
+    Kind,
+    Level,
+    Objective,
+    Unit,
+    Wiring,
+)
 from parity_check.measure.results import ClipEstimate, FirstDivergence
 from parity_check.measure.stats import Estimate
 from parity_check.report.record import Record, opening
@@ -93,13 +101,33 @@ class DirectionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectiveRecord:
+    """One row of the objectives; `low` and `high` are edges in `unit`."""
+
+    name: str
+    label: str
+    kind: Kind
+    wiring: Wiring
+    level: Level
+    low: float | None
+    high: float | None
+    unit: Unit
+    high_counts: Advantage
+    low_counts: Advantage
+    averaging: Averaging
+    counter: str
+    source: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClipRecord:
     """What an objective would do to a direction; `length` is the bin, null for all lengths."""
 
     sampled_by: str
     evaluated_by: str
     length: str | None
-    objective: Objective
+    objective: ObjectiveRecord
     positive_share: float
     counted: Estimate
     band: Estimate
@@ -361,7 +389,17 @@ def _clips(direction: Direction) -> Iterator[ClipRecord]:
     measured = direction.measurement
     every: list[tuple[str | None, ClipEstimate]] = [(None, clip) for clip in measured.clips]
     for length, clip in [*every, *measured.clips_by_length]:
-        yield ClipRecord(direction.sampled_by, direction.evaluated_by, length, **_fields(clip))
+        yield ClipRecord(
+            direction.sampled_by,
+            direction.evaluated_by,
+            length,
+            **{**_fields(clip), "objective": _objective(clip.objective)},
+        )
+
+
+def _objective(row: Objective) -> ObjectiveRecord:
+    kept = [each.name for each in fields(ObjectiveRecord) if each.name != "counter"]
+    return ObjectiveRecord(**{name: getattr(row, name) for name in kept}, counter=str(row.counter))
 
 
 def _gate(direction: Direction, gate: GateResult) -> GateRecord:

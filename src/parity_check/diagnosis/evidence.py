@@ -117,6 +117,8 @@ def first_samples(batch: SampleBatch, budget: int) -> SampleBatch:
         sample_ids=batch.sample_ids[:samples],
         prompt_ids=batch.prompt_ids[:samples],
         prompt_groups=batch.prompt_groups[:samples],
+        rollout_ids=None if batch.rollout_ids is None else batch.rollout_ids[:samples],
+        turns=None if batch.turns is None else batch.turns[:samples],
         prompt_starts=batch.prompt_starts[: samples + 1],
         prompt_token_ids=batch.prompt_token_ids[:prompts],
         starts=batch.starts[: samples + 1],

@@ -7,11 +7,24 @@ from pathlib import Path
 
 from parity_check.config.load import stated_sampling
 from parity_check.console import Console
+from parity_check.errors import InputError
 from parity_check.files import check_writable
 from parity_check.importers import headers
-from parity_check.importers.formats import importer
+from parity_check.importers.formats import AUTO, IMPORTERS, check_format, find_format, importer
 from parity_check.importers.turns import Imported, collect
 from parity_check.traces.trace import check_vocabulary, write_trace
+
+
+def format_and_files(words: Sequence[str]) -> tuple[str, list[Path]]:
+    """A format, AUTO where none is named, and the files. Raises ConfigError, InputError."""
+    first, *others = words
+    if first == AUTO or first in IMPORTERS:
+        if not others:
+            raise InputError(f"no file of {first} to import", hint="name the files of the dump")
+        return first, [Path(word) for word in others]
+    if not Path(first).exists() and Path(first).name == first and not Path(first).suffix:
+        importer(first)
+    return AUTO, [Path(word) for word in words]
 
 
 def evaluating_path(path: Path) -> Path:
@@ -29,8 +42,14 @@ def import_dump(
 ) -> None:
     """Write the rollout's trace of a dump, and the trainer's trace if the dump has one.
 
-    Writes nothing before everything is read and checked. Raises ConfigError, InputError.
+    `format` is a framework's name, or AUTO. Nothing is written before everything is read and
+    checked. Raises ConfigError, InputError.
     """
+    if format == AUTO:
+        format = find_format(files)
+        console.say(f"read as {format}, by content")
+    else:
+        check_format(format, files)
     how = importer(format)
     sampling = stated_sampling(stated)
     fingerprint, vocabulary = headers.stated_model(model)
@@ -64,7 +83,9 @@ def _left_out(imported: Imported) -> str:
     sampled = imported.sequences - imported.unsampled
     notes = []
     if len(imported.behaviour) > sampled:
-        notes.append(f"{sampled} sequences were split into one sample per turn")
+        notes.append(f"{sampled} sequences became one sample a turn")
+    if imported.rollouts < sampled:
+        notes.append(f"{sampled} sequences are of {imported.rollouts} rollouts")
     if imported.masked:
         notes.append(f"{imported.masked} masked tokens between turns are only context")
     if imported.unsampled:

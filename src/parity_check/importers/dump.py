@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from parity_check.errors import InputError
 
@@ -39,18 +43,40 @@ class Dumped:
     behaviour: Logprobs
     evaluating: Logprobs | None
     prompt_id: str | None = None
-    """None if the dump has no prompt ids: equal prompts are then found by their token ids."""
+    """None where the dump names no prompt: equal prompts are then found by their ids."""
+    rollout_id: str | None = None
+    """None where this sequence is a rollout of its own; several sequences may be of one rollout."""
     group: str = ""
     finish_reason: str | None = None
-    policy_version: int | None = None
+    policy_versions: Sequence[int | None] | None = None
+    """The policy that sampled each token, where the dump says; a turn's is that of its oldest."""
     text: str | None = None
     alternatives: Alternatives | None = None
     texts: Mapping[int, str] = field(default_factory=dict)
     """The text of token ids, if the dump has it."""
 
 
+def prompt_name(ids: Sequence[int]) -> str:
+    """A name for the prompt of these ids: samples of one group share it."""
+    return f"prompt-{hashlib.sha256(np.asarray(ids, '<i4').tobytes()).hexdigest()[:12]}"
+
+
+def turns_of(sampled: Sequence[bool]) -> list[tuple[int, int]]:
+    """Where runs of sampled tokens begin and end."""
+    edges = np.flatnonzero(np.diff([False, *sampled, False]))
+    return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
+
+
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects of a JSON lines file with their places. Raises InputError."""
+    """The objects of a JSON lines file with their places. Raises InputError."""
+    for place, row in json_lines(path):
+        if not isinstance(row, dict):
+            raise InputError(f"{place}: expected an object")
+        yield place, row
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The values of a JSON lines file with their places. Raises InputError."""
     empty = True
     for number, line in _lines(path):
         if not line.strip():
@@ -63,8 +89,6 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise InputError(f"{place}: not valid JSON, or truncated: {error}") from None
         except RecursionError:
             raise InputError(f"{place}: not valid JSON: nested too deeply") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{place}: expected an object")
         yield place, row
     if empty:
         raise InputError(f"{path}: the file is empty")
@@ -130,6 +154,25 @@ def mask_list(value: Any, name: str, place: str) -> list[bool]:
     if not isinstance(value, list) or any(each not in (0, 1) for each in value):
         raise InputError(f"{place}: `{name}` is not a list of 0 and 1")
     return [bool(each) for each in value]
+
+
+def check_masks(names: Iterable[str], known: Collection[str], place: str) -> None:
+    """Refuse a column that looks like a mask and is not known. Raises InputError.
+
+    A mask that is not applied gives wrong numbers without a word.
+    """
+    for name in names:
+        if "mask" in name.lower() and name not in known:
+            raise InputError(
+                f"{place}: `{name}` looks like a mask, and this importer does not know what it "
+                "masks",
+                hint="apply it before the dump, or leave it out if it masks no token",
+            )
+
+
+def kept(columns: Mapping[str, Sequence[Any]], mask: Sequence[bool]) -> dict[str, list[Any]]:
+    """The columns without the entries that `mask` leaves out; all are equally long."""
+    return {name: list(compress(column, mask)) for name, column in columns.items()}
 
 
 def check_lengths(columns: Mapping[str, Sequence[Any]], place: str) -> None:

@@ -43,6 +43,11 @@ NO_IDS = "request token ids from the server: `return_token_ids: true`"
 NO_LOGPROBS = "request them from the server: `logprobs`"
 
 
+def recognise(row: Any) -> bool:
+    """Whether the first line of a file is one of these."""
+    return isinstance(row, dict) and "choices" in row
+
+
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
     """The choices of all responses, in order. Raises InputError."""
     models: dict[str, str] = {}

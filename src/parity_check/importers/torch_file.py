@@ -59,6 +59,15 @@ class Opaque:
     def extend(self, *_: Any) -> None: ...
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as those of torch.save do. Raises InputError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
+    except OSError as error:
+        raise InputError(f"cannot read the dump {path}: {error.strerror}") from None
+
+
 def read_torch(path: Path) -> Any:
     """The object in a torch.save file, with tensors as numpy arrays. Raises InputError."""
     try:
@@ -123,6 +132,8 @@ class _Unpickler(pickle.Unpickler):
         named = f"{module}.{name}"
         known = {
             "torch._utils._rebuild_tensor_v2": _tensor,
+            "torch._tensor._rebuild_from_type_v2": _of_type,
+            "torch.nested._internal.nested_tensor._rebuild_njt": _jagged,
             "collections.OrderedDict": dict,
             "torch.Size": tuple,
         }
@@ -161,6 +172,25 @@ def _tensor(
         )
     found: NDArray[Any] = storage[index]
     return found
+
+
+def _of_type(rebuild: Any, kind: Any, arguments: Any, state: Any) -> Any:
+    """A tensor with attributes of its own, or of a subclass: of those, only the jagged is known."""
+    if rebuild in (_tensor, _jagged):
+        return rebuild(*arguments)
+    return Opaque(kind, arguments, state)
+
+
+def _jagged(state: Any) -> list[NDArray[Any]]:
+    """A jagged tensor, as the list of its rows: `values` cut at `offsets`."""
+    values, offsets, lengths = state["values"], state["offsets"], state.get("lengths")
+    if state.get("_ragged_idx", 1) != 1 or offsets.ndim != 1:
+        raise ValueError("a jagged tensor that is not ragged along its second axis")
+    starts = offsets[:-1].tolist()
+    ends = offsets[1:].tolist() if lengths is None else (offsets[:-1] + lengths).tolist()
+    if any(not 0 <= first <= last <= len(values) for first, last in zip(starts, ends, strict=True)):
+        raise ValueError("a jagged tensor beyond its values")
+    return [values[first:last] for first, last in zip(starts, ends, strict=True)]
 
 
 def _guarded(path: Path, load: Any) -> Any:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from parity_check.measure import stats
-from parity_check.measure.objectives import Objective
+from parity_check.measure.objective import Objective
 from parity_check.measure.results import Bin, ClipEstimate
 from parity_check.measure.stats import Estimate, Floats
 
@@ -33,8 +33,15 @@ class Estimator:
         )  # fmt: skip
 
     def clip(
-        self, row: Objective, low: Floats, high: Floats, weights: Floats, effective_n: float
+        self,
+        row: Objective,
+        low: Floats,
+        high: Floats,
+        weights: Floats,
+        effective_n: float,
+        both: Floats | float = 0.0,
     ) -> ClipEstimate:
+        """The shares beyond each edge; `both` of them are beyond the two, and count once."""
         name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
         positive = self.positive_share
 
@@ -44,8 +51,8 @@ class Estimator:
         return ClipEstimate(
             objective=row,
             positive_share=positive,
-            counted=share("", row.counted(low, high, positive)),
-            band=share("_band", low + high),
+            counted=share("", row.counted(low, high, positive) - both),
+            band=share("_band", low + high - both),
             low=share("_low", low),
             high=share("_high", high),
             active=share("_active", positive * high + (1.0 - positive) * low),

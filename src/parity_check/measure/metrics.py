@@ -23,9 +23,11 @@ class PairedChunk:
     """Whole samples, paired token by token: flat arrays over tokens, split by `starts`.
 
     Sample s owns tokens `starts[s]:starts[s + 1]`; `cluster` and `group` [S] number its prompt and
-    its prompt group. A missing logprob is NaN: `*_nulls` count the NaN that stand for missing
-    logprobs, `*_voided` those of the `*_wrong_lengths` samples, whose logprobs do not match their
-    tokens. Alternatives are [n, k], on both sides or on neither.
+    its prompt group. A logprob that an engine did not return is NaN; `*_nulls` say how many of the
+    NaN are such, and `*_voided` how many belong to the `*_wrong_lengths` samples whose logprobs
+    match no tokens. The alternatives are [n, k], on both sides or on neither. `rollout` and `turn`
+    [S] number the rollout of which a sample is a turn, and the turn; None where each sample is a
+    whole rollout.
     """
 
     behaviour_logprob: F32
@@ -44,6 +46,8 @@ class PairedChunk:
     evaluating_wrong_lengths: int = 0
     behaviour_voided: int = 0
     evaluating_voided: int = 0
+    rollout: I32 | None = None
+    turn: I32 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ _ROWS = (
     Metric(
         "mean_log_ratio", "mean Δlogprob", "nats", "target", 0.0, True,
         "mean Δ",
-        "TRL sampling_logp_difference (absolute there), torchtitan logprob_diff/mean",
+        "torchtitan logprob_diff/mean",
         "any bias of either engine: temperature, truncated support, penalties, precision",
     ),
     Metric(
@@ -79,15 +83,17 @@ _ROWS = (
     ),
     Metric(
         "mean_abs_log_ratio", "mean |Δlogprob|", "nats", "lower", 0.0, False,
-        "mean |Δ|", "slime train_rollout_logprob_abs_diff",
+        "mean |Δ|",
+        "TRL sampling_logp_difference/mean; slime train_rollout_logprob_abs_diff is the mean of "
+        "each sequence's own",
         "the same noise, with less weight on outliers",
     ),
     Metric(
         "mean_importance_ratio", "mean importance ratio", "ratio", "target", 1.0, True,
         "mean exp Δ (Δ cut at ±20, as in verl)",
-        "NeMo-RL sampling_importance_ratio, PipelineRL ratio_new_old",
-        "only wrong logprobs recorded by the behaviour engine: raw logprobs, truncated support, "
-        "shifted tokens",
+        "prime-rl importance_ratio, SkyRL is_ratio_mean; NeMo-RL sampling_importance_ratio where "
+        "nothing is truncated",
+        "the behaviour engine's bookkeeping only: raw logprobs, truncated support, shifted tokens",
     ),
     Metric(
         "geometric_mean_ratio", "geometric mean ratio", "ratio", "target", 1.0, False,
@@ -136,8 +142,37 @@ _ROWS = (
     ),
     Metric(
         "ess", "effective sample size", "share", "higher", 1.0, True,
-        "(Σ r)² / (n Σ r²)", "Kish 1965; verl rollout_is_eff_sample_size, PipelineRL rl/ess",
+        "(Σ r)² / (n Σ r²)", "Kish 1965; PipelineRL rl/ess",
         "spread of the ratio; a few large ratios",
+    ),
+    Metric(
+        "ess_truncated", "effective sample size, truncated", "share", "higher", 1.0, False,
+        "(Σ w)² / (n Σ w²) with w = min(r, 2)", "verl rollout_corr/rollout_is_eff_sample_size",
+        "spread of the ratio below the cap: the tail that ess shows is cut",
+    ),
+    Metric(
+        "ess_sequence", "effective sample size, sequences", "share", "higher", 1.0, False,
+        "(Σ w)² / (n Σ w²) with w = exp ΣΔ of each sequence (ΣΔ cut at ±20)", "Kish 1965",
+        "bias and noise times length",
+    ),
+    Metric(
+        "truncated_importance_ratio", "mean ratio, truncated", "ratio", "target", 1.0, False,
+        "mean min(r, 2)",
+        "NeMo-RL sampling_importance_ratio with tis, verl rollout_corr/rollout_is_mean",
+        "as the mean ratio, without its upper tail",
+    ),
+    Metric(
+        "sequence_importance_ratio", "mean ratio, by sequence", "ratio", "target", 1.0, False,
+        "mean over sequences of each one's mean r",
+        "PipelineRL rl/ratio_new_old (ppo, gspo), ROLL actor/train_infer_ratio_token_mean",
+        "as the mean ratio; short sequences weigh as much as long ones",
+    ),
+    Metric(
+        "clamped_importance_ratio", "mean ratio, clamped, by sequence", "ratio", "target", 1.0,
+        False,
+        "mean over sequences of each one's mean min(r, 1.02)",
+        "PipelineRL rl/ratio_new_old (reinforce)",
+        "below 1 wherever there is noise: what is above the clamp is cut, what is below stays",
     ),
     Metric(
         "chi2_token", "χ², token", "1", "target", 0.0, False,
@@ -184,9 +219,15 @@ METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
 RATIO_CAP = 20.0
 """Exponentials clamp Δ to ± this (verl's SAFETY_BOUND): e^20 is a broken token, e^800 is inf."""
 
+TRUNCATION_CAP = 2.0
+"""Where verl, slime, SkyRL and open-instruct cut an importance weight by default."""
+REINFORCE_CLAMP = 1.02
+"""Where PipelineRL's default loss cuts the ratio (epsilon_high 2e-2 of conf/finetune/base.yaml)."""
+
 COLUMNS = (
     "count", "log_ratio", "abs_log_ratio", "squared_log_ratio", "ratio", "squared_ratio", "k3",
-    "reverse_k3", "multiplicative", "probability_difference", "identical",
+    "reverse_k3", "multiplicative", "probability_difference", "identical", "deviation",
+    "truncated_ratio", "squared_truncated_ratio", "clamped_ratio", "increased",
 )  # fmt: skip
 """The per-token quantities that are summed, in the order of `token_columns`."""
 COLUMN = {name: index for index, name in enumerate(COLUMNS)}
@@ -200,7 +241,10 @@ def token_columns(behaviour: F32, evaluating: F32) -> Floats:
     """
     n = len(behaviour)
     columns = np.empty((len(COLUMNS), n))
-    count, delta, size, square, ratio, squared_ratio, k3, reverse, multiple, moved, same = columns
+    count, delta, size, square, ratio, squared_ratio, k3, reverse, multiple, moved, same = columns[
+        :11
+    ]
+    deviation, truncated, squared_truncated, clamped, increased = columns[11:]
     count[:] = 1.0
     np.subtract(evaluating, behaviour, out=delta, dtype=np.float64)
     np.abs(delta, out=size)
@@ -209,8 +253,12 @@ def token_columns(behaviour: F32, evaluating: F32) -> Floats:
     np.expm1(exponent, out=k3)
     np.add(k3, 1.0, out=ratio)
     np.square(ratio, out=squared_ratio)
-    np.abs(k3, out=moved)
-    moved *= np.exp(behaviour)
+    np.abs(k3, out=deviation)
+    np.multiply(deviation, np.exp(behaviour), out=moved)
+    np.minimum(ratio, TRUNCATION_CAP, out=truncated)
+    np.square(truncated, out=squared_truncated)
+    np.minimum(ratio, REINFORCE_CLAMP, out=clamped)
+    np.greater(delta, 0.0, out=increased)
     k3 -= delta
     np.maximum(k3, 0.0, out=k3)
     np.expm1(-exponent, out=reverse)

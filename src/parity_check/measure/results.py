@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parity_check.measure.invalid import InvalidCount
-from parity_check.measure.objectives import Objective
+from parity_check.measure.objective import Objective
 from parity_check.measure.stats import Estimate
 
 
@@ -49,13 +49,17 @@ class FirstDivergence:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """All results of one sampling direction."""
+    """Everything measured of one sampling direction.
+
+    `samples` have usable tokens; where they are turns, `rollouts` of them are whole sequences.
+    """
 
     sampled_by: str
     level: float
     tokens: int
     excluded: int
     samples: int
+    rollouts: int
     clusters: int
     estimates: tuple[Estimate, ...]
     tails: tuple[tuple[float, Estimate], ...]

@@ -20,8 +20,10 @@ BATCH_COLUMNS = [
     "logprobs",
     "top_token_ids",
     "top_logprobs",
+    "rollout_id",
+    "turn",
 ]
-"""The columns of a trace in a batch."""
+"""The columns of a trace that a batch is made of; the last two are not in every trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class SampleBatch:
     top_logprobs: NDArray[np.float32] | None
     wrong_lengths: int = 0
     voided: int = 0
+    rollout_ids: list[str] | None = None
+    turns: NDArray[np.int32] | None = None
 
 
 def batch_of(table: pa.Table) -> SampleBatch:
@@ -65,8 +69,14 @@ def batch_of(table: pa.Table) -> SampleBatch:
     prompts = column("prompt_token_ids")
     prompt_starts = np.asarray(prompts.offsets, dtype=np.int64)
     tokens = int(starts[-1] - starts[0])
+    samples = column("sample_id").to_pylist()
+    rollouts = turns = None
+    if "rollout_id" in table.column_names and "turn" in table.column_names:
+        named = zip(column("rollout_id").to_pylist(), samples, strict=True)
+        rollouts = [sample if rollout is None else rollout for rollout, sample in named]
+        turns = np.asarray(column("turn").fill_null(0), np.int32)
     return SampleBatch(
-        sample_ids=column("sample_id").to_pylist(),
+        sample_ids=samples,
         prompt_ids=column("prompt_id").to_pylist(),
         prompt_groups=column("prompt_group").to_pylist(),
         prompt_starts=prompt_starts - prompt_starts[0],
@@ -79,6 +89,8 @@ def batch_of(table: pa.Table) -> SampleBatch:
         top_logprobs=_rectangle(column("top_logprobs"), tokens, np.float32, np.nan),
         wrong_lengths=int(np.count_nonzero(~fits)),
         voided=int(np.diff(starts)[~fits].sum()),
+        rollout_ids=rollouts,
+        turns=turns,
     )
 
 

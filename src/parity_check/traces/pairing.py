@@ -78,18 +78,21 @@ def pair(
 ) -> Iterator[PairedChunk]:
     """Pair batch by batch; `clusters` and `groups` collect the names of the numbers.
 
-    Raises TraceMismatchError at the first sample or token that differs.
+    Clustered by sample, the turns of a rollout are one cluster all the same. Raises
+    TraceMismatchError at the first sample or token that differs.
     """
+    rollouts = Index()
     for left, right in zip_longest(behaviour, evaluating):
         if left is None or right is None:
             raise TraceMismatchError("one trace has more samples than the other")
         check_same_tokens(left, right)
         topk = left.top_token_ids is not None and right.top_token_ids is not None
+        whole = left.sample_ids if left.rollout_ids is None else left.rollout_ids
         yield PairedChunk(
             behaviour_logprob=left.logprobs,
             evaluating_logprob=right.logprobs,
             starts=left.starts,
-            cluster=clusters.number(left.prompt_ids if cluster_by == "prompt" else left.sample_ids),
+            cluster=clusters.number(left.prompt_ids if cluster_by == "prompt" else whole),
             group=groups.number(left.prompt_groups),
             behaviour_top_ids=left.top_token_ids if topk else None,
             behaviour_top_logprobs=left.top_logprobs if topk else None,
@@ -102,6 +105,8 @@ def pair(
             evaluating_wrong_lengths=right.wrong_lengths,
             behaviour_voided=left.voided,
             evaluating_voided=right.voided,
+            rollout=None if left.rollout_ids is None else rollouts.number(left.rollout_ids),
+            turn=left.turns,
         )
 
 

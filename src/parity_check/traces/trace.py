@@ -59,7 +59,11 @@ class Sample:
     policy_version: int | None
     text: str | None
     entropy: Sequence[float] | None = None
-    """Entropy of the full distribution at each token, nats, if the engine returns it."""
+    """Of the full distribution at each token, nats, where an engine says."""
+    rollout_id: str | None = None
+    """The rollout that this sample is a turn of; None where the sample is a whole rollout."""
+    turn: int | None = None
+    """Which turn of its rollout, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,8 @@ def write_trace(
     columns = list(trace_schema())
     if any(sample.entropy is not None for sample in samples):
         columns.append(pa.field("entropy", pa.list_(pa.float32())))
+    if any(sample.rollout_id is not None for sample in samples):
+        columns += [pa.field("rollout_id", pa.string()), pa.field("turn", pa.int32())]
     rows = [{each.name: getattr(sample, each.name) for each in columns} for sample in samples]
     with whole(path) as partial:
         pq.write_table(
@@ -201,8 +207,11 @@ class Trace:
     def batches(self, groups: Sequence[int] | None = None) -> Iterator[SampleBatch]:
         """The given row groups, or all, in order; reads ahead by one."""
 
+        there = set(self._file.schema_arrow.names)
+        columns = [name for name in BATCH_COLUMNS if name in there]
+
         def read(index: int) -> SampleBatch:
-            return batch_of(self._read(index, BATCH_COLUMNS))
+            return batch_of(self._read(index, columns))
 
         first, *others = range(self.row_groups) if groups is None else groups
         with ThreadPoolExecutor(max_workers=1) as reader:
@@ -224,7 +233,7 @@ class Trace:
 
 
 def trace_schema() -> pa.Schema:
-    """The columns of every trace; `entropy` is an optional one."""
+    """The columns of every trace; `entropy`, `rollout_id` and `turn` are written as needed."""
     import pyarrow as pa
 
     ids, logprobs = pa.list_(pa.int32()), pa.list_(pa.float32())

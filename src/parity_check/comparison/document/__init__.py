@@ -86,7 +86,7 @@ def _sections(report: ComparisonReport) -> Iterator[Section]:
     yield Section("gates", "Gates", tuple(_gates(report)), early=True)
     yield Section("findings", "Findings", tuple(findings.blocks(report)), early=True)
     yield Section("warnings", "Warnings", tuple(_warnings(report)), early=True)
-    yield Section("samples", "Worst samples", tuple(findings.worst(report)))
+    yield Section("samples", "Worst tokens", tuple(findings.worst(report)))
     yield Section("settings", "Settings", (PageOnly(tuple(engines.facts(report))),))
     yield Section("repeat", "Repeat this run", (PageOnly(tuple(_repeat(report))),))
 

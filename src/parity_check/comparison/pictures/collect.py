@@ -34,7 +34,8 @@ _FINE_STEP = 0.0025
 _FINE_REACH = 2.5  # nats: beyond every edge of a token objective
 _FINE_BINS = 2 * round(_FINE_REACH / _FINE_STEP) + 1
 _FINE_EDGES = (np.arange(_FINE_BINS + 1) - _FINE_BINS / 2) * _FINE_STEP
-_WITHIN = 0.999  # share of the ratios that a histogram always covers
+_OTHER_REACH = 0.2  # nats, where the objective compares something else than the ratio
+_WITHIN = 0.999  # share of the ratios that a histogram shows whatever the band
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ class Collector:
         self._gaps = GapCounter(sampled_by, scales)
         self._worst = WorstSamples(WORST_SAMPLES)
         self._rows: list[Floats] = []  # one [samples, 3] a chunk: usable tokens, Σ Δ, Σ Δ²
+        self._rollouts: list[NDArray[np.integer]] = []
 
     def add(self, chunk: PairedChunk) -> None:
         """Add the tokens of some whole samples."""
@@ -128,6 +130,8 @@ class Collector:
         self._lattice.add(*(both if self._sampled_by == "reference" else both[::-1]))
         rows = _sums_per_sample(owner[usable], kept, len(chunk.starts) - 1)
         self._rows.append(rows)
+        if chunk.rollout is not None:
+            self._rollouts.append(chunk.rollout)
         self._worst.add(chunk, delta, rows[:, 2])
         self._gaps.add(chunk)
 
@@ -140,7 +144,7 @@ class Collector:
         return float(sum(rows[:, 2].sum() for rows in self._rows))
 
     def pictures(self) -> Pictures:
-        rows = np.concatenate(self._rows)
+        rows = self._sequences()
         rows = rows[rows[:, 0] > 0]
         counts: Ints = self._positions.sum(axis=0)
         return Pictures(
@@ -157,15 +161,26 @@ class Collector:
             gaps=self._gaps.found(),
         )
 
+    def _sequences(self) -> Floats:
+        """The rows of whole rollouts: those of its turns added up."""
+        rows = np.concatenate(self._rows)
+        if not self._rollouts:
+            return rows
+        names, owner = np.unique(np.concatenate(self._rollouts), return_inverse=True)
+        whole = np.zeros((len(names), rows.shape[1]))
+        np.add.at(whole, owner, rows)
+        return whole
+
     def _gspo_band(self) -> tuple[float, float]:
         """The run's own band if it compares sequence means, else the GSPO paper's."""
         own = self._objective
-        return (own if own.level == "sequence-mean" else OBJECTIVES["gspo"]).log_edges()
+        means = own.level == "sequence-mean" and own.statistic == "log ratio"
+        return (own if means else OBJECTIVES["gspo"]).log_edges()
 
     def _ratios(self, rows: Floats) -> RatioHistogram:
-        low, high = self._objective.log_edges()
-        band = max(abs(edge) for edge in (low, high) if math.isfinite(edge))
-        if self._objective.level == "token":
+        edges_of_ratio = [abs(edge) for edge in self._objective.log_edges() if math.isfinite(edge)]
+        band = max(edges_of_ratio, default=_OTHER_REACH)
+        if self._objective.level in ("token", "sequence-extreme"):
             return _from_fine(self._fine, band)
         values = rows[:, 1] / rows[:, 0] if self._objective.level == "sequence-mean" else rows[:, 1]
         reach = max(2.0 * band, 1.02 * float(np.quantile(np.abs(values), _WITHIN)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parity_check.comparison.judgement import Judgement, judgement
+from parity_check.comparison.judgement import Judgement, at_first_step, judgement
 from parity_check.comparison.pictures import spread
 from parity_check.comparison.pictures.collect import WORST_SAMPLES, Collector, spread_of
 from parity_check.comparison.pictures.samples import Candidate, WorstSample, shown_tokens
@@ -25,13 +25,13 @@ PROMPT_END = 100
 
 
 def gather(directory: Path, config: Config) -> ReportPictures:
-    """The plot data of a run. Raises InputError, TraceMismatchError."""
-    return _pictures(open_run(directory, config), judgement(config))
+    """What the pages of a run draw. Raises InputError, TraceMismatchError."""
+    return _pictures(open_run(directory, config), judgement(at_first_step(config)))
 
 
 def gather_pair(one: Path, other: Path, judging: Judging) -> ReportPictures:
-    """The plot data of two stored traces. Raises InputError, TraceMismatchError."""
-    return _pictures(open_pair(one, other), judgement(judging))
+    """What the page of two stored traces draws. Raises InputError, TraceMismatchError."""
+    return _pictures(open_pair(one, other), judgement(at_first_step(judging)))
 
 
 def _pictures(run: StoredRun, how: Judgement) -> ReportPictures:
