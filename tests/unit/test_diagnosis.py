@@ -166,6 +166,6 @@ def test_a_pair_of_other_engines_is_called_by_their_names() -> None:
     names = {"reference": "candidate", "candidate": "trainer"}
     [first, *_] = diagnose(replace(case, names=names, run="runs/candidate-1"), "drift").findings
     assert first.engine == "trainer"
-    assert first.claim.startswith("The trainer returns raw logprobs")
+    assert first.claim.startswith("The trainer samples at temperature 0.7 but returns raw")
     assert first.fix.startswith("[engines.trainer.settings]")
     assert "runs/candidate-1" in first.confirm
