@@ -16,6 +16,8 @@ class ExitCode(IntEnum):
     INCONCLUSIVE = 4
     BUG = 70
     INTERRUPTED = 130
+    CLOSED = 141
+    """Whoever read stdout went away, as under `| head`: 128 + SIGPIPE, as a shell says it."""
 
 
 class ParityCheckError(Exception):
@@ -58,6 +60,12 @@ class TraceMismatchError(ParityCheckError):
 
 class OutputError(ParityCheckError):
     """A result could not be written."""
+
+
+class ClosedOutputError(OutputError):
+    """Nobody reads stdout any more; there is nobody to complain to either."""
+
+    exit_code = ExitCode.CLOSED
 
 
 class Interrupted(ParityCheckError):

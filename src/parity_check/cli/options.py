@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from parity_check.errors import ExitCode
+from parity_check.errors import ConfigError, ExitCode
+from parity_check.files import check_apart
+from parity_check.reading import wrong_name, wrong_text
 
 if TYPE_CHECKING:
+    from parity_check.config.models import Config
     from parity_check.report.deliver import Delivery
     from parity_check.report.renderers import Format as FormatName
 
@@ -47,6 +54,7 @@ class Inconclusive(StrEnum):
     fails = "fail"
 
 
+EMPTY = re.compile("--[a-z-]+=")
 OPERATIONS: Mapping[ScorePath, Literal["replay", "rescore"]] = {
     ScorePath.decode: "replay",
     ScorePath.prefill: "rescore",
@@ -112,10 +120,51 @@ OnInconclusive = Annotated[
 ]
 
 
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse what nobody means: an empty argument, control characters, bytes that are no text."""
+    for number, argument in enumerate(arguments, 1):
+        control = next((c for c in argument if unicodedata.category(c) == "Cc"), None)
+        if not argument or EMPTY.fullmatch(argument):
+            reason = "is empty"
+        elif control is not None:
+            reason = f"holds the control character {ascii(control)[1:-1]}"
+        elif wrong_text(argument):
+            reason = "is not UTF-8"
+        else:
+            continue
+        raise ConfigError(f"argument {number} {reason}")
+
+
+def check_paths(parameters: Mapping[str, object]) -> None:
+    """Refuse parameters that no file can be called. Raises ConfigError."""
+    for value in parameters.values():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            reason = wrong_name(os.path.join(".", each)) if isinstance(each, Path) else None
+            if reason is not None:
+                raise ConfigError(f"{each}: {reason}")
+
+
+def read_by(*paths: Path | None, config: Config | None = None) -> list[Path]:
+    """The files that a command reads: those given, a run's with it, and a configuration's."""
+    given = [path for path in paths if path is not None]
+    runs = [path for path in given if path.is_dir()]
+    given += [file for run in runs for file in (run / "config.toml", *run.glob("*.parquet"))]
+    if config is not None:
+        given.append(Path(config.workload.prompts))
+    return given
+
+
 def delivery_from(
-    format: Format, write: list[str] | None, exit_zero: bool, inconclusive: Inconclusive | None
+    format: Format,
+    write: list[str] | None,
+    exit_zero: bool,
+    inconclusive: Inconclusive | None,
+    given: Sequence[Path],
 ) -> Delivery:
-    """Where a report goes, as the options say. Raises BadParameter for an unknown format."""
+    """Where a report goes, as the options say, and over none of the files that are `given`.
+
+    Raises BadParameter for an unknown format, and OutputError.
+    """
     from parity_check.report.deliver import Delivery
 
     files: dict[Path, FormatName] = {}
@@ -124,6 +173,8 @@ def delivery_from(
         if name not in Format.__members__ or not path:
             known = ", ".join(Format)
             raise typer.BadParameter(f"{item}: FORMAT=PATH, one of {known}", param_hint="--write")
+        check_paths({"write": Path(path)})
+        check_apart([Path(path)], [*given, *files])
         files[Path(path)] = cast("FormatName", name)
     outcome = {
         None: ExitCode.INCONCLUSIVE,
@@ -144,4 +195,6 @@ def only_ablation_formats(delivery: Delivery) -> None:
 
 def with_out(overlay: list[str] | None, out: Path | None) -> list[str]:
     """The overlay, with --out as its last word."""
-    return [*(overlay or []), *([] if out is None else [f"run.out={str(out)!r}"])]
+    if out is None:
+        return overlay or []
+    return [*(overlay or []), f"run.out={json.dumps(str(out), ensure_ascii=False)}"]

@@ -41,7 +41,7 @@ from parity_check.report import github, sentences
 from parity_check.report.deliver import Delivery, append_step_summary
 from parity_check.report.renderers import RENDERERS
 from parity_check.traces import checkpoint
-from parity_check.traces.prompts import read_prompts
+from parity_check.traces.prompts import read_workload
 from parity_check.traces.run_files import WORKLOAD_NAME, replayed_name, sampled_name
 from parity_check.traces.trace import Trace, check_vocabulary, read_header
 
@@ -64,7 +64,7 @@ def compare(
     stored = reference_trace is not None
     roles: tuple[Role, ...] = ("candidate",) if stored else ROLES
     samplers: tuple[Role, ...] = ("reference",) if stored else config.workload.samplers()
-    prompts = [] if stored else read_prompts(config.workload.prompts, config.workload.num_prompts)
+    prompts = [] if stored else read_workload(config.workload)
     stored_sampling = None if reference_trace is None else read_header(reference_trace).sampling
     for role in samplers:
         check_evaluation(OTHER[role], "replay", config, stored_sampling)
@@ -155,7 +155,8 @@ def deliver(report: ParityReport, delivery: Delivery, console: Console) -> ExitC
     for path, format in delivery.write.items():
         write_text(path, RENDERERS[format](report))
     quiet = console.verbosity < 0 and delivery.format == "text"
-    console.data(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
+    show = console.commands if delivery.format == "github" else console.data
+    show(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         _annotate(report, delivery, console)
     if delivery.exit_zero:
@@ -167,7 +168,7 @@ def deliver(report: ParityReport, delivery: Delivery, console: Console) -> ExitC
 def _annotate(report: ParityReport, delivery: Delivery, console: Console) -> None:
     """Annotations where stdout is for people, and the step summary in any case."""
     if delivery.format == "text":
-        console.data(github.render(report))
+        console.commands(github.render(report))
     append_step_summary(RENDERERS["markdown"](report))
 
 
@@ -190,7 +191,7 @@ def record(config: Config, role: str, path: Path, console: Console) -> None:
     """Sample rollouts with one engine into a trace."""
     config.engine(role)
     check_writable(path)
-    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    prompts = read_workload(config.workload)
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
         session(config, [role], run, console) as live,

@@ -28,7 +28,7 @@ from parity_check.report.deliver import Delivery
 from parity_check.report.matrix import sentences
 from parity_check.report.matrix.model import MatrixReport
 from parity_check.report.matrix.renderers import RENDERERS
-from parity_check.traces.prompts import read_prompts
+from parity_check.traces.prompts import read_workload
 from parity_check.traces.run_files import evaluated_name, sampled_name
 
 
@@ -38,7 +38,7 @@ def compare(config: Config, delivery: Delivery, console: Console) -> ExitCode:
     _check_formats(delivery)
     delivery.check()
     samplers = config.workload.samplers()
-    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    prompts = read_workload(config.workload)
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(config, config.names, run, console) as live:
             ids = tokenize_prompts(live, prompts)

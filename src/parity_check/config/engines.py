@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,6 +16,19 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+
+from parity_check.reading import wrong_name
+
+
+def _name(text: str) -> str:
+    reason = wrong_name(text)
+    if reason is not None:
+        raise ValueError(reason)
+    return text
+
+
+FileName = Annotated[str, AfterValidator(_name)]
+"""A path, or what may be one: nothing that no file can be called."""
 
 
 class Table(BaseModel):
@@ -78,7 +92,7 @@ class EndpointConfig(Table):
 
 class EngineConfig(Table):
     kind: Literal["vllm", "transformers", "endpoint", "fake"] = "vllm"
-    python: str | None = None
+    python: FileName | None = None
     """An interpreter that has vllm (transformers: torch and transformers), or `current`."""
     requirement: str | None = None
     """A requirement that uv provisions once into the cache, e.g. `vllm==0.18.1`."""
@@ -121,6 +135,14 @@ class EngineConfig(Table):
             if not _is_plain(value):
                 raise ValueError(f"{name}: neither TOML nor JSON has a word for {value!r}")
         return arguments
+
+    @field_validator("env")
+    @classmethod
+    def _variables(cls, variables: dict[str, str]) -> dict[str, str]:
+        for name in variables:
+            if not name or "=" in name:
+                raise ValueError(f"no environment variable can be called `{name}`")
+        return variables
 
     @model_validator(mode="after")
     def _own_keys(self) -> Self:

@@ -8,6 +8,8 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from parity_check.visible import value as shown
+
 UNSHOWN = ("base_url", "api_key_env")
 """Keys into which somebody may have pasted a secret."""
 UNION_MEMBER = re.compile(r"bool|literal\[.*\]")
@@ -25,7 +27,7 @@ def explain(root: type[BaseModel], error: ValidationError) -> str:
     reasons = [each["msg"].removeprefix("Value error, ") for each in (first, *same)]
     reason = ", or ".join(each[0].lower() + each[1:] for each in reasons)
     if isinstance(first["input"], str | int | float) and not place.endswith(UNSHOWN):
-        reason += f" (got {first['input']!r})"
+        reason += f" (got {shown(first['input'])})"
     return f"{place}: {reason}"
 
 

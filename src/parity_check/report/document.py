@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Protocol
 
-from parity_check.report import visible
+from parity_check import visible
 
 
 class Made(Protocol):

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from parity_check import visible
 from parity_check.comparison.pictures.samples import MOST_TOKENS, SHADES
 from parity_check.comparison.report import Direction, ParityReport
 from parity_check.measure.gates import GateResult
 from parity_check.measure.metrics import METRICS, Metric
 from parity_check.measure.stats import Estimate
-from parity_check.report import fingerprints, numbers, sentences, svg, table, visible
+from parity_check.report import fingerprints, numbers, sentences, svg, table
 from parity_check.report import json as json_report
 from parity_check.report.drawings import drawings
 from parity_check.report.strips import strip

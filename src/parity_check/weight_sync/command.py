@@ -34,7 +34,7 @@ from parity_check.report.weight_sync import sentences
 from parity_check.report.weight_sync.json import parse
 from parity_check.report.weight_sync.renderers import RENDERERS
 from parity_check.traces import provenance
-from parity_check.traces.prompts import read_prompts
+from parity_check.traces.prompts import read_workload
 from parity_check.weight_sync.checks import reference_analogue
 from parity_check.weight_sync.observed import EngineRun, Mode, Request, Update, Weights, declared
 from parity_check.weight_sync.report import WeightSyncReport
@@ -84,10 +84,11 @@ def deliver(report: WeightSyncReport, delivery: Delivery, console: Console) -> E
     for path, format in delivery.write.items():
         write_text(path, RENDERERS[format](report))
     quiet = console.verbosity < 0 and delivery.format == "text"
-    console.data(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
+    show = console.commands if delivery.format == "github" else console.data
+    show(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         if delivery.format == "text":
-            console.data(RENDERERS["github"](report))
+            console.commands(RENDERERS["github"](report))
         append_step_summary(RENDERERS["markdown"](report))
     if delivery.exit_zero:
         return ExitCode.PARITY
@@ -101,7 +102,7 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Wei
     config = config.model_copy(update={"weight_sync": settings})
     _refuse_endpoints(config, roles)
     _check_lengths(settings, config.workload.max_tokens)
-    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    prompts = read_workload(config.workload)
     checkpoints = [locate_checkpoint(path) for path in settings.weights]
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(_in_process(config, roles), roles, run, console) as live:

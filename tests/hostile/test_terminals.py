@@ -1,0 +1,206 @@
+"""Terminals, streams and users of every kind: processes, as a shell or a container starts them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Run
+from helpers.support import COMMAND, Finished, environment, fake_config
+from hostile.support import USAGE, VERDICTS
+from parity_check.errors import ExitCode
+
+pytestmark = pytest.mark.timeout(60, func_only=True)
+
+
+def run(
+    *arguments: object, cwd: Path, env: dict[str, str | None] | None = None, **options: Any
+) -> Finished:
+    """A process with a changed environment; None takes a variable away."""
+    changed = {**environment(), **(env or {})}
+    kept = {name: value for name, value in changed.items() if value is not None}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd, env=kept, timeout=50, check=False, **{**streams, **options},
+    )  # fmt: skip
+    texts = [(each or b"").decode(errors="replace") for each in (done.stdout, done.stderr)]
+    assert "Traceback" not in texts[1], texts[1]
+    assert "Exception ignored" not in texts[1], texts[1]
+    return Finished(done.args, done.returncode, *texts)
+
+
+@pytest.fixture(scope="module")
+def home(drifting_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with two traces and a run, whose names are beyond ASCII; read-only."""
+    home = tmp_path_factory.mktemp("terminals")
+    shutil.copytree(drifting_run.path, home / "run")
+    shutil.copy(drifting_run.path / "candidate.parquet", home / "a.parquet")
+    shutil.copy(drifting_run.path / "candidate-replayed-by-reference.parquet", home / "b.parquet")
+    fake_config(home)
+    return home
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8", "utf-16"])
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [
+        ("--help", (0,)),
+        ("compare --help", (0,)),
+        ("report run", VERDICTS),
+        ("report run --format markdown", VERDICTS),
+        ("report run --format github", VERDICTS),
+        ("report run --format html", VERDICTS),
+        ("report run/ü", (USAGE,)),
+        ("compare --ü", (USAGE,)),
+    ],
+)
+def test_any_encoding_of_a_terminal(
+    home: Path, encoding: str, command: str, codes: tuple[int, ...]
+) -> None:
+    done = run(*command.split(" "), cwd=home, env={"PYTHONIOENCODING": encoding})
+    assert done.returncode in codes, done.stderr
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1", "no_such.locale"])
+def test_any_locale(home: Path, locale: str) -> None:
+    env = {"LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    assert run("report", "run", cwd=home, env=env).returncode in VERDICTS
+
+
+def closed(number: int) -> Callable[[], None]:
+    return lambda: os.close(number)
+
+
+def broken() -> int:
+    """The end of a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+COMMANDS = ("--help", "report run", "compare --help", "doctor", "report run --format json")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_reader_of_stdout_that_goes_away(home: Path, command: str) -> None:
+    writer = broken()
+    done = run(*command.split(" "), cwd=home, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (ExitCode.CLOSED, "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_stdout_that_is_full(home: Path, command: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run(*command.split(" "), cwd=home, stdout=full)
+    assert done.returncode == USAGE
+    assert "error: cannot write to stdout: No space left on device\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("report run", 1), ("report none", 2), ("--version", 0), ("compare --nothing", 2)],
+)
+@pytest.mark.parametrize("kind", ["broken", "full", "closed"])
+def test_a_stderr_that_nobody_reads_changes_no_code(
+    home: Path, command: str, code: int, kind: str
+) -> None:
+    expected = run(*command.split(" "), cwd=home)
+    assert expected.returncode == code
+    if kind == "closed":
+        done = run(*command.split(" "), cwd=home, stderr=None, preexec_fn=closed(2))
+    else:
+        stream = broken() if kind == "broken" else os.open("/dev/full", os.O_WRONLY)
+        done = run(*command.split(" "), cwd=home, stderr=stream)
+        os.close(stream)
+    assert (done.returncode, done.stdout) == (code, expected.stdout)
+
+
+def test_a_whole_run_that_nobody_listens_to(tmp_path: Path) -> None:
+    config = fake_config(tmp_path)
+    stream = broken()
+    done = run("compare", "-c", config, "-v", cwd=tmp_path, stderr=stream)
+    os.close(stream)
+    assert done.returncode == ExitCode.INCONCLUSIVE
+    assert "INCONCLUSIVE" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["--version", "report run", "report none"])
+def test_a_stdout_that_is_closed(home: Path, command: str) -> None:
+    done = run(*command.split(" "), cwd=home, stdout=None, preexec_fn=closed(1))
+    assert done.returncode in (USAGE, ExitCode.CLOSED)
+
+
+def test_no_stream_at_all(home: Path) -> None:
+    def close_all() -> None:
+        for number in (0, 1, 2):
+            os.close(number)
+
+    done = run(
+        "report", "run", cwd=home, stdin=None, stdout=None, stderr=None, preexec_fn=close_all
+    )
+    assert done.returncode in (USAGE, ExitCode.CLOSED)
+
+
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [("--help", (0,)), ("--version", (0,)), ("report run", (USAGE,)), ("doctor", (USAGE,)),
+     ("compare -c parity.toml", (USAGE,)), ("compare a.parquet b.parquet", (USAGE,))],
+)  # fmt: skip
+def test_a_working_directory_that_is_gone(
+    tmp_path: Path, command: str, codes: tuple[int, ...]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = run(*command.split(" "), cwd=gone, preexec_fn=lambda: gone.rmdir())
+    assert done.returncode in codes, done.stderr
+    if codes == (USAGE,):
+        assert done.stderr.startswith("error: the working directory is gone")
+
+
+def as_nobody() -> None:
+    """A user without an entry in passwd, where the tests may become one."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(54321)
+        os.setuid(54321)
+
+
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [("--help", (0,)), ("report run", VERDICTS), ("report run --format html", VERDICTS),
+     ("compare -c parity.toml", (*VERDICTS, USAGE)), ("doctor", (0, USAGE)),
+     ("doctor -c parity.toml", (0, USAGE))],
+)  # fmt: skip
+def test_a_user_without_name_or_home(home: Path, command: str, codes: tuple[int, ...]) -> None:
+    """As `docker run --user 54321` without HOME."""
+    for path in (home, *home.parents[:2]):
+        path.chmod(0o755)
+    env = {"HOME": None, "USER": None, "LOGNAME": None, "PARITY_CHECK_CACHE": None,
+           "PYTHONPYCACHEPREFIX": "/nowhere", "XDG_CACHE_HOME": None}  # fmt: skip
+    done = run(*command.split(" "), cwd=home, env=env, preexec_fn=as_nobody)
+    assert done.returncode in codes, done.stderr
+    assert not (home / "~").exists()
+
+
+@pytest.mark.parametrize("raw", [b"\xff.toml", b"a\x1b[2J.toml", b"a\n::error::b.toml"])
+@pytest.mark.parametrize("command", ["compare -c", "report", "compare --set"])
+def test_an_argument_that_is_no_text(tmp_path: Path, command: str, raw: bytes) -> None:
+    done = run(*command.split(" "), os.fsdecode(raw), cwd=tmp_path)
+    assert done.returncode == USAGE
+    assert "\x1b" not in done.stderr
+    assert "\n::" not in done.stderr
+
+
+@pytest.mark.parametrize("width", ["0", "1", "-5", "x", "100000000"])
+def test_any_width_of_a_terminal(home: Path, width: str) -> None:
+    done = run("report", "run", cwd=home, env={"COLUMNS": width})
+    assert done.returncode in VERDICTS
+    assert run("--help", cwd=home, env={"COLUMNS": width}).returncode == 0
