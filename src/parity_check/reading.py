@@ -124,8 +124,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def wrong_tree(tree: Any, depth: int = MOST_DEPTH, nodes: int = MOST_NODES) -> str | None:
     """Why nested dicts and lists are beyond what any file of ours holds; None where they are not.
 
-    Looked for: depth, number of values, keys that are no strings, integers beyond 64 bits, NUL
-    and lone surrogates. Objects that hold themselves are too deep.
+    Looked for: depth, number of values, keys that are no strings, integers beyond 64 bits, and
+    lone surrogates. Objects that hold themselves are too deep.
     """
     level: list[Any] = [tree]
     count = 0
@@ -162,8 +162,6 @@ def wrong_scalar(value: Any) -> str | None:
 
 def wrong_text(text: str) -> str | None:
     """Why a string is no text; None where it is one."""
-    if "\0" in text:
-        return "a NUL character"
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -102,7 +102,7 @@ def not_utf8() -> pa.Table:
 TABLES: dict[str, Any] = {
     "integers": {"prompt": [1]},
     "timestamps": {"prompt": pa.array([0], pa.timestamp("s"))},
-    "impossible timestamps": {"prompt": pa.array([2**62], pa.timestamp("s"))},
+    "impossible timestamps": {"prompt": pa.array([2**62], pa.timestamp("us"))},
     "bytes": {"prompt": [b"\xff"]},
     "strings that are not UTF-8": not_utf8,
     "lists of floats": {"prompt_token_ids": [[1.5]]},
@@ -144,7 +144,7 @@ def test_prompts_that_are_no_file(tmp_path: Path, kind: str, suffix: str) -> Non
     config = fake_config(tmp_path, workload={"prompts": path.name})
     done = call_cli("compare", "-c", config, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    assert f"error: {tmp_path / path.name}" in done.stderr or path.name in done.stderr
+    assert "error: cannot read the prompts " in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -42,7 +42,7 @@ from parity_check.report.ablation import sentences
 from parity_check.report.ablation.renderers import RENDERERS
 from parity_check.report.deliver import Delivery
 from parity_check.report.numbers import columns
-from parity_check.traces.prompts import read_prompts
+from parity_check.traces.prompts import read_workload
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import read_header
 
@@ -101,7 +101,7 @@ def ablate(
     if source is not None:
         check_model(fingerprint(config.model), _reference_trace(source))
     else:
-        read_prompts(config.workload.prompts, config.workload.num_prompts)
+        read_workload(config.workload)
     with AblationDirectory(Path(config.run.out), dump_config(config)) as run:
         if source is not None:
             _take_over(source, run.path, config, steps)

@@ -18,7 +18,7 @@ from parity_check.comparison.report import (
     WorkloadReport,
     WorstToken,
 )
-from parity_check.comparison.warnings import notices, sampler
+from parity_check.comparison.warnings import notices, sampler, unchecked
 from parity_check.config.load import dump_config
 from parity_check.config.models import OTHER, ROLES, Judging, Role
 from parity_check.diagnosis.diagnose import diagnose
@@ -97,6 +97,8 @@ def open_pair(behaviour: Path, evaluating: Path) -> tuple[Role, tuple[Trace, Tra
     first, second = Trace(behaviour), Trace(evaluating)
     if first.header.replayed_from == second.header.token_digest:
         first, second = second, first
+    for each in (first, second):
+        each.check_description()
     check_headers(first.header, second.header)
     return "candidate" if first.header.sampled_by == "candidate" else "reference", (first, second)
 
@@ -123,6 +125,8 @@ def open_repeats(
 def _pair(directory: Path, sampled_by: Role) -> tuple[Trace, Trace]:
     behaviour = Trace(directory / sampled_name(sampled_by))
     evaluating = Trace(directory / replayed_name(sampled_by))
+    for each in (behaviour, evaluating):
+        each.check_description()
     # Raw against processed may be the very thing that a run was asked to compare.
     check_headers(behaviour.header, evaluating.header, same_distribution=False)
     return behaviour, evaluating
@@ -214,7 +218,10 @@ def _assemble(
         verdict=verdict,
         diagnosis=diagnose(examine(pairs, headers, directions, floors, differences), verdict),
         worst_tokens=tuple(worst[:WORST_TOKENS]),
-        warnings=tuple(notices(headers, differences)),
+        warnings=(
+            *notices(headers, differences),
+            *unchecked(trace for both in pairs.values() for trace in both),
+        ),
         artifacts=tuple(pair.path.name for both in pairs.values() for pair in both),
     )
 

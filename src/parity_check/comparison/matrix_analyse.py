@@ -92,12 +92,15 @@ def _warnings(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
 def _traces(directory: Path, sampler: str, names: Sequence[str]) -> dict[str, Trace]:
     """Every engine's logprobs on one engine's rollouts, the latter's own first."""
     order = sorted(names, key=lambda name: name != sampler)
-    return {
+    traces = {
         name: Trace(
             directory / (sampled_name(name) if name == sampler else evaluated_name(sampler, name))
         )
         for name in order
     }
+    for trace in traces.values():
+        trace.check_description()
+    return traces
 
 
 def _floor(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from parity_check.comparison.report import ReportWarning
 from parity_check.config.models import OTHER, ROLES, SHAPING, Role
 from parity_check.traces.provenance import Difference, served
-from parity_check.traces.trace import UNKNOWN, TraceHeader
+from parity_check.traces.trace import UNKNOWN, Trace, TraceHeader
 
 N = TypeVar("N", bound=str)
 FOLLOWS_FROM_VERSION = frozenset(
@@ -52,6 +52,17 @@ def notices(
     sampling = next(iter(headers.values())).sampling
     yield from trainers(headers)
     yield from _semantics(sampling, {header.engine["family"] for header in headers.values()})
+
+
+def unchecked(traces: Iterable[Trace]) -> Iterator[ReportWarning]:
+    """Traces in which damage would not be found."""
+    names = [trace.path.name for trace in traces if not trace.has_checksums]
+    if names:
+        yield ReportWarning(
+            "no-checksums",
+            f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} no checksums: another "
+            "program wrote it, or parity-check before it had them; damage would not be found",
+        )
 
 
 def sampler(header: TraceHeader) -> str:

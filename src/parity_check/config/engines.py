@@ -139,9 +139,9 @@ class EngineConfig(Table):
     @field_validator("env")
     @classmethod
     def _variables(cls, variables: dict[str, str]) -> dict[str, str]:
-        for name in variables:
-            if not name or "=" in name:
-                raise ValueError(f"no environment variable can be called `{name}`")
+        for name, value in variables.items():
+            if not name or "=" in name or "\0" in name + value:
+                raise ValueError(f"{name!r} and its value cannot be an environment variable")
         return variables
 
     @model_validator(mode="after")
