@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from conftest import Run
 from helpers.support import call_cli
 from hostile.support import CONTROL, DEEP, USAGE, VERDICTS, ask, with_column, with_header
-from parity_check.traces.trace import VOCABULARY_KEY, TraceHeader, trace_schema
+from parity_check.traces.trace import CHECKSUM_KEY, VOCABULARY_KEY, TraceHeader, trace_schema
 
 pytestmark = pytest.mark.timeout(60, func_only=True)
 
@@ -118,6 +118,7 @@ def test_a_vocabulary_of_another_kind(pair: Pair, vocabulary: bytes) -> None:
     for path in (pair.behaviour, pair.evaluating):
         table = pq.read_table(path)
         metadata = {**table.schema.metadata, VOCABULARY_KEY: vocabulary}
+        del metadata[CHECKSUM_KEY]
         pq.write_table(table.replace_schema_metadata(metadata), path)
     compare(pair, pair.evaluating, codes=(USAGE,))
 
@@ -142,7 +143,7 @@ def test_a_column_of_another_type(pair: Pair, name: str, kind: str) -> None:
     path = pair.evaluating
     column = OTHER_TYPES[kind](pq.read_metadata(path).num_rows)
     if column.type == trace_schema().field(name).type:
-        column = column.cast(pa.binary())
+        column = column.cast(pa.int16() if kind == "integers" else pa.binary())
     done = compare(pair, with_column(path, path, name, column))
     assert f"{path.name}: column {name} is " in done.stderr
 
@@ -195,7 +196,7 @@ def test_a_column_with_values_of_another_kind(pair: Pair, case: str) -> None:
         array = changed if isinstance(changed, pa.Array) else pa.array(changed, column.type)
         with_column(path, path, name, array)
     done = compare(pair, pair.evaluating)
-    assert name in done.stderr or "sample" in done.stderr
+    assert name in done.stderr or "sample" in done.stderr or "UTF8" in done.stderr
 
 
 def test_fewer_samples_than_the_header_counts(pair: Pair) -> None:

@@ -97,10 +97,19 @@ def open_pair(behaviour: Path, evaluating: Path) -> tuple[Role, tuple[Trace, Tra
     first, second = Trace(behaviour), Trace(evaluating)
     if first.header.replayed_from == second.header.token_digest:
         first, second = second, first
-    for each in (first, second):
-        each.check_description()
+    check_descriptions((first, second))
     check_headers(first.header, second.header)
     return "candidate" if first.header.sampled_by == "candidate" else "reference", (first, second)
+
+
+def check_descriptions(traces: Sequence[Trace]) -> None:
+    """Refuse traces that do not describe their engines, or not by the same settings."""
+    for trace in traces:
+        trace.check_description()
+        first, names = (each.header.engine["settings"].keys() for each in (traces[0], trace))
+        if names != first:
+            setting = min(names ^ first)
+            raise InputError(f"{trace.path}: setting {setting} is not in both traces")
 
 
 def open_pairs(directory: Path) -> dict[Role, tuple[Trace, Trace]]:
@@ -125,8 +134,7 @@ def open_repeats(
 def _pair(directory: Path, sampled_by: Role) -> tuple[Trace, Trace]:
     behaviour = Trace(directory / sampled_name(sampled_by))
     evaluating = Trace(directory / replayed_name(sampled_by))
-    for each in (behaviour, evaluating):
-        each.check_description()
+    check_descriptions((behaviour, evaluating))
     # Raw against processed may be the very thing that a run was asked to compare.
     check_headers(behaviour.header, evaluating.header, same_distribution=False)
     return behaviour, evaluating

@@ -10,6 +10,7 @@ from parity_check import __version__
 from parity_check.comparison.analyse import (
     TRUNCATION,
     Judgement,
+    check_descriptions,
     differences_of,
     engine_report,
     judgement,
@@ -98,8 +99,7 @@ def _traces(directory: Path, sampler: str, names: Sequence[str]) -> dict[str, Tr
         )
         for name in order
     }
-    for trace in traces.values():
-        trace.check_description()
+    check_descriptions(list(traces.values()))
     return traces
 
 

@@ -14,7 +14,6 @@ from pydantic import (
     ValidationError,
 )
 
-from parity_check.config.engines import Settings
 from parity_check.reading import wrong_tree
 
 if TYPE_CHECKING:
@@ -106,11 +105,10 @@ Number = (
 def wrong_description(engine: Facts, config: Facts, model: Facts) -> str | None:
     """Which part of a description does not fit, and why; None where all do."""
     try:
-        found = Description.model_validate({"engine": engine, "config": config, "model": model})
+        Description.model_validate({"engine": engine, "config": config, "model": model})
     except ValidationError as error:
         return reason_of(error)
-    missing = Settings.model_fields.keys() - found.engine.settings.keys()
-    return f"engine.settings: {min(missing)} is missing" if missing else None
+    return None
 
 
 def reason_of(error: ValidationError) -> str:
@@ -204,8 +202,12 @@ def _wrong_rows(columns: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: a token id is null"
         elif len(ids) and ids.to_numpy(zero_copy_only=False).min() < 0:
             yield f"{name}: a negative token id"
-    if {"top_token_ids", "top_logprobs", "completion_token_ids", "logprobs"} <= columns.keys():
-        yield from _wrong_alternatives(columns)
+
+
+def wrong_alternatives(table: pa.Table) -> str | None:
+    """Why the alternatives of such rows do not belong to their tokens."""
+    columns = {name: _whole(table.column(name)) for name in table.column_names}
+    return next(_wrong_alternatives(columns), None)
 
 
 def _wrong_alternatives(columns: dict[str, Any]) -> Iterator[str]:

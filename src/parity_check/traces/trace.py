@@ -26,6 +26,7 @@ from parity_check.traces.schema import (
     known_fields,
     reason_of,
     trace_schema,
+    wrong_alternatives,
     wrong_columns,
     wrong_description,
     wrong_rows,
@@ -250,7 +251,9 @@ class Trace:
         """Row groups in order, or those given; the next is read while the caller works."""
 
         def read(index: int) -> SampleBatch:
-            return batch_of(self._read(index, BATCH_COLUMNS))
+            table = self._read(index, BATCH_COLUMNS)
+            self._refuse(index, wrong_alternatives(table))
+            return batch_of(table)
 
         first, *others = range(self.row_groups) if groups is None else groups
         with ThreadPoolExecutor(max_workers=1) as reader:
@@ -270,10 +273,12 @@ class Trace:
         except (OSError, ValueError, pa.ArrowException) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{self.path}: cannot be read: {reason}") from None
-        wrong = wrong_rows(table)
-        if wrong is not None:
-            raise InputError(f"{self.path}, row group {index}, {wrong}")
+        self._refuse(index, wrong_rows(table))
         return table
+
+    def _refuse(self, index: int, reason: str | None) -> None:
+        if reason is not None:
+            raise InputError(f"{self.path}, row group {index}, {reason}")
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -315,7 +320,10 @@ def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
     except ValidationError as error:
         raise InputError(f"{unknown}: {reason_of(error)}") from None
     if CHECKSUM_KEY in metadata and metadata[CHECKSUM_KEY] != _checksum(metadata):
-        raise InputError(f"{path}: damaged: its metadata does not match its checksum")
+        raise InputError(
+            f"{path}: damaged: its metadata does not match its checksum",
+            hint=f"if you changed it on purpose, drop the metadata key {CHECKSUM_KEY.decode()}",
+        )
     rows = file.metadata.num_rows
     if rows and header.samples != rows:
         raise InputError(f"{path}: {rows} samples, its metadata counts {header.samples}")
