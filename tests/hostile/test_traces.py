@@ -111,7 +111,7 @@ def test_a_header_that_is_no_header(pair: Pair, text: str, expected: str) -> Non
 @pytest.mark.parametrize(
     "vocabulary",
     [b"", b"[]", b"null", b'{"a": "b"}', b'{"1": null}', b'{"1": 2}', b"\xff", b"{" * DEEP,
-     b'{"-1": "x"}', b'{"' + b"9" * 5000 + b'": "x"}', b'{"1": "\\ud800"}'],
+     b'{"-1": "x"}', b'{"' + b"9" * 5000 + b'": "x"}'],
     ids=lambda value: ascii(value)[:30],
 )  # fmt: skip
 def test_a_vocabulary_of_another_kind(pair: Pair, vocabulary: bytes) -> None:

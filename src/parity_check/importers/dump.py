@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from parity_check.errors import InputError
+from parity_check.reading import INTEGERS, parse_json, regular_file, wrong_text
+from parity_check.visible import value as shown
 
 LARGEST_ID = 2**31 - 1
+LONGEST_LINE = 1 << 28
+"""Characters of one row of a dump."""
 
 Logprobs = list[float | None]
 
@@ -48,6 +51,16 @@ class Dumped:
     texts: Mapping[int, str] = field(default_factory=dict)
     """The text of token ids, where the dump holds it."""
 
+    def __post_init__(self) -> None:
+        """Names and texts are strings that can be stored. Raises InputError."""
+        named = (self.sample_id, self.prompt_id, self.group, self.finish_reason, self.text)
+        for text in (*named, *self.texts.values()):
+            reason = None if text is None else wrong_text(text)
+            if reason is not None:
+                raise InputError(f"{self.place}: a name or a text holds {reason}")
+        if not -1 <= (self.policy_version or 0) <= INTEGERS[1]:
+            raise InputError(f"{self.place}: policy version {shown(self.policy_version)}")
+
 
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSON lines file with their places. Raises InputError."""
@@ -57,12 +70,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         empty = False
         place = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{place}: not valid JSON, or cut short: {error}") from None
-        except RecursionError:
-            raise InputError(f"{place}: not valid JSON: nested too deeply") from None
+        row = parse_json(line, place)
         if not isinstance(row, dict):
             raise InputError(f"{place}: expected an object")
         yield place, row
@@ -71,10 +79,16 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    number = 0
     # A JSON string may hold U+2028 and its like as they are: only \n ends a line.
+    regular_file(path, "the dump")
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
-            yield from enumerate(file, start=1)
+            while line := file.readline(LONGEST_LINE):
+                number += 1
+                if len(line) == LONGEST_LINE:
+                    raise InputError(f"{path}, line {number}: longer than {LONGEST_LINE:,}")
+                yield number, line
     except OSError as error:
         raise InputError(f"cannot read the dump {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -95,7 +109,7 @@ def token_list(value: Any, name: str, place: str) -> list[int]:
         raise InputError(f"{place}: `{name}` is not a list of token ids")
     for token in value:
         if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token <= LARGEST_ID:
-            raise InputError(f"{place}: `{name}` holds {token!r}, which is not a token id")
+            raise InputError(f"{place}: `{name}` holds {shown(token)}, which is not a token id")
     return value
 
 
@@ -108,9 +122,11 @@ def logprob_list(value: Any, name: str, place: str) -> Logprobs:
 
 def logprob(value: Any, name: str, place: str) -> float | None:
     """One logprob, or None. Raises InputError."""
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return None if value is None else float(value)
-    raise InputError(f"{place}: `{name}` holds {value!r}, which is not a logprob")
+    if value is None:
+        return None
+    if isinstance(value, float) or (type(value) is int and INTEGERS[0] <= value <= INTEGERS[1]):
+        return float(value)
+    raise InputError(f"{place}: `{name}` holds {shown(value)}, which is not a logprob")
 
 
 def objects(value: Any, name: str, place: str) -> list[dict[str, Any]]:
@@ -122,14 +138,20 @@ def objects(value: Any, name: str, place: str) -> list[dict[str, Any]]:
 
 def text_or_none(value: Any) -> str | None:
     """A name or a text, whatever it is written as."""
-    return None if value is None else str(value)
+    if value is None or isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, bool | int | float) else shown(value)
 
 
 def mask_list(value: Any, name: str, place: str) -> list[bool]:
     """A list of 0 and 1, or of booleans. Raises InputError."""
-    if not isinstance(value, list) or any(each not in (0, 1) for each in value):
+    if not isinstance(value, list) or not all(_is_flag(each) for each in value):
         raise InputError(f"{place}: `{name}` is not a list of 0 and 1")
     return [bool(each) for each in value]
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool | int | float) and value in (0, 1)
 
 
 def check_lengths(columns: Mapping[str, Sequence[Any]], place: str) -> None:
