@@ -44,6 +44,11 @@ def wrong_name(name: str) -> str | None:
     return None
 
 
+def wrong_path(path: Path) -> str | None:
+    """The same for a path as it stands: `~` is a character like others."""
+    return wrong_name(f"./{path}" if str(path).startswith("~") else str(path))
+
+
 def kind_of(path: Path) -> str | None:
     """What a path is, where it is no regular file; None for one. Raises OSError."""
     mode = stat.S_IFMT(path.stat().st_mode)
@@ -57,7 +62,7 @@ def regular_file(
     error: type[ParityCheckError] = InputError,
 ) -> Path:
     """The path, if it is a file that ends: no directory, device or FIFO, and not too large."""
-    reason = wrong_name(f"./{path}" if str(path).startswith("~") else str(path))
+    reason = wrong_path(path)
     try:
         reason = reason or kind_of(path)
         size = 0 if reason else path.stat().st_size

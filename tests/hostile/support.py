@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from helpers.support import Finished, call_cli
+from parity_check.errors import ParityCheckError
 from parity_check.traces.trace import CHECKSUM_KEY, METADATA_KEY
 
 USAGE = 2
@@ -46,6 +47,15 @@ def ask(*arguments: object, cwd: Path, codes: tuple[int, ...] = (USAGE,)) -> Fin
     assert before.items() <= after.items(), "a file of the user's was written over"
     assert not [name for name in after.keys() - before.keys() if name.endswith(".part")]
     return done
+
+
+def refusal(act: Callable[[], object]) -> str | None:
+    """The message with which this is refused; None where it is not."""
+    try:
+        act()
+    except ParityCheckError as error:
+        return error.message
+    return None
 
 
 def snapshot(directory: Path) -> dict[str, bytes]:

@@ -415,9 +415,7 @@ def _console(
     context.obj.console = console
     check_paths(context.params)
     if not _there():
-        raise ConfigError(
-            "the working directory is gone", hint="change to a directory that exists"
-        )
+        raise ConfigError("the working directory is gone", hint="change to a directory that exists")
     return console
 
 

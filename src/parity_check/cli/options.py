@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import typer
 
 from parity_check.errors import ConfigError, ExitCode
 from parity_check.files import check_apart
-from parity_check.reading import wrong_name, wrong_text
+from parity_check.reading import wrong_path, wrong_text
 
 if TYPE_CHECKING:
     from parity_check.config.models import Config
@@ -139,7 +138,7 @@ def check_paths(parameters: Mapping[str, object]) -> None:
     """Refuse parameters that no file can be called. Raises ConfigError."""
     for value in parameters.values():
         for each in value if isinstance(value, list | tuple) else [value]:
-            reason = wrong_name(os.path.join(".", each)) if isinstance(each, Path) else None
+            reason = wrong_path(each) if isinstance(each, Path) else None
             if reason is not None:
                 raise ConfigError(f"{each}: {reason}")
 
