@@ -127,7 +127,8 @@ class Stream:
         return self._try(lambda stream: stream.write(text)) or len(text)
 
     def flush(self) -> None:
-        self._try(lambda stream: stream.flush())
+        if self._stream is not None:
+            self._try(lambda stream: stream.flush())
 
     def isatty(self) -> bool:
         return self._stream is not None and self._stream.isatty()
