@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -68,6 +69,8 @@ def regular_file(
         size = 0 if reason else path.stat().st_size
     except OSError as failure:
         raise error(f"cannot read {what} {path}: {failure.strerror}") from None
+    if reason == KINDS[stat.S_IFDIR]:
+        raise error(f"cannot read {what} {path}: {os.strerror(errno.EISDIR)}")
     if reason:
         raise error(f"cannot read {what} {path}: {reason}, expected a file")
     if largest is not None and size > largest:
@@ -102,7 +105,7 @@ def read_text(
         raise error(f"{path}: not UTF-8 at byte {failure.start}") from None
 
 
-def parse_json(text: str | bytes, place: str) -> Any:
+def parse_json(text: str | bytes, place: str, problem: str = "not valid JSON") -> Any:
     """JSON without a key twice in one object. Raises InputError."""
     try:
         return json.loads(text, object_pairs_hook=_once)
@@ -114,7 +117,7 @@ def parse_json(text: str | bytes, place: str) -> Any:
         reason = "nested too deeply"
     except ValueError as error:  # a key twice, or an integer of more digits than Python reads
         reason = str(error).partition(";")[0]
-    raise InputError(f"{place}: not valid JSON: {reason}")
+    raise InputError(f"{place}: {problem}: {reason}")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

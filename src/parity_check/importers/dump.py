@@ -70,7 +70,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         empty = False
         place = f"{path}, line {number}"
-        row = parse_json(line, place)
+        row = parse_json(line, place, "not valid JSON, or cut short")
         if not isinstance(row, dict):
             raise InputError(f"{place}: expected an object")
         yield place, row
