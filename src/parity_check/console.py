@@ -59,7 +59,7 @@ class Console:
 
     def _talk(self, text: str, style: str | None = None) -> None:
         """One line on stderr, whatever the text came from."""
-        self.err.print(visible.line(text, LONGEST_LINE), soft_wrap=True, style=style)
+        self.err.print(visible.message(text, LONGEST_LINE), soft_wrap=True, style=style)
 
     def say(self, text: str) -> None:
         """A line of talk on stderr; silent when quiet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import reprlib
 import unicodedata
@@ -27,6 +28,12 @@ def token(text: str) -> str:
     return shown if len(text) <= LONGEST else f"{shown}… ({len(text):,} characters)"
 
 
+def line(text: str) -> str:
+    """Text on one line: control characters and what cannot be seen as their JSON escapes."""
+    escaped = json.dumps(text, ensure_ascii=False)[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    return "".join(c if c.isprintable() else _escape(c) for c in escaped)
+
+
 def document(text: str) -> str:
     """A whole page or file that any reader takes as UTF-8, and in the order that it was written.
 
@@ -41,8 +48,8 @@ def log(text: str) -> str:
     return _COMMAND.sub(_disarmed, document(text))
 
 
-def line(text: str, longest: int | None = None) -> str:
-    """The same on one line, of so many characters at the most: the middle is left out."""
+def message(text: str, longest: int | None = None) -> str:
+    """A log on one line, of so many characters at the most: the middle is left out."""
     shown = log(text).replace("\n", "\\n")
     if longest is None or len(shown) <= longest:
         return shown

@@ -15,7 +15,6 @@ import typer
 from parity_check import __version__
 from parity_check.cli.options import (
     OPERATIONS,
-    AblationFormat,
     Color,
     ConfigFile,
     DryRun,
@@ -42,7 +41,6 @@ from parity_check.cli.options import (
     check_arguments,
     check_paths,
     delivery_from,
-    only_ablation_formats,
     read_by,
     with_out,
 )
@@ -153,6 +151,7 @@ def report(
 ) -> None:
     """Render and judge a finished run again, with other limits if you like; no engine needed."""
     from parity_check.ablation import command as ablation
+    from parity_check.ablation.files import is_ablation
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
     from parity_check.weight_sync import command as updates
@@ -160,8 +159,7 @@ def report(
     console = _console(context, -quiet, color, None)
     delivery = delivery_from(format, write, exit_zero, inconclusive, read_by(run))
     loaded = load_config(run / "config.toml", overlay or [])
-    if ablation.is_ablation(run):
-        only_ablation_formats(delivery)
+    if is_ablation(run):
         raise typer.Exit(ablation.report(run, loaded, delivery, console))
     if updates.is_weight_sync(run):
         raise typer.Exit(updates.report(run, delivery, console))
@@ -197,9 +195,7 @@ def ablate(
     ] = True,
     overlay: Overlay = None,
     out: OutDirectory = None,
-    format: Annotated[
-        AblationFormat, typer.Option("--format", help="What stdout gets.")
-    ] = AblationFormat.text,
+    format: OutputFormat = Format.text,
     write: WriteTo = None,
     exit_zero: ExitZero = False,
     inconclusive: OnInconclusive = None,
@@ -231,8 +227,7 @@ def ablate(
         ablation.dry_run(loaded, picks, console, run)
         return
     given = read_by(file, *named, config=loaded)
-    delivery = delivery_from(Format(format), write, exit_zero, inconclusive, given)
-    only_ablation_formats(delivery)
+    delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if resume is not None:
         raise typer.Exit(ablation.resume(resume, loaded, delivery, console))
     raise typer.Exit(ablation.ablate(loaded, picks, delivery, console, run))
@@ -254,6 +249,7 @@ def record(
     """Sample rollouts with one engine and store their logprobs."""
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
+    from parity_check.recording import command as recording
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, overlay or [])
@@ -261,7 +257,7 @@ def record(
         comparison.dry_run(loaded, console)
         return
     check_apart([trace], read_by(config, config=loaded))
-    comparison.record(loaded, engine, trace, console)
+    recording.record(loaded, engine, trace, console)
 
 
 @cli.command()
@@ -284,6 +280,7 @@ def replay(
     """Put the tokens of a trace through another engine and store its logprobs."""
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
+    from parity_check.recording import command as recording
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, overlay or [])
@@ -291,7 +288,7 @@ def replay(
         comparison.dry_run(loaded, console)
         return
     check_apart([replayed], read_by(config, trace, config=loaded))
-    comparison.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)
+    recording.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)
 
 
 @cli.command("weight-sync")

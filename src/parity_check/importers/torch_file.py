@@ -193,5 +193,5 @@ def _guarded(path: Path, load: Any) -> Any:
         _refuse_huge_integers(tree)
         return tree
     except MALFORMED as error:
-        reason = visible.line(str(error).partition("\n")[0], 200) or type(error).__name__
+        reason = visible.message(str(error).partition("\n")[0], 200) or type(error).__name__
         raise InputError(f"{path}: damaged, or cut short: {reason}") from None

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from parity_check.reading import wrong_tree
+from parity_check.traces.engine import EngineDescription, first_fault
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,32 +29,10 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-class Setting(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    requested: str | bool
-    in_force: str | bool
-    proof: str
-
-
 class EffectiveConfig(Part):
     block_size: int | None = None
     dtype: str | None = None
     truncation: bool = False
-
-
-class Engine(Part):
-    """An engine as its worker, its server or a dump describes it."""
-
-    label: str
-    version: str
-    family: str
-    device: str
-    packages: dict[str, str]
-    settings: dict[str, Setting]
-    config: EffectiveConfig
-    environment: dict[str, Any]
-    model: dict[str, Any] = {}
 
 
 class Asked(Part):
@@ -78,46 +57,40 @@ class Model(Part):
     name: str = ""
 
 
-class Description(BaseModel):
-    """What a report says of the side that a trace is of."""
-
-    engine: Engine
-    config: Configuration
-    model: Model
-
-
-def _bounded(tree: dict[str, Any]) -> dict[str, Any]:
+def _check(part: type[Part], tree: Any) -> None:
+    """Raises ValueError for an object that is too deep, or whose known fields do not fit."""
     reason = wrong_tree(tree)
     if reason is not None:
         raise ValueError(reason)
-    return tree
+    try:
+        part.model_validate(dict(tree))
+    except ValidationError as error:
+        raise ValueError(first_fault(error)) from None
 
 
-Facts = Annotated[dict[str, Any], AfterValidator(_bounded)]
-"""An object of bounded depth and size; what is in it has to fit where it is used."""
+def _fits(part: type[Part]) -> AfterValidator:
+    def check(tree: dict[str, Any]) -> dict[str, Any]:
+        _check(part, tree)
+        return tree
+
+    return AfterValidator(check)
+
+
+def _engine(engine: EngineDescription) -> EngineDescription:
+    _check(EffectiveConfig, engine.config)
+    _check(Part, engine.model)
+    return engine
+
+
+EngineFacts = Annotated[EngineDescription, AfterValidator(_engine)]
+ConfigFacts = Annotated[dict[str, Any], _fits(Configuration)]
+ModelFacts = Annotated[dict[str, Any], _fits(Model)]
+HostFacts = Annotated[dict[str, Any], _fits(Part)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = (
     Annotated[float, Field(strict=True, allow_inf_nan=False)]
     | Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 )
-
-
-def wrong_description(engine: Facts, config: Facts, model: Facts) -> str | None:
-    """Which part of a description does not fit, and why; None where all do."""
-    try:
-        Description.model_validate({"engine": engine, "config": config, "model": model})
-    except ValidationError as error:
-        return reason_of(error)
-    return None
-
-
-def reason_of(error: ValidationError) -> str:
-    """The first field that does not fit, and why."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    reason = "is missing" if first["type"] == "missing" else first["msg"]
-    return f"{place}: {reason.removeprefix('Value error, ')}"
-
 
 # --- the columns ----------------------------------------------------------------------------------
 

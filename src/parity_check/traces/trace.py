@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -18,17 +18,25 @@ from parity_check.errors import InputError
 from parity_check.files import whole
 from parity_check.reading import parse_json, regular_file
 from parity_check.traces.batch import BATCH_COLUMNS, SampleBatch, batch_of
+from parity_check.traces.engine import UNKNOWN as UNKNOWN
+from parity_check.traces.engine import (
+    Distribution,
+    LogprobPath,
+    completed,
+    first_fault,
+)
 from parity_check.traces.schema import (
+    ConfigFacts,
     Count,
-    Facts,
+    EngineFacts,
+    HostFacts,
+    ModelFacts,
     Number,
     entropy_field,
     known_fields,
-    reason_of,
     trace_schema,
     wrong_alternatives,
     wrong_columns,
-    wrong_description,
     wrong_rows,
 )
 from parity_check.visible import value as shown
@@ -48,11 +56,6 @@ LONGEST_START = 24
 ROWS_PER_GROUP = 1024
 LONGEST_ID = 10
 """Digits of a token id."""
-
-UNKNOWN: Literal["unknown"] = "unknown"
-"""What a trace says where its source does not: a dump holds no engine's settings."""
-LogprobPath = Literal["decode", "prefill", "unknown"]
-Distribution = Literal["processed", "raw", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +96,18 @@ class TraceHeader:
     command: str
     sampled_by: str
     evaluated_by: str
-    engine: Facts
-    model: Facts
+    engine: EngineFacts
+    model: ModelFacts
     sampling: dict[str, Number | bool]
     logprob_path: LogprobPath
     logprob_distribution: Distribution
-    host: Facts
-    config: Facts
+    host: HostFacts
+    config: ConfigFacts
     replayed_from: str | None = None
     token_digest: str = ""
     samples: Count = 0
     tokens: Count = 0
     schema_version: int = SCHEMA_VERSION
-
-    @property
-    def by_trainer(self) -> bool:
-        """Whether a trainer computed the logprobs: its forward is its path."""
-        return bool(self.engine.get("backend") == "transformers")
 
 
 def token_digest(samples: Iterable[Sample]) -> str:
@@ -152,7 +150,7 @@ def write_trace(
         tokens=sum(len(sample.completion_token_ids) for sample in samples),
     )
     metadata = {
-        METADATA_KEY: json.dumps(asdict(header)).encode(),
+        METADATA_KEY: json.dumps({**asdict(header), "engine": header.engine.stated()}).encode(),
         VOCABULARY_KEY: json.dumps(dict(vocabulary)).encode(),
     }
     metadata[CHECKSUM_KEY] = _checksum(metadata)
@@ -189,13 +187,6 @@ class Trace:
         self._columns = [field.name for field in known_fields(self._file.schema_arrow)]
         if self._file.metadata.num_rows == 0:
             raise InputError(f"{path}: the trace has no samples")
-
-    def check_description(self) -> None:
-        """Refuse a header that does not say what a report shows. Raises InputError."""
-        header = self.header
-        reason = wrong_description(header.engine, header.config, header.model)
-        if reason is not None:
-            raise InputError(f"{self.path}: its metadata does not describe an engine: {reason}")
 
     @property
     def has_checksums(self) -> bool:
@@ -316,9 +307,9 @@ def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
     if foreign:
         raise InputError(f"{unknown}: unknown field {shown(foreign[0])}")
     try:
-        header = _adapter().validate_python(tree)
+        header = _adapter().validate_python({**tree, "engine": completed(tree.get("engine"))})
     except ValidationError as error:
-        raise InputError(f"{unknown}: {reason_of(error)}") from None
+        raise InputError(f"{unknown}: {first_fault(error)}") from None
     if CHECKSUM_KEY in metadata and metadata[CHECKSUM_KEY] != _checksum(metadata):
         raise InputError(
             f"{path}: damaged: its metadata does not match its checksum",
