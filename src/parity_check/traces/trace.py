@@ -310,11 +310,10 @@ def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
         header = _adapter().validate_python({**tree, "engine": completed(tree.get("engine"))})
     except ValidationError as error:
         raise InputError(f"{unknown}: {first_fault(error)}") from None
-    if CHECKSUM_KEY in metadata and metadata[CHECKSUM_KEY] != _checksum(metadata):
-        raise InputError(
-            f"{path}: damaged: its metadata does not match its checksum",
-            hint=f"if you changed it on purpose, drop the metadata key {CHECKSUM_KEY.decode()}",
-        )
+    # A program that rewrites a trace keeps its metadata, and writes pages without checksums.
+    own = CHECKSUM_KEY in metadata and _pages_have_checksums(path, file.metadata)
+    if own and metadata[CHECKSUM_KEY] != _checksum(metadata):
+        raise InputError(f"{path}: damaged: its metadata does not match its checksum")
     rows = file.metadata.num_rows
     if rows and header.samples != rows:
         raise InputError(f"{path}: {rows} samples, its metadata counts {header.samples}")
@@ -345,7 +344,7 @@ def _pages_have_checksums(path: Path, metadata: pq.FileMetaData) -> bool:
             for number in range(metadata.num_columns):
                 chunk = metadata.row_group(group).column(number)
                 starts = (chunk.dictionary_page_offset, chunk.data_page_offset)
-                file.seek(min(start for start in starts if start))
+                file.seek(min((start for start in starts if start and start > 0), default=0))
                 if not _fourth_integer(file.read(LONGEST_START)):
                     return False
     return True
