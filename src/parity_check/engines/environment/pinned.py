@@ -65,8 +65,8 @@ def parse(text: str) -> Pinned:
             f"requirement {text!r} does not name one version",
             hint=f'pin it, for example "{requirement.name}==0.18.1": a comparison names both sides',
         )
-    version = Version(pins[0])
-    if requirement.marker is not None or version.epoch or len(pins[0]) > LONGEST_VERSION:
+    absurd = len(pins[0]) > LONGEST_VERSION or Version(pins[0]).epoch
+    if requirement.marker is not None or absurd:
         raise ConfigError(
             f"requirement {text!r} names no release of {requirement.name}",
             hint=f'write name and version alone, for example "{requirement.name}==0.18.1"',
