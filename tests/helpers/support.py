@@ -62,12 +62,14 @@ def run_cli(*arguments: object, cwd: Path, **options: Any) -> Finished:
     )
 
 
-def call_cli(*arguments: object, cwd: Path) -> Finished:
+def call_cli(*arguments: object, cwd: Path, encoding: str = "utf-8") -> Finished:
     """The same within this process: `main` with its catch site, without a second's imports.
 
-    Engines are processes all the same.
+    Engines are processes all the same. `encoding` is the terminal's.
     """
-    stdout, stderr = io.StringIO(), io.StringIO()
+    stdout, stderr = (
+        io.TextIOWrapper(io.BytesIO(), encoding, newline="", write_through=True) for _ in range(2)
+    )
     handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
     with (
         mock.patch.object(sys, "argv", ["parity-check", *map(str, arguments)]),
@@ -84,7 +86,8 @@ def call_cli(*arguments: object, cwd: Path) -> Finished:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     assert isinstance(code, int)
-    return Finished(sys.argv, int(code), stdout.getvalue(), stderr.getvalue())
+    texts = [each.detach().getvalue().decode(encoding) for each in (stdout, stderr)]
+    return Finished(sys.argv, int(code), *texts)
 
 
 def start_cli(*arguments: object, cwd: Path) -> subprocess.Popen[str]:

@@ -30,7 +30,7 @@ from parity_check.comparison.report import (
     WorstToken,
 )
 from parity_check.comparison.stored import StoredRun, open_pair, open_run
-from parity_check.comparison.warnings import sampler, warnings_of
+from parity_check.comparison.warnings import sampler, unchecked, warnings_of
 from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config, Judging
 from parity_check.diagnosis.diagnose import diagnose
@@ -113,7 +113,11 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
         floors=floors,
         matrix=matrix,
         verdict=overall(gate for pair in pairs for gate in pair.gates),
-        warnings=(*warnings_of(headers, differences), *_unverified(run)),
+        warnings=(
+            *warnings_of(headers, differences),
+            *_unverified(run),
+            *unchecked(t for each in run.rollouts for t in each.traces.values()),
+        ),
         coverage=_coverage(run, pairs, floors, how),
         artifacts=tuple(
             trace.path.name for rollouts in run.rollouts for trace in rollouts.traces.values()

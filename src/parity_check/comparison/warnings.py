@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from parity_check.comparison.report import ReportWarning
 from parity_check.config.models import ROLES, SHAPING
 from parity_check.traces.engine import UNKNOWN
 from parity_check.traces.provenance import Difference
-from parity_check.traces.trace import TraceHeader
+from parity_check.traces.trace import Trace, TraceHeader
 
 FOLLOWS_FROM_VERSION = frozenset(
     {
@@ -54,6 +54,17 @@ def warnings_of(
     sampling = next(iter(headers.values())).sampling
     yield from _trainers(headers)
     yield from _semantics(sampling, {header.engine.family for header in headers.values()})
+
+
+def unchecked(traces: Iterable[Trace]) -> Iterator[ReportWarning]:
+    """Traces in which damage would not be found."""
+    names = [trace.path.name for trace in traces if not trace.has_checksums]
+    if names:
+        yield ReportWarning(
+            "no-checksums",
+            f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} no checksums: another "
+            "program wrote it, or parity-check before it had them; damage would not be found",
+        )
 
 
 def sampler(header: TraceHeader) -> str:

@@ -31,7 +31,7 @@ from parity_check.report.deliver import Delivery, deliver
 from parity_check.report.document import Document, Head
 from parity_check.report.renderers import render
 from parity_check.traces import provenance
-from parity_check.traces.prompts import read_prompts
+from parity_check.traces.prompts import read_workload
 from parity_check.weight_sync.checks import reference_analogue
 from parity_check.weight_sync.document import document
 from parity_check.weight_sync.observed import EngineRun, Mode, Request, Update, Weights, declared
@@ -86,7 +86,7 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Doc
     config = config.model_copy(update={"weight_sync": settings})
     _check_weights(config, roles)
     _check_lengths(settings, config.workload.max_tokens)
-    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    prompts = read_workload(config.workload)
     checkpoints = [locate_checkpoint(path) for path in settings.weights]
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(_in_process(config, roles), roles, run, console) as live:

@@ -116,6 +116,12 @@ def read_key(role: str, endpoint: EndpointConfig) -> str | None:
             f"{role}.endpoint.api_key_env names {endpoint.api_key_env}, which is not set",
             hint="export it, or remove `api_key_env` for a server without a key",
         )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(
+            f"{role}.endpoint.api_key_env names {endpoint.api_key_env}, which holds no API key: "
+            "spaces, control characters or letters beyond ASCII",
+            hint="export the key alone, on one line",
+        )
     return key
 
 

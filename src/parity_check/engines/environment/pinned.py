@@ -12,6 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from parity_check.engines.environment import cpu_extension, provision, recipes
 from parity_check.engines.environment.interpreter import Probe, from_json, run_probe
@@ -20,6 +21,8 @@ from parity_check.engines.environment.uv_process import UvFailedError
 from parity_check.errors import ConfigError, EngineEnvironmentError
 
 _NEWEST_PYTHON_MINOR = 14
+LONGEST_VERSION = 40
+"""Characters; development builds with a commit's name are shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,12 @@ def parse(text: str) -> Pinned:
         raise ConfigError(
             f"requirement {text!r} does not pin one version",
             hint=f'pin it, for example "{requirement.name}==0.18.1"',
+        )
+    absurd = len(pins[0]) > LONGEST_VERSION or Version(pins[0]).epoch
+    if requirement.marker is not None or absurd:
+        raise ConfigError(
+            f"requirement {text!r} names no release of {requirement.name}",
+            hint=f'write name and version alone, for example "{requirement.name}==0.18.1"',
         )
     recipe = recipes.match(requirement.name, pins[0], platform)
     return Pinned(requirement, pins[0], recipe, _python_version(recipe))
