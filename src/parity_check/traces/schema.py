@@ -98,7 +98,7 @@ IDS = ("prompt_token_ids", "completion_token_ids")
 
 
 def trace_schema() -> pa.Schema:
-    """The columns of every trace; `entropy` is written where there is any."""
+    """The columns of every trace; see `optional_fields` for more."""
     import pyarrow as pa
 
     ids, logprobs = pa.list_(pa.int32()), pa.list_(pa.float32())
@@ -120,16 +120,20 @@ def trace_schema() -> pa.Schema:
     return pa.schema(columns)
 
 
-def entropy_field() -> pa.Field[Any]:
-    """The column of traces whose engine says the entropy at each token."""
+def optional_fields() -> tuple[pa.Field[Any], ...]:
+    """The columns that some traces have: an entropy per token, and turns of a whole rollout."""
     import pyarrow as pa
 
-    return pa.field("entropy", pa.list_(pa.float32()))
+    return (
+        pa.field("entropy", pa.list_(pa.float32())),
+        pa.field("rollout_id", pa.string()),
+        pa.field("turn", pa.int32()),
+    )
 
 
 def known_fields(found: pa.Schema) -> list[pa.Field[Any]]:
-    """The fields of a trace that a file has to have, with entropy where it has it."""
-    return [*trace_schema(), *([entropy_field()] if "entropy" in found.names else [])]
+    """The fields that a trace must have, and the optional ones that it has."""
+    return [*trace_schema(), *(each for each in optional_fields() if each.name in found.names)]
 
 
 def wrong_columns(found: pa.Schema) -> str | None:

@@ -32,8 +32,8 @@ from parity_check.traces.schema import (
     HostFacts,
     ModelFacts,
     Number,
-    entropy_field,
     known_fields,
+    optional_fields,
     trace_schema,
     wrong_alternatives,
     wrong_columns,
@@ -158,9 +158,14 @@ def write_trace(
         VOCABULARY_KEY: json.dumps(dict(vocabulary)).encode(),
     }
     metadata[CHECKSUM_KEY] = _checksum(metadata)
-    columns = list(trace_schema())
-    if any(sample.entropy is not None for sample in samples):
-        columns.append(entropy_field())
+    columns = [
+        *trace_schema(),
+        *(
+            field
+            for field in optional_fields()
+            if any(getattr(sample, field.name) is not None for sample in samples)
+        ),
+    ]
     rows = [{each.name: getattr(sample, each.name) for each in columns} for sample in samples]
     with whole(path) as partial:
         pq.write_table(
@@ -287,7 +292,7 @@ def _open(path: Path) -> pq.ParquetFile:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         file.schema_arrow  # noqa: B018 - read here, where it can be refused
     except pa.ArrowInvalid:
-        raise InputError(f"{path}: not a Parquet file, or cut short") from None
+        raise InputError(f"{path}: not a Parquet file, or truncated") from None
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"cannot read the trace {path}: damaged: {reason}") from None
