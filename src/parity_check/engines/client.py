@@ -12,32 +12,32 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
-from parity_check.engines.base import TRAINER, WORKER, EngineSpec, Progress
+from parity_check import interrupts
+from parity_check.engines import causes, processes, replies
+from parity_check.engines.base import WORKER, EngineSpec, Progress
+from parity_check.engines.log import EngineLog
+from parity_check.engines.replies import (
+    Failed,
+    Flying,
+    Reply,
+    Row,
+    Sampled,
+    Scored,
+    Texts,
+    Tokenized,
+    UnusableError,
+    Updated,
+    WeightsInForce,
+    Working,
+)
 from parity_check.errors import EngineError, InputError, OutputError, ParityCheckError
 from parity_check.files import DISK_FULL_HINT, cannot_write
 
-POLL_S = 0.2
 SHUTDOWN_GRACE_S = 5.0
-LOG_TAIL_LINES = 20
 
 INPUT_KINDS = ("prompt_too_long", "token_out_of_vocabulary", "bad_prompt", "bad_update")
-TRAINER_HINTS = {
-    "out_of_memory": "lower tokens_per_batch in [{table}.transformers]",
-    "load_failed": "check [{table}.transformers] and the model",
-}
-HINTS = {
-    "transformers_not_installed": "name an interpreter that has torch and transformers",
-    "vllm_not_installed": "name an interpreter that has vllm, or use `requirement`",
-    "bad_engine_args": "check [{table}.engine_args] in the configuration",
-    "setting_not_applied": 'ask for what this engine can do, or write "default" in '
-    "[{table}.settings] to leave it to the engine",
-    "wrong_family": "V0 exists up to 0.10; set `family` in [{table}] to what is wanted",
-    "out_of_memory": "lower max_model_len, max_num_seqs or gpu_memory_utilization in "
-    "[{table}.engine_args] (on CPU: VLLM_CPU_KVCACHE_SPACE in [{table}.env])",
-    "unsupported": None,
-}
 
 
 class WorkerEngine:
@@ -51,11 +51,11 @@ class WorkerEngine:
     ) -> None:
         self.spec = spec
         self.description: dict[str, Any] = {}
-        self._job_dir, self._log = job_dir, log
+        self._job_dir = job_dir
         self._stall_timeout_s, self._progress = stall_timeout_s, progress
         self._ids = itertools.count(1)
         self._buffer = b""
-        self._process, self._replies = self._spawn()
+        self._process, self._replies, self._log = self._spawn(log)
 
     def __enter__(self) -> Self:
         return self
@@ -78,34 +78,60 @@ class WorkerEngine:
 
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         """Token ids of prompts {prompt_id, text | messages}, in their order."""
-        rows = self._bulk("tokenize", prompts)
-        ids = {row["prompt_id"]: row["token_ids"] for row in rows}
-        return [ids[prompt["prompt_id"]] for prompt in prompts]
+        rows, _ = self._bulk("tokenize", Tokenized, prompts, name="prompt_id")
+        return [row.token_ids for row in rows]
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The text of each token id on its own, for display."""
-        texts: list[str] = self._call("decode", ids=list(ids))["texts"]
-        return texts
+        found = self._typed("decode", Texts, self._call("decode", ids=list(ids)))
+        if len(found.texts) != len(ids):
+            self._unusable("decode", f"{len(found.texts)} texts for {len(ids)} token ids")
+        return found.texts
 
-    def sample(
+    def generate(
+        self, requests: Sequence[Mapping[str, Any]], *, max_tokens: int, **parameters: Any
+    ) -> list[Sampled]:
+        """Sample as one batch; rows in the order of the requests."""
+        rows, _ = self._bulk("generate", Sampled, requests, max_tokens=max_tokens, **parameters)
+        for row in rows:
+            tokens = len(row.token_ids)
+            if not 0 < tokens <= max_tokens:
+                self._unusable(
+                    "generate",
+                    f"sample {row.sample_id!r}: {tokens} tokens, {max_tokens} were asked for",
+                )
+            self._check_shape("generate", row, tokens, parameters["top_logprobs"])
+        return rows
+
+    def score(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> list[dict[str, Any]]:
-        """`generate`, `replay` or `rescore` as one batch; rows in the order of the requests."""
-        rows = {row["sample_id"]: row for row in self._bulk(op, requests, **parameters)}
-        return [rows[request["sample_id"]] for request in requests]
+    ) -> list[Scored]:
+        """`replay` or `rescore` as one batch; rows in the order of the requests."""
+        rows, _ = self._bulk(op, Scored, requests, **parameters)
+        for request, row in zip(requests, rows, strict=True):
+            tokens = len(request["completion_token_ids"])
+            self._check_shape(op, row, tokens, parameters["top_logprobs"])
+        return rows
 
-    def weights(self) -> dict[str, Any]:
+    def weights(self) -> WeightsInForce:
         """What is in force: a digest of each parameter, and the logits of fixed hidden states."""
-        return self._call("weights")
+        return self._typed("weights", WeightsInForce, self._call("weights"))
 
     def weight_sync(
         self, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    ) -> tuple[list[Flying], Updated]:
         """Requests through weight updates; the last row of each, and what the updates did."""
-        out, result = self._exchange("weight_sync", requests, **parameters)
-        with out.open(encoding="utf-8") as lines:
-            rows = {row["sample_id"]: row for row in map(json.loads, lines)}
-        return [rows[request["sample_id"]] for request in requests], result
+        rows, result = self._bulk("weight_sync", Flying, requests, **parameters)
+        for row in rows:
+            if row.finish_reason is None:
+                self._unusable("weight_sync", f"sample {row.sample_id!r} has not ended")
+            if len(row.logprobs) != len(row.token_ids):
+                self._unusable(
+                    "weight_sync",
+                    f"sample {row.sample_id!r}: {len(row.logprobs)} logprobs for "
+                    f"{len(row.token_ids)} tokens",
+                )
+        return rows, self._typed("weight_sync", Updated, result)
 
     def forget(self) -> None:
         """Delete the results of finished operations: a trace holds what was wanted of them."""
@@ -113,48 +139,53 @@ class WorkerEngine:
             file.unlink()
 
     def close(self) -> None:
-        """End the worker: politely first, then the whole group."""
-        if self._process.poll() is None:
-            with contextlib.suppress(OSError):
-                self._send("shutdown")
-                self._process.wait(SHUTDOWN_GRACE_S)
+        """End the worker: politely first, unless there is no time, then the whole group."""
+        deadline = time.monotonic() + SHUTDOWN_GRACE_S
+        with contextlib.suppress(OSError):
+            self._send("shutdown", SHUTDOWN_GRACE_S)
+            while self._process.poll() is None and time.monotonic() < deadline:
+                if interrupts.came():
+                    break
+                time.sleep(0.01)
         self.kill()
+        if self._replies is not None:
+            os.close(self._replies)
+            self._replies = None
 
     def kill(self) -> None:
         """End the whole process group at once; safe to call again."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        processes.end(self._process)
 
     # --- process ------------------------------------------------------------------------------
 
-    def _spawn(self) -> tuple[subprocess.Popen[bytes], int]:
+    def _spawn(self, path: Path) -> tuple[subprocess.Popen[bytes], int | None, EngineLog]:
         try:
             self._job_dir.mkdir(parents=True, exist_ok=True)
-            log = self._log.open("ab")
         except OSError as error:
-            raise cannot_write(self._log, error) from None
-        replies, worker_end = os.pipe()
+            raise cannot_write(self._job_dir, error) from None
+        log, file = EngineLog.begin(path)
+        answers, worker_end = os.pipe()
         try:
-            with log:
-                process = subprocess.Popen(
+            with file:
+                process = processes.start(
                     [str(self.spec.python), str(WORKER), str(self._job_dir), str(worker_end)],
                     stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[worker_end],
+                    stdout=file,
+                    stderr=file,
+                    descriptors=[worker_end],
                     cwd=self._job_dir,
-                    env=self._environ(),
-                    start_new_session=True,
+                    environ=self._environ(),
                 )
         except OSError as error:
-            os.close(replies)
+            os.close(answers)
             raise EngineError(
-                f"cannot run {self.spec.python}: {error.strerror}", kind="crashed", log=self._log
+                f"cannot run {self.spec.python}: {error.strerror}", kind="crashed", log=path
             ) from None
         finally:
             os.close(worker_end)
-        return process, replies
+        assert process.stdin is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        return process, answers, log
 
     def _environ(self) -> dict[str, str]:
         """The caller's environment without what would leak its Python into the engine's."""
@@ -174,115 +205,169 @@ class WorkerEngine:
     # --- protocol -----------------------------------------------------------------------------
 
     def _bulk(
-        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> Iterator[dict[str, Any]]:
-        out, _ = self._exchange(op, requests, **parameters)
-        with out.open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
-
-    def _exchange(
-        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> tuple[Path, dict[str, Any]]:
-        """Write the requests, run the operation; its output file and its result."""
-        name = f"{op}-{next(self._ids)}"
-        source, out = self._job_dir / f"{name}.in.jsonl", self._job_dir / f"{name}.jsonl"
+        self,
+        op: str,
+        kind: type[Row],
+        requests: Sequence[Mapping[str, Any]],
+        name: str = "sample_id",
+        **parameters: Any,
+    ) -> tuple[list[Row], dict[str, Any]]:
+        """Write the requests, run the operation; a row for each of them, and its result."""
+        file = f"{op}-{next(self._ids)}"
+        source, out = self._job_dir / f"{file}.in.jsonl", self._job_dir / f"{file}.jsonl"
         try:
             with source.open("w", encoding="utf-8") as lines:
                 lines.writelines(json.dumps(request) + "\n" for request in requests)
         except OSError as error:
             raise cannot_write(source, error) from None
-        return out, self._call(op, requests=source.name, out=out.name, **parameters)
+        result = self._call(op, requests=source.name, out=out.name, **parameters)
+        try:
+            return replies.read_rows(out, kind, requests, name), result
+        except UnusableError as error:
+            fields = ", ".join(kind.model_fields)
+            self._unusable(op, f"{error}; expected, for each request, {fields}")
 
-    def _send(self, op: str, **payload: Any) -> int:
+    def _send(self, op: str, limit_s: float, **payload: Any) -> int:
+        """Raises OSError: TimeoutError when it is not taken, InterruptedError after a signal."""
         command_id = next(self._ids)
         assert self._process.stdin is not None
-        line = json.dumps({"id": command_id, "op": op, **payload}) + "\n"
-        self._process.stdin.write(line.encode())
-        self._process.stdin.flush()
+        pipe = self._process.stdin.fileno()
+        rest = (json.dumps({"id": command_id, "op": op, **payload}) + "\n").encode()
+        deadline = time.monotonic() + limit_s
+        while rest:
+            _, ready, _ = select.select([], [pipe], [], interrupts.POLL_S)
+            if ready:
+                rest = rest[os.write(pipe, rest) :]
+                continue
+            if interrupts.came():
+                raise InterruptedError
+            if time.monotonic() > deadline:
+                raise TimeoutError
         return command_id
 
     def _call(self, op: str, **payload: Any) -> dict[str, Any]:
         try:
-            command_id = self._send(op, **payload)
+            command_id = self._send(op, self._stall_timeout_s, **payload)
+        except TimeoutError:
+            raise self._hung(op) from None
         except OSError:
+            interrupts.check()
             raise self._crashed(op) from None
         for reply in self._read(op):
-            if reply["id"] != command_id:
-                continue
-            if "progress" in reply:
-                progress = reply["progress"]
-                self._progress(op, progress["done"], progress["total"])
-            elif reply["ok"]:
-                result: dict[str, Any] = reply["result"]
-                return result
-            else:
+            if reply.id != command_id:
+                self._unusable(op, f"it names command {reply.id}, {command_id} is under way")
+            if isinstance(reply, Working):
+                self._progress(op, reply.progress.done, reply.progress.total)
+            elif isinstance(reply, Failed):
                 raise self._failure(op, reply)
+            else:
+                return reply.result
         raise self._crashed(op)
 
-    def _read(self, op: str) -> Iterator[dict[str, Any]]:
+    def _read(self, op: str) -> Iterator[Reply]:
         """Replies until the worker's end closes; raises EngineError when it hangs."""
+        assert self._replies is not None
         alive, log_size = time.monotonic(), -1
         while True:
-            ready, _, _ = select.select([self._replies], [], [], POLL_S)
+            interrupts.check()
+            ready, _, _ = select.select([self._replies], [], [], interrupts.POLL_S)
             if ready:
                 received = os.read(self._replies, 1 << 16)
                 if not received:
                     return
                 *lines, self._buffer = (self._buffer + received).split(b"\n")
                 alive = time.monotonic()
-                yield from map(json.loads, lines)
+                if len(self._buffer) > replies.LONGEST_REPLY:
+                    self._unusable(op, f"a line of more than {replies.LONGEST_REPLY:,} bytes")
+                for line in lines:
+                    yield self._reply(op, line)
             elif self._process.poll() is not None:
                 return
             # A model that loads for minutes says so in its log alone.
-            elif (size := self._log.stat().st_size) != log_size:
+            elif (size := self._log.size()) != log_size:
                 alive, log_size = time.monotonic(), size
             elif time.monotonic() - alive > self._stall_timeout_s:
-                self.kill()
-                raise self._error(
-                    f"showed no sign of progress for {self._stall_timeout_s:g} s during {op}",
-                    kind="hung",
-                    hint="raise run.stall_timeout_s if it only needs longer",
-                )
+                raise self._hung(op)
+
+    def _reply(self, op: str, line: bytes) -> Reply:
+        try:
+            return replies.read_reply(line)
+        except UnusableError as error:
+            self._unusable(op, f"{error}; expected progress, a result or a failure")
+
+    def _typed(self, op: str, kind: type[replies.Answer], result: dict[str, Any]) -> replies.Answer:
+        try:
+            return replies.typed(kind, result)
+        except UnusableError as error:
+            self._unusable(op, f"{error}; expected {', '.join(kind.model_fields)}")
+
+    def _check_shape(self, op: str, row: Scored, tokens: int, top: int) -> None:
+        try:
+            replies.check_shape(row, tokens, top)
+        except UnusableError as error:
+            self._unusable(op, str(error))
 
     # --- failures -----------------------------------------------------------------------------
 
-    def _failure(self, op: str, reply: Mapping[str, Any]) -> ParityCheckError:
-        kind, message = reply["kind"], reply["message"]
-        if kind in INPUT_KINDS:
-            return InputError(message, log=self._log)
-        if kind == "disk_full":
-            return OutputError(f"the {self.spec.role} engine {message}", hint=DISK_FULL_HINT)
-        verb = "could not start" if op == "load" else f"failed to {op}"
-        own = TRAINER_HINTS if self.spec.backend == TRAINER else {}
-        hint = own.get(kind, HINTS.get(kind))
-        return self._error(
-            f"{verb}: {message}",
-            kind=kind,
-            hint=hint.format(table=self.spec.table) if hint else None,
+    def _unusable(self, op: str, why: str) -> NoReturn:
+        """The worker does not keep to the protocol; what it says next means nothing either."""
+        self.kill()
+        raise self._error(
+            f"gave an answer to {op} that cannot be used: {why}",
+            "protocol",
+            "something in the engine's environment or its plugins gets in the worker's way",
         )
 
-    def _crashed(self, op: str) -> EngineError:
+    def _hung(self, op: str) -> EngineError:
         self.kill()
-        code = self._process.returncode
+        return self._error(
+            f"showed no sign of progress for {self._stall_timeout_s:g} s during {op}",
+            "hung",
+            "raise run.stall_timeout_s if it only needs longer",
+        )
+
+    def _failure(self, op: str, reply: Failed) -> ParityCheckError:
+        if reply.kind in INPUT_KINDS:
+            return InputError(reply.message, log=self._log.path)
+        if reply.kind == "disk_full":
+            return OutputError(f"the {self.spec.role} engine {reply.message}", hint=DISK_FULL_HINT)
+        verb = "could not start" if op == "load" else f"failed to {op}"
+        cause = causes.explain(self.spec, reply.kind, reply.message, self._log)
+        return self._error(f"{verb}: {cause.message}", cause.kind, cause.hint, cause.details)
+
+    def _crashed(self, op: str) -> EngineError:
+        code = self._ended()
+        self.kill()
+        if code is None:
+            return self._error(f"stopped answering during {op}, but goes on", "crashed")
         cause = f"exited with code {code}"
         hint = None
         if code < 0:
-            cause = f"was killed by {signal.Signals(-code).name}"
+            cause = f"was killed by {_name(-code)}"
             if -code == signal.SIGKILL:
                 hint = "somebody killed it, or the kernel did for want of memory (see dmesg)"
-        return self._error(f"{cause} during {op}", kind="crashed", hint=hint, with_tail=True)
+        return self._error(f"{cause} during {op}", "crashed", hint, self._log.tail())
+
+    def _ended(self) -> int | None:
+        """The exit status, once the process is over; None where it is not."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(interrupts.POLL_S)
+        return None
 
     def _error(
-        self, what: str, *, kind: str, hint: str | None = None, with_tail: bool = False
+        self, what: str, kind: str, hint: str | None = None, details: tuple[str, ...] = ()
     ) -> EngineError:
         return EngineError(
             f"the {self.spec.role} engine ({self.spec.label}) {what}",
             kind=kind,
             hint=hint,
-            log=self._log,
-            details=self._log_tail() if with_tail else (),
+            log=self._log.path,
+            details=details,
         )
 
-    def _log_tail(self) -> tuple[str, ...]:
-        text = self._log.read_text(encoding="utf-8", errors="replace")
-        return tuple(text.splitlines()[-LOG_TAIL_LINES:])
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the real-time signals
+        return f"signal {number}"

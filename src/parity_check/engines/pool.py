@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Self, TypeVar
 
+from parity_check import interrupts
 from parity_check.engines.base import Engine, EngineSpec, Progress, Spec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.endpoint.engine import EndpointEngine, EndpointSpec
@@ -18,7 +19,6 @@ N = TypeVar("N", bound=str)
 T = TypeVar("T")
 Job = Callable[[Engine], T]
 
-SIGNAL_POLL_S = 0.2
 FULL_DEVICE = 0.95
 """Engines that together ask for less of a device's memory than this stay loaded together."""
 
@@ -82,7 +82,6 @@ class EnginePool:
                 _wait(futures.values())
                 _raise_first(futures)
             except BaseException:
-                # Also on Ctrl-C, which only this thread sees: the others wait on their workers.
                 self._kill()
                 raise
         return {role: future.result() for role, future in futures.items()}
@@ -140,11 +139,12 @@ class EnginePool:
 def _wait(futures: Iterable[Future[T]]) -> None:
     """Until all are done or one has failed.
 
-    In short turns: a signal that comes just before a lock is waited for does not wake the wait.
+    Raises KeyboardInterrupt after a signal.
     """
     waiting = set(futures)
     while waiting:
-        done, waiting = wait(waiting, SIGNAL_POLL_S, FIRST_EXCEPTION)
+        interrupts.check()
+        done, waiting = wait(waiting, interrupts.POLL_S, FIRST_EXCEPTION)
         if any(future.exception() for future in done):
             return
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from parity_check import interrupts
 from parity_check.errors import InputError
 from parity_check.importers.dump import Dumped, Logprobs
 from parity_check.traces.trace import Sample
@@ -49,6 +50,7 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
                 f"{each.place}: sample {each.sample_id} again, it is at {places[each.sample_id]} "
                 "already: the same file twice?"
             )
+        interrupts.check()
         places[each.sample_id] = each.place
         sided.setdefault(each.evaluating is not None, each.place)
         if len(sided) > 1:

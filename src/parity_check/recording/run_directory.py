@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import tomli_w
 
+from parity_check import interrupts
 from parity_check.errors import Interrupted, ParityCheckError
 from parity_check.files import cannot_write, write_text
 
@@ -49,22 +50,23 @@ class RunDirectory:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None:
+        if kind is None and interrupts.came():
+            error = KeyboardInterrupt()
+        if error is not None:
             self._keep_partial()
         shutil.rmtree(self.work, ignore_errors=True)
-        no_engine_was_started = kind is not None and not any(self.path.rglob("*.log"))
+        no_engine_was_started = error is not None and not any(self.path.rglob("*.log"))
         kept = None if no_engine_was_started else self._kept()
         if no_engine_was_started:
             shutil.rmtree(self.path, ignore_errors=True)
         if isinstance(error, KeyboardInterrupt):
-            error = Interrupted()
-            error.kept = kept
-            raise error from None
+            raise Interrupted(kept) from None
         if isinstance(error, ParityCheckError):
             error.kept = kept
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file of the run whole, or not at all. Raises OutputError."""
+        """Write a file of the run whole, or not at all. Raises OutputError, KeyboardInterrupt."""
+        interrupts.check()
         path = self.path / name
         write_text(path, text)
         return path

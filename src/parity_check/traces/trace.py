@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from parity_check import interrupts
 from parity_check.errors import InputError
 from parity_check.files import whole
 from parity_check.traces.batch import BATCH_COLUMNS, SampleBatch, batch_of
@@ -216,6 +217,7 @@ class Trace:
     def _read(self, index: int, columns: list[str] | None = None) -> pa.Table:
         import pyarrow as pa
 
+        interrupts.check()
         try:
             return self._file.read_row_group(index, columns=columns)
         except (OSError, pa.ArrowException) as error:

@@ -25,6 +25,7 @@ from parity_check.console import Console
 from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import IN_PROCESS
+from parity_check.engines.replies import Flying, Head, WeightsInForce
 from parity_check.errors import ConfigError, ExitCode, InputError
 from parity_check.files import write_text
 from parity_check.recording.run_directory import RunDirectory
@@ -42,7 +43,6 @@ from parity_check.weight_sync.scenario import (
     Cold,
     Flown,
     Planned,
-    Rows,
     declared_ways,
     fly,
     locate_checkpoint,
@@ -192,7 +192,7 @@ def _recorded(
     """Fly, and keep the rollouts at once: the oracles come later, and may be interrupted."""
     flown = fly(plan, config, checkpoints, engine)
     name = rollouts_name(engine.spec.role)
-    run.write(name, "".join(json.dumps(row) + "\n" for row in flown.rows))
+    run.write(name, "".join(json.dumps(row.model_dump()) + "\n" for row in flown.rows))
     engine.forget()
     return flown
 
@@ -206,11 +206,11 @@ def engine_run(
     colds: Sequence[Cold],
 ) -> EngineRun:
     """One engine's rows and its oracles' as arrays; `wanted` tokens were asked of a request."""
-    kept = {row["sample_id"]: row for row in colds[0].kept}
+    kept = {row.sample_id: row for row in colds[0].kept}
     requests = []
     for place, (planned, row) in enumerate(zip(plan, flown.rows, strict=True)):
         beside = kept.get(planned.sample_id)
-        if beside is not None and beside["switches"] != row["switches"]:
+        if beside is not None and beside.switches != row.switches:
             beside = None  # another boundary is another oracle
         requests.append(
             Request(
@@ -219,13 +219,13 @@ def engine_run(
                 phase=planned.phase,
                 prompt_tokens=len(planned.token_ids),
                 wanted=wanted,
-                finish_reason=row["finish_reason"],
-                cached_tokens=row["cached_tokens"],
+                finish_reason=row.finish_reason or "",
+                cached_tokens=row.cached_tokens,
                 started=0 if planned.phase == "in_flight" else len(colds) - 1,
-                switches=tuple(row["switches"]),
-                logprobs=np.array(row["logprobs"], dtype=np.float64),
+                switches=tuple(row.switches),
+                logprobs=np.array(row.logprobs, dtype=np.float64),
                 cold=np.array([cold.logprobs[place] for cold in colds], dtype=np.float64),
-                kept=None if beside is None else np.array(beside["logprobs"], dtype=np.float64),
+                kept=None if beside is None else np.array(beside.logprobs, dtype=np.float64),
             )
         )
     return EngineRun(
@@ -237,21 +237,19 @@ def engine_run(
         block_size=flown.description["config"].get("block_size", 1),
         requests=tuple(requests),
         updates=tuple(
-            Update(**{**update, "cache_resets": tuple(update["cache_resets"])})
-            for update in flown.result["updates"]
+            Update(**{**update.model_dump(), "cache_resets": tuple(update.cache_resets)})
+            for update in flown.result.updates
         ),
-        preemptions=flown.result["preemptions"],
-        before=_weights(flown.result["weights_before"]),
-        after=_weights(flown.result["weights_after"]),
+        preemptions=flown.result.preemptions,
+        before=_weights(flown.result.weights_before),
+        after=_weights(flown.result.weights_after),
         cold=tuple(_weights(cold.weights) for cold in colds),
     )
 
 
-def _weights(found: Mapping[str, Any]) -> Weights:
-    head = found["head"] or {"logits": [0.0], "dtype": "no"}
-    return Weights(
-        found["parameters"], np.array(head["logits"], dtype=np.float64), str(head["dtype"])
-    )
+def _weights(found: WeightsInForce) -> Weights:
+    head = found.head or Head(logits=[0.0], dtype="no")
+    return Weights(found.parameters, np.array(head.logits, dtype=np.float64), head.dtype)
 
 
 def rollouts_name(role: str) -> str:
@@ -259,14 +257,14 @@ def rollouts_name(role: str) -> str:
     return f"{role}-weight-sync.jsonl"
 
 
-def _rollouts(run: EngineRun, recorded: Rows) -> str:
+def _rollouts(run: EngineRun, recorded: Sequence[Flying]) -> str:
     rows = (
         {
             "sample_id": request.sample_id,
             "phase": request.phase,
             "finish_reason": request.finish_reason,
             "cached_tokens": request.cached_tokens,
-            "token_ids": row["token_ids"],
+            "token_ids": row.token_ids,
             "versions": request.versions.tolist(),
             "lags": request.lags.tolist(),
             "logprobs": request.logprobs.tolist(),

@@ -18,12 +18,11 @@ from parity_check.config.models import Config, ModelConfig, Role, WeightSync
 from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import family_of, refusal
+from parity_check.engines.replies import Flying, Logprob, Updated, WeightsInForce
 from parity_check.errors import ConfigError, InputError
 from parity_check.traces.checkpoint import locate_model
 from parity_check.traces.prompts import Prompt
 from parity_check.weight_sync.observed import Mode, Phase
-
-Rows = list[dict[str, Any]]
 
 SHARED = 16
 """Prompts of other families are taken first: ones that share fewer leading tokens than this."""
@@ -43,8 +42,8 @@ class Planned:
 class Flown:
     """What one engine's scenario gave: a row a request, and what its updates did."""
 
-    rows: Rows
-    result: dict[str, Any]
+    rows: list[Flying]
+    result: Updated
     label: str
     description: dict[str, Any]
     requested: dict[str, Any]
@@ -54,9 +53,9 @@ class Flown:
 class Cold:
     """What an engine that was started with one version of the weights says of the same tokens."""
 
-    logprobs: list[list[float]]
-    weights: dict[str, Any]
-    kept: Rows
+    logprobs: list[list[Logprob]]
+    weights: WeightsInForce
+    kept: list[Flying]
 
 
 # --- planning -----------------------------------------------------------------------------------
@@ -178,13 +177,13 @@ def replay(
         {
             "sample_id": request.sample_id,
             "prompt_token_ids": request.token_ids,
-            "completion_token_ids": row["token_ids"],
+            "completion_token_ids": row.token_ids,
             "in_flight": True,
         }
         for request, row in zip(plan, flown.rows, strict=True)
     ]
-    rows = engine.sample("replay", requests, sampling=config.workload.sampling(), top_logprobs=0)
-    kept: Rows = []
+    rows = engine.score("replay", requests, sampling=config.workload.sampling(), top_logprobs=0)
+    kept: list[Flying] = []
     if keep:
         in_flight = [
             request
@@ -199,7 +198,7 @@ def replay(
             update=None,
             python_path=None,
         )
-    return Cold([row["logprobs"] for row in rows], weights, kept)
+    return Cold([row.logprobs for row in rows], weights, kept)
 
 
 def _parameters(config: Config, checkpoints: Sequence[str]) -> dict[str, Any]:

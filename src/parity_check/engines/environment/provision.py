@@ -6,17 +6,21 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from email.parser import Parser
 from pathlib import Path
+from typing import IO
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from parity_check import interrupts
 from parity_check.engines.environment.recipes import Recipe
 from parity_check.engines.environment.uv_process import UvFailedError, run_uv
 from parity_check.errors import EngineEnvironmentError
@@ -30,15 +34,30 @@ Say = Callable[[str], None]
 
 @contextmanager
 def locked(path: Path, say: Say) -> Iterator[None]:
-    """Hold a lock file; a second process waits and says so."""
+    """Hold a lock file, which says who holds it; a second process waits and says for whom."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
+        while not _locks(file):
+            file.seek(0)
+            holder = file.read(200).partition("\n")[0] or "another process"
+            say(f"waiting for {holder}, which makes this environment")
+            interrupts.check()
+            time.sleep(interrupts.POLL_S)
+        file.truncate(0)
+        file.write(f"parity-check, process {os.getpid()} on {platform.node()}\n")
+        file.flush()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another parity-check that is making this environment")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _locks(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def create(location: Path, python: str) -> None:
