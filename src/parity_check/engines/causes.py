@@ -48,6 +48,8 @@ SIGNS = {
     "missing_package": ("no module named",),
 }
 """What errors say, whatever raised them."""
+UNNAMED = ("load_failed", "internal")
+"""The words for what has no word."""
 WRAPPERS = re.compile(
     r"engine core initialization failed|engine process failed to start|died unexpectedly"
     r"|workerproc initialization failed|engine loop is not running|enginedead",
@@ -73,14 +75,14 @@ def explain(spec: EngineSpec, kind: str, message: str, log: EngineLog) -> Cause:
     if first is not None and first not in message:
         if WRAPPERS.search(message):
             message = first
-        else:
+        elif kind in UNNAMED:
             details = (f"the first error in its log: {first}",)
-    kind = _by_sign(message, first) or kind
+    kind = _by_sign(message) or kind
     own = TRAINER_HINTS if spec.backend == TRAINER else {}
     hint = own.get(kind, HINTS.get(kind))
     return Cause(kind, message, hint and hint.format(table=spec.table), details)
 
 
-def _by_sign(*texts: str | None) -> str | None:
-    said = "\n".join(text for text in texts if text).lower()
+def _by_sign(message: str) -> str | None:
+    said = message.lower()
     return next((kind for kind, signs in SIGNS.items() if any(s in said for s in signs)), None)

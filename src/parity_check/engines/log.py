@@ -19,6 +19,8 @@ PREFIX = re.compile(
 )
 """What vLLM puts before each line: the process, the level, the time, the place."""
 TRACEBACK = "Traceback (most recent call last):"
+OURS = "failures.WorkerFailure"
+"""What the worker raises itself, it also says in its reply."""
 RAISED = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*)(: (?P<message>.*))?$")
 
 
@@ -60,7 +62,7 @@ class EngineLog:
                 inside = True
             elif inside and line and not line[0].isspace():
                 inside = False
-                if RAISED.match(line):
+                if RAISED.match(line) and not line.startswith(OURS):
                     return line
         return None
 
