@@ -8,6 +8,7 @@ reads it, and `check` raises in the thread that calls it.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import threading
@@ -26,7 +27,7 @@ _came = threading.Event()
 
 def listen() -> None:
     """Take over the signals, for the life of the process; ones that are ignored stay ignored."""
-    reading, writing = os.pipe()
+    reading, writing = map(_above_the_streams, os.pipe())
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in SIGNALS:
@@ -53,6 +54,13 @@ def _watch(reading: int) -> None:
             time.sleep(LEAVE_AFTER_S)
             os._exit(INTERRUPTED)  # which also ends every process group: see engines.processes
         _came.set()
+
+
+def _above_the_streams(descriptor: int) -> int:
+    """The same, but not in the place of a stream that the caller has closed."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
 
 
 def _signals(reading: int) -> Iterator[int]:

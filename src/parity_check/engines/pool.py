@@ -13,7 +13,7 @@ from parity_check import interrupts
 from parity_check.engines.base import Engine, EngineSpec, Progress, Spec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.endpoint.engine import EndpointEngine, EndpointSpec
-from parity_check.errors import ParityCheckError
+from parity_check.errors import EngineError, ParityCheckError
 
 N = TypeVar("N", bound=str)
 T = TypeVar("T")
@@ -22,12 +22,16 @@ Job = Callable[[Engine], T]
 FULL_DEVICE = 0.95
 """Engines that together ask for less of a device's memory than this stay loaded together."""
 
+DAMAGED = ("crashed", "damaged", "internal", "load_failed", "vllm_not_installed")
+"""Failures to start that a damaged environment may be behind."""
+
 
 class EnginePool:
     """Starts engines when they are first needed, and ends them all on leaving.
 
     On separate devices engines start and run side by side. On a shared one they run by turns, and
-    stay loaded between turns where their shares of its memory fit together.
+    stay loaded between turns where their shares of its memory fit together. `mend` repairs the
+    environment of an engine that did not start, and says whether there was anything to repair.
     """
 
     def __init__(
@@ -37,11 +41,12 @@ class EnginePool:
         log_dir: Path,
         stall_timeout_s: float,
         progress: Callable[[str], Progress],
+        mend: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.specs: dict[str, Spec] = dict(specs)
         self._work_dir = work_dir
         self._log_dirs = dict.fromkeys(specs, log_dir)
-        self._stall_timeout_s, self._progress = stall_timeout_s, progress
+        self._stall_timeout_s, self._progress, self._mend = stall_timeout_s, progress, mend
         self._engines: dict[str, Engine] = {}
         self._lock, self._ended = threading.Lock(), False
 
@@ -111,8 +116,18 @@ class EnginePool:
             if not self.resident:
                 for other in list(self._engines):
                     self._end(other)
-            self._spawn(role).load()
+            self._start(role)
         return self._engines[role]
+
+    def _start(self, role: str) -> None:
+        """Load an engine; once more where its environment was damaged and could be mended."""
+        try:
+            self._spawn(role).load()
+        except EngineError as error:
+            if error.kind not in DAMAGED or not self._mend(role):
+                raise
+            self._end(role)
+            self._spawn(role).load()
 
     def _spawn(self, role: str) -> Engine:
         spec, log = self.specs[role], self._log_dirs[role] / f"{role}.log"

@@ -29,7 +29,8 @@ class RunDirectory:
 
     def __init__(self, parent: Path, config: dict[str, Any]) -> None:
         self._open(parent / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
-        self.write("config.toml", tomli_w.dumps(config))
+        # Not `write`, which an interrupt may leave: nobody would tidy up yet.
+        write_text(self.path / "config.toml", tomli_w.dumps(config))
 
     def _open(self, shown: Path) -> None:
         self.created = datetime.now(UTC)

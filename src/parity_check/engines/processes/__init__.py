@@ -48,6 +48,12 @@ class _Watchdog:
         self._groups: set[int] = set()
         self._process: subprocess.Popen[bytes] | None = None
 
+    def ready(self) -> None:
+        """Start it, so that nothing is between the start of a group and its entry."""
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+
     def add(self, group: int) -> None:
         with self._lock:
             self._groups.add(group)
@@ -71,10 +77,12 @@ class _Watchdog:
             self._process = None
 
     def _tell(self, line: str) -> None:
-        if self._process is not None:
-            with suppress(OSError):
-                self._write(line)
-                return
+        try:
+            self._write(line)
+        except OSError:  # somebody killed it
+            self._start()
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(
             [*PYTHON, str(HERE / "watchdog.py")],
             stdin=subprocess.PIPE,
@@ -107,6 +115,7 @@ def start(
     descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a command that ends with this process; `end` must follow. Raises OSError."""
+    _watchdog.ready()
     reading, report = os.pipe()
     try:
         process = _spawner.submit(
