@@ -16,7 +16,6 @@ class Held:
     threads: int
     children: int
     temporary: int
-    shared_memory: int
     memory_mib: float
 
 
@@ -31,7 +30,6 @@ def held() -> Held:
         threads=int(status["Threads"]),
         children=sum(len(task.read_text().split()) for task in own.glob("task/*/children")),
         temporary=_entries(Path(tempfile.gettempdir())),
-        shared_memory=_entries(Path("/dev/shm")),
         memory_mib=int(status["VmRSS"].split()[0]) / 1024,
     )
 

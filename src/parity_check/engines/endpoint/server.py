@@ -252,13 +252,16 @@ class Server:
         if call.optional and "json" not in response.headers.get("content-type", ""):
             return content.decode(errors="replace")
         try:
-            return from_json(content)
+            found = from_json(content)
         except ValueError as error:
             raise self.error(
                 f"broke off its answer during {operation}: {len(content)} bytes that are not "
                 f"JSON ({error})",
                 kind="truncated",
             ) from None
+        if found is None:
+            raise self.bad_answer(operation, call.name or call.path, UnusableError("it is null"))
+        return found
 
     def _clean(self, text: str) -> str:
         """The text without the key: a server may quote the request that it refuses."""
