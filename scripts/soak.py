@@ -3,7 +3,8 @@
 
     PYTHONPATH=tests python scripts/soak.py [RUNS] [SIDE_BY_SIDE]
 
-In sequence within this process, every tenth a `compare`, the others a `record`; then `compare` side by side, as processes in one directory.
+In sequence within this process, every tenth a `compare`, the others a `record`; then `compare`
+side by side, as processes in one directory.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ import pytest
 
 from helpers.support import assert_fails, assert_tidy, call_cli, fake_config, only_run
 from parity_check.config.engines import Settings
-from parity_check.engines.base import EngineSpec
-from parity_check.engines.client import WorkerEngine
+from parity_check.engines.client import WorkerEngine, WorkerSpec
+from parity_check.engines.vllm import CAN
 from parity_check.errors import EngineError, ExitCode
 
 MALFORMED = Path(__file__).parents[1] / "helpers" / "malformed"
@@ -231,13 +231,14 @@ def cases() -> Iterator[Any]:
             yield pytest.param(op, {"rows": [line]}, id=f"{op}, a row without {key}")
 
 
-def spec(case: dict[str, Any]) -> EngineSpec:
-    return EngineSpec(
+def spec(python: Path, **environ: str) -> WorkerSpec:
+    return WorkerSpec(
         role="reference",
         label="fake engine",
+        can=CAN,
         backend="fake",
-        python=Path(sys.executable),
-        environ={"PYTHONPATH": str(MALFORMED), "MALFORMED": json.dumps(case)},
+        python=python,
+        environ=environ,
         engine_args={"model": None},
         family=None,
         settings=Settings(),
@@ -245,10 +246,15 @@ def spec(case: dict[str, Any]) -> EngineSpec:
     )
 
 
+def malformed(case: dict[str, Any]) -> WorkerSpec:
+    variables = {"PYTHONPATH": str(MALFORMED), "MALFORMED": json.dumps(case)}
+    return spec(Path(sys.executable), **variables)
+
+
 @pytest.mark.parametrize(("op", "case"), list(cases()))
 def test_a_malformed_answer(tmp_path: Path, op: str, case: dict[str, Any]) -> None:
     log = tmp_path / "reference.log"
-    changed = spec({"op": op, "at": 2, **case})
+    changed = malformed({"op": op, "at": 2, **case})
     with WorkerEngine(changed, tmp_path / "work", log, 20.0, lambda *_: None) as engine:
         if op != "load":
             engine.load()
@@ -266,7 +272,7 @@ def test_a_malformed_answer(tmp_path: Path, op: str, case: dict[str, Any]) -> No
 @pytest.mark.parametrize("op", [op for op in OPERATIONS if op != "weight_sync"])
 def test_the_same_operations_without_a_fault(tmp_path: Path, op: str) -> None:
     """The table would prove nothing if the operations failed by themselves."""
-    whole = spec({"op": "none"})
+    whole = malformed({"op": "none"})
     with WorkerEngine(whole, tmp_path / "work", tmp_path / "l", 20.0, lambda *_: None) as engine:
         engine.load()
         assert OPERATIONS[op](engine)
@@ -298,7 +304,7 @@ def test_a_worker_that_closes_its_replies(tmp_path: Path) -> None:
     program = "import os, sys, time; os.close(int(sys.argv[3])); time.sleep(60)"
     script.write_text(f"#!{sys.executable}\n{program}\n")
     script.chmod(0o755)
-    silent = EngineSpec("reference", "mute", "fake", script, {}, {}, None, Settings(), "cpu")
+    silent = spec(script)
     with (
         WorkerEngine(silent, tmp_path / "work", tmp_path / "l", 20.0, lambda *_: None) as engine,
         pytest.raises(EngineError, match="stopped answering during load"),
@@ -315,7 +321,7 @@ def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         f"#!{sys.executable}\nimport os, sys\nwhile 1: os.write(int(sys.argv[3]), b'x' * 999)\n"
     )
     script.chmod(0o755)
-    endless = EngineSpec("reference", "endless", "fake", script, {}, {}, None, Settings(), "cpu")
+    endless = spec(script)
     with (
         WorkerEngine(endless, tmp_path / "work", tmp_path / "l", 20.0, lambda *_: None) as engine,
         pytest.raises(EngineError, match="a line of more than 65,536 bytes"),

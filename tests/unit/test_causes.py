@@ -9,11 +9,22 @@ import pytest
 
 from parity_check.config.engines import Settings
 from parity_check.engines import causes
-from parity_check.engines.base import EngineSpec
+from parity_check.engines.client import WorkerSpec
 from parity_check.engines.log import EngineLog
+from parity_check.engines.vllm import CAN, HINTS
 
-SPEC = EngineSpec(
-    "candidate", "vllm 0.18.1", "vllm", Path(sys.executable), {}, {}, None, Settings(), "cuda"
+SPEC = WorkerSpec(
+    role="candidate",
+    label="vllm 0.18.1",
+    can=CAN,
+    backend="vllm",
+    python=Path(sys.executable),
+    environ={},
+    engine_args={},
+    family=None,
+    settings=Settings(),
+    platform="cuda",
+    hints=HINTS,
 )
 CORE = "(EngineCore_DP0 pid=123) ERROR 11-26 02:33:21 [core.py:843] "
 SECOND_PROCESS = f"""\
@@ -84,10 +95,10 @@ def test_a_log_that_is_gone(tmp_path: Path) -> None:
 
 
 def test_the_second_process_is_quoted_not_the_first(tmp_path: Path) -> None:
-    found = causes.explain(SPEC, "load_failed", WRAPPED, log(tmp_path, SECOND_PROCESS))
+    found = causes.explain("load_failed", WRAPPED, log(tmp_path, SECOND_PROCESS))
     assert found.message.startswith("ValueError: No available memory for the cache blocks")
     assert found.kind == "out_of_memory"
-    assert "VLLM_CPU_KVCACHE_SPACE in [candidate.env]" in (found.hint or "")
+    assert "VLLM_CPU_KVCACHE_SPACE in [candidate.env]" in (SPEC.hint(found.kind) or "")
     assert found.details == ()
 
 
@@ -105,14 +116,15 @@ def test_the_second_process_is_quoted_not_the_first(tmp_path: Path) -> None:
     ],
 )
 def test_signs(tmp_path: Path, message: str, kind: str, hint: str | None) -> None:
-    found = causes.explain(SPEC, "load_failed", message, log(tmp_path, ""))
+    found = causes.explain("load_failed", message, log(tmp_path, ""))
     assert (found.kind, found.message) == (kind, message)
-    assert found.hint is None if hint is None else hint in (found.hint or "")
+    advice = SPEC.hint(found.kind)
+    assert advice is None if hint is None else hint in (advice or "")
 
 
 def test_an_unnamed_failure_shows_what_stands_behind_it(tmp_path: Path) -> None:
     text = log(tmp_path, CHAIN)
-    found = causes.explain(SPEC, "internal", "RuntimeError: it went wrong", text)
+    found = causes.explain("internal", "RuntimeError: it went wrong", text)
     assert found.details == ("the first error in its log: ValueError: invalid literal",)
-    named = causes.explain(SPEC, "bad_engine_args", "ValueError: unknown dtype", text)
+    named = causes.explain("bad_engine_args", "ValueError: unknown dtype", text)
     assert named.details == ()

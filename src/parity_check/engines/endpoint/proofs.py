@@ -20,8 +20,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from parity_check.engines.endpoint.answers import Usage
+from parity_check.traces.engine import UNKNOWN
 
-UNKNOWN = "unknown"
 COLD = 0.5
 GRID_BITS = {"bfloat16": 10, "float16": 13}
 """A logit of at least 1/8 (bfloat16) or 1/4 (float16) is a multiple of 2^-bits."""
