@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from parity_check import interrupts
 from parity_check.errors import InputError
 from parity_check.files import whole
 from parity_check.reading import parse_json, regular_file
@@ -269,6 +270,7 @@ class Trace:
     def _read(self, index: int, columns: list[str] | None = None) -> pa.Table:
         import pyarrow as pa
 
+        interrupts.check()
         try:
             table = self._file.read_row_group(index, columns=columns or self._columns)
             table.validate(full=True)
