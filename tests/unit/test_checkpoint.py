@@ -68,7 +68,7 @@ def test_a_faithful_reading_passes(written: float | None, read: float | None) ->
 
 
 def test_another_rope_base_is_refused() -> None:
-    with pytest.raises(InputError, match=r"reads rope_theta 10000 .* config.json says 500000"):
+    with pytest.raises(InputError, match=r"reads rope_theta 10000 .* config.json has 500000"):
         check_reading("candidate", reading(1e4), "bfloat16", {"rope_theta": 5e5})
 
 

@@ -180,7 +180,7 @@ def test_the_link_to_an_interpreter_is_not_followed(tmp_path: Path) -> None:
             "parity.toml: engines.t.settings.lm_head_dtype: input should be 'model', 'float32' or "
             "'default' (got 'half')",
         ),
-        ({"reference": {}}, "reference: give exactly one of `python` and `requirement`"),
+        ({"reference": {}}, "reference: set exactly one of `python` and `requirement`"),
         (
             {"reference": {"kind": "fake", "requirement": "vllm==1"}},
             'reference: kind = "fake" takes neither `python` nor `requirement`',

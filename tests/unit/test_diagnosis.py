@@ -158,3 +158,14 @@ def test_what_an_engine_does_not_state_is_no_difference() -> None:
     silent = replace(facts["candidate"], config={})
     assert replace(case, engines={**facts, "candidate": told}).differing("dtype") is not None
     assert replace(case, engines={**facts, "candidate": silent}).differing("dtype") is None
+
+
+def test_a_pair_of_other_engines_is_called_by_their_names() -> None:
+    """The candidate and a trainer: tables, commands and sentences name these two."""
+    case = case_of(Pair(candidate=RAW, sampling=T07))
+    names = {"reference": "candidate", "candidate": "trainer"}
+    [first, *_] = diagnose(replace(case, names=names, run="runs/candidate-1"), "drift").findings
+    assert first.engine == "trainer"
+    assert first.claim.startswith("The trainer samples at temperature 0.7 but returns raw")
+    assert first.fix.startswith("[engines.trainer.settings]")
+    assert "runs/candidate-1" in first.confirm

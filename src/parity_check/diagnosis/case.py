@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,8 @@ from parity_check.diagnosis.evidence import Evidence
 from parity_check.diagnosis.findings import Confidence, Layer
 from parity_check.traces.engine import UNKNOWN, Distribution
 
+ROLE_WORD = re.compile(r"(\[?)\b(reference|candidate)\b")
+"""A role in a sentence; behind a bracket, a table of the configuration."""
 TRUNCATING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
 """Sampling parameters that truncate the support, with the values that turn them off."""
 
@@ -82,6 +85,16 @@ class Case:
             and reference.config == candidate.config
         )
 
+    def named(self, sentence: str) -> str:
+        """A rule's sentence, which speaks of reference and candidate, with the engines' names."""
+
+        def name(found: re.Match[str]) -> str:
+            role: Role = "reference" if found[2] == "reference" else "candidate"
+            engine = self.names[role]
+            return found[1] + (engine if not found[1] or engine in ROLES else f"engines.{engine}")
+
+        return ROLE_WORD.sub(name, sentence)
+
     def left_with(self, evidence: Evidence) -> Case:
         return replace(self, evidence=evidence)
 
@@ -104,17 +117,14 @@ class Match:
     settles: bool = False
     """Whether to stop here: this cause hides all others."""
 
-    def words_for(self, case: Case) -> dict[str, str]:
-        """Values for the rule's sentences: names of the engines, and the table to change."""
+    def names(self) -> dict[str, str]:
+        """Values for the rule's templates, roles included."""
         role = self.engine
-        name = case.names[role or "candidate"]
         return {
             **self.words,
-            "engine": name if role else "one engine",
-            "other": case.names[OTHER[role]] if role else "other",
-            "role": name,
-            "table": name if name in ROLES else f"engines.{name}",
-            "run": case.run,
+            "engine": role or "one engine",
+            "other": OTHER[role] if role else "other",
+            "role": role or "candidate",
         }
 
 

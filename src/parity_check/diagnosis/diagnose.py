@@ -38,12 +38,16 @@ def diagnose(case: Case, verdict: Verdict) -> Diagnosis:
     return Diagnosis(
         stages=_stages(found, verdict, unexplained),
         findings=tuple(found),
-        known=(*known(case), *_sampled(case)) if unexplained else (),
+        known=(*map(case.named, known(case)), *_sampled(case)) if unexplained else (),
     )
 
 
 def _finding(rule: Rule, match: Match, case: Case, initial: float) -> Finding:
-    names = match.words_for(case)
+    names = match.names()
+
+    def filled(template: str) -> str:
+        return case.named(template.format(**names, run="{run}")).replace("{run}", case.run)
+
     explained = None
     if match.after is not None:
         explained = (case.evidence.size() - match.after.size()) / initial if initial else 0.0
@@ -54,11 +58,11 @@ def _finding(rule: Rule, match: Match, case: Case, initial: float) -> Finding:
         layer=rule.layer,
         confidence=match.confidence,
         engine=None if match.engine is None else case.names[match.engine],
-        claim=rule.claim.format(**names),
-        evidence=(*match.evidence, *_sampled(case)),
+        claim=filled(rule.claim),
+        evidence=(*map(case.named, match.evidence), *_sampled(case)),
         explained=None if explained is None else min(1.0, max(0.0, explained)),
-        fix=rule.fix.format(**names),
-        confirm=rule.confirm.format(**names),
+        fix=filled(rule.fix),
+        confirm=filled(rule.confirm),
     )
 
 

@@ -51,7 +51,7 @@ RULES = (
         pattern="the slope of candidate top-k gaps over reference top-k gaps is T, or 1/T",
         claim="The {engine} samples at temperature {temperature} but returns raw logprobs (T = "
         "1): {implied}.",
-        fix='[{table}.settings] logprobs_mode = "processed_logprobs"',
+        fix='[{role}.settings] logprobs_mode = "processed_logprobs"',
         confirm="parity-check ablate {run} --only logprobs_mode",
         cases="trl#4159, prime-rl#697, vime#64, NeMo-RL#902, vllm#37082",
     ),
@@ -141,7 +141,7 @@ RULES = (
         look=path.lm_head_precision,
         pattern="top-k gaps × T of one engine are multiples of 2^-k, those of the other are not",
         claim="The {engine}'s lm_head ran in {dtype}, the {other}'s in float32.",
-        fix='[{table}.settings] lm_head_dtype = "float32"',
+        fix='[{role}.settings] lm_head_dtype = "float32"',
         confirm="parity-check ablate {run} --only lm_head_dtype",
         cases="vllm#19925, #24567, #48390, NeMo-RL#3936, Fast-LLM#525, prime-rl#2438",
     ),
@@ -152,7 +152,7 @@ RULES = (
         pattern="Δ only on prompts that a prefix cache may have served, with caching on",
         claim="The {engine}'s prefix cache changes the logprobs: cached KV does not match the "
         "current weights.",
-        fix="[{table}.settings] enable_prefix_caching = false (or reset the cache after every "
+        fix="[{role}.settings] enable_prefix_caching = false (or reset the cache after every "
         "weight update)",
         confirm="parity-check ablate {run} --only enable_prefix_caching",
         cases="NeMo-RL#4018, trl#3024, vllm#42019, #42245",
@@ -174,7 +174,7 @@ RULES = (
         look=path.batch_variance,
         pattern="an engine's A/A floor is a fifth of E|Δ| or more",
         claim="{whose} logprobs depend on the other requests in the batch.",
-        fix='[{table}.env] VLLM_BATCH_INVARIANT = "1" (GPU); VLLM_CPU_ATTN_SPLIT_KV = "0" (CPU)',
+        fix='[{role}.env] VLLM_BATCH_INVARIANT = "1" (GPU); VLLM_CPU_ATTN_SPLIT_KV = "0" (CPU)',
         confirm="parity-check ablate {run} --flip max_num_seqs=1",
         cases="vllm#11778, #25262",
     ),
@@ -185,7 +185,7 @@ RULES = (
         pattern="|Δ| jumps threefold at one context length, and stays high",
         claim="The drift begins at {position} tokens of context: a tile, chunk or page boundary "
         "in attention, or the KV-cache format.",
-        fix='[{table}.engine_args] kv_cache_dtype = "auto", enable_chunked_prefill = false',
+        fix='[{role}.engine_args] kv_cache_dtype = "auto", enable_chunked_prefill = false',
         confirm="parity-check ablate {run} --flip enable_chunked_prefill=false",
         cases="vllm#54035, sglang#25790, #38711, NeMo-RL model_diagnostics 2",
     ),
@@ -195,7 +195,7 @@ RULES = (
         look=path.numeric_format,
         pattern="dtype, quantization or kv_cache_dtype differ between the engines",
         claim="The engines use different numeric formats: {keys}.",
-        fix='[{table}.engine_args] {key} = "{value}"',
+        fix='[{role}.engine_args] {key} = "{value}"',
         confirm="parity-check ablate {run} --flip {key}={value}",
         cases="NeMo-RL fp8 recipes, vllm#48310",
     ),

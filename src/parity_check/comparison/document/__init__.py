@@ -67,7 +67,7 @@ def _count(report: ComparisonReport, verdict: Verdict) -> int:
 
 
 def _lead(report: ComparisonReport) -> str:
-    """The likeliest cause of the worst pair, or the first gate that decided the verdict."""
+    """The likeliest cause in the first pair with the verdict, or the first gate that decided it."""
     if report.verdict != "parity":
         for pair in report.pairs:
             if pair.diagnosis.findings and any(g.verdict == report.verdict for g in pair.gates):

@@ -329,8 +329,8 @@ class EndpointEngine:
         for name, found in self.description.settings.items():
             if found.requested != "default" and found.in_force not in (found.requested, UNKNOWN):
                 raise self._server.error(
-                    f"cannot be used: {name} = {json.dumps(found.requested)} was requested, but "
-                    f"{json.dumps(found.in_force)} is in force ({found.proof})",
+                    f"does not match the configuration: {name} = {json.dumps(found.requested)} was "
+                    f"requested, but {json.dumps(found.in_force)} is in force ({found.proof})",
                     kind="setting_not_applied",
                     hint="restart the server with this setting, or remove it from the "
                     "configuration",
