@@ -84,9 +84,9 @@ def _left_out(imported: Imported) -> str:
     sampled = imported.sequences - imported.unsampled
     notes = []
     if len(imported.behaviour) > sampled:
-        notes.append(f"{sampled} sequences became one sample a turn")
+        notes.append(f"{sampled} sequences were split into one sample per turn")
     if imported.rollouts < sampled:
-        notes.append(f"{sampled} sequences are of {imported.rollouts} rollouts")
+        notes.append(f"{sampled} sequences belong to {imported.rollouts} rollouts")
     if imported.masked:
         notes.append(f"{imported.masked} masked tokens between turns are only context")
     if imported.unsampled:

@@ -89,8 +89,8 @@ def sequences(path: Path, tree: Any, names: Names) -> Iterator[Dumped]:
     trained = "format_version" in tree
     if trained and tree["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"{path}: slime train dump {tree['format_version']}, this parity-check reads "
-            f"{FORMAT_VERSION}"
+            f"{path}: slime train dump {tree['format_version']}, but this version of parity-check "
+            f"reads {FORMAT_VERSION}"
         )
     batch = names.batch(path, tree.get("rollout_id"), tree["samples"])
     for number, sample in enumerate(tree["samples"]):

@@ -60,7 +60,7 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
             there, tokens = places[each.sample_id]
             same = tokens == prompt_name(each.token_ids)
             raise InputError(
-                f"{each.place}: sample {each.sample_id} again, it is at {there} already"
+                f"{each.place}: sample {each.sample_id} already occurred at {there}"
                 + (": the same file twice?" if same else ", with other tokens: files of two runs?")
             )
         interrupts.check()
