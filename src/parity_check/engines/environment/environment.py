@@ -55,7 +55,10 @@ def default_cache() -> Path:
     chosen = os.environ.get("PARITY_CHECK_CACHE")
     if chosen:
         return Path(chosen)
-    usual = platformdirs.user_cache_path("parity-check")
+    try:
+        usual = platformdirs.user_cache_path("parity-check")
+    except RuntimeError:  # older versions of platformdirs return a relative path instead
+        usual = Path()
     if not usual.is_absolute():
         raise ConfigError(
             "no directory for engine environments: this user has no home directory",
