@@ -1,4 +1,4 @@
-"""stdout for data, stderr for talk; progress; no rich markup (tokens hold brackets)."""
+"""stdout for data, stderr for messages; no rich markup, because tokens contain brackets."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ LONGEST_LINE = 1000
 
 
 class Console:
-    """Everything that parity-check says.
+    """All output of parity-check.
 
-    `verbosity` is −1 (quiet), 0 or 1; `color` and `progress` None mean: as the terminal allows.
+    `verbosity` is −1 (quiet), 0 or 1. `color` and `progress`: None decides by the terminal.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class Console:
         self.err.print(visible.message(text, LONGEST_LINE), soft_wrap=True, style=style)
 
     def say(self, text: str) -> None:
-        """A line of talk on stderr; silent when quiet."""
+        """Print a message to stderr, unless quiet."""
         if self.verbosity >= 0:
             self._talk(text)
 
     def detail(self, text: str) -> None:
-        """A line of talk that only `-v` shows."""
+        """Print a message that only `-v` shows."""
         if self.verbosity > 0:
             self.say(text)
 
@@ -75,7 +75,7 @@ class Console:
         self._talk(f"warning: {text}", "yellow")
 
     def error(self, error: ParityCheckError) -> None:
-        """The error, its details, its hint, its log and what was kept, in this order."""
+        """Print the error, its details, its hint, its log and what was kept, in this order."""
         if isinstance(error, ClosedOutputError):
             return
         if isinstance(error, Interrupted):
@@ -93,7 +93,7 @@ class Console:
 
     @contextmanager
     def activity(self) -> Iterator[Activity]:
-        """A block of long work; its bars disappear when it is over."""
+        """Show progress bars while the block runs."""
         shown = self._animated and self.verbosity >= 0
         with Progress(
             TextColumn("{task.description}"),
@@ -167,12 +167,12 @@ def guard_streams() -> None:
 
 
 class Activity:
-    """Named lines of progress: bars on a terminal, a line per step elsewhere."""
+    """Progress by name: bars on a terminal, one line per step elsewhere."""
 
     def __init__(self, console: Console, bars: Progress | None) -> None:
         self._console, self._bars = console, bars
         self._tasks: dict[str, TaskID] = {}
-        self._spoken: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
         self._started = time.monotonic()
 
     def update(
@@ -181,7 +181,7 @@ class Activity:
         """Line `name` is at `step`, `done` of `total` (None: unknown). Thread-safe."""
         with self._console._lock:
             if self._bars is None:
-                self._speak(name, step)
+                self._print_step(name, step)
                 return
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=None)
@@ -192,10 +192,10 @@ class Activity:
                 total=total,
             )
 
-    def _speak(self, name: str, step: str) -> None:
-        """Without a terminal, say each step once, with the time at which it began."""
-        if self._spoken.get(name) != step and not self._console._quiet_progress:
-            self._spoken[name] = step
+    def _print_step(self, name: str, step: str) -> None:
+        """Without a terminal, print each step once, with the time at which it began."""
+        if self._printed.get(name) != step and not self._console._quiet_progress:
+            self._printed[name] = step
             elapsed = time.monotonic() - self._started
             self._console.say(f"[{elapsed:6.1f} s] {name}: {step}")
 

@@ -1,9 +1,10 @@
-"""Files that are whole or not there, and what to say when they cannot be written."""
+"""Atomic writes, and the error for a file that cannot be written."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,12 +16,12 @@ from parity_check.reading import kind_of
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SYSTEM = (("dev",), ("proc",), ("sys",))
 """Where a file that is moved into place would replace what all programs use."""
-DISK_FULL_HINT = "free some space, or choose another place with --out"
+DISK_FULL_HINT = "free some space, or choose another directory with --out"
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A place to write to, moved to `path` at the end of the block; nothing stays of a failure.
+    """A temporary path, renamed to `path` at the end of the block and deleted on failure.
 
     Raises OutputError.
     """
@@ -35,15 +36,21 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, or not at all. Raises OutputError."""
+    """Write a text file atomically. Raises OutputError."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def check_writable(path: Path) -> None:
-    """Make the directories above a file that is to be written, and try. Raises OutputError.
+def copy(source: Path, target: Path) -> None:
+    """Copy a file atomically. Raises OutputError."""
+    with whole(target) as partial:
+        shutil.copyfile(source, partial)
 
-    What stands at the place of the unfinished file is somebody's, and stays.
+
+def check_writable(path: Path) -> None:
+    """Create the parent directories of an output file and test a write. Raises OutputError.
+
+    A file in the place of the unfinished one is the user's, and is kept.
     """
     try:
         kind = kind_of(path) if path.exists() else None

@@ -41,7 +41,7 @@ def test_too_few_clusters_give_no_interval_and_say_how_many_are_needed() -> None
     estimate = stats.mean_estimate("m", "nats", np.arange(7.0), np.ones(7), **LABELS)
     assert estimate.value == 3.0
     assert (estimate.ci_low, estimate.ci_high) == (None, None)
-    assert estimate.note == "no interval: 7 prompts, at least 8 are needed"
+    assert estimate.note == "no interval: 7 prompts, at least 8 needed"
 
 
 def test_clusters_without_tokens_do_not_count() -> None:
@@ -52,7 +52,7 @@ def test_clusters_without_tokens_do_not_count() -> None:
 
 
 def test_a_mean_over_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="a mean over nothing"):
+    with pytest.raises(ValueError, match="mean of no tokens"):
         stats.mean_estimate("m", "", np.zeros(3), np.zeros(3), **LABELS)
 
 
@@ -62,7 +62,7 @@ def test_no_instance_is_bounded_by_the_rule_of_three() -> None:
     )
     assert (estimate.value, estimate.ci_low) == (0.0, 0.0)
     assert estimate.ci_high == pytest.approx(-math.log(0.025) / 500, rel=5e-3)
-    assert estimate.note == "no instance in 1,000: rule of three on an effective 500"
+    assert estimate.note == "no instance in 1,000: rule of three with an effective n of 500"
 
 
 def test_no_exception_is_bounded_from_below() -> None:

@@ -1,9 +1,9 @@
-"""Estimates with honest intervals: cluster-robust means, quantiles, bootstrap, sample sizes.
+"""Estimates with cluster-robust intervals: means, shares, quantiles, ESS, sample sizes.
 
 Tokens of one prompt are not independent, so every interval here is clustered by prompt: the
 sandwich error of a ratio of sums with t(G - 1) (Miller, arXiv 2411.00640), corrected for skewness
 as by Hall (JRSS B 1992), Woodruff's interval for quantiles (JASA 1952), the BCa bootstrap for the
-effective sample size, an exact bound where little or nothing happened.
+effective sample size, an exact bound for rare events.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
 FEWEST_CLUSTERS = 8
-"""Below this no interval is given: t(G - 1) itself is then too uncertain to be trusted."""
+"""Below this there is no interval: the error of G - 1 clusters is too uncertain."""
 
 FOLDS = 128
-"""Clusters are dealt into at most this many random groups where a method would otherwise need
-memory or time for each cluster; a group of whole clusters is as independent as a cluster."""
+"""Methods whose memory or time would grow with the clusters use at most this many random groups of
+clusters; groups of whole clusters are independent too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One number with its unit, its size and its uncertainty.
+    """One number with its unit, sample size and uncertainty.
 
-    `ci_low` and `ci_high` are None when no interval can be given; `note` then says why. `n` counts
-    the tokens or the sequences that the value averages, `clusters` the prompts they come from.
+    `ci_low` and `ci_high` are None if there is no interval; `note` then says why. `n` counts the
+    tokens or the sequences that the value averages, `clusters` the prompts they come from.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Estimate:
     note: str = ""
 
     def map(self, function: Callable[[float], float]) -> Estimate:
-        """Give the estimate of an increasing `function` of this one."""
+        """The estimate of an increasing `function` of this value."""
         return replace(
             self,
             value=function(self.value),
@@ -79,7 +79,7 @@ def ratio_of_sums(sums: Floats, weights: Floats) -> tuple[float, float]:
 
 
 Interval: TypeAlias = Callable[[Floats, Floats, float], tuple[float, float]]
-"""Ends of a mean's interval from each cluster's sum and weight, and the level."""
+"""Computes the interval of a mean from each cluster's sum and weight, and the level."""
 
 
 def t_interval(sums: Floats, weights: Floats, level: float) -> tuple[float, float]:
@@ -92,10 +92,11 @@ def t_interval(sums: Floats, weights: Floats, level: float) -> tuple[float, floa
 def skewed_interval(sums: Floats, weights: Floats, level: float) -> tuple[float, float]:
     """Interval of the mean with t(G - 1) and Hall's correction for skewness, wide enough for both.
 
-    `sums` and `weights` [G] are per cluster. Means of squares (k2, k3) are carried by few clusters:
-    M ± t SE then misses an upper truth in one run of ten. Hall's monotone transformation of the
-    studentized mean (JRSS B 1992, eq. 2.3) moves both ends towards the long tail; the end on the
-    other side stays where t has it, as the skewness is itself estimated from few clusters.
+    `sums` and `weights` [G] are per cluster. Means of squares (k2, k3) are dominated by few
+    clusters: the upper end of M ± t SE is then too low in one of ten runs. Hall's monotone
+    transformation of the studentized mean (JRSS B 1992, eq. 2.3) moves both ends towards the long
+    tail. The end on the other side is never moved inwards, because the skewness is itself estimated
+    from few clusters.
     """
     mean, error = ratio_of_sums(sums, weights)
     clusters = len(sums)
@@ -115,7 +116,7 @@ def skewed_interval(sums: Floats, weights: Floats, level: float) -> tuple[float,
 
 
 def design_effect(sums: Floats, squares: Floats, weights: Floats) -> float:
-    """By how much clustering inflates the variance of a token mean; at least 1.
+    """The factor by which clustering inflates the variance of a token mean; at least 1.
 
     `sums` and `squares` [G] are each cluster's sum of a value and of its square.
     """
@@ -139,16 +140,16 @@ def mean_estimate(
     highest: float = math.inf,
     interval: Interval = skewed_interval,
 ) -> Estimate:
-    """Estimate a mean with its interval, cut at what the metric can be.
+    """Estimate a mean with its interval, clamped to the range of the metric.
 
-    `sums` and `weights` [G] are per cluster; clusters of no weight do not count. Raises ValueError
-    when no cluster has any.
+    `sums` and `weights` [G] are per cluster; clusters without weight do not count. Raises
+    ValueError if no cluster has any.
     """
     present = weights > 0
     sums, weights = sums[present], weights[present]
     clusters = len(weights)
     if clusters == 0:
-        raise ValueError(f"{name}: a mean over nothing")
+        raise ValueError(f"{name}: mean of no tokens")
     mean, _ = ratio_of_sums(sums, weights)
     low = high = None
     note = too_few_clusters(clusters)
@@ -171,10 +172,10 @@ def share_estimate(
 ) -> Estimate:
     """Estimate a share; the interval is never narrower than the exact one of `effective_n`.
 
-    `effective_n` is the count over its design effect. A few instances show too little spread for
-    the sandwich (its upper end misses a share of 3 / n in one run of five) and none show no spread
-    at all, so the exact binomial interval of an effective n stands in (Korn and Graubard 1998).
-    Where nothing was seen that is the rule of three, at 2.5 % a side like every other interval:
+    `effective_n` is the count over its design effect. With few events, the sandwich error is too
+    small (its upper end misses a share of 3 / n in one of five runs), and with none it is zero. So
+    the exact binomial interval of an effective n is a lower bound of the width (Korn and Graubard
+    1998). With zero events it is the rule of three, at 2.5 % per side like every other interval:
     3.7 / n at a level of 95 %.
     """
     estimate = mean_estimate(
@@ -187,7 +188,7 @@ def share_estimate(
     note = ""
     if estimate.value in (0.0, 1.0):
         what = "no instance" if estimate.value == 0.0 else "no exception"
-        note = f"{what} in {estimate.n:,}: rule of three on an effective {effective_n:,.0f}"
+        note = f"{what} in {estimate.n:,}: rule of three with an effective n of {effective_n:,.0f}"
     return replace(
         estimate,
         ci_low=min(estimate.ci_low, low),
@@ -197,7 +198,7 @@ def share_estimate(
 
 
 def exact_interval(seen: float, n: float, level: float) -> tuple[float, float]:
-    """Clopper and Pearson's interval of the share of `seen` in `n`, neither need be whole."""
+    """Clopper and Pearson's interval of the share of `seen` in `n`; both may be fractional."""
     tail = (1.0 - level) / 2
     low = 0.0 if seen <= 0.0 else float(special.betaincinv(seen, n - seen + 1.0, tail))
     high = 1.0 if seen >= n else float(special.betaincinv(seen + 1.0, n - seen, 1.0 - tail))
@@ -205,14 +206,14 @@ def exact_interval(seen: float, n: float, level: float) -> tuple[float, float]:
 
 
 def too_few_clusters(clusters: int) -> str:
-    """Say why there is no interval, or nothing when there are clusters enough."""
+    """The reason why there is no interval; empty if there are enough clusters."""
     if clusters >= FEWEST_CLUSTERS:
         return ""
-    return f"no interval: {clusters} prompts, at least {FEWEST_CLUSTERS} are needed"
+    return f"no interval: {clusters} prompts, at least {FEWEST_CLUSTERS} needed"
 
 
 def fold(rows: Floats) -> Floats:
-    """Deal the clusters (rows of [G, …]) into at most FOLDS groups and sum each group."""
+    """Sum the clusters (rows of [G, …]) in at most FOLDS groups."""
     folded = np.zeros((min(len(rows), FOLDS), *rows.shape[1:]))
     for start in range(0, len(rows), FOLDS):
         part = rows[start : start + FOLDS]
@@ -235,7 +236,7 @@ def effective_sample_size(
         of_axis: Floats = r.sum(axis) ** 2 / (n.sum(axis) * rr.sum(axis))
         return of_axis
 
-    # Rounding may lift a share of exactly one above it.
+    # Rounding may lift a share of exactly 1 above 1.
     value = min(1.0, float(share(*folded.T)))
     n = round(counts.sum())
     note = too_few_clusters(clusters)
@@ -251,7 +252,7 @@ def effective_sample_size(
 def _bca(
     rows: Floats, statistic: Callable[..., Floats], level: float, seed: int
 ) -> tuple[float | None, float | None]:
-    # Imported here: scipy.stats alone takes longer to import than everything else together.
+    # Imported here: scipy.stats takes longer to import than everything else together.
     from scipy.stats import bootstrap
 
     with warnings.catch_warnings():
@@ -287,7 +288,7 @@ def magnitude_bins(magnitudes: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def bin_middle(index: int) -> float:
-    """The value that stands for a bin; 0 for the lowest."""
+    """The representative value of a bin; 0 for the lowest."""
     if index == 0:
         return 0.0
     edges = (np.array([index, index + 1], np.int32) + np.int32(_FIRST_BIN)) << _BIN_SHIFT
@@ -327,13 +328,13 @@ def quantile_estimate(
         below = histogram[:, : index + 1].sum(axis=1).astype(np.float64)
         present = sizes > 0
         _, error = ratio_of_sums(below[present], sizes[present])
-        # In the last bin no token lies above, so the clusters show no spread: fall back on the
-        # error of independent tokens, which is the least it can be.
+        # No token lies above the last bin, so the clusters show no spread: fall back on the error
+        # of independent tokens, which is a lower bound.
         error = max(error, math.sqrt(probability * (1.0 - probability) / n))
         half = t_quantile(int(present.sum()), level) * error
         low, high = at(max(0.0, probability - half)), at(probability + half)
         if probability + half >= 1.0:
-            note = "the upper end is the largest value seen: the tail holds too few tokens"
+            note = "the upper end is the largest observed value: the tail has too few tokens"
     return Estimate(
         f"abs_log_ratio_p{100 * probability:g}", sampled_by, at(probability), low, high,
         level, n, clusters, "nats", note,
@@ -341,11 +342,11 @@ def quantile_estimate(
 
 
 def prompts_needed(spread: float, distance: float) -> int | None:
-    """Prompts that settle a verdict: (3.6 s / d)^2, for a 90 % chance of parity at zero drift.
+    """Prompts needed for a verdict: (3.6 s / d)^2, for a 90 % chance of parity at zero drift.
 
     `spread` is the standard deviation of a cluster's mean, `distance` how far the estimate is from
-    its limit; 3.6 = 1.96 + 1.645 (two one-sided tests). None when it is on the limit: no number
-    of prompts will do.
+    its limit; 3.6 = 1.96 + 1.645 (two one-sided tests). None if the estimate is at the limit: no
+    number of prompts is enough.
     """
     if distance <= 0.0:
         return None

@@ -40,7 +40,7 @@ class Prompt:
 
 
 def bundled(reference: str, kind: str) -> Path | None:
-    """The path behind `bundled:NAME`, None for anything else. Raises InputError."""
+    """The path of `bundled:NAME`, None for anything else. Raises InputError."""
     prefix, _, name = reference.partition(":")
     if prefix != "bundled":
         return None
@@ -50,7 +50,7 @@ def bundled(reference: str, kind: str) -> Path | None:
     }
     if name not in known[kind]:
         names = ", ".join(f"bundled:{each}" for each in known[kind])
-        raise InputError(f"{reference}: no such bundled {kind}", hint=f"there is {names}")
+        raise InputError(f"{reference}: no such bundled {kind}", hint=f"expected one of: {names}")
     return known[kind][name]
 
 
@@ -69,7 +69,7 @@ def read_workload(workload: Workload) -> list[Prompt]:
 
 
 def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
-    """Read and check all prompts. Raises InputError naming the file and line at fault."""
+    """Read and check all prompts. Raises InputError with file and line."""
     path = bundled(source, "prompts") or Path(source)
     rows = _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)
     prompts = [_prompt(row, place, number) for number, (place, row) in enumerate(rows)][:limit]
@@ -83,7 +83,7 @@ def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
     text = read_text(path, "the prompts")
-    # Not splitlines: a JSON string may hold U+2028 and its like as they are.
+    # Not splitlines: a JSON string may contain U+2028 and the like unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{path}, line {number}"
@@ -102,7 +102,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
         twice = len(set(table.column_names)) < table.num_columns
         rows = [] if twice else table.to_pylist()
     except pa.ArrowInvalid as error:
-        kind = "not UTF-8" if "UTF8" in str(error) else "not a Parquet file, or cut short"
+        kind = "not UTF-8" if "UTF8" in str(error) else "not a Parquet file, or truncated"
         raise InputError(f"{path}: {kind}") from None
     except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
@@ -120,7 +120,7 @@ def _prompt(row: Any, place: str, number: int) -> Prompt:
     given = [name for name in CONTENT if name in row]
     if len(given) != 1:
         found = " and ".join(given) or "none of them"
-        raise InputError(f"{place}: give exactly one of {', '.join(CONTENT)} (found {found})")
+        raise InputError(f"{place}: needs exactly one of {', '.join(CONTENT)} (found {found})")
     value = row[given[0]]
     if not value:
         raise InputError(f"{place}: `{given[0]}` is empty")

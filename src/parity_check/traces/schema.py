@@ -98,7 +98,7 @@ IDS = ("prompt_token_ids", "completion_token_ids")
 
 
 def trace_schema() -> pa.Schema:
-    """The columns of every trace; `entropy` is written where there is any."""
+    """The columns of every trace; `entropy`, `rollout_id` and `turn` are written as needed."""
     import pyarrow as pa
 
     ids, logprobs = pa.list_(pa.int32()), pa.list_(pa.float32())
@@ -127,16 +127,24 @@ def entropy_field() -> pa.Field[Any]:
     return pa.field("entropy", pa.list_(pa.float32()))
 
 
+def rollout_fields() -> list[pa.Field[Any]]:
+    """The columns of traces of which several samples are turns of one rollout."""
+    import pyarrow as pa
+
+    return [pa.field("rollout_id", pa.string()), pa.field("turn", pa.int32())]
+
+
 def known_fields(found: pa.Schema) -> list[pa.Field[Any]]:
-    """The fields of a trace that a file has to have, with entropy where it has it."""
-    return [*trace_schema(), *([entropy_field()] if "entropy" in found.names else [])]
+    """The columns that a trace must have, and of the optional ones those that the file has."""
+    optional = [entropy_field(), *rollout_fields()]
+    return [*trace_schema(), *(each for each in optional if each.name in found.names)]
 
 
 def wrong_columns(found: pa.Schema) -> str | None:
     """Why a file's columns are not those of a trace; None where they are."""
     missing = sorted(set(trace_schema().names) - set(found.names))
     if missing:
-        return f"a column is missing: {', '.join(missing)}"
+        return f"missing columns: {', '.join(missing)}"
     for field in known_fields(found):
         if found.names.count(field.name) > 1:
             return f"column {field.name} is there twice"

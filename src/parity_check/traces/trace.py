@@ -1,4 +1,4 @@
-"""Traces: rollouts on disk, with their provenance. Parquet, one row a sample."""
+"""Traces: rollouts on disk with their provenance, as Parquet with one row per sample."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from parity_check.traces.schema import (
     Number,
     entropy_field,
     known_fields,
+    rollout_fields,
     trace_schema,
     wrong_alternatives,
     wrong_columns,
@@ -62,8 +63,8 @@ LONGEST_ID = 10
 class Sample:
     """One completion of one prompt.
 
-    `logprobs[t]` (nats) belongs to `completion_token_ids[t]`; None is a logprob that the engine
-    did not return. `top_token_ids[t]` are the most likely ids, by rank.
+    `logprobs[t]` (nats) belongs to `completion_token_ids[t]`; None if the engine did not return
+    one. `top_token_ids[t]` are the most likely ids, by rank.
     """
 
     sample_id: str
@@ -81,14 +82,18 @@ class Sample:
     text: str | None
     entropy: Sequence[float] | None = None
     """Of the full distribution at each token, nats, where an engine says."""
+    rollout_id: str | None = None
+    """The rollout that this sample is a turn of; None where the sample is a whole rollout."""
+    turn: int | None = None
+    """Which turn of its rollout, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceHeader:
-    """Where a trace comes from. Stored as JSON in the Parquet schema's metadata.
+    """The provenance of a trace, stored as JSON in the Parquet schema metadata.
 
-    `token_digest` is the SHA-256 of all sample ids and token ids in order; a replayed trace names
-    the digest that it was replayed from.
+    `token_digest` is the SHA-256 of all sample ids and token ids, in order. `replayed_from` is the
+    digest of the trace whose tokens were replayed.
     """
 
     run_id: str
@@ -122,23 +127,23 @@ def token_digest(samples: Iterable[Sample]) -> str:
 
 
 def check_vocabulary(samples: Iterable[Sample], size: int | None, source: str) -> None:
-    """Refuse token ids beyond a model's vocabulary, of `size` ids. Raises InputError."""
+    """Check that token ids are inside a model's vocabulary of `size` ids. Raises InputError."""
     for sample in samples if size is not None else ():
         largest = max((*sample.prompt_token_ids, *sample.completion_token_ids), default=0)
         if size is not None and largest >= size:
             raise InputError(
                 f"{source}, sample {sample.sample_id}: token id {largest} is outside the model's "
-                f"vocabulary of {size}: these are another model's tokens"
+                f"vocabulary of {size}: the tokens are of another model"
             )
 
 
 def write_trace(
     path: Path, samples: Sequence[Sample], header: TraceHeader, vocabulary: Mapping[int, str]
 ) -> TraceHeader:
-    """Write atomically; returns the header with its counts and digest filled in.
+    """Write atomically; return the header with its counts and digest filled in.
 
-    `vocabulary` gives the text of every token id that occurs, for display.
-    Raises OutputError when the file cannot be written; nothing that looks whole is left behind.
+    `vocabulary` has the text of every token id, for display. Raises OutputError if the file cannot
+    be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -157,6 +162,8 @@ def write_trace(
     columns = list(trace_schema())
     if any(sample.entropy is not None for sample in samples):
         columns.append(entropy_field())
+    if any(sample.rollout_id is not None for sample in samples):
+        columns += rollout_fields()
     rows = [{each.name: getattr(sample, each.name) for each in columns} for sample in samples]
     with whole(path) as partial:
         pq.write_table(
@@ -170,12 +177,12 @@ def write_trace(
 
 
 def read_header(path: Path) -> TraceHeader:
-    """The provenance, without the data. Raises InputError on anything that is no trace."""
+    """The provenance without the data. Raises InputError if the file is not a trace."""
     return _header(_open(path), path)
 
 
 class Trace:
-    """A trace on disk: the header at once, the samples a row group at a time."""
+    """A trace on disk. Reads the header at once, and samples one row group at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -198,7 +205,7 @@ class Trace:
         return CHECKSUM_KEY in stored and _pages_have_checksums(self.path, self._file.metadata)
 
     def vocabulary(self) -> dict[int, str]:
-        """The text of every token id that occurs in the trace."""
+        """The text of every token id in the trace."""
         raw = (self._file.schema_arrow.metadata or {}).get(VOCABULARY_KEY, b"{}")
         tree = parse_json(raw, f"{self.path}: its vocabulary")
         fits = isinstance(tree, dict) and all(
@@ -215,7 +222,7 @@ class Trace:
                 yield Sample(**row)
 
     def sample(self, number: int) -> Sample:
-        """One sample by its place in the trace."""
+        """One sample by its index in the trace."""
         for index in range(self._file.num_row_groups):
             rows = self._file.metadata.row_group(index).num_rows
             if number < rows:
@@ -225,7 +232,7 @@ class Trace:
         raise IndexError(number)
 
     def mean_entropy(self) -> float | None:
-        """Of the full distribution, nats, over all tokens; None where the engine does not say."""
+        """Mean entropy of the full distribution over all tokens, nats; None if not recorded."""
         if "entropy" not in self._file.schema_arrow.names:
             return None
         found: list[float] = []
@@ -239,10 +246,13 @@ class Trace:
         return int(self._file.num_row_groups)
 
     def batches(self, groups: Sequence[int] | None = None) -> Iterator[SampleBatch]:
-        """Row groups in order, or those given; the next is read while the caller works."""
+        """The given row groups, or all, in order; reads ahead by one."""
+
+        there = set(self._file.schema_arrow.names)
+        columns = [name for name in BATCH_COLUMNS if name in there]
 
         def read(index: int) -> SampleBatch:
-            table = self._read(index, BATCH_COLUMNS)
+            table = self._read(index, columns)
             self._refuse(index, wrong_alternatives(table))
             return batch_of(table)
 
@@ -281,7 +291,7 @@ def _open(path: Path) -> pq.ParquetFile:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         file.schema_arrow  # noqa: B018 - read here, where it can be refused
     except pa.ArrowInvalid:
-        raise InputError(f"{path}: not a Parquet file, or cut short") from None
+        raise InputError(f"{path}: not a Parquet file, or truncated") from None
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"cannot read the trace {path}: damaged: {reason}") from None
@@ -293,14 +303,15 @@ def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
     raw = metadata.get(METADATA_KEY)
     if raw is None:
         raise InputError(f"{path}: a Parquet file, but not a parity-check trace")
-    unknown = f"{path}: its metadata is not the provenance of a trace"
+    unknown = f"{path}: its metadata is not a valid trace header"
     tree = parse_json(raw, unknown)
     if not isinstance(tree, dict):
         raise InputError(f"{unknown}: expected an object")
     version = tree.get("schema_version")
     if version != SCHEMA_VERSION or not isinstance(version, int):
         raise InputError(
-            f"{path}: trace schema {shown(version)}, this parity-check reads {SCHEMA_VERSION}",
+            f"{path}: trace schema {shown(version)}, but this version of parity-check reads "
+            f"{SCHEMA_VERSION}",
             hint="record it again, or use the parity-check version that wrote it",
         )
     foreign = sorted(tree.keys() - TraceHeader.__dataclass_fields__.keys())
