@@ -16,7 +16,7 @@ from parity_check.reading import kind_of
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SYSTEM = (("dev",), ("proc",), ("sys",))
 """Where a file that is moved into place would replace what all programs use."""
-DISK_FULL_HINT = "free some space, or choose another place with --out"
+DISK_FULL_HINT = "free some space, or choose another directory with --out"
 
 
 @contextmanager
@@ -48,7 +48,10 @@ def copy(source: Path, target: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Create the parent directories of an output file and test a write. Raises OutputError."""
+    """Create the parent directories of an output file and test a write. Raises OutputError.
+
+    A file in the place of the unfinished one is the user's, and is kept.
+    """
     try:
         kind = kind_of(path) if path.exists() else None
         if kind is None and path.absolute().parts[1:2] in SYSTEM and path.is_symlink():

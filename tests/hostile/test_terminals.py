@@ -14,6 +14,8 @@ import pytest
 from conftest import Run
 from helpers.support import COMMAND, Finished, call_cli, environment, fake_config
 from hostile.support import USAGE, VERDICTS
+from parity_check.config.engines import EndpointConfig
+from parity_check.engines.endpoint.engine import read_key
 from parity_check.engines.environment.environment import default_cache
 from parity_check.errors import ConfigError, ExitCode
 
@@ -126,7 +128,7 @@ def test_a_stderr_that_nobody_reads_changes_no_code(
         done = run(*command.split(" "), cwd=home, stderr=stream)
         os.close(stream)
     assert done.returncode == code
-    assert ("verdict" in done.stdout.lower()) == (code == 1)
+    assert ("DRIFT" in done.stdout) == (code == 1)
 
 
 def test_a_whole_run_that_nobody_listens_to(tmp_path: Path) -> None:
@@ -188,6 +190,22 @@ def test_a_user_without_name_or_home_reads_a_report(home: Path, command: str) ->
 def test_a_user_without_a_home_has_no_cache() -> None:
     with pytest.raises(ConfigError, match="this user has no home directory"):
         default_cache()
+
+
+@pytest.mark.parametrize("key", ["sk-se\rcret", "sk-se\ncret", "sk-se cret", "sk-sécret", "\n"])
+def test_a_key_that_is_none_is_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = EndpointConfig(base_url="http://h/v1", model="m", api_key_env="THE_KEY")
+    monkeypatch.setenv("THE_KEY", key)
+    with pytest.raises(ConfigError) as caught:
+        read_key("candidate", endpoint)
+    assert "THE_KEY" in caught.value.message
+    assert "cret" not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_the_end_of_a_line_is_no_part_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = EndpointConfig(base_url="http://h/v1", model="m", api_key_env="THE_KEY")
+    monkeypatch.setenv("THE_KEY", " sk-secret\r\n")
+    assert read_key("candidate", endpoint) == "sk-secret"
 
 
 @pytest.mark.parametrize("raw", [b"\xff.toml", b"a\x1b[2J.toml", b"a\n::error::b.toml"])

@@ -163,7 +163,7 @@ def delivery_from(
     inconclusive: Inconclusive | None,
     given: Sequence[Path],
 ) -> Delivery:
-    """The outputs and exit codes that the options ask for; no output replaces a `given` file.
+    """The outputs and exit codes that the options ask for, apart from the files in `given`.
 
     Raises BadParameter for an unknown format, and OutputError.
     """

@@ -20,8 +20,8 @@ from pydantic import (
 
 from parity_check.reading import wrong_name
 
-NEEDS_ENDPOINT = 'kind = "endpoint" and the table `endpoint` need each other'
-NEEDS_TRANSFORMERS = 'the table `transformers` needs kind = "transformers", not "{}"'
+NEEDS_ENDPOINT = 'kind = "endpoint" requires the table `endpoint`, and vice versa'
+NEEDS_TRANSFORMERS = 'the table `transformers` requires kind = "transformers", not "{}"'
 
 
 def _name(text: str) -> str:

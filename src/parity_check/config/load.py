@@ -14,13 +14,12 @@ from pydantic import ValidationError
 from parity_check.config.engines import Table
 from parity_check.config.explain import explain
 from parity_check.config.models import ROLES, SHAPING, Config, Judging, WeightSync, Workload
-from parity_check.errors import ConfigError
+from parity_check.errors import ConfigError, suggestion
 from parity_check.reading import MOST_DEPTH, MOST_NODES, read_text, wrong_name, wrong_tree
 from parity_check.visible import value as shown
 
 if TYPE_CHECKING:
     import yaml
-from parity_check.errors import suggestion
 
 T = TypeVar("T", bound=Table)
 

@@ -12,6 +12,7 @@ from parity_check.files import check_writable
 from parity_check.importers import headers
 from parity_check.importers.formats import AUTO, IMPORTERS, check_format, find_format, importer
 from parity_check.importers.turns import Imported, collect
+from parity_check.reading import regular_file
 from parity_check.traces.trace import check_vocabulary, write_trace
 
 
@@ -45,6 +46,8 @@ def import_dump(
     `format` is a framework's name, or AUTO. Nothing is written before everything is read and
     checked. Raises ConfigError, InputError.
     """
+    for file in files:
+        regular_file(file, "the dump")
     if format == AUTO:
         format = find_format(files)
         console.say(f"read as {format}, by content")

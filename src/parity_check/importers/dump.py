@@ -60,13 +60,13 @@ class Dumped:
 
     def __post_init__(self) -> None:
         """Names and texts are strings that can be stored. Raises InputError."""
-        named = (self.sample_id, self.prompt_id, self.group, self.finish_reason, self.text)
-        for text in (*named, *self.texts.values()):
+        names = (self.sample_id, self.prompt_id, self.rollout_id, self.group, self.finish_reason)
+        for text in (*names, self.text, *self.texts.values()):
             reason = None if text is None else wrong_text(text)
             if reason is not None:
                 raise InputError(f"{self.place}: a name or a text holds {reason}")
         for version in self.policy_versions or ():
-            if version is not None and not -1 <= version <= INTEGERS[1]:
+            if version is not None and not INTEGERS[0] <= version <= INTEGERS[1]:
                 raise InputError(f"{self.place}: policy version {shown(version)}")
 
 
@@ -98,8 +98,6 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         empty = False
         place = f"{path}, line {number}"
         row = parse_json(line, place, "not valid JSON, or truncated")
-        if not isinstance(row, dict):
-            raise InputError(f"{place}: expected an object")
         yield place, row
     if empty:
         raise InputError(f"{path}: the file is empty")
@@ -177,6 +175,10 @@ def mask_list(value: Any, name: str, place: str) -> list[bool]:
     return [bool(each) for each in value]
 
 
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool | int | float) and value in (0, 1)
+
+
 def check_masks(names: Iterable[str], known: Collection[str], place: str) -> None:
     """Refuse a column that looks like a mask and is not known. Raises InputError.
 
@@ -194,10 +196,6 @@ def check_masks(names: Iterable[str], known: Collection[str], place: str) -> Non
 def kept(columns: Mapping[str, Sequence[Any]], mask: Sequence[bool]) -> dict[str, list[Any]]:
     """The columns without the entries that `mask` leaves out; all are equally long."""
     return {name: list(compress(column, mask)) for name, column in columns.items()}
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool | int | float) and value in (0, 1)
 
 
 def check_lengths(columns: Mapping[str, Sequence[Any]], place: str) -> None:

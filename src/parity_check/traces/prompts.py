@@ -102,7 +102,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
         twice = len(set(table.column_names)) < table.num_columns
         rows = [] if twice else table.to_pylist()
     except pa.ArrowInvalid as error:
-        kind = "not UTF-8" if "UTF8" in str(error) else "not a Parquet file, or cut short"
+        kind = "not UTF-8" if "UTF8" in str(error) else "not a Parquet file, or truncated"
         raise InputError(f"{path}: {kind}") from None
     except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]

@@ -140,7 +140,7 @@ def wrong_columns(found: pa.Schema) -> str | None:
     """Why a file's columns are not those of a trace; None where they are."""
     missing = sorted(set(trace_schema().names) - set(found.names))
     if missing:
-        return f"a column is missing: {', '.join(missing)}"
+        return f"missing columns: {', '.join(missing)}"
     for field in known_fields(found):
         if found.names.count(field.name) > 1:
             return f"column {field.name} is there twice"

@@ -306,14 +306,15 @@ def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
     raw = metadata.get(METADATA_KEY)
     if raw is None:
         raise InputError(f"{path}: a Parquet file, but not a parity-check trace")
-    unknown = f"{path}: its metadata is not the provenance of a trace"
+    unknown = f"{path}: its metadata is not a valid trace header"
     tree = parse_json(raw, unknown)
     if not isinstance(tree, dict):
         raise InputError(f"{unknown}: expected an object")
     version = tree.get("schema_version")
     if version != SCHEMA_VERSION or not isinstance(version, int):
         raise InputError(
-            f"{path}: trace schema {shown(version)}, this parity-check reads {SCHEMA_VERSION}",
+            f"{path}: trace schema {shown(version)}, but this version of parity-check reads "
+            f"{SCHEMA_VERSION}",
             hint="record it again, or use the parity-check version that wrote it",
         )
     foreign = sorted(tree.keys() - TraceHeader.__dataclass_fields__.keys())

@@ -48,11 +48,17 @@ class EnvironmentPlan:
 
 
 def default_cache() -> Path:
-    """The directory of the environments: $PARITY_CHECK_CACHE, or the user's cache directory."""
+    """Where environments live: $PARITY_CHECK_CACHE, or the user's cache directory.
+
+    Raises ConfigError for a user without either.
+    """
     chosen = os.environ.get("PARITY_CHECK_CACHE")
     if chosen:
         return Path(chosen)
-    usual = platformdirs.user_cache_path("parity-check")
+    try:
+        usual = platformdirs.user_cache_path("parity-check")
+    except RuntimeError:  # older versions of platformdirs return a relative path instead
+        usual = Path()
     if not usual.is_absolute():
         raise ConfigError(
             "no directory for engine environments: this user has no home directory",
