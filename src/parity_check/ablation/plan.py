@@ -266,16 +266,11 @@ def removed_share(initial: Drift, before: Drift, after: Drift, level: float) -> 
         return None
     present = initial.tokens > 0
     sums = (before.by_cluster() - after.by_cluster())[present]
-    weights, clusters = initial.by_cluster()[present], len(sums)
-    share, _ = stats.ratio_of_sums(sums, weights)
-    low = high = None
-    note = stats.too_few_clusters(clusters)
-    if not note:
-        low, high = stats.skewed_interval(sums, weights, level)
-    tokens = round(after.tokens.sum())
-    return Estimate(
-        "removed_share", "reference", share, low, high, level, tokens, clusters, "share", note
-    )
+    estimate = stats.mean_estimate(
+        "removed_share", "share", sums, initial.by_cluster()[present],
+        sampled_by="reference", level=level,
+    )  # fmt: skip
+    return replace(estimate, n=round(after.tokens.sum()))
 
 
 def at_floor(value: Estimate, floor: Estimate | None) -> bool:

@@ -16,8 +16,8 @@ DOUBLED = 0.9
 """Share of prompts that begin with the same id twice."""
 ANOTHER_TEXT = 0.01
 """Nats. E|Δ| above this is more than numeric noise: the engines read another text."""
-NOT_ROWS = ("negative_infinity", "top_missing", "sampled_not_returned")
-"""Defects that follow from other causes: truncated support, and rows out of place."""
+NOT_ROWS = ("negative_infinity", "top_missing", "sampled_not_returned", "impossible")
+"""Defects that follow from other causes: truncated support, rows out of place, the sampler."""
 
 
 def off_by_one(case: Case) -> Match | None:
@@ -85,7 +85,8 @@ def bad_rows(case: Case) -> Match | None:
         role: {
             kind: count
             for kind, count in case.engines[role].defects.items()
-            if kind not in NOT_ROWS or (kind != "sampled_not_returned" and not truncating)
+            if kind not in NOT_ROWS
+            or (kind in ("negative_infinity", "top_missing") and not truncating)
         }
         for role in ROLES
     }

@@ -26,9 +26,15 @@ _BLOCK = 1 << 15  # tokens at a time: the columns of a block stay in the process
 class Accumulator:
     """What is kept of the chunks seen so far: sums a prompt, a row a sample, a histogram."""
 
-    def __init__(self, objectives: Iterable[Objective], tail_thresholds: Iterable[float]) -> None:
+    def __init__(
+        self,
+        objectives: Iterable[Objective],
+        tail_thresholds: Iterable[float],
+        tail_threshold: float = 1.0,
+    ) -> None:
         edges = [row.log_edges() for row in objectives if row.level == "token"]
-        tails = list(tail_thresholds)
+        tails = [*tail_thresholds, tail_threshold]
+        self.tail_threshold = tail_threshold
         self.ups = np.array(sorted({*tails, *(high for _, high in edges if high < math.inf)}))
         self.downs = np.array(sorted({*tails, *(-low for low, _ in edges if low > -math.inf)}))
         widths = {
@@ -40,6 +46,7 @@ class Accumulator:
             "up_shares": len(self.ups),
             "down_shares": len(self.downs),
             "alternatives": 3,
+            "impossible": 1,
         }
         ends = np.cumsum(list(widths.values())).tolist()
         self.parts = {
@@ -53,7 +60,7 @@ class Accumulator:
         self.largest = 0.0
         self.excluded = 0
         self.defects = {"behaviour": Counter[str](), "evaluating": Counter[str]()}
-        self.sequences: list[tuple[I32, Ints, Floats, Ints]] = []
+        self.sequences: list[tuple[I32, Ints, Floats, Ints, Ints]] = []
 
     def add(self, chunk: PairedChunk) -> None:
         """Add the tokens of some whole samples."""
@@ -119,9 +126,12 @@ class Accumulator:
         starts = chunk.starts[first : last + 1] - chunk.starts[first]
         tokens = slice(int(chunk.starts[first]), int(chunk.starts[last]))
         behaviour, evaluating = chunk.behaviour_logprob[tokens], chunk.evaluating_logprob[tokens]
+        impossible = np.zeros(size)
         begin, sample, position = _segments(starts)
         origin = starts[:-1]
         if keep is not None:
+            where = np.flatnonzero(invalid.impossible_values(behaviour))
+            np.add.at(impossible, np.searchsorted(starts, where, side="right") - 1, 1.0)
             behaviour, evaluating = behaviour[keep], evaluating[keep]
             before = np.concatenate([[0], np.cumsum(keep)])
             begin = before[begin]
@@ -130,6 +140,7 @@ class Accumulator:
             starts = before[starts]
         lengths = np.diff(starts)
         rows = np.zeros((size, self.width))
+        rows[:, self.parts["impossible"]] = impossible[:, None]
         first_differing = np.full(size, -1, np.int64)
         if len(behaviour):
             columns = token_columns(behaviour, evaluating)
@@ -146,9 +157,21 @@ class Accumulator:
             first_differing = _first_differing(same, starts, origin, keep)
             rows[:, self.parts["alternatives"]] = _alternatives(chunk, tokens, keep, owner, size)
         np.add.at(self.sums, cluster, rows)
-        self.sequences.append(
-            (cluster, lengths, rows[:, COLUMN["log_ratio"]].copy(), first_differing)
+        total = rows[:, COLUMN["log_ratio"]].copy()
+        self.sequences.append((cluster, lengths, total, first_differing, self._beyond(rows)))
+
+    def _beyond(self, rows: Floats) -> Ints:
+        """The tokens of each sample with |Δ| above the tail threshold."""
+        counts = self.beyond(rows, self.tail_threshold)
+        return counts.astype(np.int64)
+
+    def beyond(self, rows: Floats, threshold: float) -> Floats:
+        """How many tokens of each row of sums have |Δ| above a tail threshold."""
+        counts: Floats = (
+            rows[:, self.parts["ups"]][:, np.searchsorted(self.ups, threshold)]
+            + rows[:, self.parts["downs"]][:, np.searchsorted(self.downs, threshold)]
         )
+        return counts
 
     def _count_thresholds(self, rows: Floats, columns: Floats, owner: Ints, lengths: Ints) -> None:
         beyond = np.flatnonzero(columns[COLUMN["abs_log_ratio"]] > min(self.ups[0], self.downs[0]))

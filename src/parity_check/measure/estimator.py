@@ -22,24 +22,34 @@ class Estimator:
     def mean(
         self, name: str, unit: str, sums: Floats, weights: Floats, lowest: float = -math.inf
     ) -> Estimate:
+        """A mean whose tails are alike."""
         return stats.mean_estimate(
             name, unit, sums, weights, sampled_by=self.sampled_by, level=self.level, lowest=lowest
         )
 
-    def share(self, name: str, sums: Floats, weights: Floats, effective_n: float) -> Estimate:
+    def size(
+        self, name: str, unit: str, sums: Floats, weights: Floats, lowest: float = 0.0
+    ) -> Estimate:
+        """A mean with one long tail: of squares, magnitudes, divergences."""
+        return stats.mean_estimate(
+            name, unit, sums, weights, sampled_by=self.sampled_by, level=self.level,
+            lowest=lowest, interval=stats.long_tailed_interval,
+        )  # fmt: skip
+
+    def share(self, name: str, sums: Floats, weights: Floats, independent: float) -> Estimate:
         return stats.share_estimate(
             name, sums, weights,
-            sampled_by=self.sampled_by, level=self.level, effective_n=effective_n,
+            sampled_by=self.sampled_by, level=self.level, independent=independent,
         )  # fmt: skip
 
     def clip(
-        self, row: Objective, low: Floats, high: Floats, weights: Floats, effective_n: float
+        self, row: Objective, low: Floats, high: Floats, weights: Floats, independent: float
     ) -> ClipEstimate:
         name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
         positive = self.positive_share
 
         def share(part: str, sums: Floats) -> Estimate:
-            return self.share(name + part, sums, weights, effective_n)
+            return self.share(name + part, sums, weights, independent)
 
         return ClipEstimate(
             objective=row,
@@ -58,7 +68,7 @@ class Estimator:
             return None
         estimates = (
             self.mean("mean_log_ratio", "nats", delta, count),
-            self.mean("mean_abs_log_ratio", "nats", size, count, 0.0),
-            self.mean("k3_kl", "nats", k3, count, 0.0),
+            self.size("mean_abs_log_ratio", "nats", size, count),
+            self.size("k3_kl", "nats", k3, count),
         )
         return Bin(label, low, high, estimates)

@@ -16,6 +16,10 @@ FLOOR = -9000.0
 ROUNDING = 1e-5
 """A log softmax may round to a hair above 0; more than this is not a logprob."""
 
+IMPOSSIBLE = -28.0
+"""No sampled token has a logprob below this, nats: if every entry of a vocabulary of 262,144 were
+that unlikely, they would together be drawn once in five million tokens."""
+
 ZERO_RUN = 4
 """A run of exact zeros is taken for padding when the other engine contradicts so many of them."""
 
@@ -39,6 +43,11 @@ KINDS: dict[str, str] = {
     "positive": "not a logprob: a sentinel such as 1.0 for an invalid position, or a probability",
     "zero_run": "padding in place of missing logprobs, typically after a text round trip: the "
     "other engine does not hold these tokens for certain",
+    "impossible": f"sampled although its own logprob is below {IMPOSSIBLE:g}: it was drawn from "
+    "another distribution (raw logprobs at a temperature above 1), or at random: on CPU, torch 2.6 "
+    "(vLLM 0.8.5) returns 1e-38 for one exponential variate in about 33 million; the sampler "
+    "divides each probability by a variate, so one token in 33 million / vocabulary size is any "
+    "token at all",
     "wrong_length": "more or fewer logprobs than tokens: an off-by-one from a prompt token, or a "
     "re-tokenised completion",
     "top_duplicate": "an id occurs twice among a token's alternatives: the sampled token was "
@@ -104,6 +113,11 @@ def usable_values(logprobs: NDArray[np.float32]) -> NDArray[np.bool_]:
     return (logprobs > FLOOR) & (logprobs <= ROUNDING)
 
 
+def impossible_values(logprobs: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which of the behaviour engine's logprobs [n] belong to tokens that it cannot have sampled."""
+    return (logprobs < IMPOSSIBLE) & (logprobs > FLOOR)
+
+
 def padding(
     logprobs: NDArray[np.float32], other: NDArray[np.float32], starts: NDArray[np.int64]
 ) -> NDArray[np.bool_] | None:
@@ -137,8 +151,18 @@ def inspect_logprobs(
     defects: Mapping[str, Counter[str]],
     voided: Mapping[str, int] | None = None,
 ) -> NDArray[np.bool_] | None:
-    """Add both sides' defects to `defects`; returns which tokens may enter a mean, None for all."""
+    """Add both sides' defects to `defects`; returns which tokens may enter a mean, None for all.
+
+    `sides` are the behaviour and the evaluating engine's logprobs [n], by these names.
+    """
     masks = []
+    behaviour = sides["behaviour"]
+    # A NaN fails the comparison, because the minimum hands it on.
+    if len(behaviour) and not behaviour.min() >= IMPOSSIBLE:
+        unlikely = impossible_values(behaviour)
+        defects["behaviour"]["impossible"] += int(np.count_nonzero(unlikely))
+        if unlikely.any():
+            masks.append(~unlikely)
     for side, other in permutations(sides):
         logprobs = sides[side]
         if not looks_clean(logprobs):

@@ -14,6 +14,7 @@ from parity_check.measure import invalid, stats
 from parity_check.measure.accumulator import Accumulator
 from parity_check.measure.breakdowns import breakdowns, range_label
 from parity_check.measure.estimator import Estimator
+from parity_check.measure.invalid import HygieneCount
 from parity_check.measure.metrics import COLUMN, COLUMNS, I32, METRICS, RATIO_CAP, PairedChunk
 from parity_check.measure.objectives import OBJECTIVES, Objective
 from parity_check.measure.results import ClipEstimate, FirstDivergence, Measurement
@@ -22,31 +23,27 @@ from parity_check.measure.stats import Estimate, Floats, Ints
 TAIL_THRESHOLDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 LENGTH_EDGES = (0, 128, 512, 2048, 8192)
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
+BURST_SHARE = 1 / 20
+"""A sample is a burst when this share of its tokens has |Δ| above the tail threshold."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sequences:
-    """One row a sample that has usable tokens: its prompt, its tokens, its mean and sum of Δ."""
+    """One row a sample that has usable tokens: its prompt, its tokens, its sum of Δ.
+
+    `first` is the position of its first differing token, `beyond` how many are in the tail.
+    """
 
     cluster: I32
     length: Ints
     total: Floats
     first: Ints
+    beyond: Ints
     clusters: int
 
     def sums(self, values: Floats | NDArray[np.bool_] | Ints) -> Floats:
         sums = np.bincount(self.cluster, weights=values, minlength=self.clusters)
         return sums.astype(np.float64, copy=False)
-
-    def effective(self) -> float:
-        """Sequences over the design effect of their |mean Δ|."""
-        size = np.abs(self.total / self.length)
-        counts = self.sums(np.ones(len(size)))
-        present = counts > 0
-        deff = stats.design_effect(
-            self.sums(size)[present], self.sums(size * size)[present], counts[present]
-        )
-        return len(size) / deff
 
     def clip(self, estimator: Estimator, row: Objective) -> ClipEstimate:
         value = self.total if row.level == "sequence-sum" else self.total / self.length
@@ -57,14 +54,16 @@ class _Sequences:
             self.sums(weight * (value < low)),
             self.sums(weight * (value > high)),
             self.sums(weight),
-            self.effective(),
+            len(value),
         )
 
     def between(self, low: int, high: float) -> _Sequences:
-        where = (self.length >= low) & (self.length < high)
+        return self.where((self.length >= low) & (self.length < high))
+
+    def where(self, wanted: NDArray[np.bool_]) -> _Sequences:
         return _Sequences(
-            self.cluster[where], self.length[where], self.total[where], self.first[where],
-            self.clusters,
+            self.cluster[wanted], self.length[wanted], self.total[wanted], self.first[wanted],
+            self.beyond[wanted], self.clusters,
         )  # fmt: skip
 
 
@@ -77,56 +76,49 @@ def measure(
     tail_threshold: float = 1.0,
     positive_share: float = 0.5,
     groups: Mapping[str, int] | None = None,
-    seed: int = 0,
 ) -> Measurement:
     """Measure one sampling direction in one pass over its chunks.
 
     `objective` is the one that `clip_fraction` reports (GRPO as TRL counts it by default); all rows
     of OBJECTIVES are estimated beside it. `positive_share` is the share of tokens with a positive
     advantage, unknown to an engine comparison. `groups` names the numbers of the prompt groups; it
-    is read after the last chunk. `seed` feeds the bootstrap of `ess`, nothing else.
-    Raises TraceMismatchError when not one token could be compared.
+    is read after the last chunk. Where one side has not one usable logprob, every estimate is NaN
+    and the hygiene counts say why. Raises TraceMismatchError when there was no token at all.
     """
     objective = OBJECTIVES["grpo"] if objective is None else objective
     rows = {**OBJECTIVES, objective.name: objective}
     thresholds = sorted({*TAIL_THRESHOLDS, tail_threshold})
-    sums = Accumulator(rows.values(), thresholds)
+    sums = Accumulator(rows.values(), thresholds, tail_threshold)
     for chunk in chunks:
         sums.add(chunk)
     column = {name: sums.part("totals")[:, index] for index, name in enumerate(COLUMNS)}
     count = column["count"]
     tokens = round(count.sum())
     if tokens == 0:
-        raise TraceMismatchError(
-            "nothing was compared: no token has a usable logprob on both sides",
-            hint=f"{sums.excluded} tokens were excluded; see the hygiene counts",
-        )
+        return _nothing_usable(sums, sampled_by, level)
     estimator = Estimator(sampled_by, level, positive_share)
     sequences = _sequences(sums)
-    present = count > 0
-    clusters = int(present.sum())
-    deff = stats.design_effect(
-        column["abs_log_ratio"][present], column["squared_log_ratio"][present], count[present]
-    )
+    clusters = int(np.count_nonzero(count))
     clips = {
-        name: _token_clip(estimator, sums, sequences, row, tokens / deff)
+        name: _token_clip(estimator, sums, sequences, row, tokens)
         if row.level == "token"
         else sequences.clip(estimator, row)
         for name, row in rows.items()
     }
-    tails = tuple(
-        (threshold, _tail(estimator, sums, threshold, tokens / deff)) for threshold in thresholds
-    )
+    tails = tuple((threshold, _tail(estimator, sums, threshold)) for threshold in thresholds)
+    impossible = sums.part("impossible")[:, 0]
+    sampled = count + impossible
     estimates = [
         *_token_means(estimator, column),
         dict(tails)[tail_threshold],
         replace(clips[objective.name].counted, name="clip_fraction"),
         stats.effective_sample_size(
-            count, column["ratio"], column["squared_ratio"],
-            sampled_by=sampled_by, level=level, seed=seed,
+            count, column["ratio"], column["squared_ratio"], sampled_by=sampled_by, level=level
         ),
+        *_bursts(estimator, sequences),
         *_sequence_means(estimator, sequences),
-        estimator.share("identical_fraction", column["identical"], count, tokens / deff),
+        estimator.share("identical_fraction", column["identical"], count, tokens),
+        estimator.share("impossible_fraction", impossible, sampled, sampled.sum()),
         *_alternative_means(estimator, sums.part("alternatives")),
     ]  # fmt: skip
     order = list(METRICS)
@@ -138,6 +130,7 @@ def measure(
         excluded=sums.excluded,
         samples=len(sequences.length),
         clusters=clusters,
+        effective_clusters=float(stats.effective_clusters(count)),
         estimates=tuple(sorted(estimates, key=lambda estimate: order.index(estimate.name))),
         tails=tails,
         quantiles={
@@ -156,35 +149,89 @@ def measure(
             for low, high in zip(LENGTH_EDGES, (*LENGTH_EDGES[1:], math.inf), strict=True)
             if len((part := sequences.between(low, high)).length)
         ),
-        hygiene=tuple(
-            entry
-            for side, counts in sums.defects.items()
-            for entry in invalid.hygiene_counts(side, counts)
-        ),
+        hygiene=_hygiene(sums),
     )  # fmt: skip
 
 
+def _nothing_usable(sums: Accumulator, sampled_by: str, level: float) -> Measurement:
+    """What is known of a direction of which one side returned nothing that could be compared."""
+    if not sums.excluded:
+        raise TraceMismatchError("nothing was compared: the traces hold no completion token")
+    note = f"not one of {sums.excluded:,} tokens has a usable logprob on both sides"
+
+    def nothing(name: str, unit: str) -> Estimate:
+        return Estimate(name, sampled_by, math.nan, None, None, level, 0, 0, unit, note)
+
+    return Measurement(
+        sampled_by=sampled_by,
+        level=level,
+        tokens=0,
+        excluded=sums.excluded,
+        samples=0,
+        clusters=0,
+        effective_clusters=0.0,
+        estimates=tuple(nothing(row.name, row.unit) for row in METRICS.values()),
+        tails=(),
+        quantiles={},
+        largest=math.nan,
+        first_divergence=FirstDivergence(0, 0, None, None),
+        clips=(),
+        breakdowns={},
+        clips_by_length=(),
+        hygiene=_hygiene(sums),
+    )
+
+
+def _hygiene(sums: Accumulator) -> tuple[HygieneCount, ...]:
+    return tuple(
+        entry
+        for side, counts in sums.defects.items()
+        for entry in invalid.hygiene_counts(side, counts)
+    )
+
+
 def _token_means(estimator: Estimator, column: dict[str, Floats]) -> list[Estimate]:
-    count, mean = column["count"], estimator.mean
+    count, mean, size = column["count"], estimator.mean, estimator.size
+    unseen = stats.UNSEEN_LOG_RATIO
     delta, squares = column["log_ratio"], column["squared_log_ratio"]
     return [
         mean("mean_log_ratio", "nats", delta, count),
-        mean("rms_log_ratio", "nats", squares, count, 0.0).map(math.sqrt),
-        mean("mean_abs_log_ratio", "nats", column["abs_log_ratio"], count, 0.0),
-        mean("mean_importance_ratio", "ratio", column["ratio"], count, 0.0),
+        size("rms_log_ratio", "nats", squares, count).map(math.sqrt),
+        size("mean_abs_log_ratio", "nats", column["abs_log_ratio"], count),
+        stats.allow_unseen(
+            mean("mean_importance_ratio", "ratio", column["ratio"], count, 0.0),
+            math.expm1(unseen),
+        ),
         mean("geometric_mean_ratio", "ratio", delta, count).map(_capped_exp),
         mean("k1_kl", "nats", -delta, count),
-        mean("k2_kl", "nats", squares / 2, count, 0.0),
-        mean("k3_kl", "nats", column["k3"], count, 0.0),
-        mean("reverse_k3_kl", "nats", column["reverse_k3"], count, 0.0),
-        mean("multiplicative_error", "ratio", column["multiplicative"], count, 1.0),
+        size("k2_kl", "nats", squares / 2, count),
+        stats.allow_unseen(size("k3_kl", "nats", column["k3"], count), math.expm1(unseen) - unseen),
+        size("reverse_k3_kl", "nats", column["reverse_k3"], count),
+        size("multiplicative_error", "ratio", column["multiplicative"], count, 1.0),
         mean("chi2_token", "1", column["squared_ratio"] - count, count, -1.0),
-        mean("probability_difference", "probability", column["probability_difference"], count, 0.0),
+        size("probability_difference", "probability", column["probability_difference"], count),
     ]
 
 
 def _capped_exp(value: float) -> float:
     return math.exp(min(value, RATIO_CAP))
+
+
+def _bursts(estimator: Estimator, sequences: _Sequences) -> list[Estimate]:
+    """Shares of the samples, and of the prompts, that hold tokens of the tail.
+
+    Their bound takes events to hit whole prompts, so it is one over prompts.
+    """
+    samples = sequences.sums(np.ones(len(sequences.length)))
+    hit = sequences.sums(sequences.beyond > 0)
+    prompts = (samples > 0).astype(np.float64)
+    independent = prompts.sum()
+    burst = sequences.sums(sequences.beyond >= BURST_SHARE * sequences.length)
+    return [
+        estimator.share("burst_fraction", burst, samples, independent),
+        estimator.share("tail_sample_fraction", hit, samples, independent),
+        estimator.share("tail_prompt_fraction", (hit > 0).astype(float), prompts, independent),
+    ]
 
 
 def _sequence_means(estimator: Estimator, sequences: _Sequences) -> list[Estimate]:
@@ -207,15 +254,10 @@ def _alternative_means(estimator: Estimator, cells: Floats) -> list[Estimate]:
     ]
 
 
-def _tail(
-    estimator: Estimator, sums: Accumulator, threshold: float, effective_n: float
-) -> Estimate:
-    beyond = (
-        sums.part("ups")[:, np.searchsorted(sums.ups, threshold)]
-        + sums.part("downs")[:, np.searchsorted(sums.downs, threshold)]
-    )
+def _tail(estimator: Estimator, sums: Accumulator, threshold: float) -> Estimate:
     count = sums.part("totals")[:, COLUMN["count"]]
-    return estimator.share("tail_fraction", beyond, count, effective_n)
+    beyond = sums.beyond(sums.sums, threshold)
+    return estimator.share("tail_fraction", beyond, count, count.sum())
 
 
 def _token_clip(
@@ -223,7 +265,7 @@ def _token_clip(
     sums: Accumulator,
     sequences: _Sequences,
     row: Objective,
-    effective_n: float,
+    independent: float,
 ) -> ClipEstimate:
     by_token = row.averaging == "token"
     ups, downs = ("ups", "downs") if by_token else ("up_shares", "down_shares")
@@ -239,15 +281,14 @@ def _token_clip(
         if by_token
         else sequences.sums(np.ones(len(sequences.length)))
     )
-    return estimator.clip(row, low, high, weights, effective_n)
+    return estimator.clip(row, low, high, weights, independent)
 
 
 def _sequences(sums: Accumulator) -> _Sequences:
-    cluster, length, total, first = (
+    cluster, length, total, first, beyond = (
         np.concatenate(column) for column in zip(*sums.sequences, strict=True)
     )
-    filled = length > 0
-    return _Sequences(cluster[filled], length[filled], total[filled], first[filled], len(sums.sums))
+    return _Sequences(cluster, length, total, first, beyond, len(sums.sums)).where(length > 0)
 
 
 def _first_divergence(sequences: _Sequences) -> FirstDivergence:
