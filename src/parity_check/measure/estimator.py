@@ -36,20 +36,21 @@ class Estimator:
             lowest=lowest, interval=stats.long_tailed_interval,
         )  # fmt: skip
 
-    def share(self, name: str, sums: Floats, weights: Floats, independent: float) -> Estimate:
+    def share(
+        self, name: str, sums: Floats, weights: Floats, trials: float | None = None
+    ) -> Estimate:
         return stats.share_estimate(
-            name, sums, weights,
-            sampled_by=self.sampled_by, level=self.level, independent=independent,
-        )  # fmt: skip
+            name, sums, weights, sampled_by=self.sampled_by, level=self.level, trials=trials
+        )
 
     def clip(
-        self, row: Objective, low: Floats, high: Floats, weights: Floats, independent: float
+        self, row: Objective, low: Floats, high: Floats, weights: Floats, trials: float
     ) -> ClipEstimate:
         name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
         positive = self.positive_share
 
         def share(part: str, sums: Floats) -> Estimate:
-            return self.share(name + part, sums, weights, independent)
+            return self.share(name + part, sums, weights, trials)
 
         return ClipEstimate(
             objective=row,

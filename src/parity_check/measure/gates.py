@@ -81,6 +81,7 @@ class GateResult:
 
 
 _SHARE_OF_GSPO = "arXiv 2507.18071, figure 2: GSPO clips about 15 % by design"
+_BURST = "k3's limit: a sample off by N(0, 1) a token has a k3 of 0.65, this share all of it"
 _SHARE_OF_GRPO = "arXiv 2507.18071, figure 2: GRPO clips 0.13 % of tokens in training"
 
 PROFILES: dict[str, dict[str, tuple[float, str]]] = {
@@ -91,7 +92,8 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "clip_fraction": (2e-4, f"{_SHARE_OF_GRPO}; a sixth of it"),
         "sequence_clip_fraction": (5e-3, f"{_SHARE_OF_GSPO}; a thirtieth of it"),
         "tail_fraction": (1e-5, "trl 6789: a healthy bf16 pair has no |Δ| above 0.48"),
-        "burst_fraction": (5e-3, f"{_SHARE_OF_GSPO}; a thirtieth of it"),
+        "burst_fraction": (7.7e-4, _BURST),
+        "burst_prompt_fraction": (1.5e-2, f"{_SHARE_OF_GSPO}; a tenth of it"),
         "impossible_fraction": (1e-5, "as the tail fraction: a random token is in its tail"),
         "ess": (0.999, "1 - σ² at RMS Δ 0.023, bf16 with fp32 heads (Fast-LLM 525): 0.9995"),
     },
@@ -102,7 +104,8 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "clip_fraction": (1e-3, f"{_SHARE_OF_GRPO}; less than training itself clips"),
         "sequence_clip_fraction": (1.5e-2, f"{_SHARE_OF_GSPO}; a tenth of it"),
         "tail_fraction": (1e-4, "trl 6789: a healthy bf16 pair has no |Δ| above 0.48"),
-        "burst_fraction": (1.5e-2, f"{_SHARE_OF_GSPO}; a tenth of it"),
+        "burst_fraction": (1.5e-3, _BURST),
+        "burst_prompt_fraction": (5e-2, f"{_SHARE_OF_GSPO}; a third of it"),
         "impossible_fraction": (1e-4, "as the tail fraction: a random token is in its tail"),
         "ess": (0.99, "1 - σ² at RMS Δ 0.05, a noisy 0.5B bf16 model (trl 6789): 0.9975"),
     },
@@ -113,7 +116,8 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "clip_fraction": (5e-3, f"{_SHARE_OF_GRPO}; four times that"),
         "sequence_clip_fraction": (5e-2, f"{_SHARE_OF_GSPO}; a third of it"),
         "tail_fraction": (1e-3, "R3 paper: MoE routing has ten times the extreme tokens"),
-        "burst_fraction": (5e-2, f"{_SHARE_OF_GSPO}; a third of it"),
+        "burst_fraction": (1.5e-2, _BURST),
+        "burst_prompt_fraction": (1e-1, f"{_SHARE_OF_GSPO}; two thirds of it"),
         "impossible_fraction": (1e-3, "as the tail fraction: a random token is in its tail"),
         "ess": (0.95, "1 - σ² at RMS Δ 0.2; verl warns only below 0.3, for stale policies"),
     },

@@ -117,8 +117,8 @@ def measure(
         ),
         *_bursts(estimator, sequences),
         *_sequence_means(estimator, sequences),
-        estimator.share("identical_fraction", column["identical"], count, tokens),
-        estimator.share("impossible_fraction", impossible, sampled, sampled.sum()),
+        estimator.share("identical_fraction", column["identical"], count),
+        estimator.share("impossible_fraction", impossible, sampled),
         *_alternative_means(estimator, sums.part("alternatives")),
     ]  # fmt: skip
     order = list(METRICS)
@@ -192,7 +192,6 @@ def _hygiene(sums: Accumulator) -> tuple[HygieneCount, ...]:
 
 def _token_means(estimator: Estimator, column: dict[str, Floats]) -> list[Estimate]:
     count, mean, size = column["count"], estimator.mean, estimator.size
-    unseen = stats.UNSEEN_LOG_RATIO
     delta, squares = column["log_ratio"], column["squared_log_ratio"]
     return [
         mean("mean_log_ratio", "nats", delta, count),
@@ -200,12 +199,12 @@ def _token_means(estimator: Estimator, column: dict[str, Floats]) -> list[Estima
         size("mean_abs_log_ratio", "nats", column["abs_log_ratio"], count),
         stats.allow_unseen(
             mean("mean_importance_ratio", "ratio", column["ratio"], count, 0.0),
-            math.expm1(unseen),
+            stats.UNSEEN["mean_importance_ratio"],
         ),
         mean("geometric_mean_ratio", "ratio", delta, count).map(_capped_exp),
         mean("k1_kl", "nats", -delta, count),
         size("k2_kl", "nats", squares / 2, count),
-        stats.allow_unseen(size("k3_kl", "nats", column["k3"], count), math.expm1(unseen) - unseen),
+        stats.allow_unseen(size("k3_kl", "nats", column["k3"], count), stats.UNSEEN["k3_kl"]),
         size("reverse_k3_kl", "nats", column["reverse_k3"], count),
         size("multiplicative_error", "ratio", column["multiplicative"], count, 1.0),
         mean("chi2_token", "1", column["squared_ratio"] - count, count, -1.0),
@@ -220,17 +219,20 @@ def _capped_exp(value: float) -> float:
 def _bursts(estimator: Estimator, sequences: _Sequences) -> list[Estimate]:
     """Shares of the samples, and of the prompts, that hold tokens of the tail.
 
-    Their bound takes events to hit whole prompts, so it is one over prompts.
+    The bound on samples takes them to fail one by one, that on prompts the prompts.
     """
     samples = sequences.sums(np.ones(len(sequences.length)))
     hit = sequences.sums(sequences.beyond > 0)
     prompts = (samples > 0).astype(np.float64)
-    independent = prompts.sum()
     burst = sequences.sums(sequences.beyond >= BURST_SHARE * sequences.length)
     return [
-        estimator.share("burst_fraction", burst, samples, independent),
-        estimator.share("tail_sample_fraction", hit, samples, independent),
-        estimator.share("tail_prompt_fraction", (hit > 0).astype(float), prompts, independent),
+        estimator.share(name, (hits > 0).astype(float) if weights is prompts else hits, weights)
+        for name, hits, weights in (
+            ("burst_fraction", burst, samples),
+            ("burst_prompt_fraction", burst, prompts),
+            ("tail_sample_fraction", hit, samples),
+            ("tail_prompt_fraction", hit, prompts),
+        )
     ]
 
 
@@ -257,7 +259,7 @@ def _alternative_means(estimator: Estimator, cells: Floats) -> list[Estimate]:
 def _tail(estimator: Estimator, sums: Accumulator, threshold: float) -> Estimate:
     count = sums.part("totals")[:, COLUMN["count"]]
     beyond = sums.beyond(sums.sums, threshold)
-    return estimator.share("tail_fraction", beyond, count, count.sum())
+    return estimator.share("tail_fraction", beyond, count)
 
 
 def _token_clip(
@@ -265,7 +267,7 @@ def _token_clip(
     sums: Accumulator,
     sequences: _Sequences,
     row: Objective,
-    independent: float,
+    trials: float,
 ) -> ClipEstimate:
     by_token = row.averaging == "token"
     ups, downs = ("ups", "downs") if by_token else ("up_shares", "down_shares")
@@ -281,7 +283,7 @@ def _token_clip(
         if by_token
         else sequences.sums(np.ones(len(sequences.length)))
     )
-    return estimator.clip(row, low, high, weights, independent)
+    return estimator.clip(row, low, high, weights, trials)
 
 
 def _sequences(sums: Accumulator) -> _Sequences:

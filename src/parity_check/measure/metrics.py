@@ -135,6 +135,11 @@ _ROWS = (
         "failures that hit whole requests: a wrong adapter, a corrupted cache, an overwritten row",
     ),
     Metric(
+        "burst_prompt_fraction", "prompts with such a sample", "share", "lower", 0.0, True,
+        "share of prompts with a burst in any sample", "the same, counted by prompt",
+        "failures that hit all samples of a prompt: a corrupted prefix in the cache",
+    ),
+    Metric(
         "tail_sample_fraction", "samples with a token in the tail", "share", "lower", 0.0, False,
         "share of samples with any |Δ| > threshold", "the tail fraction, counted by sample",
         "as the tail fraction; grows with length where such tokens come alone",
@@ -142,7 +147,7 @@ _ROWS = (
     Metric(
         "tail_prompt_fraction", "prompts with a token in the tail", "share", "lower", 0.0, False,
         "share of prompts with any |Δ| > threshold", "the tail fraction, counted by prompt",
-        "as the tail fraction; close to it in number of events where whole prompts fail",
+        "as the tail fraction",
     ),
     Metric(
         "clip_fraction", "clip fraction of the objective", "share", "lower", 0.0, True,

@@ -146,7 +146,7 @@ def skewed_interval(sums: Floats, weights: Floats, level: float) -> tuple[Floats
 
 
 def long_tailed_interval(sums: Floats, weights: Floats, level: float) -> tuple[Floats, Floats]:
-    """Both ends [...] of the interval of a mean with one long tail, such as k3 or a share."""
+    """Both ends [...] of the interval of a mean with a long upper tail such as k3, or a share."""
     return _ends(spread(sums, weights), level, long_tail=LONG_TAIL_DEGREES)
 
 
@@ -167,12 +167,14 @@ def _ends(seen: Spread, level: float, long_tail: float) -> tuple[Floats, Floats]
         moved = (np.cbrt(1.0 + 3.0 * a * (edge - shift)) - 1.0) / np.where(flat, 1.0, a)
         return np.where(flat, edge, moved)
 
-    edge, far = (
-        special.stdtrit(np.maximum(seen.degrees / divisor, 1.0), 0.5 + level / 2)
+    edge, above = (
+        np.asarray(
+            special.stdtrit(np.maximum(seen.degrees / divisor, 1.0), 0.5 + level / 2), np.float64
+        )
         for divisor in (1.0, long_tail)
     )
-    above = np.where(skewness > 0.0, far, edge)
-    below = np.where(skewness < 0.0, far, edge)
+    # The upper end always: a sample that missed the long tail has no skewness to show.
+    below = np.where(skewness < 0.0, above, edge)
     low: Floats = seen.mean - np.maximum(below, hall(below)) * seen.error
     high: Floats = seen.mean + np.maximum(above, -hall(-above)) * seen.error
     return low, high
@@ -221,38 +223,48 @@ def share_estimate(
     *,
     sampled_by: str,
     level: float,
-    independent: float,
+    trials: float | None = None,
 ) -> Estimate:
-    """Estimate a share; the interval is never narrower than the exact one of `independent` trials.
+    """Estimate a share; the interval is never narrower than the exact one of so many `trials`.
 
-    `independent` is the number of tokens where the events are taken to come one by one, of
-    clusters where they may come as whole clusters. A few instances show too little spread for the
-    sandwich, and none show no spread at all. Where nothing was seen the exact interval is the rule
-    of three, at 2.5 % a side like every other interval: 3.7 / n at a level of 95 %.
+    A few instances show too little spread for the sandwich, and none show no spread at all: the
+    exact interval then takes them to come one by one. Where nothing was seen it is the rule of
+    three, at 2.5 % a side like every other interval: 3.7 / n at a level of 95 %. `trials` is the
+    total weight unless given.
     """
+    total = float(weights.sum()) if trials is None else trials
     estimate = mean_estimate(
         name, "share", sums, weights, sampled_by=sampled_by, level=level,
-        lowest=0.0, highest=1.0, interval=long_tailed_interval,
+        lowest=0.0, highest=1.0,
+        interval=lambda sums, weights, level: share_interval(sums, weights, level, total),
     )  # fmt: skip
-    if estimate.ci_low is None or estimate.ci_high is None:
+    if estimate.ci_low is None or estimate.ci_high is None or estimate.value not in (0.0, 1.0):
         return estimate
-    low, high = exact_interval(estimate.value * independent, independent, level)
-    if estimate.value not in (0.0, 1.0):
-        low, high = min(estimate.ci_low, low), max(estimate.ci_high, high)
-        return replace(estimate, ci_low=low, ci_high=high)
     what = "no instance" if estimate.value == 0.0 else "no exception"
-    whole = independent < estimate.n
-    told = f"on {independent:,.0f} prompts" if whole else "if such events come one by one"
-    note = f"{what} in {estimate.n:,}: rule of three {told}"
-    return replace(estimate, ci_low=low, ci_high=high, note=note, unseen=high - low)
+    return replace(
+        estimate,
+        note=f"{what} in {estimate.n:,}: rule of three, if they come one by one",
+        unseen=estimate.ci_high - estimate.ci_low,
+    )
 
 
-def exact_interval(seen: float, n: float, level: float) -> tuple[float, float]:
+def share_interval(
+    sums: Floats, weights: Floats, level: float, trials: Floats | float
+) -> tuple[Floats, Floats]:
+    """Both ends [...] of a share's interval: of a mean with one long tail, or the exact ones."""
+    low, high = long_tailed_interval(sums, weights, level)
+    value = sums.sum(axis=-1) / weights.sum(axis=-1)
+    least, most = exact_interval(value * trials, trials, level)
+    return np.minimum(low, least), np.maximum(high, most)
+
+
+def exact_interval(seen: Floats | float, n: Floats | float, level: float) -> tuple[Floats, Floats]:
     """Clopper and Pearson's interval of the share of `seen` in `n`, neither need be whole."""
     tail = (1.0 - level) / 2
-    low = 0.0 if seen <= 0.0 else float(special.betaincinv(seen, n - seen + 1.0, tail))
-    high = 1.0 if seen >= n else float(special.betaincinv(seen + 1.0, n - seen, 1.0 - tail))
-    return low, high
+    seen, n = np.asarray(seen, np.float64), np.asarray(n, np.float64)
+    low = special.betaincinv(np.maximum(seen, 1e-300), n - seen + 1.0, tail)
+    high = special.betaincinv(seen + 1.0, np.maximum(n - seen, 1e-300), 1.0 - tail)
+    return np.where(seen <= 0.0, 0.0, low), np.where(seen >= n, 1.0, high)
 
 
 def too_few_clusters(weights: Floats) -> str:
@@ -272,9 +284,17 @@ UNSEEN_LOG_RATIO = 3.0
 profiles let k3 be ten times the tail fraction, which tokens 2.6 nats off carry."""
 
 
+UNSEEN = {
+    "mean_importance_ratio": math.expm1(UNSEEN_LOG_RATIO),
+    "k3_kl": math.expm1(UNSEEN_LOG_RATIO) - UNSEEN_LOG_RATIO,
+    "ess": math.expm1(UNSEEN_LOG_RATIO) ** 2,
+}
+"""What one unseen token adds to the sum behind a metric; for ESS to that of 1 / ESS - 1."""
+
+
 def unseen_share(tokens: float, level: float) -> float:
     """The share that tokens may have of which `tokens` hold none, if they come one by one."""
-    return exact_interval(0.0, tokens, level)[1]
+    return float(exact_interval(0.0, tokens, level)[1])
 
 
 def allow_unseen(estimate: Estimate, size: float) -> Estimate:
@@ -289,6 +309,22 @@ def allow_unseen(estimate: Estimate, size: float) -> Estimate:
     return replace(estimate, ci_high=estimate.ci_high + unseen, unseen=unseen)
 
 
+def variation_sums(counts: Floats, ratios: Floats, squares: Floats) -> Floats:
+    """Sums [..., G] whose mean over the tokens is 1 / ESS - 1 = mean r² / (mean r)² - 1.
+
+    The arguments [..., G] are each cluster's token count, sum of ratios and of squared ratios. Each
+    cluster's sum is its share of the first-order expansion, which is what an error needs.
+    """
+    total = counts.sum(axis=-1, keepdims=True)
+    first = ratios.sum(axis=-1, keepdims=True) / total
+    second = squares.sum(axis=-1, keepdims=True) / total
+    variation = second / first**2 - 1.0
+    linear = (squares - second * counts) / first**2
+    linear -= 2.0 * second / first**3 * (ratios - first * counts)
+    sums: Floats = linear + variation * counts
+    return sums
+
+
 def effective_sample_size(
     counts: Floats, ratios: Floats, squares: Floats, *, sampled_by: str, level: float
 ) -> Estimate:
@@ -296,23 +332,19 @@ def effective_sample_size(
 
     The arguments [G] are each cluster's token count, sum of ratios and sum of squared ratios. The
     interval is that of 1 / ESS - 1, the squared coefficient of variation of the ratios: linearised,
-    it is a mean over tokens with one long tail. Unseen tokens add (e^3 - 1)² each.
+    it is a mean over tokens with one long tail.
     """
     present = counts > 0
-    n, r, rr = counts[present], ratios[present], squares[present]
-    total = n.sum()
-    first, second = r.sum() / total, rr.sum() / total
-    # Rounding may bring the variation of equal ratios below zero.
-    variation = max(0.0, float(second / first**2 - 1.0))
-    linear = (rr - second * n) / first**2 - 2.0 * second / first**3 * (r - first * n)
+    n = counts[present]
     estimate = allow_unseen(
         mean_estimate(
-            "ess", "share", linear + variation * n, n, sampled_by=sampled_by, level=level,
-            lowest=0.0, interval=long_tailed_interval,
+            "ess", "share", variation_sums(n, ratios[present], squares[present]), n,
+            sampled_by=sampled_by, level=level, lowest=0.0, interval=long_tailed_interval,
         ),
-        math.expm1(UNSEEN_LOG_RATIO) ** 2,
+        UNSEEN["ess"],
     )  # fmt: skip
-    value = 1.0 / (1.0 + variation)
+    # Rounding may bring the variation of equal ratios below zero.
+    value = 1.0 / (1.0 + max(0.0, estimate.value))
     if estimate.ci_low is None or estimate.ci_high is None:
         return replace(estimate, value=value)
     low, high = 1.0 / (1.0 + estimate.ci_high), 1.0 / (1.0 + estimate.ci_low)
