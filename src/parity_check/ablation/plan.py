@@ -266,11 +266,16 @@ def removed_share(initial: Drift, before: Drift, after: Drift, level: float) -> 
         return None
     present = initial.tokens > 0
     sums = (before.by_cluster() - after.by_cluster())[present]
-    estimate = stats.mean_estimate(
-        "removed_share", "share", sums, initial.by_cluster()[present],
-        sampled_by="reference", level=level,
+    weights = initial.by_cluster()[present]
+    low = high = None
+    note = stats.too_few_clusters(initial.tokens[present])
+    if not note:
+        low, high = (float(end) for end in stats.skewed_interval(sums, weights, level))
+    return Estimate(
+        "removed_share", "reference", float(sums.sum() / weights.sum()), low, high, level,
+        round(after.tokens.sum()), len(sums), "share", note,
+        float(stats.effective_clusters(initial.tokens[present])),
     )  # fmt: skip
-    return replace(estimate, n=round(after.tokens.sum()))
 
 
 def at_floor(value: Estimate, floor: Estimate | None) -> bool:

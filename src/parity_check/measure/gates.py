@@ -204,7 +204,8 @@ def judge(
             return replace(result, verdict="parity", reason=f"{words}: nothing differs")
         return replace(result, verdict="drift", reason=f"{words}, must be {limit.wording()}")
     if estimate.ci_low is None or estimate.ci_high is None:
-        return replace(result, reason=f"{words}; {estimate.note}", prompts_needed=_least(estimate))
+        reason = estimate.note if math.isnan(estimate.value) else f"{words}; {estimate.note}"
+        return replace(result, reason=reason, prompts_needed=_least(estimate))
     if identical and low <= estimate.value <= high:
         reason = f"all {estimate.n:,} compared are bit-identical"
         return replace(result, verdict="parity", reason=reason)

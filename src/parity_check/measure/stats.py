@@ -102,15 +102,15 @@ def spread(sums: Floats, weights: Floats) -> Spread:
     `sums` [..., G] holds each cluster's sum and `weights` [..., G] its size. M = Σs / Σw, with
     residuals s - M w; a cluster of share h = w / Σw pulls M towards itself, so CR2 divides its
     residual by sqrt(1 - h): SE² = Σ (s - M w)² / (1 - h) / (Σw)². With equal clusters that is the
-    familiar G / (G - 1). The error of a single cluster is NaN.
+    familiar G / (G - 1). The error of a single cluster is 0: there is nothing to tell it by.
     """
     total = weights.sum(axis=-1, keepdims=True)
     mean = sums.sum(axis=-1, keepdims=True) / total
     share = weights / total
+    residuals = (sums - mean * weights) / np.sqrt(_left(share))
+    squares = np.square(residuals).sum(axis=-1)
+    error = np.sqrt(squares) / total[..., 0]
     with np.errstate(invalid="ignore", divide="ignore"):
-        residuals = (sums - mean * weights) / np.sqrt(1.0 - share)
-        squares = np.square(residuals).sum(axis=-1)
-        error = np.sqrt(squares) / total[..., 0]
         skewness = np.where(squares > 0.0, (residuals**3).sum(axis=-1) / squares**1.5, 0.0)
     return Spread(mean[..., 0], error, _satterthwaite(share), skewness)
 
@@ -122,8 +122,7 @@ def _satterthwaite(share: Floats) -> Floats:
     whose variance grows as the square of the size: clusters with an effect of their own, which is
     the least favourable for unequal sizes. G equal clusters have G - 1.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scale, variance = 1.0 / (1.0 - share), np.square(share)
+    scale, variance = 1.0 / _left(share), np.square(share)
     cross = scale * share
     corner = (cross * share).sum(axis=-1, keepdims=True)
     diagonal = scale - 2.0 * cross + corner
@@ -136,8 +135,14 @@ def _satterthwaite(share: Floats) -> Floats:
     pairs += (np.square(variance) * (np.square(diagonal) - np.square(corner - 2.0 * cross))).sum(
         axis=-1
     )
-    degrees: Floats = np.square((variance * diagonal).sum(axis=-1)) / pairs
-    return np.maximum(degrees, 1.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        degrees: Floats = np.square((variance * diagonal).sum(axis=-1)) / pairs
+    return np.fmax(degrees, 1.0)
+
+
+def _left(share: Floats) -> Floats:
+    """What the other clusters hold; 1 where there is no other, and no residual."""
+    return np.where(share < 1.0, 1.0 - share, 1.0)
 
 
 def skewed_interval(sums: Floats, weights: Floats, level: float) -> tuple[Floats, Floats]:
