@@ -22,16 +22,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from bench_analysis import LENGTH, build
 from parity_check.comparison.analyse import analyse_pair
-from parity_check.comparison.illustrate import illustrate_pair
+from parity_check.comparison.document import document
+from parity_check.comparison.pictures.gather import gather_pair
 from parity_check.config.models import Judging
-from parity_check.report import html
-from parity_check.report.drawings import figure
+from parity_check.report import svg
+from parity_check.report.document import Panel
+from parity_check.report.renderers import render
 
-HEAD = "| tokens | analyse, s | illustrate, s | render, s | page, MB |\n|---:|---:|---:|---:|---:|"
+HEAD = "| tokens | analyse, s | gather, s | render, s | page, MB |\n|---:|---:|---:|---:|---:|"
 
 
 def row(tokens: int) -> str:
-    figure("warm-up", lambda axes: None, "")
+    svg.draw(Panel(lambda axes: None, "", ""), "warm-up")
     with tempfile.TemporaryDirectory() as made:
         directory = Path(made)
         build(directory, tokens)
@@ -39,9 +41,9 @@ def row(tokens: int) -> str:
         times = [time.perf_counter()]
         report = analyse_pair(*pair, judging)
         times.append(time.perf_counter())
-        report = replace(report, illustration=illustrate_pair(*pair, judging))
+        report = replace(report, pictures=gather_pair(*pair, judging))
         times.append(time.perf_counter())
-        page = html.render(report)
+        page = render(document(report), "html")
         times.append(time.perf_counter())
     seconds = [f"{b - a:.2f}" for a, b in pairwise(times)]
     size = len(page.encode()) / 1e6

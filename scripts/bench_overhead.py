@@ -22,8 +22,8 @@ from typing import Any
 
 from parity_check.config.load import load_config
 from parity_check.config.models import ROLES, Config, Role
-from parity_check.engines.base import WORKER, EngineSpec, engine_spec
-from parity_check.engines.environment import environment
+from parity_check.engines.client import WORKER, WorkerSpec
+from parity_check.engines.kinds import configured_engine
 from parity_check.traces.checkpoint import locate_model
 from parity_check.traces.trace import Trace
 
@@ -42,15 +42,10 @@ for batch in work["batches"]:
 """
 
 
-def spec_of(role: Role, config: Config) -> EngineSpec:
-    engine = config.engine(role)
-    made = environment.resolve(
-        python=engine.python,
-        requirement=engine.requirement,
-        cache=environment.default_cache(),
-        say=lambda line: print(f"{role}: {line}", file=sys.stderr),
-    )
-    return engine_spec(role, config, locate_model(config.model), made)
+def spec_of(role: Role, config: Config) -> WorkerSpec:
+    engine = configured_engine(role, config)
+    made = engine.resolve(say=lambda line: print(f"{role}: {line}", file=sys.stderr))
+    return engine.spec(locate_model(config.model), made)
 
 
 def run_compare(path: Path, out: Path) -> tuple[float, Path]:
@@ -80,7 +75,7 @@ def batches_of(run: Path) -> list[list[tuple[list[int], int]]]:
     ]
 
 
-def run_bare(spec: EngineSpec, sampling: dict[str, Any], batches: list[Any], work: Path) -> float:
+def run_bare(spec: WorkerSpec, sampling: dict[str, Any], batches: list[Any], work: Path) -> float:
     script, payload = work / "bare.py", work / "bare.json"
     script.write_text(BARE)
     payload.write_text(

@@ -22,14 +22,15 @@ from packaging.version import Version
 
 from parity_check.config.load import parse_config
 from parity_check.config.models import Config
-from parity_check.engines.base import engine_spec
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import Environment
+from parity_check.engines.kinds import configured_engine
 from parity_check.engines.settings import way
 from parity_check.errors import EngineError, ParityCheckError
 from parity_check.recording import requests
 from parity_check.traces.checkpoint import locate_model
+from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import read_prompts
 from parity_check.traces.trace import Sample
 
@@ -91,7 +92,7 @@ def use(found: Environment, requirement: str, row: Row) -> None:
             },
             "version_matrix",
         )
-        spec = engine_spec("reference", config, locate_model(config.model), found)
+        spec = configured_engine("reference", config).spec(locate_model(config.model), found)
         with tempfile.TemporaryDirectory() as scratch:
             job = Path(scratch)
             engine = WorkerEngine(spec, job / "jobs", job / "log", STALL_TIMEOUT_S, ignore)
@@ -117,13 +118,13 @@ def ignore(*_: object) -> None:
     """Nobody watches the progress."""
 
 
-def describe(description: dict[str, Any], row: Row) -> None:
-    family, version = description["family"], Version(description["version"].partition("+")[0])
-    runner = description["config"]["model_runner"]
+def describe(engine: EngineDescription, row: Row) -> None:
+    family, version = engine.family, Version(engine.version.partition("+")[0])
+    runner = engine.config["model_runner"]
     row.cells["engine"] = family.upper() if runner == "v0" else f"V1, runner {runner}"
-    row.cells["self-check"] = f"{description['self_check_s']:.1f} s"
+    row.cells["self-check"] = f"{engine.self_check_s:.1f} s"
     for name in SETTINGS:
-        value = description["settings"][name]["in_force"]
+        value = engine.settings[name].in_force
         word = str(value).lower() if isinstance(value, bool) else value
         row.cells[name] = f"{word} ({way(name, family, version, 'cpu').how})"
 

@@ -11,9 +11,8 @@ from typing import Any, Self
 from faults import checkpoints
 from faults.cases import PARITY, STATIONS, Station
 from parity_check.config.load import parse_config
-from parity_check.engines.base import WORKER, engine_spec
-from parity_check.engines.client import WorkerEngine
-from parity_check.engines.environment import environment
+from parity_check.engines.client import WORKER, WorkerEngine
+from parity_check.engines.kinds import configured_engine
 from parity_check.traces.prompts import ASSETS
 
 ALIVE = 4
@@ -87,13 +86,10 @@ class Fleet:
         config = parse_config(
             {"reference": table, "candidate": table, "workload": {"seed": self.seed}}, name
         )
-        found = environment.resolve(
-            python=None,
-            requirement=config.reference.requirement,
-            cache=environment.default_cache(),
-            say=print,
+        configured = configured_engine("reference", config)
+        spec = configured.spec(
+            str(self.checkpoint(station.checkpoint)), configured.resolve(say=print)
         )
-        spec = engine_spec("reference", config, str(self.checkpoint(station.checkpoint)), found)
         engine = WorkerEngine(
             spec, self.home / f"{name}.jobs", self.home / f"{name}.log", STALL_TIMEOUT_S, silent
         )

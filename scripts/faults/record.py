@@ -19,7 +19,6 @@ from faults.fleet import Fleet
 from parity_check.config.load import dump_config, parse_config
 from parity_check.config.models import OTHER, ROLES, SHAPING, Config, Role, Workload
 from parity_check.engines.client import WorkerEngine
-from parity_check.engines.settings import distribution_in_force
 from parity_check.recording import requests
 from parity_check.traces import provenance
 from parity_check.traces.prompts import Prompt, read_prompts
@@ -213,18 +212,13 @@ class Recording:
         replayed_from: str | None,
     ) -> TraceHeader:
         workload = self.config.workload
-        requested = self.config.engine(evaluated_by).settings.model_dump()
-        settings = {
-            name: {"requested": requested[name], **found}
-            for name, found in engine.description["settings"].items()
-        }
         return TraceHeader(
             run_id=self.case.name,
             created_utc=self.created,
             command="scripts/fault_matrix.py",
             sampled_by=sampled_by,
             evaluated_by=evaluated_by,
-            engine={"label": engine.spec.label, **engine.description, "settings": settings},
+            engine=engine.description,
             model=self.model,
             sampling={
                 **{name: getattr(workload, name) for name in SHAPING},
@@ -232,7 +226,7 @@ class Recording:
                 "ignore_eos": workload.ignore_eos,
             },
             logprob_path="decode",
-            logprob_distribution=distribution_in_force(engine.description),
+            logprob_distribution=engine.description.distribution,
             host=provenance.host_fingerprint(),
             config=dump_config(self.config),
             replayed_from=replayed_from,

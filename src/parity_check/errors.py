@@ -1,7 +1,9 @@
-"""What can go wrong, and the exit code that each kind of failure owns."""
+"""Error classes, each with its exit code, and hints for misspelled names."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
 
@@ -18,12 +20,25 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-class ParityCheckError(Exception):
-    """A failure that is not a bug of parity-check.
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a misspelled one is closest to; None when none is close."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return close[0] if close else None
 
-    `message` is one line that says what is wrong and where; `hint` says what to do; `log` is a
-    file with the details, and `details` are lines worth showing at once. `kept` names what a run
-    had recorded by then; the run's directory fills it in.
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """A hint for an unknown word: the nearest known one, or all of them."""
+    known = list(known)
+    near = nearest(word, known)
+    return f"did you mean {near}?" if near else f"expected one of: {', '.join(known)}"
+
+
+class ParityCheckError(Exception):
+    """A failure that is not a bug in parity-check.
+
+    `message` is one line: what is wrong, and where. `hint` says what to do. `log` is a file with
+    the details; `details` are lines to print directly. `kept` says what the run recorded before it
+    failed; the run directory sets it.
     """
 
     exit_code = ExitCode.USAGE
@@ -78,7 +93,8 @@ class EngineEnvironmentError(ParityCheckError):
 class EngineError(ParityCheckError):
     """An engine could not start, refused an operation, crashed or hung.
 
-    `kind` is the worker protocol's word for it (`bad_engine_args`, `out_of_memory`, `crashed` …).
+    `kind` is the error kind of the worker protocol (`bad_engine_args`, `out_of_memory`,
+    `crashed`…).
     """
 
     exit_code = ExitCode.ENGINE

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from engines.support import HERE, VERSIONS, Engine, make_config, make_spec
-from parity_check.engines.base import WORKER
-from parity_check.engines.client import WorkerEngine
+from parity_check.engines.client import WORKER, WorkerEngine
 from parity_check.recording import requests
 from parity_check.traces.prompts import read_prompts
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from engines.support import make_config, make_spec
 from parity_check.config.engines import EndpointConfig, Settings
-from parity_check.engines.base import WORKER
+from parity_check.engines.client import WORKER
 from parity_check.engines.endpoint.engine import EndpointEngine, EndpointSpec
 
 START_S = 240.0

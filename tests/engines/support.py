@@ -9,10 +9,10 @@ import numpy as np
 
 from parity_check.config.load import parse_config
 from parity_check.config.models import Config
-from parity_check.engines.base import EngineSpec, engine_spec
-from parity_check.engines.client import WorkerEngine
+from parity_check.engines.client import WorkerEngine, WorkerSpec
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import Environment
+from parity_check.engines.kinds import configured_engine
 from parity_check.recording import requests
 from parity_check.traces.checkpoint import locate_model
 from parity_check.traces.trace import Sample
@@ -63,9 +63,10 @@ def make_environment(version: str) -> Environment:
     )
 
 
-def make_spec(version: str, **engine: Any) -> EngineSpec:
+def make_spec(version: str, **engine: Any) -> WorkerSpec:
     config = make_config(version, **engine)
-    return engine_spec("reference", config, locate_model(config.model), make_environment(version))
+    model = locate_model(config.model)
+    return configured_engine("reference", config).spec(model, make_environment(version))
 
 
 def logprobs_of(samples: list[Sample]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -53,18 +53,16 @@ def generate(endpoint: EndpointEngine, engine: Engine, **workload: Any) -> list[
 def test_what_the_server_proves_is_what_the_engine_in_process_does(
     engine: Engine, endpoint: EndpointEngine
 ) -> None:
-    found = {
-        name: setting["in_force"] for name, setting in endpoint.description["settings"].items()
-    }
+    found = {name: setting.in_force for name, setting in endpoint.description.settings.items()}
     inside = {
-        name: setting["in_force"] for name, setting in engine.worker.description["settings"].items()
+        name: setting.in_force for name, setting in engine.worker.description.settings.items()
     }
     assert found == {**inside, "async_scheduling": "unknown"}
-    assert endpoint.description["version"] == engine.worker.description["version"]
-    assert endpoint.description["family"] == "v1"
-    assert endpoint.description["prompt_logprobs"]["in_force"] == "raw"
+    assert endpoint.description.version == engine.worker.description.version
+    assert endpoint.description.family == "v1"
+    assert endpoint.description.prompt_logprobs.in_force == "raw"
     limit = "max_model_len"
-    assert endpoint.description["config"][limit] == engine.worker.description["config"][limit]
+    assert endpoint.description.config[limit] == engine.worker.description.config[limit]
 
 
 def test_it_reads_and_writes_text_as_the_engine_does(

@@ -123,16 +123,16 @@ def test_rescore_refuses_what_prefill_would_get_wrong(engine: Engine) -> None:
 
 def test_the_engine_is_what_was_asked_for(engine: Engine) -> None:
     description = engine.worker.description
-    assert description["family"] == engine.family
-    assert description["version"].startswith(engine.version)
-    assert {name: s["in_force"] for name, s in description["settings"].items()} == {
+    assert description.family == engine.family
+    assert description.version.startswith(engine.version)
+    assert {name: s.in_force for name, s in description.settings.items()} == {
         "logprobs_mode": "processed_logprobs",
         "enable_prefix_caching": False,
         "async_scheduling": False,
         "lm_head_dtype": "float32",
     }
-    assert description["model"]["rope_theta"] == 10000.0
-    assert description["config"]["dtype"] == "bfloat16"
+    assert description.model["rope_theta"] == 10000.0
+    assert description.config["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize("version", VERSIONS)

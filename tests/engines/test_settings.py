@@ -127,7 +127,7 @@ def untied(
     ]
     sampling = engine.config.workload.model_copy(update={"temperature": 1.0}).sampling()
     rows = engine.worker.sample("replay", requests, sampling=sampling, top_logprobs=1)
-    float32 = {**engine.worker.description, "logprobs": [row["logprobs"] for row in rows]}
+    float32 = {**engine.worker.description.stated(), "logprobs": [row["logprobs"] for row in rows]}
     return Heads({"model": flipped, "float32": float32}, forward("untied", samples))
 
 
@@ -205,5 +205,5 @@ def test_an_ignored_flag_is_caught(
 
 
 def test_the_self_check_is_quick(engine: Engine, flipped: dict[str, Any]) -> None:
-    print(f"self-check: {engine.worker.description['self_check_s']}, {flipped['self_check_s']} s")
+    print(f"self-check: {engine.worker.description.self_check_s}, {flipped['self_check_s']} s")
     assert flipped["self_check_s"] < 10  # idle: 0.2 s

@@ -16,8 +16,8 @@ import pytest
 from engines.support import VERSIONS, logprobs_of, make_environment
 from parity_check.config.load import parse_config
 from parity_check.config.models import Config
-from parity_check.engines.base import engine_spec
 from parity_check.engines.client import WorkerEngine
+from parity_check.engines.kinds import configured_engine
 from parity_check.errors import EngineError, InputError
 from parity_check.recording import requests
 from parity_check.traces.checkpoint import locate_model
@@ -52,7 +52,7 @@ def trainer_config(version: str, **keys: Any) -> Config:
 def start(version: str, directory: Path, **keys: Any) -> WorkerEngine:
     config = trainer_config(version, **keys)
     model = locate_model(config.model)
-    spec = engine_spec("candidate", config, model, make_environment(version))
+    spec = configured_engine("candidate", config).spec(model, make_environment(version))
     return WorkerEngine(spec, directory / "jobs", directory / "log", 300, lambda *_: None)
 
 
@@ -155,9 +155,9 @@ def test_what_it_cannot_do_is_said(trainer: Trainer) -> None:
 def test_another_trainer_packs_and_keeps_its_head_in_bf16(trainer: Trainer, tmp_path: Path) -> None:
     packed = {"layout": "packed", "lm_head_dtype": "model", "attention": "eager"}
     with start(trainer.version, tmp_path, **packed) as worker:
-        settings = worker.load()["settings"]
-        assert settings["lm_head_dtype"]["in_force"] == "model"
-        assert "the projection's output is bfloat16" in settings["lm_head_dtype"]["proof"]
+        head = worker.load().settings["lm_head_dtype"]
+        assert head.in_force == "model"
+        assert "the projection's output is bfloat16" in head.proof
         sampling = trainer.config.workload.sampling()
         scored = requests.score(worker, "rescore", trainer.samples, sampling, 5)
         alone = requests.score(worker, "rescore", trainer.samples, sampling, 5, **ONE_AT_A_TIME)

@@ -25,8 +25,15 @@ from parity_check.traces.prompts import ASSETS, read_prompts
 from parity_check.weight_sync.checks import Check, reference_analogue
 from parity_check.weight_sync.command import engine_run
 from parity_check.weight_sync.observed import EngineRun
-from parity_check.weight_sync.scenario import Cold, Flown, Planned, fly, plan_requests, replay
-from parity_check.weight_sync.timeline import EngineResult, judge
+from parity_check.weight_sync.scenario import (
+    Cold,
+    Planned,
+    Recording,
+    plan_requests,
+    record_updates,
+    replay,
+)
+from parity_check.weight_sync.timeline import EngineResult, judge, timeline
 
 A = str(ASSETS / "tiny")
 TOKENS, AFTER = 24, 8
@@ -62,7 +69,14 @@ SCENARIOS = {
     },
     "0.32.0": {**ALL_MODES, "two updates": {**KEEP["keep"], "weights": 2}},
 }
-Outcome = tuple[EngineRun, EngineResult]
+
+
+class Outcome(NamedTuple):
+    """A scenario as one engine ran it, and how it was judged."""
+
+    run: EngineRun
+    result: EngineResult
+    checks: tuple[Check, ...]
 
 
 class Fleet(NamedTuple):
@@ -129,16 +143,16 @@ def outcomes(
         name: configured(version, engines.checkpoints, **settings, **beside.get(name, {}))
         for name, settings in SCENARIOS[version].items()
     }
-    flown: dict[str, Flown] = {}
+    recordings: dict[str, Recording] = {}
     for name, config in configs.items():
         put_back(engines.subject, config)
-        flown[name] = fly(engines.plan, config, loaded(config), engines.subject)
+        recordings[name] = record_updates(engines.plan, config, loaded(config), engines.subject)
     found = {}
     for name, config in configs.items():
-        colds = oracles(engines, config, flown[name])
+        colds = replays(engines, config, recordings[name])
         way = (config.weight_sync.mode, config.weight_sync.clear_cache)
-        run = engine_run("reference", way, engines.plan, TOKENS, flown[name], colds)
-        found[name] = (run, judge(run, LIMIT, LEVEL))
+        run = engine_run("reference", way, engines.plan, TOKENS, recordings[name], colds)
+        found[name] = Outcome(run, *judge(run, LIMIT, LEVEL))
     return version, found
 
 
@@ -157,7 +171,7 @@ def loaded(config: Config) -> list[str]:
 
 def put_back(engine: WorkerEngine, config: Config) -> None:
     """A again, and an empty cache where there is one: a scenario without any request."""
-    clear = engine.description["family"] == "v1"
+    clear = engine.description.family == "v1"
     engine.weight_sync(
         [],
         checkpoints=[A],
@@ -171,23 +185,23 @@ def put_back(engine: WorkerEngine, config: Config) -> None:
     )
 
 
-def oracles(engines: Fleet, config: Config, flown: Flown) -> list[Cold]:
+def replays(engines: Fleet, config: Config, recording: Recording) -> list[Cold]:
     a, b = engines.cold
     kept = loaded(config) if config.weight_sync.mode == "keep" else []
     colds = [
-        replay(engines.plan, config, kept, flown, a),
-        replay(engines.plan, config, [], flown, b),
+        replay(engines.plan, config, kept, recording, a),
+        replay(engines.plan, config, [], recording, b),
     ]
     put_back(a, config)
     return [*colds, colds[0]][: len(loaded(config)) + 1]
 
 
 def check(outcome: Outcome, name: str) -> Check:
-    return next(check for check in outcome[1].checks if check.name == name)
+    return next(check for check in outcome.checks if check.name == name)
 
 
 def verdicts(outcome: Outcome) -> dict[str, str]:
-    return {check.name: check.verdict for check in outcome[1].checks}
+    return {check.name: check.verdict for check in outcome.checks}
 
 
 def expected(**others: str) -> dict[str, str]:
@@ -197,7 +211,7 @@ def expected(**others: str) -> dict[str, str]:
 
 def test_every_mode_does_what_it_declares(outcomes: tuple[str, dict[str, Outcome]]) -> None:
     version, found = outcomes
-    measured = {name: result.measured for name, (_, result) in found.items()}
+    measured = {name: outcome.result.measured for name, outcome in found.items()}
     wanted = {
         "keep": "kept",
         "keep, clear": "recomputed",
@@ -210,7 +224,7 @@ def test_every_mode_does_what_it_declares(outcomes: tuple[str, dict[str, Outcome
     modes = [name for name in wanted if name in found]
     assert {name: measured[name] for name in modes} == {name: wanted[name] for name in modes}
     for name in modes:
-        stale = CACHING[version] and not found[name][0].clear_cache
+        stale = CACHING[version] and not found[name].run.clear_cache
         assert verdicts(found[name]) == expected(no_stale_prefix="drift" if stale else "parity")
 
 
@@ -220,8 +234,8 @@ def test_kept_kv_is_that_of_the_old_weights(outcomes: tuple[str, dict[str, Outco
     for name, exact, apart in (("keep", "to_kept", 3), ("keep, clear", "to_cold", 3)):
         if name not in found:
             continue
-        run, result = found[name]
-        steps = [s for s in result.timeline if s.phase == "in_flight" and s.version == 1]
+        run = found[name].run
+        steps = [s for s in timeline(run) if s.phase == "in_flight" and s.version == 1]
         assert len(steps) == TOKENS - AFTER
         to_kept = sum(step.to_kept or 0.0 for step in steps)
         to_cold = sum(step.to_cold[1] for step in steps)
@@ -234,7 +248,7 @@ def test_kept_kv_is_that_of_the_old_weights(outcomes: tuple[str, dict[str, Outco
 @pytest.mark.versions("0.32.0")
 def test_two_updates_are_two_versions(outcomes: tuple[str, dict[str, Outcome]]) -> None:
     _, found = outcomes
-    run, result = found["two updates"]
+    run, result, _ = found["two updates"]
     assert {request.switches for request in run.of("in_flight")} == {(AFTER, 2 * AFTER)}
     assert result.lags == pytest.approx((1 / 3, 1 / 3, 1 / 3))
 
@@ -258,28 +272,28 @@ def test_sabotage_is_named(outcomes: tuple[str, dict[str, Outcome]]) -> None:
 
     assert verdicts(found["skips_one_parameter"]) == expected(weights_arrived="drift", **unsettled)
     skipped = check(found["skips_one_parameter"], "weights_arrived")
-    assert "1 of 44 parameters still hold the old weights" in skipped.reason
+    assert "1 of 44 parameters still have the old weights" in skipped.reason
     assert "model.layers.1.mlp.down_proj.weight" in skipped.reason
 
     for name in ("does_nothing", "loads_into_a_copy"):
         assert verdicts(found[name]) == expected(**nothing)
         reason = check(found[name], "weights_arrived").reason
-        assert "none of the 27 parameters that the update changes has changed" in reason
+        assert "none of the 27 parameters that should change has changed" in reason
 
     half = check(found["swallows_its_failure"], "weights_arrived")
     assert half.verdict == "drift"
-    assert "still hold the old weights" in half.reason
+    assert "still have the old weights" in half.reason
 
     head = found["keeps_its_float32_head"]
     assert verdicts(head)["lm_head_refreshed"] == "drift"
-    assert head[1].unchanged == head[1].wrong == ()
+    assert head.result.unchanged == head.result.wrong == ()
     assert "float32" in check(head, "lm_head_refreshed").reason
 
     refused = found["refused reset"]
     assert verdicts(refused) == expected(in_flight_as_declared="drift", no_stale_prefix="drift")
     assert "the cache reset was refused" in check(refused, "in_flight_as_declared").reason
-    assert refused[1].updates[0].cache_resets == (False,)
-    assert refused[1].measured == "kept"
+    assert refused.result.updates[0].cache_resets == (False,)
+    assert refused.result.measured == "kept"
 
 
 ACROSS: dict[tuple[str, str], EngineRun] = {}
@@ -290,13 +304,13 @@ def test_v1_is_the_analogue_of_v0_where_it_keeps(
 ) -> None:
     version, found = outcomes
     if version == "0.8.5":
-        ACROSS["0.8.5", "keep"] = found["keep"][0]
+        ACROSS["0.8.5", "keep"] = found["keep"].run
         return
     if not ACROSS:
         pytest.skip("0.8.5 was not run")
     reference = ACROSS["0.8.5", "keep"]
     for name in ALL_MODES:
-        run, result = found[name]
+        run, result, _ = found[name]
         candidate = replace(run, role="candidate")
         ways: dict[str, Any] = {"reference": "kept", "candidate": result.measured}
         analogue = reference_analogue(reference, candidate, ways)
@@ -310,5 +324,5 @@ def test_an_update_that_fails_halfway_ends_the_run(fleet: tuple[str, Fleet]) -> 
     config = configured(version, engines.checkpoints, update="sabotage:fails_halfway")
     put_back(engines.subject, config)
     with pytest.raises(EngineError, match="the model is half updated") as failed:
-        fly(engines.plan, config, loaded(config), engines.subject)
+        record_updates(engines.plan, config, loaded(config), engines.subject)
     assert failed.value.kind == "update_failed"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
+from helpers.described import described
 from parity_check.config.models import OTHER, ROLES, Role
+from parity_check.traces import manifest
 from parity_check.traces.trace import Sample, TraceHeader, write_trace
 
 Rows = NDArray[np.float64]
@@ -23,6 +25,7 @@ SAMPLING = {
     "temperature": 0.8, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "presence_penalty": 0.0,
     "frequency_penalty": 0.0, "repetition_penalty": 1.0, "max_tokens": 64, "ignore_eos": False,
 }  # fmt: skip
+RUN_ID = "20261121-080000-c0de"
 TOP = 5
 PROCESSED = {"logprobs_mode": "processed_logprobs", "enable_prefix_caching": False}
 VERSIONS = {"reference": ("vllm 0.8.5", "v0"), "candidate": ("vllm 0.18.1", "v1")}
@@ -78,7 +81,7 @@ CANNED = {
     "drift": Canned(length=(90, 170), noise=0.02, raw=True, config={"objective": {"kind": "gspo"}}),
     "inconclusive": Canned(prompts=12, noise=0.04, own_noise=2e-3),
     "noisy-engine": Canned(noise=0.02, own_noise=0.1),
-    "hygiene": Canned(
+    "invalid-logprobs": Canned(
         noise=2e-4,
         spoil=spoil,
         config={"gates": {"tail_fraction": 1e-2, "clip_fraction": 1e-2}},
@@ -100,7 +103,11 @@ def write_run(directory: Path, canned: Canned) -> Path:
     """A finished run's directory: traces and config.toml."""
     directory.mkdir(parents=True, exist_ok=True)
     engines = {role: {"kind": "fake", "settings": settings(canned, role)} for role in ROLES}
-    (directory / "config.toml").write_text(tomli_w.dumps({**engines, **canned.config}))
+    repeats = 0 if canned.own_noise is None else 1
+    both = len(canned.samplers) == 2
+    workload = {"sampled_by": "both" if both else canned.samplers[0], "repeats": repeats}
+    tree = {"workload": workload, **engines, **canned.config}
+    (directory / "config.toml").write_text(tomli_w.dumps(tree))
     rng = np.random.default_rng(20261121)
     for role in canned.samplers:
         other = OTHER[role]
@@ -124,6 +131,16 @@ def write_run(directory: Path, canned: Canned) -> Path:
         if canned.own_noise is not None:
             repeated = traced(role, canned.own_noise)
             write(directory / f"{role}-repeat-1.parquet", repeated, canned, role, role, digest)
+    return finished(directory, ROLES, canned)
+
+
+def finished(directory: Path, names: Sequence[str], canned: Canned) -> Path:
+    """The directory with the manifest of a run that is done."""
+    repeats = dict.fromkeys(names, 0 if canned.own_noise is None else 1)
+    if canned.samplers != ROLES:
+        repeats = {name: repeats[name] for name in canned.samplers}
+    manifest.begin(directory, RUN_ID, manifest.parts_of(names, canned.samplers, repeats))
+    manifest.finish(directory)
     return directory
 
 
@@ -197,23 +214,18 @@ def write(
 ) -> TraceHeader:
     label, family = VERSIONS[evaluated_by]
     wanted = settings(canned, evaluated_by)
-    engine = {
-        "label": label,
-        "version": label.partition(" ")[2],
-        "family": family,
-        "device": "NVIDIA H200",
-        "packages": {"torch": "2.6.0" if family == "v0" else "2.10.0", "python": "3.12.7"},
-        "settings": {
-            name: {"requested": value, "in_force": value, "proof": "canned"}
-            for name, value in wanted.items()
-        },
-        "config": {"block_size": 16, "max_num_batched_tokens": 2048 if family == "v0" else 8192},
-        "environment": {},
-        "model": {},
-    }
+    engine = described(
+        wanted,
+        label=label,
+        version=label.partition(" ")[2],
+        family=family,
+        device="NVIDIA H200",
+        packages={"torch": "2.6.0" if family == "v0" else "2.10.0", "python": "3.12.7"},
+        config={"block_size": 16, "max_num_batched_tokens": 2048 if family == "v0" else 8192},
+    )
     raw = wanted["logprobs_mode"] == "raw_logprobs"
     header = TraceHeader(
-        run_id="20261121-080000-c0de",
+        run_id=RUN_ID,
         created_utc="2026-11-21T08:00:00+00:00",
         command="parity-check compare -c parity.toml",
         sampled_by=sampled_by,

@@ -1,4 +1,4 @@
-"""A comparison of four engines that no engine made: synthetic traces, for golden files."""
+"""A comparison of three engines that no engine made: synthetic traces, for golden files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 
 import tomli_w
 
-from helpers.canned import VERSIONS, Canned, write_run
+from helpers.canned import VERSIONS, Canned, finished, write_run
+from parity_check.traces.engine import EngineSetting
 from parity_check.traces.trace import Sample, Trace, write_trace
 
 CANNED = Canned(noise=2e-3, own_noise=1e-5)
-TRAINERS = {"trainer": ("float32", 1e-3, 0.0), "bf16-head": ("model", 4e-2, -3e-3)}
+TRAINERS = {"trainer": ("model", 4e-2, -3e-3)}
 """Its lm_head, and the error and the bias of its logprobs."""
 
 
@@ -27,7 +28,7 @@ def disturb(rng: random.Random, original: Sample, bias: float, noise: float) -> 
 
 
 def write_matrix(directory: Path) -> Path:
-    """Two trainers beside the reference and the candidate; one of them is far from both."""
+    """A trainer with a bf16 lm_head beside the reference and the candidate, far from both."""
     write_run(directory, CANNED)
     config = tomllib.loads((directory / "config.toml").read_text())
     trainer = {"kind": "transformers", "python": "current"}
@@ -49,20 +50,21 @@ def write_matrix(directory: Path) -> Path:
                 )
                 for each in source.samples()
             ]
-            engine = {
-                **original.engine,
-                "label": "transformers 4.57.6",
-                "backend": "transformers",
-                "family": "trainer",
-                "settings": {
-                    **original.engine["settings"],
-                    "lm_head_dtype": {"requested": head, "in_force": head, "proof": "canned"},
+            engine = replace(
+                original.engine,
+                label="transformers 4.57.6",
+                backend="transformers",
+                family="trainer",
+                evaluates_by="prefill",
+                settings={
+                    **original.engine.settings,
+                    "lm_head_dtype": EngineSetting(head, head, "canned"),
                 },
-                "config": {
+                config={
                     "dtype": "bfloat16", "truncation": False, "layout": "padded",
                     "samples_per_batch": 8, "tokens_per_batch": 4096,
                 },
-            }  # fmt: skip
+            )  # fmt: skip
             header = replace(
                 original,
                 evaluated_by=name,
@@ -75,4 +77,4 @@ def write_matrix(directory: Path) -> Path:
             if sampler == "reference":
                 again = [disturb(rng, each, 0.0, 5e-4) for each in samples]
                 write_trace(directory / f"{name}-repeat-1.parquet", again, header, texts)
-    return directory
+    return finished(directory, (*VERSIONS, *TRAINERS), CANNED)

@@ -1,4 +1,4 @@
-"""A weight update whose numbers are known, for the tests of its checks and of its report."""
+"""A weight update with known numbers, for the tests of its checks and of its report."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from parity_check.comparison.report import EngineReport, Setting
+from parity_check.report.document import Head
 from parity_check.weight_sync.checks import reference_analogue
 from parity_check.weight_sync.observed import EngineRun, Handling, Request, Update, Weights
 from parity_check.weight_sync.report import WeightSyncReport
-from parity_check.weight_sync.timeline import judge, overall
+from parity_check.weight_sync.timeline import judge, timeline
 
 TOKENS, AFTER, REQUESTS = 20, 8, 8
 LIMIT, LEVEL = 1e-3, 0.95
@@ -30,7 +31,7 @@ def request(
     stale: float = 0.0,
     tokens: int = TOKENS,
 ) -> Request:
-    """Tokens of one sign of error each; `stale` is added to what the engine returned."""
+    """Errors of one size and either sign; `stale` is added to what the engine returned."""
     source = np.random.default_rng(number)
     old = -source.random(tokens) - 1.0
     signs = source.choice((-1.0, 1.0), tokens)
@@ -91,28 +92,32 @@ def changed(run: EngineRun, phase: str, **changes: Any) -> EngineRun:
 
 def a_report(**runs: EngineRun) -> WeightSyncReport:
     """The report of engines by role, with nothing in it that changes from day to day."""
-    results = [judge(run, LIMIT, LEVEL) for run in runs.values()]
-    checks = [check for result in results for check in result.checks]
+    judged = [judge(run, LIMIT, LEVEL) for run in runs.values()]
+    results = [result for result, _ in judged]
+    checks = [check for _, found in judged for check in found]
     if len(results) == 2:
         measured = {result.role: result.measured for result in results}
         checks.append(reference_analogue(*runs.values(), measured))
     return WeightSyncReport(
-        run_id="20260101-000000-abcd",
-        created_utc="2026-01-01T00:00:00+00:00",
-        command="parity-check weight-sync -c parity.toml",
-        parity_check="0.1.0",
-        config={
-            "workload": {"max_tokens": TOKENS, "temperature": 0.8},
-            "weight_sync": {"update_after_tokens": AFTER, "mode": "keep", "clear_cache": False},
-        },
-        model={"name": "tiny"},
+        head=Head(
+            kind="weight-sync",
+            run_id="20260101-000000-abcd",
+            created_utc="2026-01-01T00:00:00+00:00",
+            command="parity-check weight-sync -c parity.toml",
+            parity_check="0.1.0",
+            config={
+                "workload": {"max_tokens": TOKENS, "temperature": 0.8},
+                "weight_sync": {"update_after_tokens": AFTER, "limit": LIMIT},
+            },
+            model={"name": "tiny"},
+            host={},
+        ),
         checkpoints=({"name": "tiny-next"},),
-        host={},
         engines=tuple(_engine(run) for run in runs.values()),
         requests={"in_flight": REQUESTS, "reissued": REQUESTS, "fresh": REQUESTS},
         results=tuple(results),
+        timeline=tuple(step for run in runs.values() for step in timeline(run)),
         checks=tuple(checks),
-        verdict=overall(checks),
         artifacts=("report.json", "config.toml"),
     )
 
@@ -129,4 +134,22 @@ def _engine(run: EngineRun) -> EngineReport:
         settings={"enable_prefix_caching": caching},
         config={},
         environment={},
+        logprob_path="decode",
+        entropy=None,
     )
+
+
+REFERENCE = a_run(role="reference", family="v0")
+UPDATES: dict[str, WeightSyncReport] = {
+    "parity": a_report(reference=REFERENCE, candidate=a_run()),
+    "stale": a_report(
+        candidate=changed(
+            a_run(prefix_caching=True),
+            "reissued",
+            logprobs=lambda r: r.cold[1] + STALE,
+            cached_tokens=256,
+        )
+    ),
+    "recomputed": a_report(reference=REFERENCE, candidate=a_run("recomputed", kept=False)),
+}
+"""What the golden files show."""

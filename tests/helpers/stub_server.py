@@ -22,7 +22,7 @@ from typing import Any
 import tomli_w
 
 from helpers.support import SMALL
-from parity_check.engines.base import WORKER
+from parity_check.engines.client import WORKER
 
 Fault = Callable[[int, dict[str, Any]], Any]
 """Called with the number of a request for samples, from 0, and the answer that it would get.

@@ -36,6 +36,7 @@ def test_a_run_directory_holds_everything(drifting_run: Run) -> None:
         "reference.parquet",
         "report.html",
         "report.json",
+        "run.json",
     ]
     assert_tidy(drifting_run.home)
 
@@ -63,7 +64,7 @@ def test_report_json_is_valid_and_complete(drifting_run: Run) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     report = json.loads((drifting_run.path / "report.json").read_text(), parse_constant=refuse)
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert report["run"]["id"] == drifting_run.path.name
     assert report["engines"]["candidate"]["settings"]["logprobs_mode"] == {
         "requested": "processed_logprobs",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from helpers.support import (
     start_cli,
     wait_for,
 )
+from parity_check.config.load import load_config
 from parity_check.engines.endpoint import server
 from parity_check.traces.trace import Trace
 
@@ -258,7 +260,7 @@ def test_a_missing_logprob_is_counted_and_not_averaged(tmp_path: Path) -> None:
     with serving(fault=fault) as stub:
         done = compare(stub, tmp_path, endpoint={"concurrency": 1})
     assert done.returncode == 1, done.stderr
-    [kind] = {(each["kind"], each["engine"]) for each in report_of(tmp_path)["hygiene"]}
+    [kind] = {(each["kind"], each["engine"]) for each in report_of(tmp_path)["invalid_logprobs"]}
     assert kind == ("missing", "behaviour")
 
 
@@ -366,16 +368,43 @@ def test_an_endpoint_replays_by_prefill_alone(tmp_path: Path) -> None:
     assert Trace(tmp_path / "u.parquet").header.logprob_path == "prefill"
 
 
+def test_an_imported_trace_states_only_some_sampling_parameters(tmp_path: Path) -> None:
+    dump = Path(__file__).parents[2] / "docs" / "guides" / "dumps" / "trl.jsonl"
+    sampling = ("--sampling", "temperature=0.8")
+    call_cli("import", "trl", dump, *sampling, "-o", "t.parquet", cwd=tmp_path)
+    config = endpoint_config(tmp_path, "http://127.0.0.1:9/v1")
+    where = ("--trace", "t.parquet", "-o", "u.parquet", "--path", "prefill")
+    done = call_cli("replay", "-c", config, *ENGINE, *where, cwd=tmp_path)
+    assert_fails(done, 2, "those leave out temperature")
+
+
 def test_ablate_needs_engines_that_can_be_restarted(tmp_path: Path) -> None:
     config = endpoint_config(tmp_path, "http://127.0.0.1:9/v1")
     done = call_cli("ablate", "-c", config, cwd=tmp_path)
-    assert_fails(done, 2, "ablate restarts the candidate", "an endpoint can do neither")
+    assert_fails(done, 2, "ablate restarts the candidate", "which an endpoint cannot do")
 
 
 def test_weights_on_a_server_are_not_updated(tmp_path: Path) -> None:
     config = endpoint_config(tmp_path, "http://127.0.0.1:9/v1")
     done = call_cli("weight-sync", "-c", config, *ENGINE, cwd=tmp_path)
-    assert_fails(done, 2, "the candidate is an endpoint: its weights are not ours")
+    assert_fails(done, 2, "the candidate is an endpoint: its weights cannot be changed from here")
+
+
+def test_a_dry_run_asks_nothing(tmp_path: Path) -> None:
+    config = Path(__file__).parents[2] / "configs" / "endpoint.toml"
+    done = call_cli("compare", "-c", config, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "candidate: the endpoint http://127.0.0.1:8000/v1, which serves tiny" in done.stderr
+    assert tomllib.loads(done.stdout)["candidate"]["endpoint"]["model"] == "tiny"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_configuration_of_an_earlier_run_is_read(tmp_path: Path) -> None:
+    path = endpoint_config(tmp_path, "http://127.0.0.1:9/v1")
+    before = load_config(path)
+    empty = "\n[candidate.engine_args]\n\n[candidate.env]\n"  # as they were written once
+    path.write_text(path.read_text() + empty)
+    assert load_config(path) == before
 
 
 def test_doctor_says_what_it_would_ask(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 from helpers.canned import CANNED, write_run
 from parity_check.comparison import diagnose
 from parity_check.comparison.analyse import analyse, analyse_pair
-from parity_check.comparison.report import ParityReport
+from parity_check.comparison.report import ComparisonReport
 from parity_check.config.load import load_config
 from parity_check.config.models import Judging
+from parity_check.diagnosis.findings import Diagnosis
 from parity_check.traces import trace
 from parity_check.traces.trace import Trace
 
@@ -26,13 +27,18 @@ def long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_run(tmp_path / "run", replace(CANNED["drift"], prompts=60, config={}))
 
 
-def report_of(run: Path) -> ParityReport:
-    return analyse(run, load_config(run / "config.toml"))
+def diagnosis_of(run: Path) -> Diagnosis:
+    return diagnosis(analyse(run, load_config(run / "config.toml")))
+
+
+def diagnosis(report: ComparisonReport) -> Diagnosis:
+    [pair] = report.pairs
+    return pair.diagnosis
 
 
 def test_a_long_trace_is_looked_at_in_part(long_run: Path) -> None:
     assert Trace(long_run / "reference.parquet").row_groups == 15
-    [finding] = report_of(long_run).diagnosis.findings
+    [finding] = diagnosis_of(long_run).findings
     assert finding.cause == "raw_logprobs"
     [sentence] = [text for text in finding.evidence if text.startswith("seen in")]
     seen, total = (int(word.replace(",", "")) for word in sentence.split() if word[0].isdigit())
@@ -43,7 +49,7 @@ def test_a_long_trace_is_looked_at_in_part(long_run: Path) -> None:
 
 
 def test_the_same_part_is_looked_at_again(long_run: Path) -> None:
-    assert report_of(long_run).diagnosis == report_of(long_run).diagnosis
+    assert diagnosis_of(long_run) == diagnosis_of(long_run)
 
 
 def test_the_part_is_spread_over_the_trace(long_run: Path) -> None:
@@ -59,21 +65,22 @@ def test_the_part_is_spread_over_the_trace(long_run: Path) -> None:
 
 
 def test_a_short_trace_is_looked_at_whole(tmp_path: Path) -> None:
-    [finding] = report_of(write_run(tmp_path / "run", CANNED["drift"])).diagnosis.findings
+    [finding] = diagnosis_of(write_run(tmp_path / "run", CANNED["drift"])).findings
     assert not any(text.startswith("seen in") for text in finding.evidence)
 
 
 def test_two_stored_traces_are_diagnosed_as_well(tmp_path: Path) -> None:
     """Without A/A repeats and without a run's directory."""
-    run = write_run(tmp_path / "run", CANNED["hygiene"])
+    run = write_run(tmp_path / "run", CANNED["invalid-logprobs"])
     behaviour = run / "candidate.parquet"
     found = analyse_pair(behaviour, run / "candidate-replayed-by-reference.parquet", Judging())
-    assert [each.cause for each in found.diagnosis.findings] == ["bad_rows"]
-    assert found.diagnosis.findings[0].engine == "candidate"
+    [finding] = diagnosis(found).findings
+    assert (finding.cause, finding.engine) == ("bad_rows", "candidate")
 
 
 def test_defects_are_counted_for_the_engine_that_has_them(tmp_path: Path) -> None:
-    [finding] = report_of(write_run(tmp_path / "run", CANNED["hygiene"])).diagnosis.findings
+    run = write_run(tmp_path / "run", CANNED["invalid-logprobs"])
+    [finding] = diagnosis_of(run).findings
     assert finding.engine == "candidate"
     assert "missing: 2 in the candidate" in finding.evidence
     assert not any("reference" in sentence for sentence in finding.evidence)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from faults.cases import CLEAN, FAULTS, Case
 from faults.record import Recording
 from parity_check.config.load import parse_config
 from parity_check.config.models import ROLES, Config, Role
-from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
+from parity_check.engines.kinds import configured_engine
 from parity_check.traces.prompts import read_prompts
 
 PROMPTS = read_prompts("bundled:prompts")[::4]
@@ -36,18 +35,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[Role, 
     home = tmp_path_factory.mktemp("fake-engines")
     made: dict[Role, WorkerEngine] = {}
     for role in ROLES:
-        engine = config_of(BY_NAME["clean-t-1"]).engine(role)
-        spec = EngineSpec(
-            role=role,
-            label="fake engine",
-            backend="fake",
-            python=Path(sys.executable),
-            environ={},
-            engine_args=engine.engine_args,
-            family=engine.family,
-            settings=engine.settings,
-            platform="cpu",
-        )
+        spec = configured_engine(role, config_of(BY_NAME["clean-t-1"])).spec("fake", None)
         made[role] = WorkerEngine(spec, home / role, home / f"{role}.log", 60, lambda *_: None)
         made[role].load()
     yield made

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 
 from helpers import dumps
+from helpers.schemas import validator
 from helpers.support import Finished, assert_fails, assert_tidy, call_cli, fake_config, only_run
 from parity_check.importers.command import evaluating_path
-from parity_check.report.json import schema
 from parity_check.traces.trace import Trace
 
 SAMPLES = Path(__file__).parents[2] / "docs" / "guides" / "dumps"
@@ -32,7 +31,7 @@ def report_of(*arguments: object, cwd: Path) -> dict[str, Any]:
     done = call_cli("compare", *arguments, "--format=json", cwd=cwd)
     assert done.returncode in (0, 1, 4), done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
-    jsonschema.Draft202012Validator(schema()).validate(report)
+    validator("comparison").validate(report)
     return report
 
 
@@ -110,7 +109,7 @@ def test_defects_are_counted_and_never_dropped(tmp_path: Path) -> None:
     done = import_dump("prime-rl", dumps.write_lines(tmp_path / "a.jsonl", broken), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = report_of("T.parquet", "T-trainer.parquet", *WIDE, cwd=tmp_path)
-    counts = {each["kind"]: each["count"] for each in report["hygiene"]}
+    counts = {each["kind"]: each["count"] for each in report["invalid_logprobs"]}
     assert counts == {"missing": 8, "floor": 8, "nan": 8}
     assert report["verdict"] == "drift"
 

@@ -14,20 +14,21 @@ import pytest
 
 from conftest import Run
 from helpers.canned import CANNED, HOSTILE, write_run
+from helpers.canned_matrix import write_matrix
+from helpers.canned_reports import comparison
 from helpers.support import assert_fails, call_cli
-from parity_check.comparison.analyse import analyse, analyse_pair
-from parity_check.comparison.illustrate import illustrate, illustrate_pair
-from parity_check.config.load import load_config
+from parity_check.comparison.analyse import analyse_pair
+from parity_check.comparison.document import document
+from parity_check.comparison.pictures.gather import gather_pair
 from parity_check.config.models import Judging
-from parity_check.report import html
+from parity_check.report import renderers
 
 ROOT = Path(__file__).parents[2]
 MEGABYTE = 1_000_000
 
 
 def render(run: Path) -> str:
-    config = load_config(run / "config.toml")
-    return html.render(replace(analyse(run, config), illustration=illustrate(run, config)))
+    return renderers.render(comparison(run), "html")
 
 
 def test_compare_writes_a_page_beside_its_report(drifting_run: Run) -> None:
@@ -57,7 +58,7 @@ def test_two_traces_have_a_page(drifting_run: Run, tmp_path: Path) -> None:
     done = call_cli("compare", *traces, "--format", "html", cwd=tmp_path)
     assert done.returncode in (0, 1, 4)
     assert done.stdout.count("<figure>") == 10
-    assert "the traces were made by" in done.stdout
+    assert "The traces were recorded by:" in done.stdout
 
 
 def test_a_page_links_to_nothing_outside(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_a_page_links_to_nothing_outside(tmp_path: Path) -> None:
 
 
 def test_ids_are_unique(tmp_path: Path) -> None:
-    page = render(write_run(tmp_path / "run", CANNED["drift"]))
+    page = render(write_matrix(tmp_path / "run"))
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     for name in set(re.findall(r'(?:href="#|url\(#)([^")]+)', page)):
@@ -88,7 +89,7 @@ def test_a_page_without_matplotlib_says_what_to_install(
     run = write_run(tmp_path / "run", CANNED["tiny"])
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # type: ignore[arg-type]
     page = render(run)
-    assert "pip install 'parity-check[html]'" in page
+    assert page.count("<code>pip install matplotlib</code>") == 1
     assert "<figure>" not in page
     assert 'class="strip' in page
 
@@ -123,9 +124,10 @@ def test_a_page_that_cannot_be_written_fails_first(drifting_run: Run, tmp_path: 
 def test_the_page_of_a_million_tokens_is_under_six_megabytes(tmp_path: Path) -> None:
     bench("bench_analysis").build(tmp_path, 1_000_000)
     pair = tmp_path / "A.parquet", tmp_path / "B.parquet"
-    illustration = illustrate_pair(*pair, Judging())
-    page = html.render(replace(analyse_pair(*pair, Judging()), illustration=illustration))
-    assert illustration.directions[0].tokens > 990_000
+    pictures = gather_pair(*pair, Judging())
+    report = replace(analyse_pair(*pair, Judging()), pictures=pictures)
+    page = renderers.render(document(report), "html")
+    assert pictures.pairs[0].directions[0].tokens > 990_000
     assert len(page.encode()) < 6 * MEGABYTE
     assert "240 drawn, evenly by rank" in page
 

@@ -11,16 +11,17 @@ import pytest
 
 from parity_check.config.engines import Settings
 from parity_check.config.models import ROLES, Role
-from parity_check.engines.base import EngineSpec
-from parity_check.engines.client import WorkerEngine
+from parity_check.engines.client import WorkerEngine, WorkerSpec
+from parity_check.engines.fake import CAN
 from parity_check.engines.pool import EnginePool
 from parity_check.errors import EngineError
 
 
-def spec(role: Role, platform: str = "cpu", devices: str | None = None, **args: Any) -> EngineSpec:
-    return EngineSpec(
+def spec(role: Role, platform: str = "cpu", devices: str | None = None, **args: Any) -> WorkerSpec:
+    return WorkerSpec(
         role=role,
         label="fake engine",
+        can=CAN,
         backend="fake",
         python=Path(sys.executable),
         environ={} if devices is None else {"CUDA_VISIBLE_DEVICES": devices},
@@ -31,7 +32,7 @@ def spec(role: Role, platform: str = "cpu", devices: str | None = None, **args: 
     )
 
 
-def pool(specs: Mapping[Role, EngineSpec], directory: Path) -> EnginePool:
+def pool(specs: Mapping[Role, WorkerSpec], directory: Path) -> EnginePool:
     return EnginePool(specs, directory, directory, 30, lambda _: lambda *_: None)
 
 
@@ -73,7 +74,7 @@ def test_engines_whose_memory_fits_stay_loaded_together(tmp_path: Path) -> None:
 def test_devices_are_told_apart_by_what_each_engine_sees(
     tmp_path: Path, reference: str | None, candidate: str, side_by_side: bool
 ) -> None:
-    specs: dict[Role, EngineSpec] = {
+    specs: dict[Role, WorkerSpec] = {
         "reference": spec("reference", "cuda", reference),
         "candidate": spec("candidate", "cuda", candidate),
     }
@@ -99,7 +100,7 @@ def test_one_engine_is_exchanged_while_the_other_stays(tmp_path: Path) -> None:
         assert [alive(before[role]) for role in ROLES] == [True, False]
         after = engines.run(dict.fromkeys(ROLES, itself))
         assert after["reference"] is before["reference"]
-        assert after["candidate"].description["config"] == {"max_model_len": 7}
+        assert after["candidate"].description.config == {"max_model_len": 7}
     assert (logs / "candidate.log").exists()
 
 
@@ -113,7 +114,7 @@ def test_an_engine_that_fails_alone_is_started_anew(tmp_path: Path) -> None:
 
     fault = {"op": "tokenize", "how": "crash"}
     specs = {"reference": spec("reference"), "candidate": spec("candidate", fault=fault)}
-    with pool(cast("Mapping[Role, EngineSpec]", specs), tmp_path) as engines:
+    with pool(cast("Mapping[Role, WorkerSpec]", specs), tmp_path) as engines:
         before = engines.run(dict.fromkeys(ROLES, decode))
         with pytest.raises(EngineError, match="SIGKILL"):
             engines.run({"candidate": tokenize})

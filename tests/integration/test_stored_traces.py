@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jsonschema
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,8 +16,8 @@ import pytest
 from conftest import Run
 from helpers import support
 from helpers.canned import Canned, write_run
+from helpers.schemas import validator
 from helpers.support import Finished, assert_fails, assert_tidy, call_cli, fake_config, only_run
-from parity_check.report.json import schema
 from parity_check.traces.trace import METADATA_KEY, Sample, Trace, write_trace
 
 WORKLOAD = {"num_prompts": 12, "samples_per_prompt": 2, "max_tokens": 12, "repeats": 0}
@@ -63,7 +62,7 @@ def compare(*arguments: object, cwd: Path) -> Finished:
 def report_of(done: Finished) -> dict[str, Any]:
     """The JSON report on stdout, which keeps to the schema."""
     report: dict[str, Any] = json.loads(done.stdout)
-    jsonschema.Draft202012Validator(schema()).validate(report)
+    validator("comparison").validate(report)
     return report
 
 
@@ -128,7 +127,7 @@ def test_an_engine_against_itself_is_parity(stored: Stored, tmp_path: Path) -> N
 def test_breakdowns_carry_the_names_of_the_groups(stored: Stored, tmp_path: Path) -> None:
     report = report_of(compare(stored.a, stored.by_candidate, "--format=json", cwd=tmp_path))
     groups = {sample.prompt_group for sample in Trace(stored.a).samples()}
-    found = report["breakdowns"]["reference"]["prompt_group"]
+    found = [each for each in report["breakdowns"] if each["breakdown"] == "prompt_group"]
     assert {entry["bin"] for entry in found} == groups
 
 
@@ -503,9 +502,10 @@ def test_missing_alternatives_are_counted(tmp_path: Path) -> None:
         return [replace(first, **shorter), *samples[1:]]
 
     run = write_run(tmp_path / "run", Canned(samplers=("reference",), own_noise=None))
-    rewritten(run / "reference.parquet", run / "reference.parquet", lose_one)
-    report = report_of(call_cli("report", run, "--format=json", cwd=tmp_path))
-    [defect] = report["hygiene"]
+    broken = rewritten(run / "reference.parquet", tmp_path / "A.parquet", lose_one)
+    replayed = run / "reference-replayed-by-candidate.parquet"
+    report = report_of(compare(broken, replayed, "--format=json", cwd=tmp_path))
+    [defect] = report["invalid_logprobs"]
     assert (defect["kind"], defect["engine"], defect["count"]) == ("top_missing", "behaviour", 1)
 
 
@@ -517,7 +517,7 @@ def test_samples_of_a_wrong_length_are_counted_apart(stored: Stored, tmp_path: P
     done = compare(stored.a, broken, "--format=json", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     report = report_of(done)
-    [defect] = report["hygiene"]
+    [defect] = report["invalid_logprobs"]
     assert (defect["kind"], defect["engine"], defect["count"]) == ("wrong_length", "evaluating", 1)
     whole = report_of(compare(stored.a, stored.by_candidate, "--format=json", cwd=tmp_path))
     [direction], [expected] = report["directions"], whole["directions"]

@@ -170,19 +170,19 @@ UNSETTLED = {"no_stale_prefix": "inconclusive", "in_flight_as_declared": "inconc
         (
             "does_nothing",
             {"weights_arrived": "drift", "lm_head_refreshed": "drift", **UNSETTLED},
-            "it did nothing, or wrote into a copy",
+            "the update did nothing, or wrote to a copy",
         ),
         (
             "skips",
             {"weights_arrived": "drift"},
-            "1 of 2 parameters still hold the old weights: body",
+            "1 of 2 parameters still have the old weights: body",
         ),
         (
             "stale_head",
             {"weights_arrived": "drift", "lm_head_refreshed": "drift", **UNSETTLED},
             "lm_head_refreshed",
         ),
-        ("loses_tokens", {"nothing_lost": "drift"}, "requests lack tokens"),
+        ("loses_tokens", {"nothing_lost": "drift"}, "requests are missing tokens"),
     ],
 )
 def test_faults_are_named(tmp_path: Path, fault: str, found: dict[str, str], word: str) -> None:
@@ -211,7 +211,7 @@ def test_too_few_prompts_are_inconclusive(tmp_path: Path) -> None:
 
 
 def test_all_formats(tmp_path: Path) -> None:
-    formats = ("json", "markdown", "junit", "github")
+    formats = ("json", "markdown", "junit", "github", "html")
     files = [a for each in formats for a in ("--write", f"{each}={tmp_path / each}")]
     done, report = weight_sync(tmp_path, *files, "--quiet", candidate_settings=CACHING)
     assert done.stdout.splitlines() == ["✗ DRIFT  1 of 11 checks failed  (exit 1)"]
@@ -287,7 +287,7 @@ def test_ctrl_c_during_the_pause_keeps_what_was_recorded(tmp_path: Path) -> None
 
 
 @pytest.mark.timeout(60)
-def test_ctrl_c_while_the_oracles_replay_keeps_the_rollouts(tmp_path: Path) -> None:
+def test_ctrl_c_during_the_replays_keeps_the_rollouts(tmp_path: Path) -> None:
     hang = {"fault": {"op": "replay", "how": "hang", "after": 2}}
     config = configured(tmp_path, candidate=hang)
     process = start_cli("weight-sync", "-c", config, "--engine", "candidate", cwd=tmp_path)

@@ -27,12 +27,11 @@ from parity_check.ablation.plan import (
     plan,
     removed_share,
 )
-from parity_check.ablation.steps import Clock
+from parity_check.ablation.steps import Clock, duration
 from parity_check.config.engines import Settings
 from parity_check.errors import ConfigError, TraceMismatchError
 from parity_check.measure.measure import measure
 from parity_check.measure.stats import Estimate
-from parity_check.report.ablation.sentences import duration
 from parity_check.traces.batch import SampleBatch
 
 RIGHT = {rung.setting: rung.value for rung in LADDER}
@@ -126,8 +125,8 @@ def test_named_values_of_a_setting_stand_in_for_its_usual_flip() -> None:
 @pytest.mark.parametrize(
     ("only", "flips", "expected"),
     [
-        (["lm_head"], [], "--only lm_head: no such setting"),
-        (["logprobs_mode"], [Flip("x", (1,))], "--only leaves out --flip x"),
+        (["lm_head"], [], "--only lm_head: neither a setting nor a --flip"),
+        (["logprobs_mode"], [Flip("x", (1,))], "--only excludes --flip x"),
     ],
 )
 def test_picks_that_make_no_sense(only: list[str], flips: list[Flip], expected: str) -> None:

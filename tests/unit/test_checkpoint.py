@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from helpers.described import described
 from parity_check.config.models import ModelConfig
 from parity_check.errors import ConfigError, InputError
 from parity_check.traces.checkpoint import check_reading, locate_model, read_config, rope_theta
+from parity_check.traces.engine import EngineDescription
 
 
 def test_the_bundled_model_is_found_and_read() -> None:
@@ -55,21 +57,21 @@ def test_the_rope_base_of_either_form(config: dict[str, Any], expected: float | 
     assert rope_theta(json.loads(json.dumps(config))) == expected
 
 
-def described(theta: float | None, **config: Any) -> dict[str, Any]:
-    return {"model": {"rope_theta": theta}, "config": config}
+def reading(theta: float | None, **config: Any) -> EngineDescription:
+    return described(model={"rope_theta": theta}, config=config)
 
 
 @pytest.mark.parametrize(("written", "read"), [(5e5, 5e5), (500000, 5e5), (None, 1e4), (5e5, None)])
 def test_a_faithful_reading_passes(written: float | None, read: float | None) -> None:
     config = {} if written is None else {"rope_theta": written}
-    check_reading("candidate", described(read, dtype="bfloat16"), "bfloat16", config)
+    check_reading("candidate", reading(read, dtype="bfloat16"), "bfloat16", config)
 
 
 def test_another_rope_base_is_refused() -> None:
     with pytest.raises(InputError, match=r"reads rope_theta 10000 .* config.json says 500000"):
-        check_reading("candidate", described(1e4), "bfloat16", {"rope_theta": 5e5})
+        check_reading("candidate", reading(1e4), "bfloat16", {"rope_theta": 5e5})
 
 
 def test_another_dtype_is_refused() -> None:
     with pytest.raises(InputError, match="candidate engine runs in float16, float32 was asked for"):
-        check_reading("candidate", described(None, dtype="float16"), "float32", {})
+        check_reading("candidate", reading(None, dtype="float16"), "float32", {})

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity_check.engines.base import WORKER
+from parity_check.engines.client import WORKER
 from parity_check.engines.endpoint import proofs as proofs
 from parity_check.engines.endpoint.completions import (
     BadAnswerError,

@@ -161,6 +161,25 @@ def test_the_link_to_an_interpreter_is_not_followed(tmp_path: Path) -> None:
         ({"workload": {"top_k": 0}}, "workload: top_k: 0 is not accepted by every version"),
         ({"workload": {"sampled_by": "x"}}, "'both', 'reference' or 'candidate' (got 'x')"),
         ({"reference": 3}, "reference: input should be a valid dictionary"),
+        (
+            {"reference": {"kind": "vlm"}},
+            "parity.toml: reference.kind: input should be 'vllm', 'transformers', 'endpoint' or "
+            "'fake' (got 'vlm')",
+        ),
+        ({"engines": {"t": {"kind": 3}}}, "parity.toml: engines.t.kind: input should be 'vllm', "),
+        (
+            {"engines": {"t": {"kind": "fake", "engine_arg": {}}}},
+            "parity.toml: unknown key `engines.t.engine_arg` (did you mean `engine_args`?)",
+        ),
+        (
+            {"engines": {"t": {"kind": "endpoint", "endpoint": {"model": "m"}}}},
+            "parity.toml: [engines.t.endpoint.base_url] is missing",
+        ),
+        (
+            {"engines": {"t": {"kind": "fake", "settings": {"lm_head_dtype": "half"}}}},
+            "parity.toml: engines.t.settings.lm_head_dtype: input should be 'model', 'float32' or "
+            "'default' (got 'half')",
+        ),
         ({"reference": {}}, "reference: give exactly one of `python` and `requirement`"),
         (
             {"reference": {"kind": "fake", "requirement": "vllm==1"}},

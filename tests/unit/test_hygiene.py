@@ -101,10 +101,6 @@ def test_a_nan_alternative_is_a_missing_one() -> None:
     assert invalid.count_alternatives(ids, logprobs, None, f32(-0.1))["top_missing"] == 1
 
 
-def test_wrong_lengths() -> None:
-    assert invalid.count_wrong_lengths(np.array([4, 5, 6]), np.array([4, 6, 6])) == 1
-
-
 def test_entries_come_in_table_order_with_their_sentence() -> None:
     entries = invalid.hygiene_counts("candidate", {"positive": 2, "missing": 1, "nan": 0})
     assert [(entry.kind, entry.count) for entry in entries] == [("missing", 1), ("positive", 2)]

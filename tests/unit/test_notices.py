@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from helpers.described import described
 from parity_check.comparison.warnings import notices, trainers
 from parity_check.config.models import Workload
 from parity_check.traces.provenance import Difference
@@ -23,17 +24,11 @@ def ids(
 ) -> list[str]:
     headers: Any = {
         role: SimpleNamespace(
-            engine={
-                "label": "an engine",
-                "version": version,
-                "family": family,
-                "model": {"sampling_defaults": defaults},
-            },
+            engine=described(version=version, family=family, model={"sampling_defaults": defaults}),
             sampled_by="prime-rl rollout",
             replayed_from=digest,
             logprob_distribution=distribution,
             sampling=Workload.model_validate(sampling).sampling(),
-            by_trainer=False,
         )
         for role, family, distribution, digest in zip(
             ("reference", "candidate"), families, distributions, replayed_from, strict=True
@@ -112,9 +107,8 @@ def test_what_a_trainer_does_otherwise(
     truncation: bool, sampling: dict[str, float], left_out: str | None
 ) -> None:
     header: Any = SimpleNamespace(
-        engine={"config": {"truncation": truncation}},
+        engine=described(family="trainer", config={"truncation": truncation}),
         sampling=Workload.model_validate(sampling).sampling(),
-        by_trainer=True,
     )
     path, *others = trainers({"t": header})
     assert path.id == "trainer-path.t"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.described import described
 from parity_check.errors import TraceMismatchError
 from parity_check.traces.pairing import Index, check_headers, check_siblings, pair
 from parity_check.traces.trace import SampleBatch, TraceHeader
@@ -38,7 +39,7 @@ def header(**changes: Any) -> TraceHeader:
         command="",
         sampled_by="reference",
         evaluated_by="reference",
-        engine={},
+        engine=described(),
         model={"name": "m", "weights_fingerprint": "w"},
         sampling={"temperature": 1.0},
         logprob_path="decode",
@@ -142,7 +143,7 @@ def test_traces_that_cannot_be_compared(evaluating: TraceHeader, message: str) -
 
 
 def test_a_trainer_may_score_by_prefill_what_was_decoded() -> None:
-    trainer = replayed(logprob_path="prefill", engine={"backend": "transformers"})
+    trainer = replayed(logprob_path="prefill", engine=described(evaluates_by="prefill"))
     check_headers(header(), trainer)
     check_siblings(trainer, header())
 

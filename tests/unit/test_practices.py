@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from helpers.described import described
 from helpers.support import chunk_of
 from parity_check.comparison.practices import Practice, practices
 from parity_check.measure.measure import measure
@@ -22,7 +23,7 @@ def measured(pairs: list[list[tuple[float, float]]] = PAIRS) -> Measurement:
 def checks(found: Measurement | None = None, **changed: Any) -> dict[str, Practice]:
     mode = changed.pop("mode", "processed_logprobs")
     facts: dict[str, Any] = {
-        "rollout": {"settings": {"logprobs_mode": {"in_force": mode}}},
+        "rollout": described({"logprobs_mode": mode}),
         "sampling": {"temperature": 0.8},
         "logprobs": None,
         "floor": None,

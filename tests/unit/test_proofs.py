@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity_check.engines.base import WORKER
+from parity_check.engines.client import WORKER
 
 TOP = 20
 STEPS = 8

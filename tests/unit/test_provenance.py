@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from helpers.described import described
 from parity_check.traces.provenance import (
     Difference,
     differences,
@@ -72,21 +72,18 @@ def test_the_host_is_json_and_does_not_tell_its_name() -> None:
     assert platform.node() not in json.loads(text).values()
 
 
-def engine(config: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    return {
-        "settings": {name: {"in_force": value} for name, value in settings.items()},
-        "config": config,
-    }
-
-
 def test_equal_engines_do_not_differ() -> None:
-    one = engine({"dtype": "bfloat16"}, async_scheduling=False)
+    one = described({"async_scheduling": False}, config={"dtype": "bfloat16"})
     assert differences(one, one, {}) == ()
 
 
 def test_unrequested_differences_come_first() -> None:
-    left = engine({"dtype": "bfloat16", "only_left": 1}, caching=False, mode="raw")
-    right = engine({"dtype": "float16", "only_right": 2}, caching=True, mode="processed")
+    left = described(
+        {"caching": False, "mode": "raw"}, config={"dtype": "bfloat16", "only_left": 1}
+    )
+    right = described(
+        {"caching": True, "mode": "processed"}, config={"dtype": "float16", "only_right": 2}
+    )
     requested = {"caching": (False, True), "mode": ("default", "default"), "dtype": ("a", "b")}
     assert differences(left, right, requested) == (
         Difference("mode", "raw", "processed", False),
@@ -98,9 +95,15 @@ def test_unrequested_differences_come_first() -> None:
 
 
 def test_what_a_server_does_not_tell_is_unknown_and_not_different() -> None:
-    left = engine({"dtype": "bfloat16", "max_model_len": 4096}, caching=False, mode="raw")
-    right = engine({"max_model_len": 1024}, caching="unknown", mode="processed")
-    assert differences(left, {**right, "backend": "endpoint"}, {}) == (
+    left = described(
+        {"caching": False, "mode": "raw"}, config={"dtype": "bfloat16", "max_model_len": 4096}
+    )
+    right = described(
+        {"caching": "unknown", "mode": "processed"},
+        config={"max_model_len": 1024},
+        backend="endpoint",
+    )
+    assert differences(left, right, {}) == (
         Difference("mode", "raw", "processed", False),
         Difference("max_model_len", 4096, 1024, False),
     )

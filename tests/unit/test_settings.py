@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
+from helpers.described import described
 from parity_check.config.engines import Settings
 from parity_check.engines.settings import (
     Family,
-    distribution_in_force,
     engine_arguments,
     environment_variables,
     usual_family,
@@ -102,8 +102,7 @@ def test_the_family_is_chosen_where_there_is_a_choice(
     ],
 )
 def test_the_distribution_is_what_is_in_force(mode: str, expected: str) -> None:
-    description = {"settings": {"logprobs_mode": {"in_force": mode}}}
-    assert distribution_in_force(description) == expected
+    assert described({"logprobs_mode": mode}).distribution == expected
 
 
 @pytest.mark.parametrize(

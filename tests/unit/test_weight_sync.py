@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +20,17 @@ from helpers.canned_updates import (
     REQUESTS,
     STALE,
     TOKENS,
+    UPDATES,
+    a_report,
     a_run,
     changed,
     request,
 )
-from parity_check.weight_sync.checks import reference_analogue
+from parity_check.errors import EngineError, ExitCode
+from parity_check.report.renderers import RENDERERS, render
+from parity_check.weight_sync.checks import Check, reference_analogue
+from parity_check.weight_sync.command import engine_run
+from parity_check.weight_sync.document import document
 from parity_check.weight_sync.observed import (
     EngineRun,
     Floats,
@@ -32,24 +39,34 @@ from parity_check.weight_sync.observed import (
     declared,
     lag_shares,
 )
-from parity_check.weight_sync.timeline import judge, overall, timeline
+from parity_check.weight_sync.record import read
+from parity_check.weight_sync.scenario import Cold, Planned, Recording
+from parity_check.weight_sync.timeline import EngineResult, judge, overall, timeline
+
+
+def judged(run: EngineRun) -> EngineResult:
+    return judge(run, LIMIT, LEVEL)[0]
+
+
+def checks_of(run: EngineRun, limit: float = LIMIT) -> dict[str, Check]:
+    return {check.name: check for check in judge(run, limit, LEVEL)[1]}
 
 
 def not_parity(run: EngineRun, limit: float = LIMIT) -> dict[str, str]:
-    checks = judge(run, limit, LEVEL).checks
-    return {check.name: check.verdict for check in checks if check.verdict != "parity"}
+    found = checks_of(run, limit).items()
+    return {name: check.verdict for name, check in found if check.verdict != "parity"}
 
 
 def reason(run: EngineRun, name: str) -> str:
-    return next(c.reason for c in judge(run, LIMIT, LEVEL).checks if c.name == name)
+    return checks_of(run)[name].reason
 
 
 @pytest.mark.parametrize(("handling", "kept"), [("kept", True), ("recomputed", False)])
 def test_an_honest_update_passes_every_check(handling: Handling, kept: bool) -> None:
-    result = judge(a_run(handling, kept=kept), LIMIT, LEVEL)
-    assert overall(result.checks) == "parity"
+    result, checks = judge(a_run(handling, kept=kept), LIMIT, LEVEL)
+    assert overall(checks) == "parity"
     assert result.measured == handling
-    assert len(result.checks) == 5
+    assert len(checks) == 5
     assert result.effect.value == pytest.approx(EFFECT)
     assert result.separation is not None
     assert result.separation.value == pytest.approx(STALE)
@@ -59,7 +76,7 @@ def test_an_honest_update_passes_every_check(handling: Handling, kept: bool) -> 
 def test_what_was_kept_is_not_what_was_recomputed() -> None:
     assert not_parity(a_run("recomputed", kept=True)) == {"in_flight_as_declared": "drift"}
     assert not_parity(a_run("kept", kept=False)) == {"in_flight_as_declared": "drift"}
-    assert judge(a_run("recomputed", kept=True), LIMIT, LEVEL).measured == "kept"
+    assert judged(a_run("recomputed", kept=True)).measured == "kept"
 
 
 def test_checkpoints_that_are_too_close_settle_nothing_about_the_cache() -> None:
@@ -73,7 +90,7 @@ def drained(run: EngineRun) -> EngineRun:
 def test_requests_that_finished_first_were_drained() -> None:
     run = drained(a_run("drained"))
     assert not_parity(run) == {}
-    assert judge(run, LIMIT, LEVEL).measured == "drained"
+    assert judged(run).measured == "drained"
     assert not_parity(replace(run, declared="kept")) == {"in_flight_as_declared": "drift"}
 
 
@@ -84,7 +101,7 @@ def test_aborted_requests_are_not_lost_only_where_that_was_declared() -> None:
     }
     run = changed(a_run("aborted"), "in_flight", switches=(), finish_reason="abort", **cut)
     assert not_parity(run) == {}
-    assert judge(run, LIMIT, LEVEL).measured == "aborted"
+    assert judged(run).measured == "aborted"
     assert not_parity(replace(run, declared="kept")) == {
         "in_flight_as_declared": "drift",
         "nothing_lost": "drift",
@@ -95,12 +112,12 @@ def test_a_parameter_that_kept_its_value_is_named() -> None:
     after = replace(NEW, parameters={**NEW.parameters, "a": "old"})
     run = a_run(after=after)
     assert not_parity(run) == {"weights_arrived": "drift"}
-    assert reason(run, "weights_arrived") == "1 of 3 parameters still hold the old weights: a"
+    assert reason(run, "weights_arrived") == "1 of 3 parameters still have the old weights: a"
 
 
 def test_a_parameter_that_is_neither_old_nor_new_is_named() -> None:
     run = a_run(after=replace(NEW, parameters={**NEW.parameters, "b": "torn"}))
-    assert "1 of 3 parameters hold neither the old nor the new weights: b" in reason(
+    assert "1 of 3 parameters have neither the old nor the new weights: b" in reason(
         run, "weights_arrived"
     )
 
@@ -115,13 +132,13 @@ def test_an_update_of_nothing_is_called_that() -> None:
         "no_stale_prefix": "inconclusive",
         "in_flight_as_declared": "inconclusive",
     }
-    assert "none of the 2 parameters that the update changes" in reason(run, "weights_arrived")
+    assert "none of the 2 parameters that should change" in reason(run, "weights_arrived")
 
 
 def test_new_parameters_with_old_logprobs_mean_something_derived() -> None:
     run = changed(a_run(), "fresh", logprobs=lambda r: r.cold[1] + STALE)
     assert not_parity(run) == {"weights_arrived": "drift"}
-    advice = judge(run, LIMIT, LEVEL).checks[0].advice
+    advice = checks_of(run)["weights_arrived"].advice
     assert "something derived from the weights was not refreshed" in advice
 
 
@@ -129,6 +146,30 @@ def test_a_head_that_kept_a_copy_is_found_and_one_that_never_changes_is_not() ->
     assert not_parity(a_run(after=replace(NEW, head=OLD.head))) == {"lm_head_refreshed": "drift"}
     frozen = replace(NEW, head=OLD.head)
     assert not_parity(a_run(after=frozen, cold=(OLD, frozen))) == {}
+
+
+def test_a_model_without_a_head_that_can_be_read_is_no_parity() -> None:
+    old, new = replace(OLD, head=None), replace(NEW, head=None)
+    run = a_run(before=old, after=new, cold=(old, new))
+    assert not_parity(run) == {"lm_head_refreshed": "inconclusive"}
+
+
+@pytest.mark.parametrize("spoiled", [None, float("nan"), -float("inf")])
+@pytest.mark.parametrize("where", ["engine", "replay"])
+def test_invalid_logprobs_are_an_error_of_the_engine(spoiled: Any, where: str) -> None:
+    good, bad = [-1.0, -2.0], [-1.0, spoiled]
+    row = {"sample_id": "p/fresh", "finish_reason": "length", "cached_tokens": 0, "switches": []}
+    weights = {"parameters": {}, "head": None}
+    result = {"updates": [], "preemptions": 0, "weights_before": weights, "weights_after": weights}
+    settings = {"enable_prefix_caching": {"in_force": False}}
+    description = {"family": "v1", "settings": settings, "config": {}}
+    rows = [{**row, "logprobs": bad if where == "engine" else good}]
+    recording = Recording(rows, result, "vllm 0.18.1", description, {})
+    cold = Cold([bad if where == "replay" else good], weights, [])
+    plan = [Planned("p/fresh", "p", "fresh", [1, 2])]
+    with pytest.raises(EngineError, match="the candidate returned invalid logprobs") as error:
+        engine_run("candidate", ("keep", False), plan, 2, recording, [cold, cold])
+    assert error.value.exit_code is ExitCode.ENGINE
 
 
 def test_a_stale_prefix_is_found_and_put_down_to_the_cache() -> None:
@@ -160,7 +201,30 @@ def test_a_refused_reset_is_drift_whatever_the_tokens_say() -> None:
     run = a_run("recomputed", kept=False, updates=(update,))
     assert not_parity(run) == {"in_flight_as_declared": "drift"}
     assert reason(run, "in_flight_as_declared").startswith("the cache reset was refused")
-    assert not_parity(a_run("kept", updates=(update,))) == {}  # nobody asked for one
+    assert not_parity(a_run("kept", updates=(update,))) == {}  # it was not requested
+
+
+def test_a_refused_reset_is_drift_although_the_weights_did_not_arrive() -> None:
+    update = replace(a_run().updates[0], cache_resets=(False,))
+    run = changed(
+        a_run("recomputed", kept=False, updates=(update,), after=OLD),
+        "in_flight",
+        logprobs=lambda r: r.cold[0],
+    )
+    check = checks_of(run)["in_flight_as_declared"]
+    assert check.verdict == "drift"
+    assert check.reason.startswith("the cache reset was refused")
+    assert "the new weights did not arrive" in check.reason
+
+
+def test_a_replay_that_switched_elsewhere_cannot_show_what_was_kept() -> None:
+    run = changed(a_run(), "in_flight", kept=None)
+    assert not_parity(run) == {"in_flight_as_declared": "inconclusive"}
+
+
+def test_no_checks_are_not_parity() -> None:
+    assert overall([]) == "inconclusive"
+    assert replace(a_report(candidate=a_run()), checks=()).exit_code is ExitCode.INCONCLUSIVE
 
 
 def test_a_long_tail_over_the_prompts_does_not_hide_drift() -> None:
@@ -192,7 +256,7 @@ def test_a_missing_token_is_counted() -> None:
     short = replace(run.requests[0], wanted=TOKENS + 3)
     run = replace(run, requests=(short, *run.requests[1:]))
     assert not_parity(run) == {"nothing_lost": "drift"}
-    [lost] = [c for c in judge(run, LIMIT, LEVEL).checks if c.name == "nothing_lost"]
+    lost = checks_of(run)["nothing_lost"]
     assert (lost.value, lost.unit) == (3.0, "tokens")
 
 
@@ -272,3 +336,11 @@ def test_the_timeline_has_every_place_of_every_phase() -> None:
     assert flight[-1].to_kept == pytest.approx(0.0)
     assert {step.to_kept for step in steps if step.phase != "in_flight"} == {None}
     assert sum(step.tokens for step in steps) == 3 * REQUESTS * TOKENS
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_stored_report_is_read_back_whole(name: str) -> None:
+    shown = document(UPDATES[name])
+    again = document(read(render(shown, "json")))
+    for format in RENDERERS:
+        assert render(again, format) == render(shown, format), format

@@ -1,1 +1,1 @@
-"""`ablate`: which setting makes the drift, found by restarting the candidate with each flipped."""
+"""`ablate`: find the setting that causes the drift, by restarting the candidate."""

@@ -20,10 +20,13 @@ from parity_check.ablation.plan import (
     removed_share,
 )
 from parity_check.ablation.report import AblationReport, StepReport
-from parity_check.comparison.analyse import analyse, judgement
-from parity_check.comparison.report import EngineReport, ParityReport
+from parity_check.comparison.analyse import analyse
+from parity_check.comparison.judgement import judgement
+from parity_check.comparison.report import ComparisonReport, Direction, EngineReport, WorkloadReport
 from parity_check.config.load import dump_config
-from parity_check.config.models import Judging
+from parity_check.config.models import ROLES, Config
+from parity_check.measure.metrics import METRICS
+from parity_check.report.document import Head
 from parity_check.traces.pairing import Index, pair
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import Trace
@@ -31,13 +34,13 @@ from parity_check.traces.trace import Trace
 DRIFT = "mean_abs_log_ratio"
 
 
-def analyse_ablation(directory: Path, config: Judging) -> AblationReport:
+def analyse_ablation(directory: Path, config: Config) -> AblationReport:
     """Measure every finished step, and what it did. Raises InputError, TraceMismatchError."""
     plan = read_plan(directory)
     how = judgement(config)
     names = dict.fromkeys(step.directory for step in plan.steps if step.directory is not None)
     done = [name for name in names if is_finished(directory / name)]
-    runs = {name: analyse(directory / name, config) for name in done}
+    runs = {name: analyse(directory / name, config, ROLES) for name in done}
     drifts = {name: _drift(directory / name, how.cluster_by) for name in done}
     rows: list[StepReport] = []
     for number, step in enumerate(plan.steps, start=1):
@@ -47,13 +50,17 @@ def analyse_ablation(directory: Path, config: Judging) -> AblationReport:
         rows.append(row)
     first = next(iter(runs.values()), None)
     return AblationReport(
-        run_id=plan.run_id,
-        created_utc=plan.created_utc,
-        command=plan.command,
-        parity_check=__version__,
+        head=Head(
+            kind="ablation",
+            run_id=plan.run_id,
+            created_utc=plan.created_utc,
+            command=plan.command,
+            parity_check=__version__,
+            config=dump_config(config),
+            model={} if first is None else first.head.model,
+            host={} if first is None else first.head.host,
+        ),
         source=plan.source,
-        config=dump_config(config),
-        model={} if first is None else first.model,
         reference=None if first is None else first.engine("reference"),
         workload=None if first is None else _shared_workload(first),
         objective=how.objective,
@@ -62,9 +69,11 @@ def analyse_ablation(directory: Path, config: Judging) -> AblationReport:
     )
 
 
-def _shared_workload(run: ParityReport) -> Any:
-    """What every step replayed: the reference's part of a step's workload."""
-    replayed = next(each for each in run.directions if each.sampled_by == "reference").measurement
+def _shared_workload(run: ComparisonReport) -> WorkloadReport:
+    """What every step replays: the reference's part of a step's workload."""
+    replayed = next(
+        each for each in run.pairs[0].directions if each.sampled_by == "reference"
+    ).measurement
     return replace(
         run.workload,
         prompts=replayed.clusters,
@@ -73,7 +82,9 @@ def _shared_workload(run: ParityReport) -> Any:
     )
 
 
-def _row(directory: Path, step: Step, number: int, runs: Mapping[str, ParityReport]) -> StepReport:
+def _row(
+    directory: Path, step: Step, number: int, runs: Mapping[str, ComparisonReport]
+) -> StepReport:
     row = StepReport(
         number, step.part, step.name, step.key, step.value, step.directory, "not run", None
     )
@@ -83,18 +94,25 @@ def _row(directory: Path, step: Step, number: int, runs: Mapping[str, ParityRepo
     if run is None:
         failure = failure_of(directory / step.directory)
         return row if failure is None else replace(row, state="failed", reason=failure)
-    candidate = run.engine("candidate")
+    candidate, directions = run.engine("candidate"), run.pairs[0].directions
     return replace(
         row,
         state="finished",
         candidate=candidate,
-        directions=run.directions,
+        directions=directions,
+        coverage=run.coverage,
         verdict=run.verdict,
-        at_floor=all(
-            at_floor(each.measurement[DRIFT], each.floors.get(DRIFT)) for each in run.directions
-        ),
+        at_floor=all(map(_at_floor, directions)),
         in_force=None if step.key is None else facts(candidate).get(step.key),
     )
+
+
+def _at_floor(direction: Direction) -> bool:
+    """Whether one direction is. Invalid logprobs are in no mean, so they rule it out."""
+    invalid = any(
+        gate.verdict != "parity" for gate in direction.gates if gate.metric not in METRICS
+    )
+    return not invalid and at_floor(direction.measurement[DRIFT], direction.floors.get(DRIFT))
 
 
 def _compared(
@@ -104,7 +122,7 @@ def _compared(
     drifts: Mapping[str, Drift],
     level: float,
 ) -> StepReport:
-    """With what the step did: to the rung below it, or to the candidate as it is."""
+    """With what the step did, compared with the rung before it or the candidate as configured."""
     earlier = [each for each in rows if each.state == "finished"]
     if row.part == "ladder":
         earlier = [each for each in earlier if each.part == "ladder"]

@@ -1,11 +1,11 @@
-"""Compose `ablate`: plan, take over what a run has, run the steps, report."""
+"""Compose `ablate`: plan, reuse the traces of a run, run the steps, report."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,11 +13,13 @@ from typing import Any, Self
 import tomli_w
 
 from parity_check.ablation.analyse import analyse_ablation
+from parity_check.ablation.document import document
 from parity_check.ablation.files import (
     PAGE,
     PLAN,
     REPORT,
     StoredPlan,
+    is_ablation,
     is_finished,
     make_step,
     own_traces,
@@ -25,33 +27,35 @@ from parity_check.ablation.files import (
     shared_traces,
     write_plan,
 )
-from parity_check.ablation.files import is_ablation as is_ablation
 from parity_check.ablation.plan import DEFAULT, Flip, Step, plan
 from parity_check.ablation.report import AblationReport
 from parity_check.ablation.steps import configured, run_steps
-from parity_check.comparison.analyse import judgement
+from parity_check.comparison.judgement import judgement
 from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config
 from parity_check.console import Console
-from parity_check.engines.environment import environment
+from parity_check.engines.base import Knobs
+from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
 from parity_check.files import whole, write_text
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import check_model, fingerprint, session
-from parity_check.report.ablation import sentences
-from parity_check.report.ablation.renderers import RENDERERS
+from parity_check.report import deliver
 from parity_check.report.deliver import Delivery
-from parity_check.report.numbers import columns
+from parity_check.report.document import Column, Row, Table
+from parity_check.report.renderers import render
+from parity_check.report.text import table_lines
+from parity_check.traces import manifest
 from parity_check.traces.prompts import read_prompts
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import read_header
 
 KEPT_OF_A_RUN = ("model", "reference", "workload")
-"""What may not be changed where the reference's trace is not sampled again."""
+"""What must stay as it was where the reference does not sample again."""
 
 
 class AblationDirectory(RunDirectory):
-    """A run directory that can be entered again, and says how."""
+    """A run directory that can be reopened, and says how."""
 
     @classmethod
     def reopen(cls, path: Path) -> Self:
@@ -62,7 +66,7 @@ class AblationDirectory(RunDirectory):
         return directory
 
     def _keep_partial(self) -> None:
-        """Nothing: a step that was not finished is run again as a whole."""
+        """Nothing: a step that was not finished is run again from its start."""
 
     def _kept(self) -> str | None:
         if not (self.path / PLAN).exists():
@@ -71,13 +75,14 @@ class AblationDirectory(RunDirectory):
         finished = [name for name in names if name and is_finished(self.path / name)]
         kept = ", ".join(finished) or "no finished step"
         return (
-            f"kept in {self._shown}: {kept}; go on with: parity-check ablate --resume {self._shown}"
+            f"kept in {self._shown}: {kept}; "
+            f"to continue: parity-check ablate --resume {self._shown}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Picks:
-    """What is changed: see `ablation.plan`."""
+    """What to change, see `ablation.plan`."""
 
     only: tuple[str, ...] = ()
     flips: tuple[Flip, ...] = ()
@@ -93,7 +98,7 @@ def ablate(
 ) -> ExitCode:
     """Plan, record with the reference, run every step, report.
 
-    With `source`, a finished run's directory, its traces are taken over as far as they go.
+    With `source`, a finished run's directory, its traces are reused where they fit.
     """
     judgement(config)
     delivery.check()
@@ -104,7 +109,7 @@ def ablate(
         read_prompts(config.workload.prompts, config.workload.num_prompts)
     with AblationDirectory(Path(config.run.out), dump_config(config)) as run:
         if source is not None:
-            _take_over(source, run.path, config, steps)
+            _reuse_traces(source, run.path, run.id, config, steps)
         stored = StoredPlan(
             run_id=run.id,
             created_utc=run.created.isoformat(timespec="seconds"),
@@ -113,24 +118,24 @@ def ablate(
             steps=steps,
         )
         write_plan(run.path, stored)
-        report = _carry_out(run, config, steps, console)
-    return deliver(report, delivery, console)
+        report = _run_and_report(run, config, steps, console)
+    return _deliver(report, delivery, console)
 
 
 def resume(directory: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Run the steps of an interrupted ablation that are not finished; failed ones once more."""
+    """Run the unfinished and failed steps of an interrupted ablation."""
     judgement(config)
     delivery.check()
     steps = read_plan(directory).steps
     with AblationDirectory.reopen(directory) as run:
-        report = _carry_out(run, config, steps, console)
-    return deliver(report, delivery, console)
+        report = _run_and_report(run, config, steps, console)
+    return _deliver(report, delivery, console)
 
 
 def report(directory: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
     """Render and judge an ablation again, by the limits of `config`; it stays as it is."""
     delivery.check()
-    return deliver(analyse_ablation(directory, config), delivery, console)
+    return _deliver(analyse_ablation(directory, config), delivery, console)
 
 
 def dry_run(config: Config, picks: Picks, console: Console, source: Path | None = None) -> None:
@@ -140,22 +145,25 @@ def dry_run(config: Config, picks: Picks, console: Console, source: Path | None 
     taken = None
     if source is not None:
         read_header(_reference_trace(source))
-        taken = _own_directory(config, steps) if _holds_own(source, config) else None
-    console.data("\n".join(columns(list(_planned(steps, taken)), "><<<")))
+        taken = _own_directory(config, steps) if _has_candidate_traces(source, config) else None
+    console.data("\n".join(table_lines(_planned(steps, taken))))
 
 
-def _planned(steps: Sequence[Step], taken: str | None) -> Iterator[tuple[str, ...]]:
-    yield ("#", "setting", "candidate", "")
+def _planned(steps: Sequence[Step], taken: str | None) -> Table:
+    """The steps, with what the candidate of each is started with."""
+    rows: list[Row] = []
     for number, step in enumerate(steps, start=1):
-        asked = {key: value for key, value in step.settings.items() if value != DEFAULT}
-        told = [
-            f"{key} = {_toml(value)}" for key, value in (asked | dict(step.engine_args)).items()
+        settings = {key: value for key, value in step.settings.items() if value != DEFAULT}
+        requested = [
+            f"{key} = {_toml(value)}" for key, value in (settings | dict(step.engine_args)).items()
         ]
         same = [n for n, each in enumerate(steps[: number - 1], 1) if _shares(each, step)]
         note = f"refused: {step.refused}" if step.refused else ""
-        note = "taken from the run" if step.directory and step.directory == taken else note
-        note = f"the same as {same[0]}" if same else note
-        yield (str(number), step.name, ", ".join(told) or "nothing asked for", note)
+        note = "reused from the run" if step.directory and step.directory == taken else note
+        note = f"same as {same[0]}" if same else note
+        rows.append(Row((str(number), step.name, ", ".join(requested) or "engine defaults", note)))
+    headings = (Column("#", "right"), Column("setting"), Column("candidate"), Column(""))
+    return Table("Steps", headings, tuple(rows))
 
 
 def _shares(one: Step, other: Step) -> bool:
@@ -174,39 +182,27 @@ def check_fits(run: Path, config: Config, stored: Config, *, candidate: bool) ->
     for name in (*KEPT_OF_A_RUN, *([] if candidate else ["candidate"])):
         if getattr(config, name) != getattr(stored, name):
             raise ConfigError(
-                f"--set changes [{name}], and the traces of {run} were recorded otherwise",
-                hint=f"start from the configuration: parity-check ablate -c {run}/config.toml",
+                f"--set changes [{name}], but the traces of {run} were recorded with other values",
+                hint="start from the configuration instead: "
+                f"parity-check ablate -c {run}/config.toml",
             )
 
 
 def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
     """The steps; each is a configuration that is valid, or says why its version refuses it."""
-    candidate = config.candidate
-    if "endpoint" in (config.reference.kind, candidate.kind):
-        raise ConfigError(
-            "ablate restarts the candidate and replays both engines' tokens through decode: an "
-            "endpoint can do neither",
-            hint="compare it as it is, or name an engine that can be started in its place",
-        )
-    if candidate.kind == "transformers":
-        raise ConfigError("ablate flips the settings of a vLLM engine, the candidate is a trainer")
+    knobs = _knobs(config)
     if config.engines:
-        raise ConfigError("ablate compares the reference and the candidate: leave out [engines]")
-    known = None
-    if candidate.kind == "vllm":
-        known = environment.plan(
-            python=candidate.python,
-            requirement=candidate.requirement,
-            cache=environment.default_cache(),
-        )
+        raise ConfigError("ablate works with reference and candidate only: remove [engines]")
+    candidate = configured_engine("candidate", config)
+    known = candidate.plan()
 
     def refuse(key: str, value: Any) -> str | None:
-        way = None if known is None else environment.way_in(known, candidate, key)
+        way = None if known is None else candidate.way(key, known)
         return None if way is None or way.honours(value) else way.how
 
     steps = plan(
-        candidate.settings.model_dump(),
-        candidate.engine_args,
+        knobs.settings,
+        knobs.engine_args,
         only=picks.only,
         flips=picks.flips,
         singly=picks.singly,
@@ -217,35 +213,54 @@ def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
     return steps
 
 
+def _knobs(config: Config) -> Knobs:
+    """What can be changed of the candidate. Raises ConfigError for engines that cannot do it."""
+    candidate = configured_engine("candidate", config)
+    engines = (configured_engine("reference", config), candidate)
+    unfit = [each for each in engines if each.can.evaluates_by != "decode"]
+    knobs = candidate.knobs
+    if unfit or knobs is None:
+        noun = (*unfit, candidate)[0].can.noun
+        raise ConfigError(
+            "ablate restarts the candidate and replays both engines' tokens through decode, which "
+            f"{noun} cannot do",
+            hint="compare it as it is, or name an engine that can be started in its place",
+        )
+    return knobs
+
+
 def _reference_trace(source: Path) -> Path:
     if is_ablation(source):
         raise ConfigError(
-            f"{source} is an ablation, not a run to start one from",
-            hint=f"to go on with it: parity-check ablate --resume {source}",
+            f"{source} is an ablation, not a run of `compare`",
+            hint=f"to continue it: parity-check ablate --resume {source}",
         )
     path = source / sampled_name("reference")
     if not path.is_file():
         raise InputError(
-            f"{source}: the reference sampled nothing there",
-            hint=f"record with it first: parity-check ablate -c {source}/config.toml",
+            f"{source}: no rollouts of the reference in this run",
+            hint=f"record them first: parity-check ablate -c {source}/config.toml",
         )
     return path
 
 
-def _take_over(source: Path, directory: Path, config: Config, steps: Sequence[Step]) -> None:
-    """Copy what a finished run has: the reference's traces, and the candidate as configured."""
+def _reuse_traces(
+    source: Path, directory: Path, run_id: str, config: Config, steps: Sequence[Step]
+) -> None:
+    """Copy a finished run's traces: the reference's, and the candidate's as configured."""
     for path in shared_traces(source):
         _copy(path, directory / path.name)
     name = _own_directory(config, steps)
-    if name is not None and _holds_own(source, config):
-        step = make_step(directory, name)
+    if name is not None and _has_candidate_traces(source, config):
+        step = make_step(directory, name, run_id, config.workload.repeats)
         write_text(step / "config.toml", tomli_w.dumps(dump_config(config)))
         for trace in own_traces(config.workload.repeats):
             _copy(source / trace, step / trace)
+        manifest.finish(step)
 
 
-def _holds_own(source: Path, config: Config) -> bool:
-    """Whether a run holds the traces of the candidate as it is configured."""
+def _has_candidate_traces(source: Path, config: Config) -> bool:
+    """Whether a run holds the traces of the candidate as configured."""
     names = own_traces(config.workload.repeats)
     if not all((source / name).is_file() for name in names):
         return False
@@ -254,11 +269,8 @@ def _holds_own(source: Path, config: Config) -> bool:
 
 
 def _own_directory(config: Config, steps: Sequence[Step]) -> str | None:
-    candidate = config.candidate
-    own = (candidate.settings.model_dump(), candidate.engine_args)
-    return next(
-        (s.directory for s in steps if (dict(s.settings), dict(s.engine_args)) == own), None
-    )
+    own = _knobs(config)
+    return next((s.directory for s in steps if (s.settings, s.engine_args) == own), None)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -266,17 +278,18 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, partial_copy)
 
 
-def _carry_out(
+def _run_and_report(
     run: AblationDirectory, config: Config, steps: Sequence[Step], console: Console
 ) -> AblationReport:
-    """Run what is not finished, then measure everything."""
+    """Run what is not finished, then measure all steps."""
     todo = _unfinished(run.path, steps)
     if todo:
         with session(config, ROLES, run, console) as live:
             run_steps(live, run.path, config, todo, console)
     report = analyse_ablation(run.path, config)
-    run.write(REPORT, RENDERERS["json"](report))
-    run.write(PAGE, RENDERERS["html"](report))
+    shown = document(report)
+    run.write(REPORT, render(shown, "json"))
+    run.write(PAGE, render(shown, "html"))
     return report
 
 
@@ -289,16 +302,10 @@ def _unfinished(directory: Path, steps: Sequence[Step]) -> list[Step]:
     return [step for name, step in first.items() if not is_finished(directory / name)]
 
 
-def deliver(report: AblationReport, delivery: Delivery, console: Console) -> ExitCode:
+def _deliver(report: AblationReport, delivery: Delivery, console: Console) -> ExitCode:
     """Print and write the report; returns the exit code. Raises EngineError if nothing finished."""
-    for path, format in delivery.write.items():
-        write_text(path, RENDERERS[format](report))
-    quiet = console.verbosity < 0 and delivery.format == "text"
-    console.data(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
+    code = deliver.deliver(document(report), delivery, console)
     failed = [step for step in report.steps if step.state == "failed"]
     if report.best is None and failed:
-        raise EngineError(f"no step could be finished; the first: {failed[0].reason}")
-    if delivery.exit_zero:
-        return ExitCode.PARITY
-    inconclusive = report.exit_code is ExitCode.INCONCLUSIVE
-    return delivery.inconclusive if inconclusive else report.exit_code
+        raise EngineError(f"no step finished; the first failed: {failed[0].reason}")
+    return code

@@ -6,11 +6,14 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from parity_check.ablation.plan import Step
+from parity_check.config.models import ROLES
 from parity_check.errors import InputError
 from parity_check.files import write_text
+from parity_check.traces import manifest
 from parity_check.traces.run_files import repeat_name, replayed_name, sampled_name
 
 PLAN = "plan.json"
@@ -22,7 +25,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
-    """What an ablation set out to do; `source` is the run whose traces it took over."""
+    """The steps of an ablation; `source` is the run whose traces it reuses."""
 
     run_id: str
     created_utc: str
@@ -33,7 +36,7 @@ class StoredPlan:
 
 
 def is_ablation(path: Path) -> bool:
-    """Whether a run's directory is that of an ablation."""
+    """Whether a directory is that of an ablation."""
     return (path / PLAN).is_file()
 
 
@@ -45,17 +48,19 @@ def read_plan(directory: Path) -> StoredPlan:
     """Raises InputError for a directory that holds no plan, or not one of this version."""
     path = directory / PLAN
     try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        plan = StoredPlan(**{**tree, "steps": tuple(Step(**step) for step in tree["steps"])})
+        plan = TypeAdapter(StoredPlan).validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(
             f"cannot read {path}: {error.strerror}", hint="name the directory of an ablation"
         ) from None
-    except (ValueError, TypeError, KeyError):
-        raise InputError(f"{path}: not the plan of an ablation") from None
+    except ValueError:
+        raise InputError(f"{path}: not an ablation plan") from None
+    if any(step.directory and Path(step.directory).name != step.directory for step in plan.steps):
+        raise InputError(f"{path}: not an ablation plan: a step lies outside the directory")
     if plan.schema_version != SCHEMA_VERSION:
         raise InputError(
-            f"{path}: plan schema {plan.schema_version}, this parity-check reads {SCHEMA_VERSION}"
+            f"{path}: plan schema {plan.schema_version}, but this version of parity-check reads "
+            f"{SCHEMA_VERSION}"
         )
     return plan
 
@@ -71,23 +76,32 @@ def own_traces(repeats: int) -> tuple[str, ...]:
 
 
 def shared_traces(directory: Path) -> list[Path]:
-    """The reference's own rollouts in a run's directory, and its A/A runs on them."""
+    """The reference's own rollouts in a run's directory, and its A/A runs."""
     repeats = sorted(directory.glob(repeat_name("reference", "*")))
     return [directory / sampled_name("reference"), *repeats]
 
 
 def is_finished(step: Path) -> bool:
-    """Whether a step's traces are whole: each is written whole or not at all, this one last."""
-    return (step / replayed_name("candidate")).is_file()
+    """Whether a step has all its traces. Raises InputError for a damaged manifest."""
+    found = manifest.read_manifest(step)
+    if found is None:  # as before there were manifests: traces are whole, and this one is the last
+        return (step / replayed_name("candidate")).is_file()
+    return found.finished
 
 
-def make_step(directory: Path, name: str) -> Path:
-    """An empty directory for a step, with links to the traces that all steps share."""
+def make_step(directory: Path, name: str, run_id: str, repeats: int) -> Path:
+    """A directory for a step: links to the traces that all steps share, and what it will record.
+
+    `repeats` is the number of the candidate's A/A runs.
+    """
     step = directory / name
     shutil.rmtree(step, ignore_errors=True)
     step.mkdir()
-    for shared in shared_traces(directory):
-        (step / shared.name).symlink_to(Path("..") / shared.name)
+    shared = shared_traces(directory)
+    for path in shared:
+        (step / path.name).symlink_to(Path("..") / path.name)
+    parts = manifest.parts_of(ROLES, ROLES, {"reference": len(shared) - 1, "candidate": repeats})
+    manifest.begin(step, run_id, parts)
     return step
 
 

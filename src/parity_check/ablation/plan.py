@@ -1,13 +1,12 @@
-"""Which configurations of the candidate to try, and what each step did; knows nothing of engines.
+"""Which candidate configurations to try, and the effect of each step. Independent of engines.
 
-Drift is measured as mean |Δ| on the reference's tokens: every step replays the same ones, so what
-moves between two steps is not sampling noise. Not as k3, which grows with exp Δ: of raw logprobs
-one token may carry nearly all of it, and a share would be that token's.
+Drift is measured as mean |Δ| on the reference's tokens. Every step replays the same tokens, so
+differences between steps contain no sampling noise. k3 is not used because it grows with exp Δ:
+with raw logprobs a single token may dominate it.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from parity_check.errors import ConfigError, TraceMismatchError
+from parity_check.errors import ConfigError, TraceMismatchError, suggestion
 from parity_check.measure import stats
 from parity_check.measure.accumulator import Accumulator
 from parity_check.measure.metrics import COLUMN, PairedChunk
@@ -30,14 +29,14 @@ Effect: TypeAlias = Literal[
     "changed", "changed unasked", "already so", "not applied", "no effect here", "not known"
 ]
 Refuse: TypeAlias = Callable[[str, Any], str | None]
-"""Why an engine cannot be asked for this value of a setting; None where it can."""
+"""Why an engine does not support this value of a setting; None if it does."""
 
 DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One setting of the ladder, and the other value that it may have."""
+    """One setting of the ladder, with its other value."""
 
     setting: str
     value: str | bool
@@ -60,9 +59,8 @@ OWN = "as configured"
 class Step:
     """One row of an ablation: a configuration of the candidate.
 
-    `key` and `value` are what it changes, None for the first of its part. `directory` is where its
-    traces are; steps of the same configuration share one. `refused` says why the engine cannot
-    run it.
+    `key` and `value` are the change, None for the first step of a part. `directory` has the traces;
+    steps with the same configuration share one. `refused` says why the engine cannot run it.
     """
 
     part: Part
@@ -77,14 +75,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """Values to try of one setting, or of one argument of the engine."""
+    """Values to try for one setting or engine argument."""
 
     key: str
     values: tuple[Any, ...]
 
 
 def parse_flip(text: str) -> Flip:
-    """`enforce_eager=true,false`; values that are no TOML are taken as strings."""
+    """Parse `enforce_eager=true,false`; values that are not TOML are strings."""
     key, separator, listed = text.partition("=")
     key, listed = key.strip(), listed.strip()
     if not (separator and key and listed):
@@ -105,48 +103,44 @@ def plan(
     singly: bool = True,
     refuse: Refuse = lambda _key, _value: None,
 ) -> tuple[Step, ...]:
-    """The steps, in their order: the ladder, the candidate as it is, its settings one by one.
+    """The steps in order: the ladder, the candidate as configured, then single flips.
 
-    `only` picks what is changed, all of SETTINGS and of `flips` when empty; `singly` False leaves
-    out the flips that were not asked for by name. Raises ConfigError for an unknown pick, and
-    when nothing is left to do.
+    `only` selects what to change (default: all of SETTINGS and `flips`). `singly` False skips the
+    single flips of SETTINGS. Raises ConfigError for an unknown name in `only`.
     """
-    asked: dict[str, tuple[Any, ...]] = {}
+    requested: dict[str, tuple[Any, ...]] = {}
     for flip in flips:
-        asked[flip.key] = (*asked.get(flip.key, ()), *flip.values)
-    picked = _picked(only, asked)
+        requested[flip.key] = (*requested.get(flip.key, ()), *flip.values)
+    picked = _picked(only, requested)
     rungs = [rung for rung in LADDER if rung.setting in picked]
     steps = list(_ladder(rungs, engine_args, refuse))
     changes = {
         **{rung.setting: (_flipped(rung, settings),) for rung in rungs if singly},
-        **{key: values for key, values in asked.items() if key in picked},
+        **{key: values for key, values in requested.items() if key in picked},
     }
     if changes:
         steps += _singly(settings, engine_args, changes, refuse)
     return tuple(_with_directories(steps))
 
 
-def _picked(only: Sequence[str], asked: Mapping[str, Any]) -> set[str]:
-    known = {*SETTINGS, *asked}
+def _picked(only: Sequence[str], requested: Mapping[str, Any]) -> set[str]:
+    known = {*SETTINGS, *requested}
     for name in only:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
             raise ConfigError(
-                f"--only {name}: no such setting, and no --flip of that name",
-                hint=f"did you mean {near[0]}?" if near else "one of: " + ", ".join(SETTINGS),
+                f"--only {name}: neither a setting nor a --flip",
+                hint=suggestion(name, [*SETTINGS, *requested]),
             )
-    left_out = sorted(set(asked) - set(only)) if only else []
+    left_out = sorted(set(requested) - set(only)) if only else []
     if left_out:
-        raise ConfigError(
-            f"--only leaves out --flip {left_out[0]}", hint=f"add --only {left_out[0]}"
-        )
+        raise ConfigError(f"--only excludes --flip {left_out[0]}", hint=f"add --only {left_out[0]}")
     return set(only) or known
 
 
 def _ladder(
     rungs: Sequence[Rung], engine_args: Mapping[str, Any], refuse: Refuse
 ) -> Iterable[Step]:
-    """From the engine's defaults upwards; a rung that it cannot stand on is left out above."""
+    """From the engine's defaults upwards. A refused rung is not included in later ones."""
     if not rungs:
         return
     settings: dict[str, Any] = dict.fromkeys(SETTINGS, DEFAULT)
@@ -186,12 +180,12 @@ def _singly(
 
 
 def written(value: Any) -> str:
-    """A value as a configuration spells it, strings without their quotes."""
+    """A value as in a configuration, but strings without quotes."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _with_directories(steps: Iterable[Step]) -> Iterable[Step]:
-    """A directory for every configuration that can run, the same for equal ones."""
+    """Assign a directory to every configuration that can run; equal ones share it."""
     known: dict[str, str] = {}
     for step in steps:
         if step.refused:
@@ -204,11 +198,11 @@ def _with_directories(steps: Iterable[Step]) -> Iterable[Step]:
 def effect(
     key: str, value: Any, before: Mapping[str, Any], after: Mapping[str, Any], differing: int
 ) -> Effect:
-    """What a step did, from the logprobs that differ in a bit and the facts that engines report.
+    """The effect of a step, from the bits of the logprobs and the facts that engines report.
 
-    `before` and `after` are what was in force, by the name of the setting or argument. Where no
-    bit differs, the facts tell a value that changed nothing from one that was never applied; where
-    bits differ although the fact did not, the engine does not repeat itself from start to start.
+    `before` and `after` are the values in force, by setting or argument name. If no bit differs,
+    these facts distinguish a value without effect from one that was not applied. If bits differ but
+    the fact does not, the engine is not reproducible across restarts.
     """
     same = key in after and before.get(key) == after[key]
     if differing:
@@ -221,7 +215,7 @@ def effect(
 
 
 def differing_tokens(before: Iterable[SampleBatch], after: Iterable[SampleBatch]) -> int:
-    """How many tokens of two replays of one trace have logprobs that differ in a bit."""
+    """How many tokens have logprobs that are not bit-identical between two replays of a trace."""
     count = 0
     for left, right in zip_longest(before, after):
         if left is None or right is None or len(left.logprobs) != len(right.logprobs):
@@ -233,22 +227,22 @@ def differing_tokens(before: Iterable[SampleBatch], after: Iterable[SampleBatch]
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """The |Δ| of one replay: its sum and its usable tokens, by cluster [G]."""
+    """The |Δ| of one replay: sum and usable tokens by cluster [G]."""
 
     abs_log_ratio: Floats
     tokens: Floats
 
     def value(self) -> float:
-        """Mean |Δ| a token, in nats."""
+        """Mean |Δ| per token, in nats."""
         return float(self.abs_log_ratio.sum() / self.tokens.sum())
 
     def by_cluster(self) -> Floats:
-        """What each cluster adds to the value [G]."""
+        """The contribution of each cluster to the value [G]."""
         return np.asarray(self.abs_log_ratio / self.tokens.sum())
 
 
 def drift(chunks: Iterable[PairedChunk]) -> Drift:
-    """The drift of one replay; clusters are numbered as the chunks number them."""
+    """The drift of one replay, with the cluster numbers of the chunks."""
     sums = Accumulator(OBJECTIVES.values(), (1.0,))
     for chunk in chunks:
         sums.add(chunk)
@@ -259,8 +253,8 @@ def drift(chunks: Iterable[PairedChunk]) -> Drift:
 def removed_share(initial: Drift, before: Drift, after: Drift, level: float) -> Estimate | None:
     """The share of the initial drift that a step removes: (before - after) / initial.
 
-    Negative where it adds some. Shares of a ladder add up to 1 - last / first. The interval is that
-    of a ratio of sums over clusters. None where there is nothing to remove.
+    Negative if the step adds drift. The shares of a ladder sum to 1 - last / first. The interval is
+    that of a ratio of sums over clusters. None if there is no drift to remove.
     """
     if initial.value() == 0.0:
         return None
@@ -279,7 +273,7 @@ def removed_share(initial: Drift, before: Drift, after: Drift, level: float) -> 
 
 
 def at_floor(value: Estimate, floor: Estimate | None) -> bool:
-    """Whether a mean |Δ| is no larger than that of an engine against itself."""
+    """Whether a mean |Δ| is within the noise floor."""
     if floor is None:
         return False
     highest = floor.value if floor.ci_high is None else floor.ci_high

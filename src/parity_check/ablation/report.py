@@ -1,4 +1,4 @@
-"""The frozen AblationReport: everything that a renderer of an ablation needs."""
+"""The frozen AblationReport: everything that its document and its record need."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from parity_check.errors import ExitCode
 from parity_check.measure.gates import Verdict
 from parity_check.measure.objectives import Objective
 from parity_check.measure.stats import Estimate
+from parity_check.report.document import Coverage, Head
 
-SCHEMA_VERSION = 1
 RANKS: Mapping[Verdict, int] = {"parity": 0, "inconclusive": 1, "drift": 2}
+
+NOTHING = Coverage((), ())
 
 State = Literal["finished", "failed", "refused", "not run"]
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One row of the table; what was not measured is None.
+    """One step, that is one row of a table; what was not measured is None.
 
-    `number` counts rows from 1. `key` and `requested` are what the step changes, `in_force` what
-    its engine runs with. `against` is the number of the step that it is compared with:
-    `differing` of the replay's tokens have another logprob there. `removed` is the share of the
-    drift that its part began with. `at_floor`: neither direction's mean |Δ| is above the A/A floor.
+    `number` counts from 1. `key` and `requested` are what the step changes, `in_force` what its
+    engine runs with. `against` is the number of the step that it is compared with: `differing` of
+    the replay's tokens have another logprob there. `removed` is the share of the drift at the start
+    of its part that this step removes. `at_floor`: in both directions, mean |Δ| is not above the
+    A/A floor.
     """
 
     number: int
@@ -40,6 +43,7 @@ class StepReport:
     reason: str | None
     candidate: EngineReport | None = None
     directions: tuple[Direction, ...] = ()
+    coverage: Coverage = NOTHING
     verdict: Verdict | None = None
     at_floor: bool = False
     in_force: Any = None
@@ -62,21 +66,15 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class AblationReport:
-    """A whole ablation. `source` is the run whose traces it took over, None where there is none."""
+    """A whole ablation. `source` is the run whose traces it reuses, None where there is none."""
 
-    run_id: str
-    created_utc: str
-    command: str
-    parity_check: str
+    head: Head
     source: str | None
-    config: dict[str, Any]
-    model: dict[str, Any]
     reference: EngineReport | None
     workload: WorkloadReport | None
     objective: Objective
     level: float
     steps: tuple[StepReport, ...]
-    schema_version: int = SCHEMA_VERSION
 
     def finished(self, part: Part | None = None) -> tuple[StepReport, ...]:
         return tuple(
@@ -87,7 +85,7 @@ class AblationReport:
 
     @property
     def best(self) -> StepReport | None:
-        """The finished step with the best outcome; the least mean |Δ| where several have it."""
+        """The finished step with the best outcome, and of several the one with the least drift."""
         return min(self.finished(), key=_rank, default=None)
 
     @property

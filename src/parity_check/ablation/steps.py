@@ -26,7 +26,7 @@ from parity_check.recording.session import (
     sample_with_repeats,
     score_trace,
 )
-from parity_check.report.ablation.sentences import duration
+from parity_check.traces import manifest
 from parity_check.traces.prompts import Prompt, read_prompts
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import Trace
@@ -42,13 +42,13 @@ def configured(config: Config, step: Step) -> Config:
 def run_steps(
     live: Session, directory: Path, config: Config, todo: Sequence[Step], console: Console
 ) -> None:
-    """Run every configuration that is left; one that fails is noted, and the others go on."""
+    """Run every configuration that is left; if one fails, that is noted and the others go on."""
     reference = directory / sampled_name("reference")
     if reference.is_file():
         check_model(live.model, reference)
         live.engines.run({"reference": partial(check_reading, live)})
     else:
-        live.activity.update("ablation", "the reference records", 0, len(todo))
+        live.activity.update("ablation", "the reference is recording", 0, len(todo))
         live.engines.run({"reference": partial(_record, live, directory)})
     clock = Clock(len(todo))
     for number, step in enumerate(todo):
@@ -64,7 +64,7 @@ def run_steps(
 
 
 class Clock:
-    """How long the steps that are left will take, by the ones that are done."""
+    """How long the remaining steps will take, estimated from the finished ones."""
 
     def __init__(self, steps: int, now: Callable[[], float] = time.monotonic) -> None:
         self._steps, self._done = steps, 0
@@ -75,11 +75,19 @@ class Clock:
         self._done += 1
 
     def left(self) -> str:
-        """In words; nothing before the first step is done."""
+        """The estimate in words; empty before the first step is done."""
         if not self._done:
             return ""
         seconds = (self._now() - self._began) / self._done * (self._steps - self._done)
         return f", about {duration(seconds)} left"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min`, `1 h 20 min`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _record(live: Session, directory: Path, engine: Engine) -> None:
@@ -90,19 +98,20 @@ def _record(live: Session, directory: Path, engine: Engine) -> None:
 
 
 def _run_step(live: Session, directory: Path, config: Config, step: Step) -> None:
-    """Start the candidate as the step wants it; both engines' part, the reference's last."""
+    """Start the candidate with the step's settings; the candidate's part, then the reference's."""
     assert step.directory is not None
-    path = make_step(directory, step.directory)
+    path = make_step(directory, step.directory, live.run_id, config.workload.repeats)
     its_own = configured(config, step)
     write_text(path / "config.toml", tomli_w.dumps(dump_config(its_own)))
     live = exchange(live, "candidate", its_own, path)
     live.engines.run({"candidate": partial(_candidates_part, live, path)})
     sampled, replayed = (path / name("candidate") for name in (sampled_name, replayed_name))
     live.engines.run({"reference": partial(score_trace, live, "replay", sampled, replayed)})
+    manifest.finish(path)
 
 
 def _candidates_part(live: Session, path: Path, engine: Engine) -> None:
-    """In the order of `compare`, so that a prefix cache holds the same before the replay."""
+    """In the order of `compare`, so that the prefix cache holds the same before the replay."""
     reference = path / sampled_name("reference")
     prompts, token_ids = _prompts_of(Trace(reference))
     check_reading(live, engine)

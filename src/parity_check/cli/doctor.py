@@ -6,21 +6,23 @@ import ctypes.util
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from parity_check.config.engines import EndpointConfig, EngineConfig
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
+from parity_check.engines.base import Asked, ConfiguredEngine
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import EnvironmentPlan
+from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ExitCode
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import session
-from parity_check.report.numbers import columns
+from parity_check.report.text import columns
 from parity_check.traces import checkpoint, provenance
+from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import read_prompts
 
 GIB = 1 << 30
@@ -32,28 +34,18 @@ def run(config: Config | None, console: Console, start: bool = False) -> ExitCod
     With `start`, also start the engines and print what they prove; raises EngineError.
     """
     lines = list(_machine())
-    plans: dict[str, EnvironmentPlan] = {}
+    usable = True
     if config is not None:
         lines += ["", *_inputs(config)]
         for role in config.names:
-            engine = config.engine(role)
-            if engine.kind == "fake":
-                lines += ["", f"{role}  the fake engine, needs nothing"]
-                continue
-            if engine.endpoint is not None:
-                lines += ["", *_endpoint(role, engine.endpoint)]
-                continue
-            plans[role] = environment.plan(
-                python=engine.python,
-                requirement=engine.requirement,
-                cache=environment.default_cache(),
-                needs_vllm=engine.kind == "vllm",
-            )
-            lines += ["", *_engine(role, config, plans[role])]
+            engine = configured_engine(role, config)
+            plan = engine.plan()
+            lines += ["", *_engine(engine, plan)]
+            usable = usable and (plan is None or engine.usable(plan))
     console.data("\n".join(lines))
     if config is None:
         return ExitCode.PARITY
-    if not all(_usable(config.engine(role), plan) for role, plan in plans.items()):
+    if not usable:
         return ExitCode.ENGINE
     if start:
         for role, description in _started(config, console).items():
@@ -94,10 +86,12 @@ def _inputs(config: Config) -> Iterator[str]:
     )
 
 
-def _engine(role: str, config: Config, plan: EnvironmentPlan) -> Iterator[str]:
-    engine = config.engine(role)
-    rows = [
-        (role, engine.requirement or f"python = {engine.python}"),
+def _engine(engine: ConfiguredEngine[Any], plan: EnvironmentPlan | None) -> Iterator[str]:
+    rows = [(engine.role, engine.headline), *((f"  {key}", text) for key, text in engine.facts())]
+    if plan is None:
+        yield from columns(rows, "<<")
+        return
+    rows += [
         ("  state", plan.state + (f": {plan.cause}" if plan.cause else "")),
         ("  location", str(plan.location)),
     ]
@@ -111,52 +105,24 @@ def _engine(role: str, config: Config, plan: EnvironmentPlan) -> Iterator[str]:
         size = f"about {plan.download_gb:g} GB to download, {plan.disk_gb:g} GB on disk"
         rows.append(("  size", size))
     yield from columns(rows, "<<")
-    yield from columns(list(_settings(engine, plan)), "<<<")
+    yield from columns([_request(each) for each in engine.asked(plan)], "<<<")
 
 
-def _endpoint(role: str, endpoint: EndpointConfig) -> Iterator[str]:
-    variable = endpoint.api_key_env
-    key = (
-        "none"
-        if variable is None
-        else f"{variable}, {'set' if os.environ.get(variable) else 'not set'}"
-    )
-    rows = [
-        (role, f"the endpoint {endpoint.base_url}, which serves {endpoint.model}"),
-        ("  key", key),
-        ("  setting", "what is in force shows when it is asked: doctor --start"),
-    ]
-    yield from columns(rows, "<<")
-
-
-def _settings(engine: EngineConfig, plan: EnvironmentPlan) -> Iterator[tuple[str, str, str]]:
+def _request(asked: Asked) -> tuple[str, str, str]:
     """What is asked for, and how this version takes it."""
-    if engine.kind == "transformers":
-        for name, value in engine.trainer.model_dump(exclude_none=True).items():
-            yield ("  trainer", f"{name} = {_word(value)}", "")
-        return
-    for name, value in engine.settings.model_dump().items():
-        asked = f"{name} = {_word(value)}"
-        way = environment.way_in(plan, engine, name)
-        if way is None:
-            yield ("  setting", asked, "")
-        else:
-            yield ("  setting", asked, way.how if way.honours(value) else f"cannot: {way.how}")
+    how = "" if asked.way is None else asked.way.how
+    return (
+        f"  {asked.noun}",
+        f"{asked.name} = {_word(asked.value)}",
+        how if asked.honoured else f"cannot: {how}",
+    )
 
 
 def _word(value: str | bool | int) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _usable(engine: EngineConfig, plan: EnvironmentPlan) -> bool:
-    """Whether the engine can run, with its settings as far as their versions tell."""
-    ways = {name: environment.way_in(plan, engine, name) for name in engine.settings.model_dump()}
-    return plan.state in ("ready", "to provision") and all(
-        way is None or way.honours(getattr(engine.settings, name)) for name, way in ways.items()
-    )
-
-
-def _started(config: Config, console: Console) -> dict[str, dict[str, Any]]:
+def _started(config: Config, console: Console) -> dict[str, EngineDescription]:
     """Start all engines; their descriptions."""
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
@@ -165,16 +131,16 @@ def _started(config: Config, console: Console) -> dict[str, dict[str, Any]]:
         return live.engines.run(dict.fromkeys(config.names, lambda engine: engine.description))
 
 
-def _proofs(role: str, description: Mapping[str, Any]) -> Iterator[str]:
-    name = f"{description['family'].upper()} {description['version']}"
-    yield f"{role}  {name} started on {description['device']}; in force:"
+def _proofs(role: str, engine: EngineDescription) -> Iterator[str]:
+    name = f"{engine.family.upper()} {engine.version}"
+    yield f"{role}  {name} started on {engine.device}; in force:"
     rows = [
-        (f"  {name} = {_word(found['in_force'])}", found["proof"])
-        for name, found in description["settings"].items()
+        (f"  {name} = {_word(setting.in_force)}", setting.proof)
+        for name, setting in engine.settings.items()
     ]
-    if "prompt_logprobs" in description:
-        found = description["prompt_logprobs"]
-        rows.append((f"  prompt_logprobs: {found['in_force']}", found["proof"]))
+    if engine.prompt_logprobs is not None:
+        found = engine.prompt_logprobs
+        rows.append((f"  prompt_logprobs: {found.in_force}", found.proof))
     yield from columns(rows, "<<")
 
 

@@ -15,7 +15,6 @@ import typer
 from parity_check import __version__
 from parity_check.cli.options import (
     OPERATIONS,
-    AblationFormat,
     Color,
     ConfigFile,
     DryRun,
@@ -40,7 +39,6 @@ from parity_check.cli.options import (
     WorkloadTrace,
     WriteTo,
     delivery_from,
-    only_ablation_formats,
     with_out,
 )
 from parity_check.console import Console
@@ -147,6 +145,7 @@ def report(
 ) -> None:
     """Render and judge a finished run again, with other limits if you like; no engine needed."""
     from parity_check.ablation import command as ablation
+    from parity_check.ablation.files import is_ablation
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
     from parity_check.weight_sync import command as updates
@@ -154,8 +153,7 @@ def report(
     console = _console(context, -quiet, color, None)
     delivery = delivery_from(format, write, exit_zero, inconclusive)
     loaded = load_config(run / "config.toml", overlay or [])
-    if ablation.is_ablation(run):
-        only_ablation_formats(delivery)
+    if is_ablation(run):
         raise typer.Exit(ablation.report(run, loaded, delivery, console))
     if updates.is_weight_sync(run):
         raise typer.Exit(updates.report(run, delivery, console))
@@ -191,9 +189,7 @@ def ablate(
     ] = True,
     overlay: Overlay = None,
     out: OutDirectory = None,
-    format: Annotated[
-        AblationFormat, typer.Option("--format", help="What stdout gets.")
-    ] = AblationFormat.text,
+    format: OutputFormat = Format.text,
     write: WriteTo = None,
     exit_zero: ExitZero = False,
     inconclusive: OnInconclusive = None,
@@ -224,8 +220,7 @@ def ablate(
     if dry_run:
         ablation.dry_run(loaded, picks, console, run)
         return
-    delivery = delivery_from(Format(format), write, exit_zero, inconclusive)
-    only_ablation_formats(delivery)
+    delivery = delivery_from(format, write, exit_zero, inconclusive)
     if resume is not None:
         raise typer.Exit(ablation.resume(resume, loaded, delivery, console))
     raise typer.Exit(ablation.ablate(loaded, picks, delivery, console, run))
@@ -247,13 +242,14 @@ def record(
     """Sample rollouts with one engine and store their logprobs."""
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
+    from parity_check.recording import command as recording
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, overlay or [])
     if dry_run:
         comparison.dry_run(loaded, console)
         return
-    comparison.record(loaded, engine, trace, console)
+    recording.record(loaded, engine, trace, console)
 
 
 @cli.command()
@@ -276,13 +272,14 @@ def replay(
     """Put the tokens of a trace through another engine and store its logprobs."""
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
+    from parity_check.recording import command as recording
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, overlay or [])
     if dry_run:
         comparison.dry_run(loaded, console)
         return
-    comparison.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)
+    recording.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)
 
 
 @cli.command("weight-sync")

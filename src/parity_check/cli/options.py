@@ -35,13 +35,6 @@ class Format(StrEnum):
     junit = "junit"
 
 
-class AblationFormat(StrEnum):
-    text = "text"
-    json = "json"
-    markdown = "markdown"
-    html = "html"
-
-
 class Inconclusive(StrEnum):
     passes = "pass"
     fails = "fail"
@@ -131,15 +124,6 @@ def delivery_from(
         Inconclusive.fails: ExitCode.DRIFT,
     }[inconclusive]
     return Delivery(format.value, files, exit_zero, outcome)
-
-
-def only_ablation_formats(delivery: Delivery) -> None:
-    """Refuse a format that an ablation has no renderer for."""
-    for name in (delivery.format, *delivery.write.values()):
-        if name not in AblationFormat.__members__:
-            raise typer.BadParameter(
-                f"{name}: an ablation has {', '.join(AblationFormat)}", param_hint="--format"
-            )
 
 
 def with_out(overlay: list[str] | None, out: Path | None) -> list[str]:

@@ -1,41 +1,48 @@
-"""From the traces of a run to its ParityReport: no engine is needed."""
+"""From the traces of a run to its ComparisonReport: no engine is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from parity_check import __version__
 from parity_check.comparison.diagnose import examine
+from parity_check.comparison.judgement import (
+    TRUNCATION,
+    Judgement,
+    clip_of,
+    judgement,
+    measure_pair,
+)
+from parity_check.comparison.matrix import analyse_matrix
 from parity_check.comparison.report import (
+    ComparisonReport,
     Direction,
     EngineReport,
     Floor,
-    ParityReport,
+    Pair,
+    ReportWarning,
     Setting,
     WorkloadReport,
     WorstToken,
 )
-from parity_check.comparison.warnings import notices, sampler
+from parity_check.comparison.stored import StoredRun, open_pair, open_run
+from parity_check.comparison.warnings import sampler, warnings_of
 from parity_check.config.load import dump_config
-from parity_check.config.models import OTHER, ROLES, Judging, Role
+from parity_check.config.models import ROLES, Config, Judging
 from parity_check.diagnosis.diagnose import diagnose
-from parity_check.errors import InputError
-from parity_check.measure.gates import Limit, choose_limits, judge_all, overall, worst_floor
-from parity_check.measure.measure import measure
-from parity_check.measure.objectives import Objective, choose_objective
-from parity_check.measure.results import ClipEstimate, Measurement
+from parity_check.measure.gates import judge_all, overall, worst_floor
+from parity_check.measure.results import Measurement
 from parity_check.measure.stats import Estimate
 from parity_check.measure.worst import Outlier, Outliers
+from parity_check.report.document import Coverage, Head
 from parity_check.traces import provenance
-from parity_check.traces.pairing import Index, check_headers, pair
-from parity_check.traces.run_files import repeat_name, replayed_name, sampled_name
-from parity_check.traces.trace import UNKNOWN, Trace, TraceHeader
+from parity_check.traces.engine import UNKNOWN, EngineDescription
+from parity_check.traces.manifest import Part
+from parity_check.traces.trace import Trace, TraceHeader
 
-TRUNCATION = "tis-token"
-"""The cap whose share stands beside a clip rate, for losses that recompute their logprobs."""
 NO_MODEL = {"name": UNKNOWN}
 WORST_TOKENS = 8
 CONTEXT_TOKENS = 8
@@ -43,115 +50,188 @@ ASKED_BY_VARIABLE = {
     "batch_invariant": "VLLM_BATCH_INVARIANT",
     "model_runner": "VLLM_USE_V2_MODEL_RUNNER",
 }
-"""Facts of an engine that are asked for by an environment variable."""
+"""Facts of an engine that an environment variable requests."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a configuration asks of the numbers; choosing it refuses what makes no sense."""
+def analyse(
+    directory: Path, config: Config, names: Sequence[str] | None = None
+) -> ComparisonReport:
+    """Read a run's traces, measure and judge. Raises InputError, TraceMismatchError.
 
-    objective: Objective
-    limits: tuple[Limit, ...]
-    level: float
-    tail_threshold: float
-    positive_share: float
-    cluster_by: Literal["prompt", "sample"]
+    `names` are the engines to compare, all of the configuration's if left out.
+    """
+    return _report(open_run(directory, config, names), config)
 
 
-def judgement(config: Judging) -> Judgement:
-    """Raises ConfigError for an unknown objective, profile or metric, and for limits ≤ 0."""
-    chosen = config.objective
-    objective = choose_objective(chosen.kind, chosen.epsilon_low, chosen.epsilon_high)
-    return Judgement(
-        objective=objective,
-        limits=choose_limits(config.gates.profile, objective, config.gates.overrides()),
-        level=config.stats.confidence,
-        tail_threshold=config.stats.tail_threshold,
-        positive_share=chosen.positive_share,
-        cluster_by=config.stats.cluster_by,
-    )
-
-
-def analyse(directory: Path, config: Judging) -> ParityReport:
-    """Read a run's traces, measure and judge. Raises InputError, TraceMismatchError."""
-    how = judgement(config)
-    pairs = open_pairs(directory)
-    floors = [
-        Floor(role, measure_pair(baseline, repeat, role, how))
-        for role, baseline, repeat in open_repeats(directory, pairs)
-    ]
-    return _assemble(config, how, pairs, floors)
-
-
-def analyse_pair(behaviour: Path, evaluating: Path, judging: Judging) -> ParityReport:
+def analyse_pair(one: Path, other: Path, judging: Judging) -> ComparisonReport:
     """Measure and judge two stored traces; the one that was replayed evaluates the other.
 
     Raises InputError, TraceMismatchError.
     """
-    role, both = open_pair(behaviour, evaluating)
-    return _assemble(judging, judgement(judging), {role: both}, [])
+    return _report(open_pair(one, other), judging)
 
 
-def open_pair(behaviour: Path, evaluating: Path) -> tuple[Role, tuple[Trace, Trace]]:
-    """Two stored traces, in their order: who sampled, and the behaviour trace first."""
-    first, second = Trace(behaviour), Trace(evaluating)
-    if first.header.replayed_from == second.header.token_digest:
-        first, second = second, first
-    check_headers(first.header, second.header)
-    return "candidate" if first.header.sampled_by == "candidate" else "reference", (first, second)
-
-
-def open_pairs(directory: Path) -> dict[Role, tuple[Trace, Trace]]:
-    """A run's behaviour and evaluating traces, by the engine that sampled."""
-    samplers: list[Role] = [r for r in ROLES if (directory / sampled_name(r)).exists()]
-    if not samplers:
-        raise InputError(f"{directory}: no traces here", hint="name the directory of a run")
-    return {role: _pair(directory, role) for role in samplers}
-
-
-def open_repeats(
-    directory: Path, pairs: Mapping[Role, tuple[Trace, Trace]]
-) -> list[tuple[Role, Trace, Trace]]:
-    """A run's A/A runs: the engine, the trace that it repeats, and the repeat."""
-    return [
-        (role, _baseline(pairs, role), Trace(path))
-        for role in ROLES
-        for path in sorted(directory.glob(repeat_name(role, "*")))
-    ]
-
-
-def _pair(directory: Path, sampled_by: Role) -> tuple[Trace, Trace]:
-    behaviour = Trace(directory / sampled_name(sampled_by))
-    evaluating = Trace(directory / replayed_name(sampled_by))
-    # Raw against processed may be the very thing that a run was asked to compare.
-    check_headers(behaviour.header, evaluating.header, same_distribution=False)
-    return behaviour, evaluating
-
-
-def _baseline(pairs: Mapping[Role, tuple[Trace, Trace]], role: Role) -> Trace:
-    """The trace that an engine's A/A runs repeat: its own rollouts, or its only replay."""
-    return pairs[role][0] if role in pairs else pairs[OTHER[role]][1]
-
-
-def measure_pair(
-    behaviour: Trace,
-    evaluating: Trace,
-    sampled_by: str,
-    how: Judgement,
-    outliers: Outliers | None = None,
-) -> Measurement:
-    """Measure one pair of traces, a row group at a time."""
-    groups = Index()
-    chunks = pair(behaviour.batches(), evaluating.batches(), how.cluster_by, Index(), groups)
-    return measure(
-        chunks if outliers is None else outliers.watch(chunks),
-        sampled_by=sampled_by,
+def _report(run: StoredRun, config: Judging) -> ComparisonReport:
+    how = judgement(config)
+    floors = tuple(
+        Floor(each.engine, measure_pair(each.baseline, each.again, each.engine, how))
+        for each in run.repeats
+    )
+    pairs = tuple(_pair(run, one, other, floors, how) for one, other in run.pairs())
+    matrix = None
+    if isinstance(config, Config) and len(run.names) > len(ROLES):
+        matrix = analyse_matrix(run, pairs, floors, config, how)
+    headers = {name: run.header(name) for name in run.names}
+    first = run.rollouts[0].behaviour.header
+    differences = {(each.reference, each.candidate): each.differences for each in pairs}
+    return ComparisonReport(
+        head=Head(
+            kind="comparison",
+            run_id=first.run_id,
+            created_utc=first.created_utc,
+            command=first.command,
+            parity_check=__version__,
+            config=dump_config(config),
+            model=first.model or next((h.model for h in headers.values() if h.model), NO_MODEL),
+            host=first.host,
+        ),
+        engines=tuple(
+            engine_report(name, header.engine, header.logprob_path, run.entropy(name))
+            for name, header in headers.items()
+        ),
+        workload=WorkloadReport(
+            prompts=max(each.measurement.clusters for each in pairs[0].directions),
+            samples=sum(each.measurement.samples for each in pairs[0].directions),
+            tokens=sum(each.measurement.tokens for each in pairs[0].directions),
+            sampling=dict(first.sampling),
+            logprob_path=first.logprob_path,
+        ),
         objective=how.objective,
         level=how.level,
-        tail_threshold=how.tail_threshold,
-        positive_share=how.positive_share,
-        groups=groups.names,
+        pairs=pairs,
+        floors=floors,
+        matrix=matrix,
+        verdict=overall(gate for pair in pairs for gate in pair.gates),
+        warnings=(*warnings_of(headers, differences), *_unverified(run)),
+        coverage=_coverage(run, pairs, floors, how),
+        artifacts=tuple(
+            trace.path.name for rollouts in run.rollouts for trace in rollouts.traces.values()
+        ),
     )
+
+
+def _unverified(run: StoredRun) -> Iterator[ReportWarning]:
+    if run.directory is not None and not run.verified:
+        yield ReportWarning(
+            "run-without-manifest",
+            f"{run.directory.name} was recorded by a version that wrote no manifest: a trace that "
+            "was damaged or replaced since cannot be noticed",
+        )
+
+
+def _coverage(
+    run: StoredRun, pairs: Iterable[Pair], floors: Iterable[Floor], how: Judgement
+) -> Coverage:
+    """Every trace that was asked for with what it was measured into, and every gate."""
+    directions = [direction for pair in pairs for direction in pair.directions]
+    measured = [Part("", each.sampled_by, each.evaluated_by) for each in directions]
+    measured += [Part("", each.sampled_by, each.sampled_by) for each in directions]
+    counts: Counter[str] = Counter()
+    for floor in floors:
+        counts[floor.engine] += 1
+        measured.append(Part("", floor.engine, floor.engine, counts[floor.engine]))
+    asked = [
+        f"gate {limit.metric} on the {part}"
+        for part in run.parts
+        if part.sampled_by != part.evaluated_by
+        for limit in how.limits
+    ]
+    judged = [
+        f"gate {gate.metric} on the {Part('', each.sampled_by, each.evaluated_by)}"
+        for each in directions
+        for gate in each.gates
+    ]
+    return Coverage((*map(str, run.parts), *asked), (*dict.fromkeys(map(str, measured)), *judged))
+
+
+def _pair(
+    run: StoredRun, reference: str, candidate: str, floors: Sequence[Floor], how: Judgement
+) -> Pair:
+    own = [floor for floor in floors if floor.engine in (reference, candidate)]
+    measured = [
+        _direction(*direction, how, own) for direction in run.directions(reference, candidate)
+    ]
+    directions = tuple(direction for direction, _ in measured)
+    worst = sorted((token for _, tokens in measured for token in tokens), key=_size)
+    differences = differences_of(reference, run.header(reference), candidate, run.header(candidate))
+    verdict = overall(gate for direction in directions for gate in direction.gates)
+    case = examine(run, reference, candidate, directions, own, differences)
+    return Pair(
+        reference=reference,
+        candidate=candidate,
+        directions=directions,
+        differences=differences,
+        diagnosis=diagnose(case, verdict),
+        worst_tokens=tuple(worst[:WORST_TOKENS]),
+    )
+
+
+def _direction(
+    sampled_by: str,
+    evaluated_by: str,
+    behaviour: Trace,
+    evaluating: Trace,
+    how: Judgement,
+    floors: Sequence[Floor],
+) -> tuple[Direction, list[WorstToken]]:
+    outliers = Outliers(WORST_TOKENS)
+    measured = measure_pair(behaviour, evaluating, sampled_by, how, outliers)
+    own = [floor.measurement for floor in floors]
+    direction = Direction(
+        sampled_by=sampled_by,
+        evaluated_by=evaluated_by,
+        title=_title(sampled_by, evaluated_by, behaviour.header, evaluating.header),
+        measurement=measured,
+        gates=judge_all(measured, how.limits, own),
+        floors=_floors(measured, own),
+        largest_floor=max((floor.largest for floor in own), default=None),
+        beside=clip_of(measured, TRUNCATION) if how.objective.wiring == "bypass" else None,
+    )
+    return direction, [worst_token(behaviour, sampled_by, each) for each in outliers.largest()]
+
+
+def _title(
+    sampled_by: str, evaluated_by: str, behaviour: TraceHeader, evaluating: TraceHeader
+) -> str:
+    """Which engine sampled the tokens, and which evaluated them."""
+    if behaviour.replayed_from is not None:
+        return (
+            f"sampled by {sampler(behaviour)}, replayed by the {sampled_by} and the {evaluated_by}"
+        )
+    if evaluating.engine.imported:
+        return f"sampled by the {behaviour.sampled_by}, evaluated by the {evaluating.evaluated_by}"
+    if behaviour.engine.imported:
+        return f"sampled by the {behaviour.sampled_by}, replayed by the {evaluated_by}"
+    return f"sampled by the {sampled_by}, replayed by the {evaluated_by}"
+
+
+def _floors(measured: Measurement, own: Sequence[Measurement]) -> dict[str, Estimate]:
+    """The worst floor of everything that a report shows."""
+    found = {each.name: worst_floor(each.name, own) for each in measured.estimates}
+    shares = [
+        {
+            **{quantile.name: quantile for quantile in floor.quantiles.values()},
+            **{length: clip.counted for length, clip in floor.clips_by_length},
+            "truncation_fraction": clip_of(floor, TRUNCATION).counted,
+        }
+        for floor in own
+    ]
+    for floor in shares:
+        for name, estimate in floor.items():
+            worst = found.get(name)
+            if worst is None or estimate.value > worst.value:
+                found[name] = estimate
+    return {name: floor for name, floor in found.items() if floor is not None}
 
 
 def worst_token(trace: Trace, sampled_by: str, outlier: Outlier) -> WorstToken:
@@ -177,140 +257,59 @@ def worst_token(trace: Trace, sampled_by: str, outlier: Outlier) -> WorstToken:
     )
 
 
-def _assemble(
-    judging: Judging,
-    how: Judgement,
-    pairs: Mapping[Role, tuple[Trace, Trace]],
-    floors: Sequence[Floor],
-) -> ParityReport:
-    found = [_direction(role, *pair, how, floors) for role, pair in pairs.items()]
-    directions = [direction for direction, _ in found]
-    worst = sorted((token for _, tokens in found for token in tokens), key=_size)
-    headers = {OTHER[role]: evaluating.header for role, (_, evaluating) in pairs.items()}
-    headers |= {role: behaviour.header for role, (behaviour, _) in pairs.items()}
-    first = headers[directions[0].sampled_by]
-    differences = differences_of(headers)
-    verdict = overall(gate for direction in directions for gate in direction.gates)
-    return ParityReport(
-        run_id=first.run_id,
-        created_utc=first.created_utc,
-        command=first.command,
-        parity_check=__version__,
-        config=dump_config(judging),
-        model=first.model or next((h.model for h in headers.values() if h.model), NO_MODEL),
-        host=first.host,
-        engines=tuple(engine_report(role, headers[role].engine) for role in ROLES),
-        differences=differences,
-        workload=WorkloadReport(
-            prompts=max(direction.measurement.clusters for direction in directions),
-            samples=sum(direction.measurement.samples for direction in directions),
-            tokens=sum(direction.measurement.tokens for direction in directions),
-            sampling=dict(first.sampling),
-            logprob_path=first.logprob_path,
-        ),
-        objective=how.objective,
-        directions=tuple(directions),
-        floors=tuple(floors),
-        verdict=verdict,
-        diagnosis=diagnose(examine(pairs, headers, directions, floors, differences), verdict),
-        worst_tokens=tuple(worst[:WORST_TOKENS]),
-        warnings=tuple(notices(headers, differences)),
-        artifacts=tuple(pair.path.name for both in pairs.values() for pair in both),
-    )
-
-
-def _direction(
-    role: Role, behaviour: Trace, evaluating: Trace, how: Judgement, floors: Sequence[Floor]
-) -> tuple[Direction, list[WorstToken]]:
-    outliers = Outliers(WORST_TOKENS)
-    measured = measure_pair(behaviour, evaluating, role, how, outliers)
-    own = [floor.measurement for floor in floors]
-    direction = Direction(
-        sampled_by=role,
-        evaluated_by=OTHER[role],
-        told=_told(role, behaviour.header, evaluating.header),
-        measurement=measured,
-        gates=judge_all(measured, how.limits, own),
-        floors=_floors(measured, own),
-        largest_floor=max((floor.largest for floor in own), default=None),
-        beside=_truncation(measured) if how.objective.wiring == "bypass" else None,
-    )
-    return direction, [worst_token(behaviour, role, each) for each in outliers.largest()]
-
-
-def _told(role: Role, behaviour: TraceHeader, evaluating: TraceHeader) -> str:
-    """Whose tokens a direction is about, and what put them through which engine."""
-    if behaviour.replayed_from is not None:
-        return f"sampled by {sampler(behaviour)}, replayed by the {role} and the {OTHER[role]}"
-    if evaluating.engine["version"] == UNKNOWN:
-        return f"sampled by the {behaviour.sampled_by}, evaluated by the {evaluating.evaluated_by}"
-    if behaviour.engine["version"] == UNKNOWN:
-        return f"sampled by the {behaviour.sampled_by}, replayed by the {OTHER[role]}"
-    return f"sampled by the {role}, replayed by the {OTHER[role]}"
-
-
-def _floors(measured: Measurement, own: Sequence[Measurement]) -> dict[str, Estimate]:
-    """The worst floor of everything that a report shows."""
-    found = {each.name: worst_floor(each.name, own) for each in measured.estimates}
-    shares = [
-        {
-            **{quantile.name: quantile for quantile in floor.quantiles.values()},
-            **{length: clip.counted for length, clip in floor.clips_by_length},
-            "truncation_fraction": _truncation(floor).counted,
-        }
-        for floor in own
-    ]
-    for floor in shares:
-        for name, estimate in floor.items():
-            worst = found.get(name)
-            if worst is None or estimate.value > worst.value:
-                found[name] = estimate
-    return {name: floor for name, floor in found.items() if floor is not None}
-
-
-def _truncation(measured: Measurement) -> ClipEstimate:
-    """The share of importance weights that TIS would cut."""
-    return next(clip for clip in measured.clips if clip.objective.name == TRUNCATION)
-
-
 def _size(token: WorstToken) -> float:
     return -abs(token.log_ratio)
 
 
-def engine_report(role: str, engine: Mapping[str, Any]) -> EngineReport:
+def engine_report(
+    name: str, engine: EngineDescription, logprob_path: str, entropy: float | None
+) -> EngineReport:
     """One engine as its trace describes it."""
     return EngineReport(
-        role=role,
-        label=engine["label"],
-        version=engine["version"],
-        family=engine["family"],
-        device=engine["device"],
-        packages=engine["packages"],
-        settings={name: Setting(**setting) for name, setting in engine["settings"].items()},
-        config=engine["config"],
-        environment=engine["environment"],
+        role=name,
+        label=engine.label,
+        version=engine.version,
+        family=engine.family,
+        device=engine.device,
+        packages=dict(engine.packages),
+        settings={
+            name: Setting(each.requested, each.in_force, each.proof)
+            for name, each in engine.settings.items()
+        },
+        config=dict(engine.config),
+        environment=dict(engine.environment),
+        logprob_path=logprob_path,
+        entropy=entropy,
     )
+
+
+def differences_of(
+    reference: str, left: TraceHeader, candidate: str, right: TraceHeader
+) -> tuple[provenance.Difference, ...]:
+    """Settings and facts in which two engines differ, and whether the configuration asks for it."""
+    requested: dict[str, tuple[Any, Any]] = {
+        name: (setting.requested, right.engine.settings[name].requested)
+        for name, setting in left.engine.settings.items()
+        if name in right.engine.settings
+    }
+    ours = _asked(_table(left.config, reference))
+    theirs = _asked(_table(right.config, candidate))
+    for name in {**ours, **theirs}:
+        requested.setdefault(name, (ours.get(name), theirs.get(name)))
+    return provenance.differences(left.engine, right.engine, requested)
+
+
+def _table(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An engine's table of the configuration that a trace stores; empty for an imported one."""
+    found: Mapping[str, Any] = config.get(name) or config.get("engines", {}).get(name, {})
+    return found
 
 
 def _asked(engine: Mapping[str, Any]) -> dict[str, Any]:
     """What one engine's configuration asks for beside its settings, by the name of the fact."""
     variables = engine.get("env", {})
+    tables = [t for k, t in engine.items() if k not in ("env", "settings") and isinstance(t, dict)]
     return {
-        **engine.get("engine_args", {}),
-        **engine.get("transformers", {}),
+        **{key: value for table in tables for key, value in table.items()},
         **{fact: variables[name] for fact, name in ASKED_BY_VARIABLE.items() if name in variables},
     }
-
-
-def differences_of(headers: Mapping[Role, TraceHeader]) -> tuple[provenance.Difference, ...]:
-    """In what the two engines differ, and whether anybody asked for it."""
-    reference, candidate = (headers[role].engine for role in ROLES)
-    requested = {
-        name: (setting["requested"], candidate["settings"][name]["requested"])
-        for name, setting in reference["settings"].items()
-    }
-    asked = {role: _asked(headers[role].config.get(role, {})) for role in ROLES}
-    for name in {**asked["reference"], **asked["candidate"]}:
-        pair = (asked["reference"].get(name), asked["candidate"].get(name))
-        requested.setdefault(name, pair)
-    return provenance.differences(reference, candidate, requested)

@@ -1,8 +1,7 @@
-"""Compose a command: the only place that wires configuration, engines, traces and reports."""
+"""`compare` and `report`: record, replay, analyse, deliver."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,233 +10,165 @@ from pathlib import Path
 
 import tomli_w
 
-from parity_check.comparison import matrix_command
-from parity_check.comparison.analyse import analyse, analyse_pair, judgement
-from parity_check.comparison.illustrate import illustrate, illustrate_pair
-from parity_check.comparison.report import ParityReport
+from parity_check.comparison.analyse import analyse, analyse_pair
+from parity_check.comparison.document import document
+from parity_check.comparison.judgement import judgement
+from parity_check.comparison.pictures.gather import gather, gather_pair
 from parity_check.config.load import dump_config
-from parity_check.config.models import OTHER, ROLES, Config, Judging, Role
+from parity_check.config.models import Config, Judging
 from parity_check.console import Console
 from parity_check.engines.base import Engine
-from parity_check.engines.endpoint.engine import check_evaluation
-from parity_check.engines.environment import environment
-from parity_check.errors import ConfigError, ExitCode
-from parity_check.files import check_writable, whole, write_text
-from parity_check.recording.requests import LogprobOperation
+from parity_check.engines.kinds import configured_engine
+from parity_check.errors import ExitCode
+from parity_check.files import whole
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import (
     Session,
     check_model,
     evaluation,
-    record_trace,
     repeat,
+    repeats_of,
     replay_with_repeats,
     sample_with_repeats,
     score_trace,
     session,
     tokenize_prompts,
 )
-from parity_check.report import github, sentences
-from parity_check.report.deliver import Delivery, append_step_summary
-from parity_check.report.renderers import RENDERERS
-from parity_check.traces import checkpoint
+from parity_check.report.deliver import Delivery, deliver
+from parity_check.report.renderers import render
+from parity_check.traces import checkpoint, manifest
 from parity_check.traces.prompts import read_prompts
-from parity_check.traces.run_files import WORKLOAD_NAME, replayed_name, sampled_name
+from parity_check.traces.run_files import WORKLOAD_NAME, evaluated_name, sampled_name
 from parity_check.traces.trace import Trace, check_vocabulary, read_header
 
-FOR_TWO = "a stored trace is compared by two engines: leave out [engines]"
+REFERENCE = "reference"
 
 
 def compare(
     config: Config, delivery: Delivery, console: Console, reference_trace: Path | None = None
 ) -> ExitCode:
-    """Record, replay, measure, report: the main job.
+    """Sample with every sampling engine, evaluate with all others, measure, report.
 
-    With `reference_trace`, a trace recorded earlier stands in for the reference engine.
+    With `reference_trace`, a trace recorded earlier replaces the reference engine.
     """
     judgement(config)
-    if config.engines:
-        if reference_trace is not None:
-            raise ConfigError(FOR_TWO)
-        return matrix_command.compare(config, delivery, console)
     delivery.check()
     stored = reference_trace is not None
-    roles: tuple[Role, ...] = ("candidate",) if stored else ROLES
-    samplers: tuple[Role, ...] = ("reference",) if stored else config.workload.samplers()
+    names = tuple(name for name in config.names if not (stored and name == REFERENCE))
+    samplers = (REFERENCE,) if stored else config.workload.samplers()
     prompts = [] if stored else read_prompts(config.workload.prompts, config.workload.num_prompts)
-    stored_sampling = None if reference_trace is None else read_header(reference_trace).sampling
-    for role in samplers:
-        check_evaluation(OTHER[role], "replay", config, stored_sampling)
+    stated = {} if reference_trace is None else read_header(reference_trace).sampling
+    evaluators = [name for name in names if set(samplers) - {name}]
+    for name in samplers:
+        if name in names:
+            configured_engine(name, config).check_sampling()
+    for name in evaluators:
+        configured_engine(name, config).check_evaluation(stated)
+    repeats = {name: repeats_of(config, name) for name in names}
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
+        manifest.begin(run.path, run.id, manifest.parts_of(config.names, samplers, repeats))
         if reference_trace is not None:
-            _copy(reference_trace, run.path / sampled_name("reference"))
-        with session(config, roles, run, console) as live:
+            _copy(reference_trace, run.path / sampled_name(REFERENCE))
+        with session(config, names, run, console) as live:
             if reference_trace is not None:
                 check_model(live.model, reference_trace)
             ids = tokenize_prompts(live, prompts)
-            live.engines.run(
-                {
-                    role: partial(sample_with_repeats, live, run.path, prompts, ids)
-                    for role in samplers
-                    if role in roles
-                }
-            )
-            live.engines.run(
-                {
-                    OTHER[role]: partial(_evaluate, live, run.path, samplers, role)
-                    for role in samplers
-                }
-            )
-        report = replace(analyse(run.path, config), illustration=illustrate(run.path, config))
-        run.write("report.json", RENDERERS["json"](report))
-        run.write("report.html", RENDERERS["html"](report))
-    return deliver(report, delivery, console)
+            sample = partial(sample_with_repeats, live, run.path, prompts, ids)
+            live.engines.run({name: sample for name in samplers if name in names})
+            evaluate = partial(_evaluate, live, run.path, samplers)
+            live.engines.run(dict.fromkeys(evaluators, evaluate))
+        return _finish(run, config, delivery, console)
 
 
 def compare_on(workload: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Replay the tokens of a stored trace through both engines, and compare the two.
+    """Replay the tokens of a stored trace on every engine, and compare the engines.
 
-    The trace is kept beside the replays, so that its own logprobs can be compared with each.
+    The trace is kept in the run, so that its own logprobs can be compared with each engine's.
     """
     judgement(config)
-    if config.engines:
-        raise ConfigError(FOR_TWO)
     delivery.check()
     written = checkpoint.read_config(checkpoint.locate_model(config.model))
     size = None if written is None else checkpoint.vocabulary_size(written)
     check_vocabulary(Trace(workload).samples(), size, str(workload))
+    repeats = {name: repeats_of(config, name) for name in config.names}
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
+        parts = manifest.parts_of(config.names, (REFERENCE,), repeats)
+        manifest.begin(run.path, run.id, parts)
         source = run.path / WORKLOAD_NAME
         _copy(workload, source)
-        replays = {"reference": sampled_name("reference"), "candidate": replayed_name("reference")}
-        with session(config, ROLES, run, console) as live:
+        with session(config, config.names, run, console) as live:
             check_model(live.model, workload)
             tokenize_prompts(live, [])
             live.engines.run(
                 {
-                    role: partial(
-                        replay_with_repeats, live, source, run.path / replays[role], run.path
-                    )
-                    for role in ROLES
+                    name: partial(replay_with_repeats, live, source, run.path / file, run.path)
+                    for name in config.names
+                    for file in [_replay_of_workload(name)]
                 }
             )
-        report = analyse(run.path, config)
-        run.write("report.json", RENDERERS["json"](report))
-    return deliver(report, delivery, console)
+        return _finish(run, config, delivery, console)
 
 
 def compare_traces(
-    behaviour: Path, evaluating: Path, judging: Judging, delivery: Delivery, console: Console
+    one: Path, other: Path, judging: Judging, delivery: Delivery, console: Console
 ) -> ExitCode:
     """Compare two stored traces, one replayed from the other; no engine is needed."""
     judgement(judging)
     delivery.check()
-    report = analyse_pair(behaviour, evaluating, judging)
+    report = analyse_pair(one, other, judging)
     if delivery.draws():
-        report = replace(report, illustration=illustrate_pair(behaviour, evaluating, judging))
-    return deliver(report, delivery, console)
+        report = replace(report, pictures=gather_pair(one, other, judging))
+    return deliver(document(report), delivery, console)
 
 
 def report(run: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
     """Render and judge a finished run again, by the limits of `config`; the run stays as it is."""
     judgement(config)
-    if config.engines:
-        return matrix_command.report(run, config, delivery, console)
     delivery.check()
     report = analyse(run, config)
     if delivery.draws():
-        report = replace(report, illustration=illustrate(run, config))
-    return deliver(report, delivery, console)
-
-
-def deliver(report: ParityReport, delivery: Delivery, console: Console) -> ExitCode:
-    """Print and write a report; returns the exit code. On GitHub Actions, annotate as well."""
-    for path, format in delivery.write.items():
-        write_text(path, RENDERERS[format](report))
-    quiet = console.verbosity < 0 and delivery.format == "text"
-    console.data(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        _annotate(report, delivery, console)
-    if delivery.exit_zero:
-        return ExitCode.PARITY
-    inconclusive = report.exit_code is ExitCode.INCONCLUSIVE
-    return delivery.inconclusive if inconclusive else report.exit_code
-
-
-def _annotate(report: ParityReport, delivery: Delivery, console: Console) -> None:
-    """Annotations where stdout is for people, and the step summary in any case."""
-    if delivery.format == "text":
-        console.data(github.render(report))
-    append_step_summary(RENDERERS["markdown"](report))
-
-
-def _evaluate(
-    session: Session,
-    directory: Path,
-    samplers: Sequence[Role],
-    sampler: Role,
-    engine: Engine,
-) -> None:
-    """The other engine's rollouts on this one; its A/A runs too where it sampled nothing itself."""
-    replayed = directory / replayed_name(sampler)
-    operation = evaluation(engine)
-    score_trace(session, operation, directory / sampled_name(sampler), replayed, engine)
-    if OTHER[sampler] not in samplers:
-        repeat(session, replayed, directory, engine)
-
-
-def record(config: Config, role: str, path: Path, console: Console) -> None:
-    """Sample rollouts with one engine into a trace."""
-    config.engine(role)
-    check_writable(path)
-    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
-    with (
-        RunDirectory(Path(config.run.out), dump_config(config)) as run,
-        session(config, [role], run, console) as live,
-    ):
-        ids = tokenize_prompts(live, prompts)
-        job = partial(record_trace, live, prompts, ids, path)
-        header = live.engines.run({role: job})[role]
-    console.say(f"wrote {path}: {header.samples} samples, {header.tokens} tokens")
-
-
-def replay(
-    config: Config,
-    role: str,
-    operation: LogprobOperation,
-    source: Path,
-    path: Path,
-    console: Console,
-) -> None:
-    """Put a trace's tokens through one engine, into another trace."""
-    check_evaluation(role, operation, config, read_header(source).sampling, exactly=True)
-    check_writable(path)
-    with (
-        RunDirectory(Path(config.run.out), dump_config(config)) as run,
-        session(config, [role], run, console) as live,
-    ):
-        check_model(live.model, source)
-        job = partial(score_trace, live, operation, source, path)
-        header = live.engines.run({role: job})[role]
-    console.say(f"wrote {path}: {header.samples} samples, {header.tokens} tokens")
+        report = replace(report, pictures=gather(run, config))
+    return deliver(document(report), delivery, console)
 
 
 def dry_run(config: Config, console: Console) -> None:
     """Print the resolved configuration and say what would be provisioned."""
     judgement(config)
     for role in config.names:
-        engine = config.engine(role)
-        if engine.kind != "fake":
-            plan = environment.plan(
-                python=engine.python,
-                requirement=engine.requirement,
-                cache=environment.default_cache(),
-                needs_vllm=engine.kind == "vllm",
-            )
-            console.say(f"{role}: {plan.state}, {plan.location}")
-        elif engine.endpoint is not None:
-            console.say(f"{role}: {engine.endpoint.base_url}, which is not asked now")
+        engine = configured_engine(role, config)
+        plan = engine.plan()
+        console.say(
+            f"{role}: {engine.headline if plan is None else f'{plan.state}, {plan.location}'}"
+        )
     console.data(tomli_w.dumps(dump_config(config)))
+
+
+def _finish(run: RunDirectory, config: Config, delivery: Delivery, console: Console) -> ExitCode:
+    """Analyse a recorded run, keep its report and its page, deliver."""
+    manifest.finish(run.path)
+    report = analyse(run.path, config)
+    found = document(replace(report, pictures=gather(run.path, config)))
+    run.write("report.json", render(found, "json"))
+    run.write("report.html", render(found, "html"))
+    return deliver(found, delivery, console)
+
+
+def _evaluate(session: Session, directory: Path, samplers: Sequence[str], engine: Engine) -> None:
+    """The others' rollouts on this engine; its A/A runs too where it sampled nothing itself."""
+    name = engine.spec.role
+    evaluated = []
+    for sampler in samplers:
+        if sampler != name:
+            evaluated.append(directory / evaluated_name(sampler, name))
+            source = directory / sampled_name(sampler)
+            score_trace(session, evaluation(engine), source, evaluated[-1], engine)
+    if name not in samplers:
+        repeat(session, evaluated[0], directory, engine)
+
+
+def _replay_of_workload(name: str) -> str:
+    """The reference's replay takes the place of rollouts: all others are compared with it."""
+    return sampled_name(name) if name == REFERENCE else evaluated_name(REFERENCE, name)
 
 
 def _copy(source: Path, target: Path) -> None:

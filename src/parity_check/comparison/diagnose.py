@@ -1,11 +1,12 @@
-"""From traces to the case that a diagnosis looks at: a bounded sample, and the engines' facts."""
+"""From the traces of a pair to the case that a diagnosis looks at: a bounded sample, and facts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from parity_check.comparison.report import Direction, Floor
-from parity_check.config.models import ROLES, Role, Workload
+from parity_check.comparison.stored import StoredRun
+from parity_check.config.models import ROLES, Workload
 from parity_check.diagnosis.case import Case, EngineFacts
 from parity_check.diagnosis.evidence import evidence_of, first_samples
 from parity_check.traces.batch import SampleBatch
@@ -19,24 +20,30 @@ MOST_GROUPS = 4
 
 
 def examine(
-    pairs: Mapping[Role, tuple[Trace, Trace]],
-    headers: Mapping[Role, TraceHeader],
+    run: StoredRun,
+    reference: str,
+    candidate: str,
     directions: Sequence[Direction],
     floors: Sequence[Floor],
     differences: Sequence[Difference],
 ) -> Case:
-    """Everything that the rules may look at."""
-    first = headers[directions[0].sampled_by]
+    """Everything that the rules may look at. `directions` and `floors` are those of the pair."""
+    roles = dict(zip(ROLES, (reference, candidate), strict=True))
+    stored = list(run.directions(reference, candidate))
+    first = stored[0][2].header
     return Case(
         evidence=evidence_of(
             (
-                (left, right, role)
-                for role, (behaviour, evaluating) in pairs.items()
+                (left, right, "reference" if sampler == reference else "candidate")
+                for sampler, _, behaviour, evaluating in stored
                 for left, right in _sampled(behaviour, evaluating)
             ),
-            total_tokens=sum(behaviour.header.tokens for behaviour, _ in pairs.values()),
+            total_tokens=sum(behaviour.header.tokens for _, _, behaviour, _ in stored),
         ),
-        engines={role: _facts(role, headers[role], directions, floors) for role in ROLES},
+        engines={
+            role: _facts(name, run.header(name), directions, floors) for role, name in roles.items()
+        },
+        names=roles,
         sampling={**Workload().sampling(), **first.sampling},
         temperature_stated="temperature" in first.sampling,
         run=f"{first.config.get('run', {}).get('out', 'runs')}/{first.run_id}",
@@ -56,23 +63,23 @@ def _sampled(behaviour: Trace, evaluating: Trace) -> Iterator[tuple[SampleBatch,
 
 
 def _facts(
-    role: Role, header: TraceHeader, directions: Sequence[Direction], floors: Sequence[Floor]
+    name: str, header: TraceHeader, directions: Sequence[Direction], floors: Sequence[Floor]
 ) -> EngineFacts:
     engine = header.engine
-    own = [floor.measurement for floor in floors if floor.engine == role]
+    own = [floor.measurement for floor in floors if floor.engine == name]
     defects: dict[str, int] = {}
     for direction in directions:
-        side = "behaviour" if direction.sampled_by == role else "evaluating"
+        side = "behaviour" if direction.sampled_by == name else "evaluating"
         for count in direction.measurement.hygiene:
             if count.engine == side:
                 defects[count.kind] = defects.get(count.kind, 0) + count.count
     return EngineFacts(
-        version=engine["version"],
-        family=engine["family"],
+        version=engine.version,
+        family=engine.family,
         distribution=header.logprob_distribution,
-        settings={name: setting["in_force"] for name, setting in engine["settings"].items()},
-        config=engine["config"],
-        model=engine.get("model", {}),
+        settings={name: setting.in_force for name, setting in engine.settings.items()},
+        config=engine.config,
+        model=engine.model,
         floor=max((each["mean_abs_log_ratio"].value for each in own), default=None),
         floor_share=max((1 - each["identical_fraction"].value for each in own), default=None),
         defects=defects,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from parity_check.measure.results import Measurement
+from parity_check.traces.engine import EngineDescription
 
 Status: TypeAlias = Literal["pass", "fail", "unknown"]
 Logprobs: TypeAlias = Literal["recompute", "bypass"]
@@ -29,7 +30,7 @@ class Practice:
 def practices(
     measured: Measurement,
     *,
-    rollout: Mapping[str, Any],
+    rollout: EngineDescription,
     sampling: Mapping[str, Any],
     logprobs: Logprobs | None,
     floor: Measurement | None,
@@ -37,8 +38,8 @@ def practices(
 ) -> Iterator[Practice]:
     """The checks of one trainer against the engine that sampled.
 
-    `measured` is the trainer on the rollouts, `rollout` the description of the engine that sampled
-    them, `floor` the trainer against itself, and `gated` names the metrics that have a limit.
+    `measured` is the trainer on the rollouts, `rollout` the engine that sampled them, `floor` the
+    trainer against itself, and `gated` names the metrics that have a limit.
     """
     yield _kept(measured, rollout, sampling)
     yield _recomputed(logprobs, floor)
@@ -47,7 +48,7 @@ def practices(
 
 
 def _kept(
-    measured: Measurement, rollout: Mapping[str, Any], sampling: Mapping[str, Any]
+    measured: Measurement, rollout: EngineDescription, sampling: Mapping[str, Any]
 ) -> Practice:
     name = "behaviour-logprobs-kept"
     total = measured.tokens + measured.excluded
@@ -55,7 +56,7 @@ def _kept(
     if lost:
         told = ", ".join(f"{each.count:,} {each.kind.replace('_', ' ')}" for each in lost)
         return Practice(name, "fail", f"of {total:,} sampled tokens: {told}")
-    mode = rollout["settings"]["logprobs_mode"]["in_force"]
+    mode = rollout.settings["logprobs_mode"].in_force
     if mode != "processed_logprobs" and sampling["temperature"] not in (0.0, 1.0):
         return Practice(
             name,

@@ -1,4 +1,4 @@
-"""The frozen ParityReport: everything that any renderer needs, and nothing that it must compute."""
+"""The frozen ComparisonReport: everything that its document needs, and nothing left to compute."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any
 
 from parity_check.comparison.pictures.collect import Pictures
 from parity_check.comparison.pictures.samples import WorstSample
-from parity_check.config.models import Role
+from parity_check.comparison.practices import Logprobs, Practice
 from parity_check.diagnosis.findings import Diagnosis
 from parity_check.errors import ExitCode
+from parity_check.measure.decomposition import Decomposition
 from parity_check.measure.gates import GateResult, Verdict
 from parity_check.measure.objectives import Objective
 from parity_check.measure.results import ClipEstimate, Measurement
 from parity_check.measure.stats import Estimate, Ints
+from parity_check.report.document import Coverage, Head
 from parity_check.traces.provenance import Difference
 
-SCHEMA_VERSION = 1
 EXIT_CODES: dict[Verdict, ExitCode] = {
     "parity": ExitCode.PARITY,
     "drift": ExitCode.DRIFT,
@@ -35,7 +36,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """One engine as it really ran."""
+    """One engine as it really ran, and how it computed its logprobs.
+
+    `entropy` is the mean over tokens of the full distribution's, nats, where the engine returns it.
+    """
 
     role: str
     label: str
@@ -46,30 +50,32 @@ class EngineReport:
     settings: dict[str, Setting]
     config: dict[str, Any]
     environment: dict[str, str]
+    logprob_path: str
+    entropy: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """An engine against itself, in another batch order and composition."""
+    """The same engine replaying the same tokens in a different batch order."""
 
-    engine: Role
+    engine: str
     measurement: Measurement
 
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """One behaviour engine's rollouts, evaluated by the other engine."""
+    """One behaviour engine's rollouts, evaluated by another engine."""
 
-    sampled_by: Role
-    evaluated_by: Role
-    told: str
-    """In words: whose tokens, and what put them through which engine."""
+    sampled_by: str
+    evaluated_by: str
+    title: str
+    """Which engine sampled the tokens, and how the other evaluated them."""
     measurement: Measurement
     gates: tuple[GateResult, ...]
     floors: dict[str, Estimate]
     """The worst of the engines' noise floors: by metric, quantile or length bin of the clip."""
     largest_floor: float | None
-    """The largest |Δ| of an engine against itself."""
+    """The largest |Δ| of either engine's A/A runs."""
     beside: ClipEstimate | None
     """The truncation share, where the objective's own number is a clip rate."""
 
@@ -92,20 +98,27 @@ class WorstToken:
 
 @dataclass(frozen=True, slots=True)
 class FloorPicture:
-    """Counts of Δ of an engine against itself, on the scale of `pictures.spread`."""
+    """Counts of Δ of an engine's A/A runs, on the scale of `pictures.spread`."""
 
-    engine: Role
+    engine: str
     tokens: int
     log_ratio: Ints
 
 
 @dataclass(frozen=True, slots=True)
-class Illustration:
-    """What the pages of a run draw: made for pages alone, and no part of report.json."""
+class PairPictures:
+    """What a page draws of one pair: no part of report.json."""
 
     directions: tuple[Pictures, ...]
-    floors: tuple[FloorPicture, ...]
     worst_samples: tuple[WorstSample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPictures:
+    """What a page draws: the pairs in the order of the report's."""
+
+    pairs: tuple[PairPictures, ...]
+    floors: tuple[FloorPicture, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,33 +141,111 @@ class WorkloadReport:
 
 
 @dataclass(frozen=True, slots=True)
-class ParityReport:
-    """The one value in the middle: computed towards, rendered from."""
+class Pair:
+    """Two engines, compared on the tokens that one of them sampled, or both in turn.
 
-    run_id: str
-    created_utc: str
-    command: str
-    parity_check: str
-    config: dict[str, Any]
-    model: dict[str, Any]
-    host: dict[str, Any]
-    engines: tuple[EngineReport, ...]
-    differences: tuple[Difference, ...]
-    workload: WorkloadReport
-    objective: Objective
+    A direction has the engine that sampled as its denominator, so each is judged.
+    """
+
+    reference: str
+    candidate: str
     directions: tuple[Direction, ...]
-    floors: tuple[Floor, ...]
-    verdict: Verdict
+    differences: tuple[Difference, ...]
     diagnosis: Diagnosis
     worst_tokens: tuple[WorstToken, ...]
-    warnings: tuple[ReportWarning, ...]
-    artifacts: tuple[str, ...]
-    schema_version: int = SCHEMA_VERSION
-    illustration: Illustration | None = None
 
     @property
     def gates(self) -> tuple[GateResult, ...]:
         return tuple(gate for direction in self.directions for gate in direction.gates)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Two engines on the tokens of a third or of one of them: Δ = evaluating − behaviour.
+
+    Where `behaviour` did not sample the tokens, the ratio is no importance ratio.
+    """
+
+    evaluating: str
+    behaviour: str
+    measurement: Measurement
+    truncation: ClipEstimate
+    verdict: Verdict | None
+    """Of the pair's gates; None where `behaviour` did not sample, so nothing is judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStep:
+    """What a loss would see on its first step, before any update of the policy.
+
+    `ratio` and `clip` are of the policy ratio, `truncation` of the importance weight; None where
+    the loss has no such thing, or where the trainer was not repeated.
+    """
+
+    trainer: str
+    logprobs: Logprobs
+    configured: bool
+    ratio: Estimate | None
+    clip: ClipEstimate | None
+    truncation: ClipEstimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """One engine's rollouts, and every engine's logprobs on them."""
+
+    sampled_by: str
+    scored: tuple[Scored, ...]
+    decompositions: tuple[Decomposition, ...]
+    first_steps: tuple[FirstStep, ...]
+
+    def pair(self, evaluating: str, behaviour: str) -> Scored:
+        return next(
+            each
+            for each in self.scored
+            if (each.evaluating, each.behaviour) == (evaluating, behaviour)
+        )
+
+    @property
+    def size(self) -> Measurement:
+        """Of the first pair: how many prompts, samples and tokens there are."""
+        return self.scored[0].measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """All pairs of three or more engines. `practices` are of `trainer` on `rollout`'s tokens."""
+
+    rollouts: tuple[Rollouts, ...]
+    trainer: str
+    rollout: str
+    practices: tuple[Practice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonReport:
+    """The one value in the middle: computed towards, rendered from."""
+
+    head: Head
+    engines: tuple[EngineReport, ...]
+    """The reference first."""
+    workload: WorkloadReport
+    objective: Objective
+    level: float
+    pairs: tuple[Pair, ...]
+    """The reference with the candidate, then every other pair of which one engine sampled."""
+    floors: tuple[Floor, ...]
+    matrix: Matrix | None
+    """With three or more engines."""
+    verdict: Verdict
+    warnings: tuple[ReportWarning, ...]
+    coverage: Coverage
+    artifacts: tuple[str, ...]
+    pictures: ReportPictures | None = None
+
+    @property
+    def gates(self) -> tuple[GateResult, ...]:
+        return tuple(gate for pair in self.pairs for gate in pair.gates)
 
     @property
     def exit_code(self) -> ExitCode:

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from parity_check.config.models import OTHER, ROLES, Role
+from parity_check.config.models import ROLES
 from parity_check.errors import InputError, TraceMismatchError
 from parity_check.measure.metrics import RATIO_CAP
 from parity_check.traces.batch import SampleBatch
 from parity_check.traces.pairing import check_headers, check_same_tokens
-from parity_check.traces.run_files import replayed_name, sampled_name
+from parity_check.traces.run_files import evaluated_name, evaluators, sampled_name
 from parity_check.traces.trace import Trace
 
 NAMES = ("sampled_by", "evaluated_by", "prompt_id", "prompt_group", "sample_id")
@@ -29,9 +29,10 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.samplers: tuple[Role, ...] = tuple(
-            role for role in ROLES if (path / replayed_name(role)).exists()
-        )
+        self._evaluated: dict[str, list[str]] = {
+            role: found for role in ROLES if (found := evaluators(path, role))
+        }
+        self.samplers = tuple(self._evaluated)
         if not self.samplers:
             raise InputError(f"{path}: no traces here", hint="name the directory of a run")
 
@@ -49,7 +50,7 @@ class Run:
         return tree
 
     def tokens(self) -> pd.DataFrame:
-        """One row a token, both sampling directions below each other.
+        """One row a token, all sampling directions below each other.
 
         Columns: sampled_by, evaluated_by, prompt_id, prompt_group, sample_id, position (from 0,
         in the completion), token_id, token (its text), behaviour_logprob, evaluating_logprob and
@@ -57,14 +58,14 @@ class Run:
         NaN where it gave none; the report leaves unusable ones out of its means.
         """
         return _table(
-            _tokens(role, left, right, vocabulary)
-            for role, behaviour, evaluating in self._pairs()
+            _tokens(engines, left, right, vocabulary)
+            for engines, behaviour, evaluating in self._pairs()
             for vocabulary in [behaviour.vocabulary()]
             for left, right in _batches(behaviour, evaluating)
         )
 
     def samples(self) -> pd.DataFrame:
-        """One row a sample, both sampling directions below each other.
+        """One row a sample, all sampling directions below each other.
 
         Columns: sampled_by, evaluated_by, prompt_id, prompt_group, sample_id, sample_index, tokens,
         sum_log_ratio and mean_log_ratio (nats), their exponentials sequence_ratio and
@@ -72,18 +73,19 @@ class Run:
         ratios NaN.
         """
         return _table(
-            pd.concat([_samples(role, left, right) for left, right in _batches(*pair)])
+            pd.concat([_samples(engines, left, right) for left, right in _batches(*pair)])
             .reset_index(drop=True)
             .join(pd.read_parquet(pair[0].path, columns=list(RECORDED)))
-            for role, *pair in self._pairs()
+            for engines, *pair in self._pairs()
         )
 
-    def _pairs(self) -> Iterator[tuple[Role, Trace, Trace]]:
-        for role in self.samplers:
-            behaviour = Trace(self.path / sampled_name(role))
-            evaluating = Trace(self.path / replayed_name(role))
-            check_headers(behaviour.header, evaluating.header, same_distribution=False)
-            yield role, behaviour, evaluating
+    def _pairs(self) -> Iterator[tuple[tuple[str, str], Trace, Trace]]:
+        for sampler, names in self._evaluated.items():
+            for evaluator in names:
+                behaviour = Trace(self.path / sampled_name(sampler))
+                evaluating = Trace(self.path / evaluated_name(sampler, evaluator))
+                check_headers(behaviour.header, evaluating.header, same_distribution=False)
+                yield (sampler, evaluator), behaviour, evaluating
 
 
 def load_run(path: str | Path) -> Run:
@@ -111,10 +113,10 @@ def _owners(batch: SampleBatch) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(lengths)), lengths)
 
 
-def _names(role: Role, batch: SampleBatch) -> dict[str, Any]:
+def _names(engines: tuple[str, str], batch: SampleBatch) -> dict[str, Any]:
     return {
-        "sampled_by": role,
-        "evaluated_by": OTHER[role],
+        "sampled_by": engines[0],
+        "evaluated_by": engines[1],
         "prompt_id": np.asarray(batch.prompt_ids, object),
         "prompt_group": np.asarray(batch.prompt_groups, object),
         "sample_id": np.asarray(batch.sample_ids, object),
@@ -122,11 +124,11 @@ def _names(role: Role, batch: SampleBatch) -> dict[str, Any]:
 
 
 def _tokens(
-    role: Role, left: SampleBatch, right: SampleBatch, vocabulary: dict[int, str]
+    engines: tuple[str, str], left: SampleBatch, right: SampleBatch, vocabulary: dict[int, str]
 ) -> pd.DataFrame:
     owner = _owners(left)
     log_ratio = right.logprobs.astype(np.float64) - left.logprobs
-    names = _names(role, left).items()
+    names = _names(engines, left).items()
     return pd.DataFrame(
         {
             **{name: value if isinstance(value, str) else value[owner] for name, value in names},
@@ -141,14 +143,14 @@ def _tokens(
     )
 
 
-def _samples(role: Role, left: SampleBatch, right: SampleBatch) -> pd.DataFrame:
+def _samples(engines: tuple[str, str], left: SampleBatch, right: SampleBatch) -> pd.DataFrame:
     owner, lengths = _owners(left), np.diff(left.starts)
     log_ratio = right.logprobs.astype(np.float64) - left.logprobs
     total = np.bincount(owner, weights=log_ratio, minlength=len(lengths))
     mean = total / np.where(lengths, lengths, np.nan)
     return pd.DataFrame(
         {
-            **_names(role, left),
+            **_names(engines, left),
             "tokens": lengths,
             "sum_log_ratio": total,
             "mean_log_ratio": mean,

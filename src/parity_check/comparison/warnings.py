@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from parity_check.comparison.report import ReportWarning
-from parity_check.config.models import OTHER, ROLES, SHAPING, Role
-from parity_check.traces.provenance import Difference, served
-from parity_check.traces.trace import UNKNOWN, TraceHeader
+from parity_check.config.models import ROLES, SHAPING
+from parity_check.traces.engine import UNKNOWN
+from parity_check.traces.provenance import Difference
+from parity_check.traces.trace import TraceHeader
 
-N = TypeVar("N", bound=str)
 FOLLOWS_FROM_VERSION = frozenset(
     {
         "attention_backend",
@@ -39,19 +39,21 @@ LOWEST_TEMPERATURE = 0.01
 """What every version raises a lower positive temperature to."""
 
 
-def notices(
-    headers: Mapping[Role, TraceHeader], differences: Sequence[Difference]
+def warnings_of(
+    headers: Mapping[str, TraceHeader],
+    differences: Mapping[tuple[str, str], Sequence[Difference]],
 ) -> Iterator[ReportWarning]:
-    """`headers` are those of the traces that each engine wrote; no order matters to a reader."""
+    """What to know of the engines of `headers`, by name, and of the differences of each pair."""
     yield from _imported(headers)
     yield from _foreign_tokens(headers)
     yield from _endpoints(headers)
     yield from _mixed_distributions(headers)
-    yield from _unrequested(differences)
+    for pair, found in differences.items():
+        yield from _unrequested(*pair, found)
     yield from _checkpoint_defaults(headers)
     sampling = next(iter(headers.values())).sampling
-    yield from trainers(headers)
-    yield from _semantics(sampling, {header.engine["family"] for header in headers.values()})
+    yield from _trainers(headers)
+    yield from _semantics(sampling, {header.engine.family for header in headers.values()})
 
 
 def sampler(header: TraceHeader) -> str:
@@ -60,12 +62,12 @@ def sampler(header: TraceHeader) -> str:
     return f"the {role} of another run" if role in ROLES else f"the {role}"
 
 
-def _imported(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
+def _imported(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
     """What a dump does not say is unknown, and what that leaves open."""
-    found = {role: headers[role] for role in ROLES if _is_imported(headers[role])}
+    found = {name: header for name, header in headers.items() if header.engine.imported}
     if not found:
         return
-    names = " and ".join(f"the {h.engine['label']} (the {role})" for role, h in found.items())
+    names = " and ".join(f"the {h.engine.label} (the {role})" for role, h in found.items())
     unstated = [name for name in SHAPING if any(name not in h.sampling for h in found.values())]
     told = ""
     if unstated:
@@ -77,11 +79,7 @@ def _imported(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
     )
 
 
-def _is_imported(header: TraceHeader) -> bool:
-    return bool(header.engine.get("version") == UNKNOWN)
-
-
-def _foreign_tokens(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
+def _foreign_tokens(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
     """Neither engine sampled what both replayed."""
     if all(header.replayed_from is not None for header in headers.values()):
         who = sampler(headers["reference"])
@@ -95,10 +93,10 @@ def _foreign_tokens(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarni
         )
 
 
-def _endpoints(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
-    for role in (role for role in ROLES if served(headers[role].engine)):
-        settings = headers[role].engine["settings"]
-        unknown = [name for name, found in settings.items() if found["in_force"] == UNKNOWN]
+def _endpoints(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
+    for role in (name for name, header in headers.items() if header.engine.served):
+        settings = headers[role].engine.settings
+        unknown = [name for name, found in settings.items() if found.in_force == UNKNOWN]
         shown = ", ".join([*unknown, "its weights", "kernels", "batch limits"])
         yield ReportWarning(
             "endpoint.unknown",
@@ -109,18 +107,22 @@ def _endpoints(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
             f"the {role} is a served endpoint, which cannot decode the same tokens twice: no A/A "
             "floor of it can be measured",
         )
-        if headers[OTHER[role]].sampled_by == OTHER[role]:
+        others = [n for n, h in headers.items() if n != role and h.sampled_by == n]
+        if others:
             yield ReportWarning(
                 "endpoint.prefill",
                 f"the {role} is a served endpoint, which evaluates given tokens by prefill: where "
-                f"the {OTHER[role]} sampled, Δ also holds what prefill and decode differ by",
+                f"the {' or the '.join(others)} sampled, Δ also holds what prefill and decode "
+                "differ by",
             )
 
 
-def _mixed_distributions(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
-    distributions = {role: headers[role].logprob_distribution for role in ROLES}
-    if set(distributions.values()) == {"raw", "processed"}:
-        raw, processed = sorted(ROLES, key=lambda role: distributions[role] != "raw")
+def _mixed_distributions(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
+    raw, processed = (
+        " and the ".join(n for n, h in headers.items() if h.logprob_distribution == distribution)
+        for distribution in ("raw", "processed")
+    )
+    if raw and processed:
         yield ReportWarning(
             "mixed-distributions",
             f"the {raw} returns raw logprobs, the {processed} processed ones: they belong to "
@@ -128,27 +130,29 @@ def _mixed_distributions(headers: Mapping[Role, TraceHeader]) -> Iterator[Report
         )
 
 
-def _unrequested(differences: Sequence[Difference]) -> Iterator[ReportWarning]:
+def _unrequested(
+    reference: str, candidate: str, differences: Sequence[Difference]
+) -> Iterator[ReportWarning]:
     for difference in differences:
         if not difference.requested and difference.key not in FOLLOWS_FROM_VERSION:
             yield ReportWarning(
                 f"unrequested-difference.{difference.key}",
-                f"{difference.key} is {_shown(difference.reference)} in the reference and "
-                f"{_shown(difference.candidate)} in the candidate, which nobody asked for",
+                f"{difference.key} is {_shown(difference.reference)} in the {reference} and "
+                f"{_shown(difference.candidate)} in the {candidate}, which nobody asked for",
             )
 
 
-def trainers(headers: Mapping[N, TraceHeader]) -> Iterator[ReportWarning]:
+def _trainers(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
     """What a trainer does otherwise than a rollout engine, which is part of what is compared."""
     for name, header in headers.items():
-        if not header.by_trainer:
+        if not header.engine.trainer:
             continue
         yield ReportWarning(
             f"trainer-path.{name}",
             f"{name} is a trainer's forward: it scores by prefill what rollout engines compute by "
             "decode, a token a step; the two paths are part of what is compared",
         )
-        sampling, truncates = header.sampling, header.engine["config"]["truncation"]
+        sampling, truncates = header.sampling, header.engine.config.get("truncation", False)
         shaping = {k: v for k, v in NEUTRAL.items() if k in PENALTIES or not truncates}
         left_out = [key for key, neutral in shaping.items() if sampling[key] != neutral]
         if left_out and sampling["temperature"]:
@@ -165,8 +169,8 @@ def _shown(value: Any) -> str:
     return "nothing" if value in (None, "") else str(value)
 
 
-def _checkpoint_defaults(headers: Mapping[Role, TraceHeader]) -> Iterator[ReportWarning]:
-    found = {header.engine.get("model", {}).get("sampling_defaults") for header in headers.values()}
+def _checkpoint_defaults(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
+    found = {header.engine.model.get("sampling_defaults") for header in headers.values()}
     for defaults in sorted(filter(None, found)):
         yield ReportWarning(
             "checkpoint-sampling-defaults",

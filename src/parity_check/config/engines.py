@@ -1,20 +1,24 @@
-"""The tables of parity.toml that say what an engine is."""
+"""The tables of parity.toml that say what an engine is: one class a kind."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
-    SerializerFunctionWrapHandler,
+    Tag,
     field_validator,
-    model_serializer,
     model_validator,
 )
+
+NEEDS_ENDPOINT = 'kind = "endpoint" and the table `endpoint` need each other'
+NEEDS_TRANSFORMERS = 'the table `transformers` needs kind = "transformers", not "{}"'
 
 
 class Table(BaseModel):
@@ -76,43 +80,57 @@ class EndpointConfig(Table):
         return url.rstrip("/")
 
 
-class EngineConfig(Table):
-    kind: Literal["vllm", "transformers", "endpoint", "fake"] = "vllm"
+class EngineTable(Table):
+    """What the tables of all kinds have in common."""
+
+    foreign: ClassVar[Mapping[str, str]] = {}
+    """Keys that belong to other kinds alone, and what to say of each."""
+
+    kind: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_foreign_keys(cls, tree: Any) -> Any:
+        for name, sentence in cls.foreign.items():
+            if isinstance(tree, dict) and name in tree:
+                raise ValueError(sentence)
+        return tree
+
+    @property
+    def body_dtype(self) -> str | None:
+        """What the engine computes in, where that is not `model.dtype`."""
+        return None
+
+
+class Provisioned(EngineTable):
+    """An engine in an interpreter that the user names or that is made."""
+
     python: str | None = None
     """An interpreter that has vllm (transformers: torch and transformers), or `current`."""
     requirement: str | None = None
     """A requirement that uv provisions once into the cache, e.g. `vllm==0.18.1`."""
+
+    @property
+    def source(self) -> str:
+        """Where the interpreter comes from, for display."""
+        return self.requirement or f"python = {self.python}"
+
+    @model_validator(mode="after")
+    def _one_interpreter(self) -> Self:
+        if bool(self.python) == bool(self.requirement):
+            raise ValueError("give exactly one of `python` and `requirement`")
+        return self
+
+
+class VllmArguments(EngineTable):
+    """What a vLLM engine, or the fake one in its place, is asked for."""
+
     family: Literal["v0", "v1"] | None = None
     """Asserted after the engine has started; left out, it is reported."""
     settings: Settings = Settings()
     engine_args: dict[str, Any] = {}
     """Given to vllm.LLM untouched, over everything that parity-check would pass."""
-    transformers: Trainer | None = None
-    """Of a trainer alone, in place of `settings`, `engine_args` and `family`."""
     env: dict[str, str] = {}
-    endpoint: EndpointConfig | None = None
-    """Of `kind = "endpoint"` alone, which takes nothing else but `settings` and `family`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_is_asked_of_a_server(cls, tree: Any) -> Any:
-        """A server's settings are its own: one that is left out is not asked for."""
-        if isinstance(tree, dict) and tree.get("kind") == "endpoint":
-            given = tree.get("settings", {})
-            if isinstance(given, dict):
-                left = dict.fromkeys(Settings.model_fields, "default")
-                return {**tree, "settings": {**left, **given}}
-        return tree
-
-    @model_validator(mode="after")
-    def _endpoint_keys(self) -> Self:
-        if (self.kind == "endpoint") != (self.endpoint is not None):
-            raise ValueError('kind = "endpoint" and the table `endpoint` need each other')
-        if self.endpoint is not None:
-            for name in ("python", "requirement", "engine_args", "env"):
-                if getattr(self, name):
-                    raise ValueError(f'kind = "endpoint" starts nothing, and takes no `{name}`')
-        return self
 
     @field_validator("engine_args")
     @classmethod
@@ -122,54 +140,106 @@ class EngineConfig(Table):
                 raise ValueError(f"{name}: neither TOML nor JSON has a word for {value!r}")
         return arguments
 
-    @model_validator(mode="after")
-    def _own_keys(self) -> Self:
-        if self.kind == "transformers":
-            foreign = self.model_fields_set & {"settings", "engine_args", "family"}
-            if foreign:
-                raise ValueError(
-                    f'kind = "transformers" takes no `{min(foreign)}`, which is vLLM\'s; its own '
-                    "keys are in the table `transformers`"
-                )
-        elif self.transformers is not None:
-            raise ValueError(
-                f'the table `transformers` needs kind = "transformers", not "{self.kind}"'
-            )
-        return self
 
-    @model_validator(mode="after")
-    def _one_interpreter(self) -> Self:
-        if self.kind == "endpoint":
-            return self
-        if self.kind == "fake":
-            if self.python or self.requirement:
-                raise ValueError('kind = "fake" takes neither `python` nor `requirement`')
-        elif bool(self.python) == bool(self.requirement):
-            raise ValueError("give exactly one of `python` and `requirement`")
-        return self
+class VllmTable(VllmArguments, Provisioned):
+    """vLLM, of any version, in a worker."""
 
-    @model_serializer(mode="wrap")
-    def _only_own_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is stored can be read again."""
-        tree: dict[str, Any] = dump(self)
-        if self.kind == "transformers":
-            tree = {k: v for k, v in tree.items() if k not in ("settings", "engine_args")}
-            tree["transformers"] = self.trainer.model_dump(mode="json", exclude_none=True)
-        return tree
+    foreign: ClassVar[Mapping[str, str]] = {
+        "endpoint": NEEDS_ENDPOINT,
+        "transformers": NEEDS_TRANSFORMERS.format("vllm"),
+    }
+
+    kind: Literal["vllm"] = "vllm"
+
+
+class FakeTable(VllmArguments):
+    """No model at all, in the place of vLLM."""
+
+    foreign: ClassVar[Mapping[str, str]] = {
+        "endpoint": NEEDS_ENDPOINT,
+        "transformers": NEEDS_TRANSFORMERS.format("fake"),
+        "python": 'kind = "fake" takes neither `python` nor `requirement`',
+        "requirement": 'kind = "fake" takes neither `python` nor `requirement`',
+    }
+
+    kind: Literal["fake"]
+
+
+class TrainerTable(Provisioned):
+    """A trainer's forward, in a worker."""
+
+    foreign: ClassVar[Mapping[str, str]] = {
+        "endpoint": NEEDS_ENDPOINT,
+        **{
+            name: f'kind = "transformers" takes no `{name}`, which is vLLM\'s; its own keys are in '
+            "the table `transformers`"
+            for name in ("engine_args", "family", "settings")
+        },
+    }
+
+    kind: Literal["transformers"]
+    transformers: Trainer = Trainer()
+    env: dict[str, str] = {}
 
     @property
-    def trainer(self) -> Trainer:
-        """A trainer's keys, with every default."""
-        return self.transformers or Trainer()
-
-    def parity_settings(self) -> Settings:
-        """The four parity settings that are asked for, in whatever words the kind has for them."""
-        if self.kind != "transformers":
-            return self.settings
+    def settings(self) -> Settings:
+        """The four parity settings that are asked for, in a trainer's own words."""
         return Settings(
-            logprobs_mode="processed_logprobs" if self.trainer.temperature else "raw_logprobs",
-            lm_head_dtype=self.trainer.lm_head_dtype,
+            logprobs_mode="processed_logprobs" if self.transformers.temperature else "raw_logprobs",
+            lm_head_dtype=self.transformers.lm_head_dtype,
         )
+
+    @property
+    def body_dtype(self) -> str | None:
+        return self.transformers.dtype
+
+
+class EndpointTable(EngineTable):
+    """A server that somebody else started."""
+
+    foreign: ClassVar[Mapping[str, str]] = {
+        "transformers": NEEDS_TRANSFORMERS.format("endpoint"),
+        **{
+            name: f'kind = "endpoint" starts nothing, and takes no `{name}`'
+            for name in ("python", "requirement", "engine_args", "env")
+        },
+    }
+
+    kind: Literal["endpoint"]
+    family: Literal["v0", "v1"] | None = None
+    """Checked against what the server shows; left out, it is reported."""
+    settings: Settings
+    endpoint: EndpointConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_asked_of_a_server(cls, tree: Any) -> Any:
+        """A server's settings are its own: one that is left out is not asked for."""
+        if not isinstance(tree, dict):
+            return tree
+        if "endpoint" not in tree:
+            raise ValueError(NEEDS_ENDPOINT)
+        given = tree.get("settings", {})
+        if isinstance(given, dict):
+            given = {**dict.fromkeys(Settings.model_fields, "default"), **given}
+        # Runs of earlier versions hold these, and nothing in them.
+        kept = {k: v for k, v in tree.items() if (k, v) not in (("engine_args", {}), ("env", {}))}
+        return {**kept, "settings": given}
+
+
+def _kind(table: Any) -> str:
+    found = table.get("kind", "vllm") if isinstance(table, dict) else getattr(table, "kind", "vllm")
+    return str(found)
+
+
+EngineConfig = Annotated[
+    Annotated[VllmTable, Tag("vllm")]
+    | Annotated[TrainerTable, Tag("transformers")]
+    | Annotated[EndpointTable, Tag("endpoint")]
+    | Annotated[FakeTable, Tag("fake")],
+    Discriminator(_kind),
+]
+"""One engine's table; the kind is vllm where it is left out."""
 
 
 def _is_plain(value: Any) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, get_args, get_origin
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 UNSHOWN = ("base_url", "api_key_env")
 """Keys into which somebody may have pasted a secret."""
@@ -16,12 +17,17 @@ UNION_MEMBER = re.compile(r"bool|literal\[.*\]")
 def explain(root: type[BaseModel], error: ValidationError) -> str:
     """Which key of which table is wrong, and what it takes."""
     first, *others = error.errors()
-    place = _place(first["loc"])
+    keys, table = _located(root, first["loc"])
+    place = ".".join(keys)
     if first["type"] == "extra_forbidden":
-        return _unknown_key(root, first["loc"])
+        return _unknown_key(keys, table)
     if first["type"] == "missing":
         return f"[{place}] is missing"
-    same = [other for other in others if _place(other["loc"]) == place]
+    if first["type"] == "union_tag_invalid":
+        *kinds, last = first["ctx"]["expected_tags"].split(", ")
+        expected = f"input should be {', '.join(kinds)} or {last}"
+        return f"{place}.kind: {expected} (got {first['ctx']['tag']!r})"
+    same = [other for other in others if _located(root, other["loc"])[0] == keys]
     reasons = [each["msg"].removeprefix("Value error, ") for each in (first, *same)]
     reason = ", or ".join(each[0].lower() + each[1:] for each in reasons)
     if isinstance(first["input"], str | int | float) and not place.endswith(UNSHOWN):
@@ -29,22 +35,44 @@ def explain(root: type[BaseModel], error: ValidationError) -> str:
     return f"{place}: {reason}"
 
 
-def _place(location: tuple[int | str, ...]) -> str:
-    """The dotted key, without the member of a union that pydantic adds."""
-    *parts, last = map(str, location)
-    return ".".join(parts if UNION_MEMBER.fullmatch(last) else [*parts, last])
+def _located(root: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], Any]:
+    """The keys of a place, and the table that the last of them is in.
+
+    Without the members of unions, which pydantic names in between.
+    """
+    keys: list[str] = []
+    table, below = None, root
+    for part in map(str, location):
+        kinds = _kinds(below)
+        if part in kinds:
+            below = kinds[part]
+        elif not UNION_MEMBER.fullmatch(part):
+            keys.append(part)
+            table, below = below, _below(below, part)
+    return keys, table
 
 
-def _unknown_key(root: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    table: Any = root
-    for part in location[:-1]:
-        if get_origin(table) is dict:  # a table of tables: the part is a name
-            table = get_args(table)[-1]
-        else:
-            table = table.model_fields[str(part)].annotation
-        members = [each for each in get_args(table) if isinstance(each, type)]
-        if get_origin(table) is not dict:
-            table = next((each for each in members if issubclass(each, BaseModel)), table)
-    close = difflib.get_close_matches(str(location[-1]), table.model_fields, n=1)
-    dotted = ".".join(map(str, location))
-    return f"unknown key `{dotted}`" + (f" (did you mean `{close[0]}`?)" if close else "")
+def _kinds(annotation: Any) -> Mapping[str, Any]:
+    """The tables of a union by their tags; empty for anything else."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    members = [get_args(m) for m in get_args(annotation) if get_origin(m) is Annotated]
+    return {note.tag: table for table, *notes in members for note in notes if isinstance(note, Tag)}
+
+
+def _below(table: Any, key: str) -> Any:
+    """What stands below a key of a table, or of a table of tables."""
+    if get_origin(table) is dict:
+        return get_args(table)[-1]
+    members = [table, *get_args(table)]
+    model = next((m for m in members if isinstance(m, type) and issubclass(m, BaseModel)), None)
+    found = model.model_fields.get(key) if model is not None else None
+    return None if found is None else found.annotation
+
+
+def _unknown_key(keys: list[str], table: Any) -> str:
+    *_, last = keys
+    models = [m for m in (table, *get_args(table)) if isinstance(m, type)]
+    known = [name for m in models if issubclass(m, BaseModel) for name in m.model_fields]
+    close = difflib.get_close_matches(last, known, n=1)
+    return f"unknown key `{'.'.join(keys)}`" + (f" (did you mean `{close[0]}`?)" if close else "")

@@ -131,7 +131,7 @@ class WeightSync(Table):
     python_path: str | None = None
     """Where `update` is imported from; the configuration file's own directory when left out."""
     limit: Annotated[float, Field(gt=0)] = 1e-3
-    """Largest mean |Δ| to an oracle, nats; the interval must lie inside."""
+    """Largest mean |Δ| to a replay by a cold engine, nats; judged by the interval."""
 
     @field_validator("update")
     @classmethod
@@ -193,6 +193,4 @@ class Config(Judging):
 
     def body_dtype(self, name: str) -> str:
         """What an engine is asked to compute in."""
-        engine = self.engine(name)
-        own = engine.trainer.dtype if engine.kind == "transformers" else None
-        return own or self.model.dtype
+        return self.engine(name).body_dtype or self.model.dtype

@@ -9,7 +9,7 @@ from typing import Any
 from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.diagnosis.evidence import Evidence
 from parity_check.diagnosis.findings import Confidence, Layer
-from parity_check.traces.trace import UNKNOWN, Distribution
+from parity_check.traces.engine import UNKNOWN, Distribution
 
 TRUNCATING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
 """Sampling parameters that cut the support, and what leaves it whole."""
@@ -49,6 +49,8 @@ class Case:
     unrequested: tuple[str, ...] = ()
     """Settings and configuration in which the engines differ though nobody asked for it."""
     temperature_stated: bool = True
+    names: Mapping[Role, str] = field(default_factory=lambda: {role: role for role in ROLES})
+    """What the configuration calls the two engines."""
 
     @property
     def dumped(self) -> bool:
@@ -102,14 +104,17 @@ class Match:
     settles: bool = False
     """Whether what is left needs no other cause: nothing can be told apart behind this one."""
 
-    def names(self) -> dict[str, str]:
-        """The words of the rule's sentences, roles included."""
+    def words_for(self, case: Case) -> dict[str, str]:
+        """The words of the rule's sentences: names of the engines, and the table to change."""
         role = self.engine
+        name = case.names[role or "candidate"]
         return {
             **self.words,
-            "engine": role or "one engine",
-            "other": OTHER[role] if role else "other",
-            "role": role or "candidate",
+            "engine": name if role else "one engine",
+            "other": case.names[OTHER[role]] if role else "other",
+            "role": name,
+            "table": name if name in ROLES else f"engines.{name}",
+            "run": case.run,
         }
 
 

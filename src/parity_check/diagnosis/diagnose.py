@@ -43,7 +43,7 @@ def diagnose(case: Case, verdict: Verdict) -> Diagnosis:
 
 
 def _finding(rule: Rule, match: Match, case: Case, initial: float) -> Finding:
-    names = {**match.names(), "run": case.run}
+    names = match.words_for(case)
     explained = None
     if match.after is not None:
         explained = (case.evidence.size() - match.after.size()) / initial if initial else 0.0
@@ -53,7 +53,7 @@ def _finding(rule: Rule, match: Match, case: Case, initial: float) -> Finding:
         cause=rule.cause,
         layer=rule.layer,
         confidence=match.confidence,
-        engine=match.engine,
+        engine=None if match.engine is None else case.names[match.engine],
         claim=rule.claim.format(**names),
         evidence=(*match.evidence, *_sampled(case)),
         explained=None if explained is None else min(1.0, max(0.0, explained)),

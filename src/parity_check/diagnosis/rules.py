@@ -51,7 +51,7 @@ RULES = (
         pattern="the slope of candidate top-k gaps over reference top-k gaps is T, or 1/T",
         claim="The {engine} returns raw logprobs (T = 1) while it samples at temperature "
         "{temperature}: {implied}.",
-        fix='[{role}.settings] logprobs_mode = "processed_logprobs"',
+        fix='[{table}.settings] logprobs_mode = "processed_logprobs"',
         confirm="parity-check ablate {run} --only logprobs_mode",
         cases="trl#4159, prime-rl#697, vime#64, NeMo-RL#902, vllm#37082",
     ),
@@ -142,7 +142,7 @@ RULES = (
         look=path.lm_head_precision,
         pattern="top-k gaps × T of one engine are multiples of 2^-k, those of the other are not",
         claim="The {engine}'s lm_head ran in {dtype}, the {other}'s in float32.",
-        fix='[{role}.settings] lm_head_dtype = "float32"',
+        fix='[{table}.settings] lm_head_dtype = "float32"',
         confirm="parity-check ablate {run} --only lm_head_dtype",
         cases="vllm#19925, #24567, #48390, NeMo-RL#3936, Fast-LLM#525, prime-rl#2438",
     ),
@@ -153,7 +153,7 @@ RULES = (
         pattern="Δ only where a prefix cache may have served the prompt, with caching on",
         claim="The {engine}'s prefix cache changes the logprobs: what it holds is not what the "
         "present weights would compute.",
-        fix="[{role}.settings] enable_prefix_caching = false (or reset the cache at every weight "
+        fix="[{table}.settings] enable_prefix_caching = false (or reset the cache at every weight "
         "update)",
         confirm="parity-check ablate {run} --only enable_prefix_caching",
         cases="NeMo-RL#4018, trl#3024, vllm#42019, #42245",
@@ -175,7 +175,7 @@ RULES = (
         look=path.batch_variance,
         pattern="an engine's A/A floor is a fifth of E|Δ| or more",
         claim="{whose} logprobs depend on the other requests of the batch.",
-        fix='[{role}.env] VLLM_BATCH_INVARIANT = "1" (GPU); VLLM_CPU_ATTN_SPLIT_KV = "0" (CPU)',
+        fix='[{table}.env] VLLM_BATCH_INVARIANT = "1" (GPU); VLLM_CPU_ATTN_SPLIT_KV = "0" (CPU)',
         confirm="parity-check ablate {run} --flip max_num_seqs=1",
         cases="vllm#11778, #25262",
     ),
@@ -186,7 +186,7 @@ RULES = (
         pattern="|Δ| jumps threefold at one position of prompt and completion, and stays",
         claim="The drift begins with {position} tokens of context: a tile, chunk or page "
         "boundary of the attention path, or the format of the KV cache.",
-        fix='[{role}.engine_args] kv_cache_dtype = "auto", enable_chunked_prefill = false',
+        fix='[{table}.engine_args] kv_cache_dtype = "auto", enable_chunked_prefill = false',
         confirm="parity-check ablate {run} --flip enable_chunked_prefill=false",
         cases="vllm#54035, sglang#25790, #38711, NeMo-RL model_diagnostics 2",
     ),
@@ -196,7 +196,7 @@ RULES = (
         look=path.numeric_format,
         pattern="dtype, quantization or kv_cache_dtype differ between the engines",
         claim="The engines compute in other formats: {keys}.",
-        fix='[{role}.engine_args] {key} = "{value}"',
+        fix='[{table}.engine_args] {key} = "{value}"',
         confirm="parity-check ablate {run} --flip {key}={value}",
         cases="NeMo-RL fp8 recipes, vllm#48310",
     ),

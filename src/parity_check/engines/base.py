@@ -1,26 +1,46 @@
-"""What an engine is to everything else, and what it takes to start one."""
+"""What an engine is to everything else: what it can do, how it is started, what it answers.
+
+A kind of engine is a `ConfiguredEngine`, what is known of one before anything is made for it, and
+the `Spec` that it gives, which starts the `Engine`. Nothing outside a kind's own file asks which
+kind an engine is of.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
-from packaging.version import Version
+from parity_check.config.engines import EngineTable, Settings
+from parity_check.config.models import Config
+from parity_check.engines.environment import environment
+from parity_check.engines.environment.environment import Environment, EnvironmentPlan
+from parity_check.engines.pauses import Pauses
+from parity_check.engines.settings import Way
+from parity_check.errors import ConfigError
+from parity_check.traces.engine import EngineDescription, EvaluatesBy
 
-from parity_check.config.engines import EngineConfig, Settings
-from parity_check.config.models import ROLES, Config
-from parity_check.engines import settings as parity_settings
-from parity_check.engines.environment.environment import Environment
-
-TRAINER = "transformers"
-"""The backend that scores by prefill alone."""
-WORKER = Path(__file__).parent / "worker"
-ENDPOINT = "endpoint"
-
+T = TypeVar("T", bound=EngineTable)
 Progress = Callable[[str, int, int | None], None]
 """Called with (operation, done, total) while an operation runs; total None is not known."""
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What every engine of a kind can do."""
+
+    noun: str
+    """The kind in a sentence: `the candidate is an endpoint`."""
+    evaluates_by: EvaluatesBy
+    """How it computes the logprobs of given tokens: one a step, or all at once."""
+    samples: bool = True
+    repeats: bool = True
+    """Whether it can replay tokens, for the A/A floor."""
+    updates_weights: bool = False
+    """Whether its weights can be changed while requests are under way."""
 
 
 class Spec(Protocol):
@@ -31,163 +51,167 @@ class Spec(Protocol):
     @property
     def label(self) -> str: ...
     @property
-    def backend(self) -> str: ...
+    def can(self) -> Capabilities: ...
     @property
     def settings(self) -> Settings: ...
-    def shares_device_with(self, other: Spec) -> bool: ...
-    def memory_share(self) -> float: ...
+    @property
+    def repeats_with(self) -> Mapping[str, int]:
+        """Parameters of `rescore` for another batch shape in an A/A run, as a trainer has.
+
+        Every A/A run also has another batch order and composition.
+        """
+
+    @property
+    def pauses(self) -> Pauses | None:
+        """How it can be paused for a weight update; None where it cannot."""
+
+    @property
+    def devices(self) -> frozenset[str] | None:
+        """The accelerators that it will run on; None where it may be any of them."""
+
+    def memory_share(self) -> float:
+        """The share of a device's memory that it will take."""
+
+    def start(self, work: Path, log: Path, stall_timeout_s: float, progress: Progress) -> Engine:
+        """Start it, with `work` for its files; `load` is still to be called. Raises EngineError."""
 
 
 class Engine(Protocol):
     """A started engine, wherever it runs. One operation at a time; `kill` from any thread."""
 
-    description: dict[str, Any]
+    description: EngineDescription
+    """Of the engine as it was loaded."""
 
     @property
     def spec(self) -> Spec: ...
-    def load(self) -> dict[str, Any]: ...
+    def load(self) -> EngineDescription: ...
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]: ...
     def decode(self, ids: Sequence[int]) -> list[str]: ...
-    def sample(
-        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> list[dict[str, Any]]: ...
+    def sample(self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any) -> Rows: ...
     def forget(self) -> None: ...
     def close(self) -> None: ...
     def kill(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSpec:
-    """One engine, ready to be started: its interpreter, variables and arguments."""
+class Interpreter(NamedTuple):
+    """The interpreter that an engine runs in, as it is named or made: exactly one of the two."""
 
-    role: str
-    label: str
-    backend: str
-    python: Path
-    environ: Mapping[str, str]
-    engine_args: Mapping[str, Any]
-    family: str | None
-    settings: Settings
-    platform: str
-    version: Version | None = None
-    """Of vLLM; a fake engine has none."""
+    python: str | None
+    requirement: str | None
+    needs_vllm: bool
 
-    def shares_device_with(self, other: Spec) -> bool:
-        """Whether both would run on the same accelerator."""
-        if not isinstance(other, EngineSpec):
-            return False
-        if self.platform != "cuda" or other.platform != "cuda":
-            return False
-        mine, theirs = self._visible_devices(), other._visible_devices()
-        return mine is None or theirs is None or bool(mine & theirs)
+
+class Asked(NamedTuple):
+    """One thing that a configuration asks of an engine."""
+
+    noun: str
+    name: str
+    value: Any
+    way: Way | None
+    """How its version takes the request; None where that is not known, or as it stands."""
 
     @property
-    def table(self) -> str:
-        """The engine's table in the configuration."""
-        return self.role if self.role in ROLES else f"engines.{self.role}"
-
-    def memory_share(self) -> float:
-        """The share of the device's memory that the engine will take (vLLM's default is 0.9)."""
-        return float(self.engine_args.get("gpu_memory_utilization", 0.9))
-
-    def _visible_devices(self) -> set[str] | None:
-        listed = self.environ.get("CUDA_VISIBLE_DEVICES")
-        return None if listed is None else {device.strip() for device in listed.split(",")}
+    def honoured(self) -> bool:
+        return self.way is None or self.way.honours(self.value)
 
 
-def engine_spec(role: str, config: Config, model_path: str, environment: Environment) -> EngineSpec:
-    """Put together what the configuration, the recipe and the parity settings ask for.
+class Knobs(NamedTuple):
+    """What an engine can be restarted with otherwise."""
 
-    The user's `engine_args` and `env` win over everything else.
-    """
-    engine = config.engine(role)
-    if engine.kind == "fake":
-        return EngineSpec(
-            role=role,
-            label="fake engine",
-            backend="fake",
-            python=environment.python,
-            environ=dict(engine.env),
-            engine_args={"model": model_path, "seed": config.workload.seed, **engine.engine_args},
-            family=engine.family,
-            settings=engine.settings,
-            platform="cpu",
+    settings: Mapping[str, str | bool]
+    engine_args: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ConfiguredEngine(ABC, Generic[T]):
+    """One engine of a configuration, before anything is made or started for it."""
+
+    can: ClassVar[Capabilities]
+    role: str
+    config: Config
+    table: T
+
+    @property
+    @abstractmethod
+    def headline(self) -> str:
+        """What it is, in one line."""
+
+    @abstractmethod
+    def spec(self, model_path: str, environment: Environment | None) -> Spec:
+        """How to start it; `environment` is what `resolve` gave. Raises ConfigError."""
+
+    @property
+    def interpreter(self) -> Interpreter | None:
+        """What it needs to have provisioned; None where that is nothing."""
+        return None
+
+    @property
+    def knobs(self) -> Knobs | None:
+        """What `ablate` may change of it; None where it cannot be restarted otherwise."""
+        return None
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Further lines about it, beside what is known of its interpreter."""
+        yield from ()
+
+    def asked(self, plan: EnvironmentPlan) -> Iterator[Asked]:
+        """What is asked of it, and how it takes each."""
+        yield from ()
+
+    def way(self, setting: str, plan: EnvironmentPlan) -> Way | None:
+        """How it takes a request for a parity setting; None where that is not known."""
+        return None
+
+    def check_sampling(self) -> None:
+        """Refuse in advance an engine that cannot sample. Raises ConfigError."""
+        if not self.can.samples:
+            raise ConfigError(
+                f"the {self.role} is {self.can.noun}, which cannot sample",
+                hint="let the other engine sample: workload.sampled_by",
+            )
+
+    def check_evaluation(self, stated: Mapping[str, Any]) -> None:
+        """Refuse in advance tokens that cannot be evaluated. Raises ConfigError.
+
+        `stated` is what their trace says of how they were sampled; the configuration says the rest.
+        """
+
+    def check_operation(self, operation: str, stated: Mapping[str, Any]) -> None:
+        """The same for one operation, `replay` or `rescore`. Raises ConfigError."""
+        if operation == "replay" and self.can.evaluates_by == "prefill":
+            raise ConfigError(
+                f"the {self.role} is {self.can.noun}, which cannot be made to decode given tokens",
+                hint="score them by prefill: --path prefill",
+            )
+        self.check_evaluation(stated)
+
+    # --- its environment ----------------------------------------------------------------------
+
+    def plan(self) -> EnvironmentPlan | None:
+        """What `resolve` would find or make, found out without installing anything."""
+        needed = self.interpreter
+        if needed is None:
+            return None
+        return environment.plan(cache=environment.default_cache(), **needed._asdict())
+
+    def resolve(self, say: Callable[[str], None]) -> Environment | None:
+        """Find or make what it needs; `say` receives short status lines.
+
+        Raises ConfigError and EngineEnvironmentError.
+        """
+        needed = self.interpreter
+        if needed is None:
+            return None
+        return environment.resolve(cache=environment.default_cache(), say=say, **needed._asdict())
+
+    def usable(self, plan: EnvironmentPlan) -> bool:
+        """Whether it can run as it is asked to, as far as that is known before a start."""
+        return plan.state in ("ready", "to provision") and all(
+            each.honoured for each in self.asked(plan)
         )
-    if engine.kind == "transformers":
-        return _trainer_spec(role, config, model_path, environment)
-    version = Version(environment.packages["vllm"])
-    return EngineSpec(
-        role=role,
-        label=f"{environment.distribution or 'vllm'} {version}",
-        backend="vllm",
-        python=environment.python,
-        environ={
-            **_hub_variables(config),
-            **environment.environ,
-            **parity_settings.environment_variables(engine.settings, version, engine.family),
-            **engine.env,
-        },
-        engine_args=_engine_args(config, engine, model_path, environment, version),
-        family=engine.family,
-        settings=engine.settings,
-        platform=environment.platform,
-        version=version,
-    )
 
 
-def _trainer_spec(
-    role: str, config: Config, model_path: str, environment: Environment
-) -> EngineSpec:
-    engine = config.engine(role)
-    on_gpu = engine.trainer.device.startswith("cuda")
-    return EngineSpec(
-        role=role,
-        label=f"transformers {environment.packages.get('transformers', '?')}",
-        backend=TRAINER,
-        python=environment.python,
-        environ={**_hub_variables(config), **environment.environ, **engine.env},
-        engine_args={
-            "model": model_path,
-            "revision": config.model.revision,
-            "seed": config.workload.seed,
-            **engine.trainer.model_dump(),
-            "dtype": config.body_dtype(role),
-        },
-        family=None,
-        settings=engine.parity_settings(),
-        platform="cuda" if on_gpu else "cpu",
-    )
-
-
-def _engine_args(
-    config: Config,
-    engine: EngineConfig,
-    model_path: str,
-    environment: Environment,
-    version: Version,
-) -> dict[str, Any]:
-    ours = parity_settings.engine_arguments(engine.settings, version)
-    theirs: dict[str, Any] = dict(engine.engine_args)
-    overrides = ours.pop("hf_overrides", {}) | (theirs.pop("hf_overrides", None) or {})
-    arguments: dict[str, Any] = {
-        "model": model_path,
-        "dtype": config.model.dtype,
-        "seed": config.workload.seed,
-        # A checkpoint's generation_config.json must not change the sampling unasked.
-        "generation_config": "vllm",
-        "max_logprobs": 20,
-        "worker_extension_cls": parity_settings.EXTENSION,
-        **({"revision": config.model.revision} if config.model.revision else {}),
-        **environment.engine_args,
-        **ours,
-        **theirs,
-    }
-    if overrides:
-        arguments["hf_overrides"] = overrides
-    return arguments
-
-
-def _hub_variables(config: Config) -> dict[str, str]:
+def hub_variables(config: Config) -> dict[str, str]:
     """Offline, unless the configuration names a hub model."""
     if config.model.revision:
         return {}

@@ -11,33 +11,72 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from parity_check.engines.base import TRAINER, WORKER, EngineSpec, Progress
+from pydantic import ValidationError
+
+from parity_check.config.engines import Settings
+from parity_check.config.models import ROLES
+from parity_check.engines.base import Capabilities, Progress
+from parity_check.engines.pauses import Pauses
 from parity_check.errors import EngineError, InputError, OutputError, ParityCheckError
 from parity_check.files import DISK_FULL_HINT, cannot_write
+from parity_check.traces.engine import EngineDescription, described, first_fault
 
 POLL_S = 0.2
 SHUTDOWN_GRACE_S = 5.0
 LOG_TAIL_LINES = 20
 
 INPUT_KINDS = ("prompt_too_long", "token_out_of_vocabulary", "bad_prompt", "bad_update")
-TRAINER_HINTS = {
-    "out_of_memory": "lower tokens_per_batch in [{table}.transformers]",
-    "load_failed": "check [{table}.transformers] and the model",
-}
-HINTS = {
-    "transformers_not_installed": "name an interpreter that has torch and transformers",
-    "vllm_not_installed": "name an interpreter that has vllm, or use `requirement`",
-    "bad_engine_args": "check [{table}.engine_args] in the configuration",
-    "setting_not_applied": 'ask for what this engine can do, or write "default" in '
-    "[{table}.settings] to leave it to the engine",
-    "wrong_family": "V0 exists up to 0.10; set `family` in [{table}] to what is wanted",
-    "out_of_memory": "lower max_model_len, max_num_seqs or gpu_memory_utilization in "
-    "[{table}.engine_args] (on CPU: VLLM_CPU_KVCACHE_SPACE in [{table}.env])",
-    "unsupported": None,
-}
+WORKER = Path(__file__).parent / "worker"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """An engine that runs in a worker: its interpreter, variables and arguments."""
+
+    role: str
+    label: str
+    can: Capabilities
+    backend: str
+    """The worker's module for it: `worker/<backend>_engine.py`."""
+    python: Path
+    environ: Mapping[str, str]
+    engine_args: Mapping[str, Any]
+    family: str | None
+    """Asserted after the start, where it is asked for."""
+    settings: Settings
+    platform: str
+    repeats_with: Mapping[str, int] = field(default_factory=dict)
+    pauses: Pauses | None = None
+    hints: Mapping[str, str] = field(default_factory=dict)
+    """What to do about a failure, by its kind; {table} is the engine's in the configuration."""
+
+    @property
+    def devices(self) -> frozenset[str] | None:
+        """The accelerators that it may see; None for all."""
+        if self.platform != "cuda":
+            return frozenset()
+        listed = self.environ.get("CUDA_VISIBLE_DEVICES")
+        return None if listed is None else frozenset(map(str.strip, listed.split(",")))
+
+    def memory_share(self) -> float:
+        """vLLM's default is 0.9."""
+        return float(self.engine_args.get("gpu_memory_utilization", 0.9))
+
+    def start(
+        self, work: Path, log: Path, stall_timeout_s: float, progress: Progress
+    ) -> WorkerEngine:
+        """Start the worker; the engine in it is loaded by `load`. Raises EngineError."""
+        return WorkerEngine(self, work, log, stall_timeout_s, progress)
+
+    def hint(self, failure: str) -> str | None:
+        """What to do about a failure of this kind."""
+        table = self.role if self.role in ROLES else f"engines.{self.role}"
+        found = self.hints.get(failure)
+        return None if found is None else found.format(table=table)
 
 
 class WorkerEngine:
@@ -47,10 +86,9 @@ class WorkerEngine:
     """
 
     def __init__(
-        self, spec: EngineSpec, job_dir: Path, log: Path, stall_timeout_s: float, progress: Progress
+        self, spec: WorkerSpec, job_dir: Path, log: Path, stall_timeout_s: float, progress: Progress
     ) -> None:
         self.spec = spec
-        self.description: dict[str, Any] = {}
         self._job_dir, self._log = job_dir, log
         self._stall_timeout_s, self._progress = stall_timeout_s, progress
         self._ids = itertools.count(1)
@@ -65,15 +103,27 @@ class WorkerEngine:
 
     # --- operations -------------------------------------------------------------------------
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> EngineDescription:
         """Start the engine; returns its description. Raises EngineError."""
-        self.description = self._call(
+        requested = self.spec.settings.model_dump()
+        reply = self._call(
             "load",
             backend=self.spec.backend,
             engine_args=dict(self.spec.engine_args),
             family=self.spec.family,
-            settings=self.spec.settings.model_dump(),
+            settings=requested,
         )
+        try:
+            self.description = described(
+                reply,
+                label=self.spec.label,
+                requested=requested,
+                evaluates_by=self.spec.can.evaluates_by,
+            )
+        except ValidationError as error:
+            raise self._error(
+                f"sent an invalid reply to load: {first_fault(error)}", kind="protocol"
+            ) from None
         return self.description
 
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -253,13 +303,7 @@ class WorkerEngine:
         if kind == "disk_full":
             return OutputError(f"the {self.spec.role} engine {message}", hint=DISK_FULL_HINT)
         verb = "could not start" if op == "load" else f"failed to {op}"
-        own = TRAINER_HINTS if self.spec.backend == TRAINER else {}
-        hint = own.get(kind, HINTS.get(kind))
-        return self._error(
-            f"{verb}: {message}",
-            kind=kind,
-            hint=hint.format(table=self.spec.table) if hint else None,
-        )
+        return self._error(f"{verb}: {message}", kind=kind, hint=self.spec.hint(kind))
 
     def _crashed(self, op: str) -> EngineError:
         self.kill()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from packaging.version import Version
+from dataclasses import dataclass
 
-from parity_check.engines.base import EngineSpec
-from parity_check.engines.settings import usual_family
+from packaging.version import Version
 
 MODES_SINCE = Version("0.17")
 """Here the engine's own scheduler took over the modes, and clearing came to preempt requests."""
@@ -13,23 +12,24 @@ IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 """Only an engine that is stepped from outside can be paused at a chosen token."""
 
 
-def family_of(spec: EngineSpec) -> str:
-    """The family that will start: as asked for, or as this version does by itself."""
-    if spec.family is not None:
-        return spec.family
-    return "v1" if spec.version is None else usual_family(spec.version, spec.platform)
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """The pauses of one engine, by the family that will start and the version, where it has one."""
 
+    label: str
+    family: str
+    version: Version | None = None
 
-def refusal(spec: EngineSpec, mode: str, clear_cache: bool) -> str | None:
-    """Why this engine cannot be paused so, in a sentence; None where it can."""
-    wanted = f'mode = "{mode}", clear_cache = {str(clear_cache).lower()}'
-    if family_of(spec) == "v0":
-        if (mode, clear_cache) == ("keep", False):
-            return None
-        return (
-            f"{wanted}: {spec.label} is a V0 engine, which has no pause but the boundary between "
-            'two steps: mode = "keep", clear_cache = false'
-        )
-    if spec.version is not None and spec.version < MODES_SINCE:
-        return f"{wanted}: {spec.label} has no such pause, V1 has them from {MODES_SINCE}"
-    return None
+    def refusal(self, mode: str, clear_cache: bool) -> str | None:
+        """Why this engine cannot be paused so, in a sentence; None where it can."""
+        wanted = f'mode = "{mode}", clear_cache = {str(clear_cache).lower()}'
+        if self.family == "v0":
+            if (mode, clear_cache) == ("keep", False):
+                return None
+            return (
+                f"{wanted}: {self.label} is a V0 engine, which has no pause but the boundary "
+                'between two steps: mode = "keep", clear_cache = false'
+            )
+        if self.version is not None and self.version < MODES_SINCE:
+            return f"{wanted}: {self.label} has no such pause, V1 has them from {MODES_SINCE}"
+        return None

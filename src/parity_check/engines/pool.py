@@ -9,9 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Self, TypeVar
 
-from parity_check.engines.base import Engine, EngineSpec, Progress, Spec
-from parity_check.engines.client import WorkerEngine
-from parity_check.engines.endpoint.engine import EndpointEngine, EndpointSpec
+from parity_check.engines.base import Engine, Progress, Spec
 from parity_check.errors import ParityCheckError
 
 N = TypeVar("N", bound=str)
@@ -49,7 +47,7 @@ class EnginePool:
     def side_by_side(self) -> bool:
         """Whether no two engines run on the same device."""
         pairs = combinations(self.specs.values(), 2)
-        return not any(one.shares_device_with(other) for one, other in pairs)
+        return not any(_share_a_device(one, other) for one, other in pairs)
 
     @property
     def resident(self) -> bool:
@@ -122,11 +120,7 @@ class EnginePool:
             if self._ended:
                 raise RuntimeError("the pool has ended")  # in a thread that nobody waits for
             progress("starting the engine", 0, None)
-            if isinstance(spec, EndpointSpec):
-                self._engines[role] = EndpointEngine(spec, work, log, progress)
-            else:
-                assert isinstance(spec, EngineSpec)
-                self._engines[role] = WorkerEngine(spec, work, log, self._stall_timeout_s, progress)
+            self._engines[role] = spec.start(work, log, self._stall_timeout_s, progress)
             return self._engines[role]
 
     def _kill(self) -> None:
@@ -135,6 +129,13 @@ class EnginePool:
             self._ended = True
         for engine in self._engines.values():
             engine.kill()
+
+
+def _share_a_device(one: Spec, other: Spec) -> bool:
+    mine, theirs = one.devices, other.devices
+    if mine is None:
+        return theirs is None or bool(theirs)
+    return bool(mine) if theirs is None else bool(mine & theirs)
 
 
 def _wait(futures: Iterable[Future[T]]) -> None:

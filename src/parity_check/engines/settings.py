@@ -5,7 +5,6 @@ What a started engine really does is measured by the worker, in `worker/proofs.p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +12,6 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from parity_check.config.engines import Settings
-from parity_check.traces.trace import Distribution
 
 LOGPROBS_MODE_SINCE = Version("0.10.0")
 ASYNC_SCHEDULING_SINCE = Version("0.10.0")
@@ -115,9 +113,3 @@ def environment_variables(
     if family and version < FAMILY_SWITCH_UNTIL:
         variables["VLLM_USE_V1"] = "1" if family == "v1" else "0"
     return variables
-
-
-def distribution_in_force(description: Mapping[str, Any]) -> Distribution:
-    """The distribution that a started engine's decode logprobs belong to."""
-    mode: str = description["settings"]["logprobs_mode"]["in_force"]
-    return "processed" if mode == "processed_logprobs" else "raw"

@@ -14,23 +14,23 @@ from parity_check.config.engines import Settings
 from parity_check.config.models import ModelConfig
 from parity_check.importers.turns import Imported
 from parity_check.traces import checkpoint, provenance
-from parity_check.traces.trace import UNKNOWN, TraceHeader
+from parity_check.traces.engine import UNKNOWN, EngineDescription, EngineSetting
+from parity_check.traces.trace import TraceHeader
 
 
-def unknown_engine(label: str) -> dict[str, Any]:
+def unknown_engine(label: str) -> EngineDescription:
     """An engine of which a dump says no more than whose it is."""
-    setting = {"requested": UNKNOWN, "in_force": UNKNOWN, "proof": "a dump does not say"}
-    return {
-        "label": label,
-        "version": UNKNOWN,
-        "family": UNKNOWN,
-        "device": UNKNOWN,
-        "packages": {},
-        "settings": {name: dict(setting) for name in Settings.model_fields},
-        "config": {},
-        "environment": {},
-        "model": {},
-    }
+    setting = EngineSetting(UNKNOWN, UNKNOWN, "a dump does not say")
+    return EngineDescription(
+        label=label,
+        version=UNKNOWN,
+        family=UNKNOWN,
+        device=UNKNOWN,
+        packages={},
+        settings=dict.fromkeys(Settings.model_fields, setting),
+        config={},
+        environment={},
+    )
 
 
 def header(

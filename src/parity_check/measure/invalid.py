@@ -78,11 +78,6 @@ def hygiene_counts(engine: str, counts: Mapping[str, int]) -> tuple[HygieneCount
     )
 
 
-def count_wrong_lengths(tokens: NDArray[np.int64], logprobs: NDArray[np.int64]) -> int:
-    """Samples (both arrays [S]) that hold another number of logprobs than of tokens."""
-    return int(np.count_nonzero(tokens != logprobs))
-
-
 def looks_clean(logprobs: NDArray[np.float32]) -> bool:
     """Whether every logprob [n] is a finite, credible number: two cheap passes."""
     if len(logprobs) == 0:

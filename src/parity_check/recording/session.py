@@ -14,28 +14,19 @@ from typing import Any
 from parity_check.config.load import dump_config
 from parity_check.config.models import SHAPING, Config, ModelConfig, Workload
 from parity_check.console import Activity, Console
-from parity_check.engines.base import (
-    ENDPOINT,
-    TRAINER,
-    Engine,
-    EngineSpec,
-    Progress,
-    Spec,
-    engine_spec,
-)
-from parity_check.engines.endpoint.engine import endpoint_spec
-from parity_check.engines.environment import environment
+from parity_check.engines.base import ConfiguredEngine, Engine, Progress
 from parity_check.engines.environment.environment import Environment
+from parity_check.engines.kinds import configured_engine
 from parity_check.engines.pool import EnginePool
-from parity_check.engines.settings import distribution_in_force
 from parity_check.errors import TraceMismatchError
 from parity_check.recording import requests
 from parity_check.recording.requests import LogprobOperation
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.traces import checkpoint, provenance
+from parity_check.traces.engine import LogprobPath
 from parity_check.traces.prompts import Prompt
 from parity_check.traces.run_files import repeat_name, sampled_name
-from parity_check.traces.trace import LogprobPath, Trace, TraceHeader, read_header, write_trace
+from parity_check.traces.trace import Trace, TraceHeader, read_header, write_trace
 
 PATH_OF: Mapping[LogprobOperation, LogprobPath] = {"replay": "decode", "rescore": "prefill"}
 
@@ -50,7 +41,7 @@ class Session:
     model_path: str
     model: dict[str, Any]
     engines: EnginePool
-    environments: Mapping[str, Environment]
+    environments: Mapping[str, Environment | None]
     activity: Activity
 
 
@@ -61,22 +52,19 @@ def session(
     """Provision, then hand out a pool of engines whose work is shown; all ended on leaving."""
     model_path = checkpoint.locate_model(config.model)
     with console.activity() as activity:
-        environments = {
-            role: _environment(role, config, activity, console)
-            for role in roles
-            if config.engine(role).kind != ENDPOINT
-        }
-        specs = {role: _spec(role, config, model_path, environments) for role in roles}
+        engines = [configured_engine(role, config) for role in roles]
+        environments = {each.role: _environment(each, activity, console) for each in engines}
+        specs = {each.role: each.spec(model_path, environments[each.role]) for each in engines}
         with EnginePool(
             specs, run.work, run.path, config.run.stall_timeout_s, partial(_shower, activity)
-        ) as engines:
+        ) as pool:
             yield Session(
                 config=config,
                 run_id=run.id,
                 created_utc=run.created.isoformat(timespec="seconds"),
                 model_path=model_path,
                 model=fingerprint(config.model),
-                engines=engines,
+                engines=pool,
                 environments=environments,
                 activity=activity,
             )
@@ -84,30 +72,18 @@ def session(
 
 def exchange(session: Session, role: str, config: Config, log_dir: Path) -> Session:
     """The session with another configuration of one engine, which starts with its next job."""
-    spec = _spec(role, config, session.model_path, session.environments)
+    engine = configured_engine(role, config)
+    spec = engine.spec(session.model_path, session.environments[role])
     session.engines.exchange(spec, log_dir)
     return replace(session, config=config)
 
 
-def _spec(
-    role: str, config: Config, model_path: str, environments: Mapping[str, Environment]
-) -> Spec:
-    if config.engine(role).kind == ENDPOINT:
-        return endpoint_spec(role, config)
-    return engine_spec(role, config, model_path, environments[role])
-
-
-def _environment(role: str, config: Config, activity: Activity, console: Console) -> Environment:
-    engine = config.engine(role)
-    resolved = environment.resolve(
-        python="current" if engine.kind == "fake" else engine.python,
-        requirement=engine.requirement,
-        cache=environment.default_cache(),
-        say=partial(activity.update, role),
-        needs_vllm=engine.kind == "vllm",
-    )
-    for note in resolved.notes:
-        console.detail(f"{role}: {note}")
+def _environment(
+    engine: ConfiguredEngine[Any], activity: Activity, console: Console
+) -> Environment | None:
+    resolved = engine.resolve(partial(activity.update, engine.role))
+    for note in resolved.notes if resolved is not None else ():
+        console.detail(f"{engine.role}: {note}")
     return resolved
 
 
@@ -176,25 +152,21 @@ def sample_with_repeats(
     repeat(session, sampled, directory, engine)
 
 
+def repeats_of(config: Config, name: str) -> int:
+    """How many A/A runs an engine gets; a server cannot replay tokens, so it gets none."""
+    return config.workload.repeats if configured_engine(name, config).can.repeats else 0
+
+
 def repeat(session: Session, source: Path, directory: Path, engine: Engine) -> None:
-    """An engine's A/A runs on a trace; a server cannot repeat tokens that it has sampled."""
-    if engine.spec.backend == ENDPOINT:
-        return
-    for number in range(1, session.config.workload.repeats + 1):
+    """An engine's A/A runs on a trace."""
+    for number in range(1, repeats_of(session.config, engine.spec.role) + 1):
         path = directory / repeat_name(engine.spec.role, number)
         score_trace(session, evaluation(engine), source, path, engine, shuffle=number)
 
 
-def _another_shape(engine: Engine) -> dict[str, int]:
-    """A trainer repeats itself in another batch shape: one sample at a time, or several."""
-    if not isinstance(engine.spec, EngineSpec) or engine.spec.backend != TRAINER:
-        return {}
-    return {"samples_per_batch": 1 if engine.spec.engine_args["samples_per_batch"] > 1 else 8}
-
-
 def evaluation(engine: Engine) -> LogprobOperation:
-    """How an engine evaluates given tokens: a server or a trainer by prefill, others by decode."""
-    return "rescore" if engine.spec.backend in (ENDPOINT, TRAINER) else "replay"
+    """How an engine evaluates given tokens."""
+    return "rescore" if engine.spec.can.evaluates_by == "prefill" else "replay"
 
 
 def record_trace(
@@ -225,6 +197,7 @@ def score_trace(
     Sampling parameters that an imported trace does not state are those of the configuration.
     """
     trace = Trace(source)
+    otherwise = {} if shuffle is None else engine.spec.repeats_with
     sampling = {**_sampling(session.config.workload), **trace.header.sampling}
     samples = requests.score(
         engine,
@@ -233,7 +206,7 @@ def score_trace(
         {k: v for k, v in sampling.items() if k in SHAPING},
         session.config.workload.top_logprobs,
         shuffle,
-        **({} if shuffle is None else _another_shape(engine)),
+        **otherwise,
     )
     header = _header(
         session,
@@ -258,22 +231,17 @@ def _header(
     sampling: dict[str, Any] | None = None,
     replayed_from: str | None = None,
 ) -> TraceHeader:
-    requested = engine.spec.settings.model_dump()
-    settings = {
-        name: {"requested": requested[name], **found}
-        for name, found in engine.description["settings"].items()
-    }
     return TraceHeader(
         run_id=session.run_id,
         created_utc=session.created_utc,
         command=shlex.join(["parity-check", *sys.argv[1:]]),
         sampled_by=sampled_by,
         evaluated_by=engine.spec.role,
-        engine={"label": engine.spec.label, **engine.description, "settings": settings},
+        engine=engine.description,
         model=session.model,
         sampling=sampling or _sampling(session.config.workload),
         logprob_path=path,
-        logprob_distribution=distribution_in_force(engine.description),
+        logprob_distribution=engine.description.distribution,
         host=provenance.host_fingerprint(),
         config=dump_config(session.config),
         replayed_from=replayed_from,

@@ -1,1 +1,1 @@
-"""One frozen ParityReport and its renderers."""
+"""A report of any kind as blocks, and one renderer a format."""

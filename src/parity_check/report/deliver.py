@@ -1,4 +1,4 @@
-"""Where a report goes."""
+"""Where a report goes: to the terminal, to files, and to the run's page on GitHub Actions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from parity_check.console import Console
 from parity_check.errors import ExitCode
-from parity_check.files import cannot_write, check_writable
-from parity_check.report.renderers import Format
+from parity_check.files import cannot_write, check_writable, write_text
+from parity_check.report.document import Document
+from parity_check.report.renderers import Format, render
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,28 @@ class Delivery:
         return "html" in {self.format, *self.write.values()}
 
 
-def append_step_summary(markdown: str) -> None:
-    """Add to the summary of a step of GitHub Actions, where there is one. Raises OutputError."""
+def deliver(document: Document, delivery: Delivery, console: Console) -> ExitCode:
+    """Print and write a report; returns the exit code. Raises OutputError."""
+    for path, format in delivery.write.items():
+        write_text(path, render(document, format))
+    quiet = console.verbosity < 0 and delivery.format == "text"
+    console.data(document.verdict_line if quiet else render(document, delivery.format))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        _annotate(document, delivery, console)
+    if delivery.exit_zero and document.verdict is not None:
+        return ExitCode.PARITY
+    inconclusive = document.exit_code is ExitCode.INCONCLUSIVE
+    return delivery.inconclusive if inconclusive else document.exit_code
+
+
+def _annotate(document: Document, delivery: Delivery, console: Console) -> None:
+    """Annotations where stdout is for people, and the step summary in any case."""
+    if delivery.format == "text":
+        console.data(render(document, "github"))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         try:
             with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(markdown)
+                file.write(render(document, "markdown"))
         except OSError as error:
             raise cannot_write(Path(summary), error) from None

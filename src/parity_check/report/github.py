@@ -1,37 +1,35 @@
-"""Workflow commands for GitHub Actions: one annotation a gate that is not parity, one a cause."""
+"""Workflow commands for GitHub Actions: an annotation a check that is not parity, one a cause."""
 
 from __future__ import annotations
 
-from parity_check.comparison.report import ParityReport
-from parity_check.report import sentences
+from collections.abc import Iterator
 
-LEVELS = {"parity": "notice", "drift": "error", "inconclusive": "warning"}
+from parity_check.report.document import Document
 
-
-def render(report: ParityReport) -> str:
-    lines = [
-        f"::{LEVELS[gate.verdict]} title={property_value(f'parity-check ({gate.metric})')}::"
-        f"{data(f'sampled by the {gate.sampled_by}: {sentences.reason(gate)}')}"
-        for gate in report.gates
-        if gate.verdict != "parity"
-    ]
-    lines += [
-        f"::{LEVELS[report.verdict]} title={property_value(f'parity-check ({finding.cause})')}::"
-        f"{data(f'{sentences.finding_title(finding)} Fix: {finding.fix}')}"
-        for finding in report.diagnosis.findings
-    ]
-    lines += [
-        f"::warning title={property_value(f'parity-check ({warning.id})')}::{data(warning.message)}"
-        for warning in report.warnings
-    ]
-    level = LEVELS[report.verdict]
-    lines.append(f"::{level} title=parity-check::{data(sentences.verdict_line(report))}")
-    return "\n".join(lines) + "\n"
+LEVELS = {"parity": "notice", "drift": "error", "inconclusive": "warning", "failed": "error"}
 
 
-def data(message: str) -> str:
+def render(document: Document) -> str:
+    return "\n".join(_lines(document)) + "\n"
+
+
+def _lines(document: Document) -> Iterator[str]:
+    program, level = document.head.program, LEVELS[document.word]
+    for check in document.checks:
+        if check.verdict not in ("parity", None):
+            sentence = f"{check.group}: {check.sentence}"
+            yield _command(LEVELS[check.verdict], f"{program} ({check.name})", sentence)
+    for cause in document.causes:
+        yield _command(level, f"{program} ({cause.id})", f"{cause.sentence} Fix: {cause.fix}")
+    for id, message in document.warnings:
+        yield _command("warning", f"{program} ({id})", message)
+    yield _command(level, program, document.verdict_line)
+
+
+def _command(level: str, title: str, message: str) -> str:
+    escaped = _escaped(title).replace(":", "%3A").replace(",", "%2C")
+    return f"::{level} title={escaped}::{_escaped(message)}"
+
+
+def _escaped(message: str) -> str:
     return message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def property_value(value: str) -> str:
-    return data(value).replace(":", "%3A").replace(",", "%2C")

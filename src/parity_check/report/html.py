@@ -1,65 +1,33 @@
-"""report.html: one self-contained page, readable without network, JavaScript or pictures."""
+"""A document as one page: self-contained, readable without network, JavaScript or pictures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import tomli_w
-
-from parity_check.comparison.pictures.samples import MOST_TOKENS, SHADES
-from parity_check.comparison.report import Direction, ParityReport
-from parity_check.measure.gates import GateResult
-from parity_check.measure.metrics import METRICS, Metric
-from parity_check.measure.stats import Estimate
-from parity_check.report import fingerprints, numbers, sentences, svg, table, visible
-from parity_check.report import json as json_report
-from parity_check.report.drawings import drawings
-from parity_check.report.strips import strip
+from parity_check.report import svg, visible
+from parity_check.report.document import (
+    MARKS,
+    OUTCOME_MARKS,
+    Document,
+    Figure,
+    capitalised,
+    full_stop,
+)
+from parity_check.report.json import tree
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
-BREAKDOWNS = {
-    "position": "By position in the completion",
-    "behaviour_probability": "By the probability that the behaviour engine gave",
-    "prompt_group": "By prompt group",
-}
+_CODE = re.compile("`([^`]+)`")
 
 
-def render(report: ParityReport) -> str:
-    """The page of a comparison."""
-    tree = json_report.to_dict(report)
-    page = {
-        "title": f"parity-check: {report.verdict}, {report.model['name']}, {report.run_id}",
-        "report": report,
-        "outcome": sentences.outcome(report),
-        "lead": sentences.lead(report),
-        "workload": sentences.workload(report),
-        "engines": table.engine_rows(report),
-        "directions": [_direction(report, direction) for direction in report.directions],
-        "nothing_found": sentences.nothing_found(report.diagnosis),
-        "drawings": drawings(report),
-        "without_pictures": not svg.available(),
-        "samples": () if report.illustration is None else report.illustration.worst_samples,
-        "shades": SHADES,
-        "most_tokens": MOST_TOKENS,
-        "settings": fingerprints.rows(report),
-        "provenance": fingerprints.provenance(report),
-        "config": tomli_w.dumps(report.config),
-        "whole": "model" in report.config,
-        "legend": list(sentences.legend(report)),
-        "metrics": list(_metrics(report)),
-        "json": json.dumps(tree, ensure_ascii=False, allow_nan=False),
-    }
-    return finish("parity.html", page)
-
-
-def finish(template: str, page: dict[str, Any]) -> str:
-    """Fill in a template; the page is valid UTF-8 whatever the tokens are."""
-    return visible.document(_environment().get_template(template).render(page))
+def render(document: Document) -> str:
+    data = json.dumps(tree(document.record), ensure_ascii=False, allow_nan=False)
+    return _environment().get_template("page.html").render(document=document, data=data)
 
 
 @cache
@@ -75,102 +43,42 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "token": visible.token,
+        "capitalised": capitalised,
         "data": _data,
-        "plain": table.plain,
+        "full_stop": full_stop,
+        "inline": _inline,
+        "kind": lambda value: type(value).__name__,
         "signed": lambda value: f"{value:+.4f}",
+        "token": visible.token,
     }
     environment.globals |= {
-        "marks": sentences.MARKS,
-        "stage_marks": sentences.STAGE_MARKS,
-        "finding_title": sentences.finding_title,
+        "marks": MARKS,
+        "outcome_marks": OUTCOME_MARKS,
+        "draws": svg.available,
+        "drawn": _drawn,
     }
     return environment
 
 
-def _data(text: str) -> Any:
+def _data(text: str) -> Markup:
     """JSON for a script element, which must not hold what ends or changes one."""
     from markupsafe import Markup
 
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def _direction(report: ParityReport, direction: Direction) -> dict[str, Any]:
-    return {
-        "role": direction.sampled_by,
-        "title": sentences.direction_title(direction),
-        "level": f"{100 * direction.measurement.level:g} % interval",
-        "gates": [_gate(report, gate) for gate in direction.gates],
-        "rows": table.direction_rows(report, direction),
-        "divergence": sentences.first_divergence(direction),
-        "breakdowns": list(_breakdowns(direction)),
-        "objectives": _objective_rows(direction),
-    }
+def _inline(sentence: str) -> Markup:
+    """A sentence with what is in backticks as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(sentence))))
 
 
-def _gate(report: ParityReport, gate: GateResult) -> dict[str, Any]:
-    estimate = gate.estimate
-    return {
-        "name": gate.metric,
-        "label": sentences.label(report, gate.metric),
-        "defined": gate.metric in METRICS,
-        "verdict": gate.verdict,
-        "value": "–" if estimate is None else _with_unit(estimate),
-        "interval": "–" if estimate is None else numbers.interval(estimate),
-        "floor": "–" if gate.floor is None else numbers.value(gate.floor),
-        "limit": numbers.limit(gate.limit),
-        "source": gate.limit.source,
-        "n": "–" if estimate is None else f"{estimate.n:,}",
-        "reason": sentences.reason(gate),
-        "strip": strip(gate),
-    }
+def _drawn(figure: Figure) -> list[tuple[Markup, str]]:
+    """The panels of a figure as SVG, with their captions."""
+    from markupsafe import Markup
 
-
-def _with_unit(estimate: Estimate) -> str:
-    unit = " nats" if estimate.unit == "nats" else ""
-    return numbers.value(estimate) + unit
-
-
-def _breakdowns(direction: Direction) -> Iterator[tuple[str, list[table.Row]]]:
-    for name, title in BREAKDOWNS.items():
-        bins = direction.measurement.breakdowns[name]
-        rows: list[table.Row] = [
-            ("", "n", "mean Δ, nats", "interval", "mean |Δ|, nats", "k3, nats")
-        ]
-        for each in bins:
-            mean, size, k3 = each.estimates
-            rows.append(
-                (
-                    each.label,
-                    f"{mean.n:,}",
-                    numbers.value(mean),
-                    numbers.interval(mean),
-                    numbers.value(size),
-                    numbers.value(k3),
-                )
-            )
-        yield title, rows
-
-
-def _objective_rows(direction: Direction) -> list[table.Row]:
-    rows: list[table.Row] = [("objective", "n", "as counted", "interval", "low", "high", "active")]
-    for clip in direction.measurement.clips:
-        shares = (clip.low, clip.high, clip.active)
-        rows.append(
-            (
-                f"{clip.objective.name}: {clip.objective.label}",
-                f"{clip.counted.n:,}",
-                numbers.value(clip.counted),
-                numbers.interval(clip.counted),
-                *map(numbers.value, shares),
-            )
-        )
-    return rows
-
-
-def _metrics(report: ParityReport) -> Iterator[Metric]:
-    """The definitions of the metrics that were measured."""
-    measured = {
-        each.name for direction in report.directions for each in direction.measurement.estimates
-    }
-    return (row for name, row in METRICS.items() if name in measured)
+    return [
+        (Markup(svg.draw(panel, f"{figure.name}-{number}")), panel.caption)
+        for number, panel in enumerate(figure.panels)
+    ]

@@ -1,50 +1,60 @@
-"""JUnit XML: one test case a gate, at least one in any case."""
+"""JUnit XML: one test case a check, at least one in any case."""
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree as ET
 
-from parity_check.comparison.report import ParityReport
-from parity_check.diagnosis.findings import Finding
-from parity_check.report import sentences
+from parity_check.report.document import Check, Document
 
 
-def render(report: ParityReport) -> str:
-    gates = report.gates
-    failures = sum(gate.verdict != "parity" for gate in gates)
+def render(document: Document) -> str:
+    cases = [_case(document, check) for check in document.checks] or [_verdict(document)]
     suite = ET.Element(
         "testsuite",
-        name="parity-check",
-        tests=str(len(gates)),
-        failures=str(failures),
+        name=document.head.program,
+        tests=str(len(cases)),
+        failures=str(sum(case.find("failure") is not None for case in cases)),
         errors="0",
-        timestamp=report.created_utc,
+        skipped=str(sum(case.find("skipped") is not None for case in cases)),
+        timestamp=document.head.created_utc,
     )
     properties = ET.SubElement(suite, "properties")
-    facts = {"run": report.run_id, "verdict": report.verdict, "model": report.model["name"]}
-    facts |= {engine.role: sentences.engine(engine) for engine in report.engines}
+    facts = {
+        "run": document.head.run_id,
+        "verdict": document.word,
+        "model": document.head.model.get("name", "unknown"),
+        **document.facts,
+    }
     for name, value in facts.items():
         ET.SubElement(properties, "property", name=name, value=value)
-    causes = "\n".join(map(_cause, report.diagnosis.findings)) or None
-    for gate in gates:
-        case = ET.SubElement(
-            suite,
-            "testcase",
-            classname=f"parity-check.sampled_by_{gate.sampled_by}",
-            name=gate.metric,
-        )
-        if gate.verdict != "parity":
-            failure = ET.SubElement(
-                case, "failure", type=gate.verdict, message=sentences.reason(gate)
-            )
-            failure.text = causes
-        else:
-            ET.SubElement(case, "system-out").text = gate.reason
+    suite.extend(cases)
     ET.indent(suite)
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
     )
 
 
-def _cause(finding: Finding) -> str:
-    return f"{sentences.finding_title(finding)} Fix: {finding.fix}"
+def _case(document: Document, check: Check) -> ET.Element:
+    words = [word for word in re.findall(r"[\w-]+", check.group) if word != "the"]
+    suite = f"{document.head.program.replace(' ', '.')}.{'_'.join(words)}"
+    case = ET.Element("testcase", classname=suite, name=check.name)
+    if check.verdict == "parity":
+        ET.SubElement(case, "system-out").text = check.reason
+    elif check.verdict is None:
+        ET.SubElement(case, "skipped", message=check.reason)
+    else:
+        failure = ET.SubElement(case, "failure", type=check.verdict, message=check.sentence)
+        causes = (f"{cause.sentence} Fix: {cause.fix}" for cause in document.causes)
+        failure.text = "\n".join(causes) or None
+    return case
+
+
+def _verdict(document: Document) -> ET.Element:
+    """The case of a document in which there was nothing to check one by one."""
+    case = ET.Element("testcase", classname=document.head.program, name="verdict")
+    if document.verdict == "parity":
+        ET.SubElement(case, "system-out").text = document.outcome
+    else:
+        ET.SubElement(case, "failure", type=document.word, message=document.outcome)
+    return case

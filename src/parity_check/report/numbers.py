@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 from parity_check.measure.gates import Kind, Limit
@@ -50,18 +50,6 @@ def passing(limit: float, kind: Kind) -> str:
     """The limit that just passes, to three digits, rounded so that it still does."""
     outward = ROUND_FLOOR if kind == "lower" else ROUND_CEILING
     return f"{float(Context(prec=3, rounding=outward).create_decimal(Decimal(limit))):g}"
-
-
-def columns(rows: Sequence[Sequence[str]], alignment: str, gap: str = "  ") -> list[str]:
-    """Pad cells to columns; `alignment` holds `<` or `>` for each."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(alignment))]
-    return [
-        gap.join(
-            f"{cell:{side}{width}}"
-            for cell, side, width in zip(row, alignment, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _notation(metric: str, unit: str) -> Callable[[float], str]:

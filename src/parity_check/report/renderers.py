@@ -1,16 +1,16 @@
-"""The renderers by name: ParityReport → str."""
+"""One renderer a format: Document → str."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Literal
 
-from parity_check.comparison.report import ParityReport
-from parity_check.report import github, html, json, junit, markdown, text
+from parity_check.report import github, html, json, junit, markdown, text, visible
+from parity_check.report.document import Document
 
 Format = Literal["text", "json", "markdown", "html", "github", "junit"]
 
-RENDERERS: dict[Format, Callable[[ParityReport], str]] = {
+RENDERERS: dict[Format, Callable[[Document], str]] = {
     "text": text.render,
     "json": json.render,
     "markdown": markdown.render,
@@ -18,3 +18,8 @@ RENDERERS: dict[Format, Callable[[ParityReport], str]] = {
     "github": github.render,
     "junit": junit.render,
 }
+
+
+def render(document: Document, format: Format) -> str:
+    """A document in a format: valid UTF-8, and in reading order, whatever the tokens are."""
+    return visible.document(RENDERERS[format](document))

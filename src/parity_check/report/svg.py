@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from parity_check.report.document import Panel
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -42,6 +44,8 @@ STYLE: Any = {
     "xtick.minor.visible": False,
     "ytick.minor.visible": False,
 }
+MARGINS = {"left": 0.16, "right": 0.985, "top": 0.9, "bottom": 0.19}
+"""Room for a legend above the axes and for labels; a plot may set others."""
 NOTHING = ("Creator", "Date", "Format", "Type")
 _FONT = re.compile(r"font(-family)?: ([\d.]+px )?[^;\"]*(sans-serif|serif)[^;\"]*")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{2,}")
@@ -54,7 +58,21 @@ def available() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def inline(figure: Figure, name: str, alt: str) -> str:
+def draw(panel: Panel, name: str) -> str:
+    """One panel as inline SVG. `name` makes its ids its own."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=panel.size)
+        figure.subplots_adjust(**MARGINS)
+        axes = figure.add_subplot()
+        panel.draw(axes)
+        axes.minorticks_off()
+        return _inline(figure, name, panel.alt)
+
+
+def _inline(figure: Figure, name: str, alt: str) -> str:
     """One figure as an `<svg>` element whose ids are its own; equal figures give equal text."""
     import matplotlib
     from markupsafe import escape

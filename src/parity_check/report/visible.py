@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 
@@ -20,6 +21,12 @@ def token(text: str) -> str:
     cut = text[:LONGEST]
     shown = "".join(_sign(cut, place) for place in range(len(cut)))
     return shown if len(text) <= LONGEST else f"{shown}… ({len(text):,} characters)"
+
+
+def line(text: str) -> str:
+    """Text on one line: control characters and what cannot be seen as their JSON escapes."""
+    escaped = json.dumps(text, ensure_ascii=False)[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    return "".join(c if c.isprintable() else _escape(c) for c in escaped)
 
 
 def document(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from parity_check.config.models import ModelConfig
 from parity_check.errors import ConfigError, InputError
+from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import bundled
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -61,14 +62,14 @@ def rope_theta(config: Mapping[str, Any]) -> float | None:
 
 
 def check_reading(
-    role: str, description: Mapping[str, Any], dtype: str, config: Mapping[str, Any]
+    role: str, description: EngineDescription, dtype: str, config: Mapping[str, Any]
 ) -> None:
     """Refuse an engine that reads another RoPE base or dtype than was written.
 
     A checkpoint saved by transformers 5 loads in 0.8.5 and 0.18.1 with a base of 10000, silently:
     then the two engines run different models. Raises InputError.
     """
-    written, read = rope_theta(config), description["model"]["rope_theta"]
+    written, read = rope_theta(config), description.model.get("rope_theta")
     if written is not None and read is not None and float(read) != written:
         raise InputError(
             f"the {role} engine reads rope_theta {float(read):g} from this checkpoint, its "
@@ -76,6 +77,6 @@ def check_reading(
             hint='its transformers is older than the checkpoint: write "rope_theta" and '
             '"torch_dtype" at the top level of config.json, as transformers 4 does',
         )
-    loaded = description["config"].get("dtype", dtype)
+    loaded = description.config.get("dtype", dtype)
     if loaded != dtype:
         raise InputError(f"the {role} engine runs in {loaded}, {dtype} was asked for")

@@ -11,8 +11,8 @@ import numpy as np
 from parity_check.errors import TraceMismatchError
 from parity_check.measure.metrics import PairedChunk
 from parity_check.traces.batch import SampleBatch
-from parity_check.traces.provenance import served
-from parity_check.traces.trace import UNKNOWN, TraceHeader
+from parity_check.traces.engine import UNKNOWN
+from parity_check.traces.trace import TraceHeader
 
 
 class Index:
@@ -31,8 +31,8 @@ def check_headers(
 ) -> None:
     """Refuse two traces whose logprobs cannot be compared. Raises TraceMismatchError.
 
-    Raw against processed is refused too, unless that is what a run was asked to compare. With a
-    server or a trainer, which score by prefill what is sampled by decode, the paths may differ.
+    Raw against processed is refused too, unless that is what a run was asked to compare. The paths
+    may differ where an engine evaluates by prefill, as a server or a trainer does.
     """
     if evaluating.replayed_from != behaviour.token_digest:
         replayed = evaluating.replayed_from
@@ -52,7 +52,7 @@ def check_siblings(one: TraceHeader, other: TraceHeader, *, same_distribution: b
         left, right = one.model.get(key), other.model.get(key)
         if left != right:
             raise TraceMismatchError(f"the traces are of different models: {key}: {left} ≠ {right}")
-    same_path = not any(served(each.engine) or each.by_trainer for each in (one, other))
+    same_path = {one.engine.evaluates_by, other.engine.evaluates_by} == {"decode"}
     fields = ["logprob_path"] * same_path + ["logprob_distribution"] * same_distribution
     for field in fields:
         left, right = getattr(one, field), getattr(other, field)

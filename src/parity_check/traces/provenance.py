@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from parity_check import __version__
-from parity_check.traces.trace import UNKNOWN
+from parity_check.traces.engine import UNKNOWN, EngineDescription
 
 SAMPLED_BYTES = 1 << 16
 SAMPLES_PER_FILE = 64
@@ -70,22 +69,17 @@ def host_fingerprint() -> dict[str, Any]:
     }
 
 
-def served(engine: Mapping[str, Any]) -> bool:
-    """Whether an engine, by its description, is a server that was only asked."""
-    return bool(engine.get("backend") == "endpoint")
-
-
 def differences(
-    reference: dict[str, Any],
-    candidate: dict[str, Any],
+    reference: EngineDescription,
+    candidate: EngineDescription,
     requested: dict[str, tuple[Any, Any]],
 ) -> tuple[Difference, ...]:
-    """Settings and effective configuration in which two engine descriptions differ.
+    """Settings and effective configuration in which two engines differ.
 
     `requested` maps a setting to what each engine was asked for; a difference is requested when
     the two requests already differed, and unrequested otherwise. Unrequested ones come first.
-    What is unknown of an engine is not known to differ. Two kinds of
-    engine differ only in what both have a word for.
+    What is unknown of an engine is not known to differ. Two backends differ only in what both
+    have a word for.
     """
     found = []
     for key, left, right in _pairs(reference, candidate):
@@ -95,19 +89,22 @@ def differences(
     return tuple(sorted(found, key=lambda difference: difference.requested))
 
 
-def _pairs(reference: dict[str, Any], candidate: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    settings = [
-        (key, value["in_force"], candidate["settings"][key]["in_force"])
-        for key, value in reference["settings"].items()
+def _pairs(
+    reference: EngineDescription, candidate: EngineDescription
+) -> list[tuple[str, Any, Any]]:
+    settings: list[tuple[str, Any, Any]] = [
+        (name, setting.in_force, candidate.settings[name].in_force)
+        for name, setting in reference.settings.items()
+        if name in candidate.settings
     ]
-    if UNKNOWN in (reference.get("version"), candidate.get("version")):
-        return settings  # an engine of a dump, whose configuration nobody knows
-    keys = list(dict.fromkeys([*reference["config"], *candidate["config"]]))
-    if reference.get("backend") != candidate.get("backend"):
+    if reference.imported or candidate.imported:
+        return settings  # nobody knows its configuration
+    left, right = reference.config, candidate.config
+    keys = list(dict.fromkeys([*left, *right]))
+    if reference.backend != candidate.backend:
         # What a server does not tell is unknown, not different.
-        keys = [key for key in reference["config"] if key in candidate["config"]]
-    config = [(key, reference["config"].get(key), candidate["config"].get(key)) for key in keys]
-    return settings + config
+        keys = [key for key in left if key in right]
+    return settings + [(key, left.get(key), right.get(key)) for key in keys]
 
 
 def _sample_file(file: Path, digest: hashlib._Hash) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from parity_check.config.models import OTHER, Role
@@ -23,6 +24,13 @@ def replayed_name(sampled_by: Role) -> str:
 def evaluated_name(sampled_by: str, by: str) -> str:
     """That trace, evaluated by the named engine."""
     return f"{sampled_by}-replayed-by-{by}.parquet"
+
+
+def evaluators(directory: Path, sampled_by: str) -> list[str]:
+    """The engines whose logprobs on that trace lie in a run's directory."""
+    before, after = evaluated_name(sampled_by, "*").split("*")
+    found = (path.name for path in directory.glob(f"{before}*{after}"))
+    return sorted(name.removeprefix(before).removesuffix(after) for name in found)
 
 
 def repeat_name(role: str, number: int | Literal["*"]) -> str:

@@ -8,14 +8,24 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from parity_check.errors import InputError
 from parity_check.files import whole
 from parity_check.traces.batch import BATCH_COLUMNS, SampleBatch, batch_of
+from parity_check.traces.engine import UNKNOWN as UNKNOWN
+from parity_check.traces.engine import (
+    Distribution,
+    EngineDescription,
+    LogprobPath,
+    completed,
+    first_fault,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,11 +35,6 @@ SCHEMA_VERSION = 1
 METADATA_KEY = b"parity_check"
 VOCABULARY_KEY = b"parity_check_vocabulary"
 ROWS_PER_GROUP = 1024
-
-UNKNOWN: Literal["unknown"] = "unknown"
-"""What a trace says where its source does not: a dump holds no engine's settings."""
-LogprobPath = Literal["decode", "prefill", "unknown"]
-Distribution = Literal["processed", "raw", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class TraceHeader:
     command: str
     sampled_by: str
     evaluated_by: str
-    engine: dict[str, Any]
+    engine: EngineDescription
     model: dict[str, Any]
     sampling: dict[str, float | int | bool]
     logprob_path: LogprobPath
@@ -82,11 +87,6 @@ class TraceHeader:
     samples: int = 0
     tokens: int = 0
     schema_version: int = SCHEMA_VERSION
-
-    @property
-    def by_trainer(self) -> bool:
-        """Whether a trainer computed the logprobs: its forward is its path."""
-        return bool(self.engine.get("backend") == "transformers")
 
 
 def token_digest(samples: Iterable[Sample]) -> str:
@@ -129,7 +129,7 @@ def write_trace(
         tokens=sum(len(sample.completion_token_ids) for sample in samples),
     )
     metadata = {
-        METADATA_KEY: json.dumps(asdict(header)).encode(),
+        METADATA_KEY: json.dumps({**asdict(header), "engine": header.engine.stated()}).encode(),
         VOCABULARY_KEY: json.dumps(dict(vocabulary)).encode(),
     }
     columns = list(trace_schema())
@@ -263,18 +263,25 @@ def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
     raw = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
     if raw is None:
         raise InputError(f"{path}: a Parquet file, but not a parity-check trace")
-    unknown = InputError(f"{path}: its metadata is not the provenance of a trace")
+    unknown = f"{path}: its metadata is not the provenance of a trace"
     try:
         fields_read = json.loads(raw)
         version = fields_read.get("schema_version")
     except (ValueError, AttributeError):
-        raise unknown from None
+        raise InputError(unknown) from None
     if version != SCHEMA_VERSION:
         raise InputError(
             f"{path}: trace schema {version}, this parity-check reads {SCHEMA_VERSION}",
             hint="record it again, or use the parity-check version that wrote it",
         )
     try:
-        return TraceHeader(**fields_read)
-    except TypeError:
-        raise unknown from None
+        return _adapter().validate_python(
+            {**fields_read, "engine": completed(fields_read.get("engine"))}
+        )
+    except ValidationError as error:
+        raise InputError(f"{unknown}: {first_fault(error)}") from None
+
+
+@cache
+def _adapter() -> TypeAdapter[TraceHeader]:
+    return TypeAdapter(TraceHeader)

@@ -1,1 +1,1 @@
-"""`weight-sync`: what an in-flight weight update does to the logprobs."""
+"""`weight-sync`: check what an in-flight weight update does to the logprobs."""

@@ -1,19 +1,20 @@
-"""What it means that an in-flight weight update did what it declares: the six checks.
+"""Did an in-flight weight update do what it declares? The six checks.
 
-A request that is under way while weights A become B returns logprobs of three kinds. Each token is
-held against cold engines, started with A and with B, that replay the same tokens, and against B
-over the KV that A had computed: what an update that keeps the cache honestly gives. Which of them
-the tokens behind the boundary equal says what happened to the cache, whatever was declared.
+While the weights change from A to B, a request returns logprobs of up to three kinds. Cold engines,
+started with A and with B, replay the same tokens; a third replay loads B over the KV that A had
+computed, which is what an update that keeps the cache gives. Which of them the tokens after the
+switch match shows what happened to the cache, whatever was declared.
 
-Numbers are mean |Δ| in nats a token, Δ = logprob of the oracle - logprob that was returned, with
-an interval clustered by prompt that is judged against one limit, as everywhere. An engine that
-differs from itself by more than the limit before any update settles nothing.
+Distances are mean |Δ| in nats per token, Δ = logprob of the replay - logprob that was returned.
+Their interval, clustered by prompt, is judged against one limit. Where the engine differs from
+itself by more than the limit before any update, they are inconclusive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -21,23 +22,35 @@ from parity_check.measure.gates import Verdict
 from parity_check.weight_sync.distance import Distance, Ruler
 from parity_check.weight_sync.observed import EngineRun, Floats, Handling, Ints, Request, lag_shares
 
-REFUSED = "the cache reset was refused"
+Unit = Literal["nats", "logits", "parameters", "tokens", "share"]
+
+OF_ONE_ENGINE = (
+    "weights_arrived",
+    "lm_head_refreshed",
+    "no_stale_prefix",
+    "in_flight_as_declared",
+    "nothing_lost",
+)
+OF_TWO_ENGINES = "reference_analogue"
 SHOWN = 5e-6
-"""The least that five decimals show."""
+"""The smallest value that five decimals show."""
 NAMED = 3
-"""Parameters that a sentence names; the report's data has all."""
+"""How many parameters a sentence names; report.json has all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question, its verdict, and the number that was judged by its limit."""
+    """One question, its verdict, and the number that was judged against its limit.
+
+    `engine` is a role, or `both`.
+    """
 
     name: str
     engine: str
     verdict: Verdict
     value: float | None
     limit: float
-    unit: str
+    unit: Unit
     reason: str
     advice: str = ""
 
@@ -57,9 +70,9 @@ def weights_arrived(
     unchanged: Sequence[str],
     wrong: Sequence[str],
 ) -> Check:
-    """Every parameter equals that of a cold engine with the new weights, and so do fresh tokens.
+    """Parameters and logprobs of new requests equal those of a cold engine with the new weights.
 
-    Fresh requests that took a prefix from the cache are left out: `no_stale_prefix` is about them.
+    New requests that hit the prefix cache are left out: `no_stale_prefix` covers them.
     """
     name = "weights_arrived"
     old, new = run.cold[0].parameters, run.cold[run.newest].parameters
@@ -68,74 +81,77 @@ def weights_arrived(
         stale = len(unchanged) + len(wrong)
         if len(unchanged) == changing and not wrong:
             reason = (
-                f"none of the {changing} parameters that the update changes has changed: it did "
-                "nothing, or wrote into a copy"
+                f"none of the {changing} parameters that should change has changed: the update did "
+                "nothing, or wrote to a copy"
             )
         else:
             parts = [
                 f"{len(names)} of {len(new)} parameters {what}: {_named(names)}"
                 for names, what in (
-                    (unchanged, "still hold the old weights"),
-                    (wrong, "hold neither the old nor the new weights"),
+                    (unchanged, "still have the old weights"),
+                    (wrong, "have neither the old nor the new weights"),
                 )
                 if names
             ]
             reason = "; ".join(parts)
-        advice = "compare the names that the update loads with those of the checkpoint"
+        advice = "compare the names that the update loads with those in the checkpoint"
         return Check(name, run.role, "drift", float(stale), 0.0, "parameters", reason, advice)
     fresh = [request for request in run.of("fresh") if not request.cached_tokens]
     estimate = ruler.measure(fresh, lambda request: request.to_cold())
     if estimate is None:
-        reason = "all parameters hold the new weights, but every fresh request met a cached prefix"
+        reason = "all parameters have the new weights, but every new request hit the prefix cache"
         return Check(name, run.role, "inconclusive", None, ruler.limit, "nats", reason)
     verdict, why = ruler.judge(estimate, floor)
     reason = (
-        f"all {len(new)} parameters hold the new weights ({changing} changed); fresh requests are "
-        f"{_nats(estimate)} from a cold engine with them{why}"
+        f"all {len(new)} parameters have the new weights ({changing} changed); new requests differ "
+        f"by {_nats(estimate)} from a cold engine with the new weights{why}"
     )
     advice = ""
     if verdict == "drift":
-        advice = "something derived from the weights was not refreshed: a cache, a packed copy"
+        advice = "something derived from the weights was not refreshed: a cache, or a packed copy"
     return Check(name, run.role, verdict, estimate.value, ruler.limit, "nats", reason, advice)
 
 
 def lm_head_refreshed(run: EngineRun) -> Check:
-    """The head in force, copies and all, gives the logits of a cold engine with the new weights."""
+    """The head in use, copies included, gives the logits of a cold engine with the new weights."""
+    name = "lm_head_refreshed"
     old, new, found = (w.head for w in (run.cold[0], run.cold[run.newest], run.after))
+    if old is None or new is None or found is None:
+        reason = "not testable: the model has no lm_head whose logits can be read"
+        return Check(name, run.role, "inconclusive", None, 0.0, "logits", reason)
     distance = float(np.abs(found - new).max())
     change = float(np.abs(new - old).max())
     reason = (
-        f"logits of fixed hidden states are within {distance:.3g} of a cold engine's; the update "
+        f"logits for fixed hidden states are within {distance:.3g} of a cold engine's; the update "
         f"moves them by up to {change:.3g} ({run.after.head_dtype} head)"
     )
     limit = change / 100
     if distance <= limit:
-        return Check("lm_head_refreshed", run.role, "parity", distance, limit, "logits", reason)
-    advice = "refresh what is derived from lm_head.weight (a float32 or packed copy) on each update"
-    return Check("lm_head_refreshed", run.role, "drift", distance, limit, "logits", reason, advice)
+        return Check(name, run.role, "parity", distance, limit, "logits", reason)
+    advice = "refresh copies of lm_head.weight (float32 or packed) on every update"
+    return Check(name, run.role, "drift", distance, limit, "logits", reason, advice)
 
 
 def if_arrived(arrived: Check, check: Check) -> Check:
-    """Distances to the new weights say nothing of the cache where the weights did not arrive."""
+    """The check, but inconclusive where the new weights did not arrive.
+
+    A distance to them then shows nothing about the cache.
+    """
     if arrived.verdict != "drift" or check.unit != "nats" or check.verdict == "parity":
         return check
-    if not check.reason.startswith(REFUSED):
-        reason = "cannot be told, because the new weights did not arrive"
-        return Check(
-            check.name, check.engine, "inconclusive", check.value, check.limit, check.unit, reason
-        )
-    return check
+    reason = "not testable: the new weights did not arrive"
+    return replace(check, verdict="inconclusive", reason=reason, advice="")
 
 
 def no_stale_prefix(run: EngineRun, ruler: Ruler, floor: Distance) -> Check:
-    """A prompt seen before the update and re-issued after it equals a cold engine."""
+    """A prompt sent again after the update matches a cold engine with the new weights."""
     name = "no_stale_prefix"
     reissued = run.of("reissued")
     estimate = ruler.measure(reissued, lambda request: request.to_cold())
     assert estimate is not None
     cached = sum(request.cached_tokens for request in reissued)
     if run.prefix_caching and max(r.prompt_tokens for r in reissued) <= run.block_size:
-        reason = f"no prompt is longer than a cache block of {run.block_size} tokens"
+        reason = f"no prompt is longer than one cache block ({run.block_size} tokens)"
         return Check(
             *(name, run.role, "inconclusive", None, ruler.limit, "nats", reason),
             "use longer prompts",
@@ -146,15 +162,15 @@ def no_stale_prefix(run: EngineRun, ruler: Ruler, floor: Distance) -> Check:
         source = f"{cached} of their prompt tokens came from the prefix cache"
     largest = max(float(request.to_cold().max()) for request in reissued)
     reason = (
-        f"re-issued prompts are {_nats(estimate)} (max {largest:.3g}) from a cold engine with the "
-        f"new weights; {source}{why}"
+        f"prompts sent again differ by {_nats(estimate)} (max {largest:.3g}) from a cold engine "
+        f"with the new weights; {source}{why}"
     )
     advice = ""
     if verdict == "drift" and cached:
         advice = (
-            "KV of the old weights is served from the cache: set clear_cache = true, or "
-            "enable_prefix_caching = false, or call reset_prefix_cache() after the update and look "
-            "at what it returns"
+            "the prefix cache serves KV of the old weights: set clear_cache = true or "
+            "enable_prefix_caching = false, or call reset_prefix_cache() after the update and "
+            "check its return value"
         )
     return Check(name, run.role, verdict, estimate.value, ruler.limit, "nats", reason, advice)
 
@@ -164,7 +180,7 @@ def _after_the_switch(request: Request, distance: Floats) -> Floats:
 
 
 def separation(run: EngineRun, ruler: Ruler) -> Distance | None:
-    """How far apart keeping and recomputing are, on the tokens behind the boundary."""
+    """How far apart keeping and recomputing the KV are, on the tokens after the switch."""
 
     def distance(request: Request) -> Floats:
         if request.kept is None:
@@ -176,7 +192,7 @@ def separation(run: EngineRun, ruler: Ruler) -> Distance | None:
 
 
 def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Distance) -> tuple[Handling, Check]:
-    """What became of the requests under way, and whether it is what the mode says."""
+    """What happened to the requests in flight, and whether it is what the mode declares."""
     name, requests = "in_flight_as_declared", run.of("in_flight")
     after = sum(int((request.versions > request.started).sum()) for request in requests)
     aborted = sum(request.finish_reason == "abort" for request in requests)
@@ -184,30 +200,29 @@ def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Distance) -> tupl
         measured: Handling = "unclear" if after else "aborted" if aborted else "drained"
         verdict: Verdict = "parity" if measured == run.declared else "drift"
         reason = (
-            f"declared {run.declared}; of {len(requests)} requests in flight {aborted} were "
-            f"aborted, and {after} of their tokens came from the new weights"
+            f'the mode declares "{run.declared}"; of {len(requests)} requests in flight, {aborted} '
+            f"were aborted; {after} of their tokens came from the new weights"
         )
-        check = Check(name, run.role, verdict, float(after), 0.0, "tokens", reason)
-        return measured, _reset_counts(run, check)
+        return measured, Check(name, run.role, verdict, float(after), 0.0, "tokens", reason)
     kept = ruler.measure(
         requests,
         lambda r: np.zeros(0) if (d := r.to_kept()) is None else _after_the_switch(r, d),
     )
     cold = ruler.measure(requests, lambda r: _after_the_switch(r, r.to_cold()))
     apart = separation(run, ruler)
-    assert kept is not None
-    assert cold is not None
-    assert apart is not None
+    if kept is None or cold is None or apart is None:
+        reason = "not testable: the replay over the kept KV switched weights at other tokens"
+        return "unclear", Check(name, run.role, "inconclusive", None, ruler.limit, "nats", reason)
     if ruler.inside(apart) != "drift":
         reason = (
-            f"keeping and recomputing the KV differ by {_nats(apart)} here, which a limit of "
-            f"{ruler.limit:g} does not tell apart"
+            f"keeping and recomputing the KV differ by only {_nats(apart)} here: a limit of "
+            f"{ruler.limit:g} cannot tell them apart"
         )
         check = Check(
             *(name, run.role, "inconclusive", apart.value, ruler.limit, "nats", reason),
-            "use checkpoints that are further apart, or more requests",
+            "use checkpoints that differ more, or more requests",
         )
-        return "unclear", _reset_counts(run, check)
+        return "unclear", check
     inside = {"kept": ruler.inside(kept), "recomputed": ruler.inside(cold)}
     measured = "unclear"
     if inside == {"kept": "parity", "recomputed": "drift"}:
@@ -217,32 +232,28 @@ def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Distance) -> tupl
     judged = kept if run.declared == "kept" else cold
     verdict, why = ruler.judge(judged, floor)
     reason = (
-        f"declared {run.declared}; behind the boundary the tokens are {_nats(kept)} from the new "
-        f"weights over the kept KV, {_nats(cold)} from a cold engine with the new weights{why}"
+        f'the mode declares "{run.declared}"; after the switch, tokens differ by {_nats(kept)} '
+        f"from the new weights over the kept KV, and by {_nats(cold)} from a cold engine with the "
+        f"new weights{why}"
     )
-    check = Check(name, run.role, verdict, judged.value, ruler.limit, "nats", reason)
-    return measured, _reset_counts(run, check)
+    return measured, Check(name, run.role, verdict, judged.value, ruler.limit, "nats", reason)
 
 
-def _reset_counts(run: EngineRun, check: Check) -> Check:
-    """A clearing that was declared and refused is drift, whatever the tokens look like."""
+def if_reset(run: EngineRun, check: Check) -> Check:
+    """The check, but drift where a declared cache reset was refused, whatever the tokens show."""
     if not (run.clear_cache and run.refused_reset):
         return check
-    return Check(
-        check.name,
-        check.engine,
-        "drift",
-        check.value,
-        check.limit,
-        check.unit,
-        f"{REFUSED} (it returned false); {check.reason}",
-        "a cache cannot be reset while requests hold its blocks: reset with "
-        "reset_running_requests = true, or when nothing is in flight",
+    return replace(
+        check,
+        verdict="drift",
+        reason=f"the cache reset was refused (it returned false); {check.reason}",
+        advice="a cache cannot be reset while requests hold its blocks: pass "
+        "reset_running_requests = true, or reset when nothing is in flight",
     )
 
 
 def nothing_lost(run: EngineRun) -> Check:
-    """Every request ends with all its tokens; what was aborted as declared is issued again."""
+    """Every request ends with all its tokens; those aborted as declared are sent again."""
     missing = {r.sample_id: r.wanted - len(r.logprobs) for r in run.requests}
     declared_aborts = {
         request.sample_id
@@ -250,14 +261,15 @@ def nothing_lost(run: EngineRun) -> Check:
         if run.declared == "aborted" and request.finish_reason == "abort"
     }
     lost = {s: n for s, n in missing.items() if n and s not in declared_aborts}
-    reason = f"all {len(run.requests)} requests ended with all their tokens"
+    reason = f"all {len(run.requests)} requests finished with all their tokens"
     if declared_aborts:
         reason = (
-            f"{len(declared_aborts)} requests were aborted as declared and issued again; all "
-            "others ended with all their tokens"
+            f"{len(declared_aborts)} requests were aborted as declared and sent again; all others "
+            "finished with all their tokens"
         )
     if lost:
-        reason = f"{len(lost)} of {len(run.requests)} requests lack tokens: {_named(list(lost))}"
+        named = _named(list(lost))
+        reason = f"{len(lost)} of {len(run.requests)} requests are missing tokens: {named}"
     verdict: Verdict = "drift" if lost else "parity"
     return Check(
         "nothing_lost", run.role, verdict, float(sum(lost.values())), 0.0, "tokens", reason
@@ -267,12 +279,12 @@ def nothing_lost(run: EngineRun) -> Check:
 def reference_analogue(
     reference: EngineRun, candidate: EngineRun, measured: Mapping[str, Handling]
 ) -> Check:
-    """Both engines put the same tokens of the same requests under the same policy, the same way.
+    """Both engines sample the same tokens under the same policy, and handle the KV the same way.
 
-    The number is the share of in-flight tokens, place by place, that one engine has under another
-    policy version than the other, or does not have, or has over KV that was treated otherwise.
+    The value is the share of in-flight tokens, position by position, whose policy version or whose
+    KV differs between the engines, or that only one of them has.
     """
-    name = "reference_analogue"
+    name = OF_TWO_ENGINES
     ways = (measured[reference.role], measured[candidate.role])
     rows = [
         (_versions(left, r), _versions(right, r), left, right)
@@ -284,24 +296,23 @@ def reference_analogue(
     share = float(np.concatenate(unlike).mean())
     lags = [lag_shares(run.of("in_flight"), run.newest) for run in (reference, candidate)]
     reason = (
-        f"switch points differ in {differing} of {len(rows)} requests; lags in the reference "
-        f"{_shares(lags[0])}, in the candidate {_shares(lags[1])}; KV {ways[0]} in the reference, "
-        f"{ways[1]} in the candidate"
+        f"switch points differ in {differing} of {len(rows)} requests; reference: KV {ways[0]}, "
+        f"lag {_shares(lags[0])}; candidate: KV {ways[1]}, lag {_shares(lags[1])}"
     )
     verdict: Verdict = "drift" if share else "parity"
-    advice = 'mode = "keep", clear_cache = false is what V0 did' if share else ""
+    advice = 'V0 behaves like mode = "keep", clear_cache = false' if share else ""
     if share and ways[0] == ways[1] and any(map(_staggered, (reference, candidate))):
-        # Another number of prefill steps is no difference in the update.
+        # A different number of prefill steps is not a difference in the update.
         verdict = "inconclusive"
-        reason += "; prompts were prefilled in several steps, so the schedules differ"
-        advice = "raise max_num_batched_tokens, or lower weight_sync.concurrency"
+        reason += "; prompts were prefilled over several steps, so the schedules differ"
+        advice = "raise max_num_batched_tokens or lower weight_sync.concurrency"
     if "unclear" in ways and not differing:
         verdict = "inconclusive"
     return Check(name, "both", verdict, share, 0.0, "share", reason, advice)
 
 
 def _staggered(run: EngineRun) -> bool:
-    """Whether the requests in flight were not at the same token when an update came."""
+    """Whether the requests in flight were at different tokens when an update came."""
     return len({r.switches for r in run.of("in_flight") if r.switches}) > 1
 
 

@@ -1,13 +1,12 @@
-"""`weight-sync` from a configuration to its report: the engines, their oracles, the run's files.
+"""`weight-sync` from a configuration to its report: the engines, their replays, the run's files.
 
-One engine a role goes through the updates; then engines that are started with each version of the
-weights replay the same tokens, one version after the other.
+One engine per role goes through the updates. Then cold engines, started with each version of the
+weights in turn, replay the same tokens.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,46 +17,47 @@ from typing import Any
 import numpy as np
 
 from parity_check import __version__
-from parity_check.comparison.report import EngineReport, Setting
-from parity_check.config.load import dump_config
+from parity_check.comparison.analyse import engine_report
+from parity_check.config.load import dump_config, parse_config
 from parity_check.config.models import Config, ModelConfig, Role, WeightSync
 from parity_check.console import Console
-from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
+from parity_check.engines.kinds import configured_engine
 from parity_check.engines.pauses import IN_PROCESS
-from parity_check.errors import ConfigError, ExitCode, InputError
-from parity_check.files import write_text
+from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import Session, session, tokenize_prompts
-from parity_check.report.deliver import Delivery, append_step_summary
-from parity_check.report.weight_sync import sentences
-from parity_check.report.weight_sync.json import parse
-from parity_check.report.weight_sync.renderers import RENDERERS
+from parity_check.report.deliver import Delivery, deliver
+from parity_check.report.document import Document, Head
+from parity_check.report.renderers import render
 from parity_check.traces import provenance
 from parity_check.traces.prompts import read_prompts
 from parity_check.weight_sync.checks import reference_analogue
+from parity_check.weight_sync.document import document
 from parity_check.weight_sync.observed import EngineRun, Mode, Request, Update, Weights, declared
+from parity_check.weight_sync.record import read
 from parity_check.weight_sync.report import WeightSyncReport
 from parity_check.weight_sync.scenario import (
     Cold,
-    Flown,
     Planned,
+    Recording,
     Rows,
     declared_ways,
-    fly,
     locate_checkpoint,
     plan_requests,
+    record_updates,
     replay,
 )
-from parity_check.weight_sync.timeline import judge, overall
+from parity_check.weight_sync.timeline import judge, timeline
 
 REPORT = "report.json"
+PAGE = "report.html"
 
 
 def weight_sync(
     config: Config, roles: Sequence[Role], delivery: Delivery, console: Console
 ) -> ExitCode:
-    """Change weights under requests that are on their way, on one engine or on both."""
+    """Change the weights while requests are in flight, on one engine or on both."""
     delivery.check()
     return deliver(run_scenario(config, roles, console), delivery, console)
 
@@ -67,11 +67,12 @@ def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
     delivery.check()
     path = directory / REPORT
     try:
-        stored = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        shown = document(read(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError) as error:
+        missing = isinstance(error, KeyError)
+        reason = f"{error} is missing" if missing else str(error).splitlines()[0]
         raise InputError(f"{path}: not the report of a weight-sync run: {reason}") from None
-    return deliver(stored, delivery, console)
+    return deliver(shown, delivery, console)
 
 
 def is_weight_sync(directory: Path) -> bool:
@@ -79,61 +80,45 @@ def is_weight_sync(directory: Path) -> bool:
     return any(directory.glob(rollouts_name("*")))
 
 
-def deliver(report: WeightSyncReport, delivery: Delivery, console: Console) -> ExitCode:
-    """Print and write the report; returns the exit code. On GitHub Actions, annotate as well."""
-    for path, format in delivery.write.items():
-        write_text(path, RENDERERS[format](report))
-    quiet = console.verbosity < 0 and delivery.format == "text"
-    console.data(sentences.verdict_line(report) if quiet else RENDERERS[delivery.format](report))
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        if delivery.format == "text":
-            console.data(RENDERERS["github"](report))
-        append_step_summary(RENDERERS["markdown"](report))
-    if delivery.exit_zero:
-        return ExitCode.PARITY
-    inconclusive = report.exit_code is ExitCode.INCONCLUSIVE
-    return delivery.inconclusive if inconclusive else report.exit_code
-
-
-def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> WeightSyncReport:
-    """Run the scenario on the engines, its oracles after it, and judge. Writes the run."""
+def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Document:
+    """Run the scenario on the engines, then the replays, and judge. Writes the run."""
     settings = config.weight_sync or WeightSync()
     config = config.model_copy(update={"weight_sync": settings})
-    _refuse_endpoints(config, roles)
+    _check_weights(config, roles)
     _check_lengths(settings, config.workload.max_tokens)
     prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
     checkpoints = [locate_checkpoint(path) for path in settings.weights]
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(_in_process(config, roles), roles, run, console) as live:
-            specs = ((role, live.engines.specs[role]) for role in roles)
-            started = {role: spec for role, spec in specs if isinstance(spec, EngineSpec)}
-            ways = declared_ways(started, settings)
+            specs = live.engines.specs
+            pauses = {role: found for role in roles if (found := specs[role].pauses) is not None}
+            ways = declared_ways(pauses, settings)
             ids = tokenize_prompts(live, prompts)
             plan = plan_requests(prompts, ids, settings.concurrency)
             job = partial(_recorded, plan, config, checkpoints, run)
-            flown = live.engines.run(dict.fromkeys(roles, job))
-            made = live
+            recordings = live.engines.run(dict.fromkeys(roles, job))
+            first = live
         versions = [config.model, *(_model(config, path) for path in checkpoints)]
         colds: list[dict[Role, Cold]] = []
         for version, model in enumerate(versions):
             with session(_cold_config(config, roles, model), roles, run, console) as live:
                 jobs = {
-                    role: partial(replay, plan, config, keeping, flown[role])
+                    role: partial(replay, plan, config, keeping, recordings[role])
                     for role in roles
                     for keeping in [checkpoints if not version and ways[role][0] == "keep" else []]
                 }
                 colds.append(live.engines.run(jobs))
         wanted = config.workload.max_tokens
         runs = [
-            engine_run(role, ways[role], plan, wanted, flown[role], [c[role] for c in colds])
+            engine_run(role, ways[role], plan, wanted, recordings[role], [c[role] for c in colds])
             for role in roles
         ]
-        report = _report(config, made, run, checkpoints, flown, runs)
+        shown = document(_report(config, first, checkpoints, recordings, runs))
         for role, each in zip(roles, runs, strict=True):
-            run.write(rollouts_name(role), _rollouts(each, flown[role].rows))
-        run.write(REPORT, RENDERERS["json"](report))
-        run.write("report.html", RENDERERS["html"](report))
-    return report
+            run.write(rollouts_name(role), _rollouts(each, recordings[role].rows))
+        run.write(REPORT, render(shown, "json"))
+        run.write(PAGE, render(shown, "html"))
+    return shown
 
 
 def _check_lengths(settings: WeightSync, max_tokens: int) -> None:
@@ -145,37 +130,29 @@ def _check_lengths(settings: WeightSync, max_tokens: int) -> None:
         )
 
 
-def _refuse_endpoints(config: Config, roles: Sequence[Role]) -> None:
+def _check_weights(config: Config, roles: Sequence[Role]) -> None:
     for role in roles:
-        if config.engine(role).kind == "endpoint":
-            raise ConfigError(f"weight_sync: the {role} is an endpoint: its weights are not ours")
+        can = configured_engine(role, config).can
+        if not can.updates_weights:
+            raise ConfigError(
+                f"weight_sync: the {role} is {can.noun}: its weights cannot be changed from here"
+            )
 
 
 def _in_process(config: Config, roles: Sequence[Role]) -> Config:
     """Engines that can be stepped from outside; what the user sets in `env` wins."""
-    return _with_engines(
-        config, {r: {"env": {**IN_PROCESS, **config.engine(r).env}} for r in roles}
-    )
+    tree = dump_config(config)
+    for role in roles:
+        tree[role]["env"] = {**IN_PROCESS, **tree[role]["env"]}
+    return parse_config(tree, source="weight_sync")
 
 
 def _cold_config(config: Config, roles: Sequence[Role], model: ModelConfig) -> Config:
     """Engines that start with given weights, and take nothing from a prefix cache."""
-    changes = {
-        role: {
-            "settings": config.engine(role).settings.model_copy(
-                update={"enable_prefix_caching": False}
-            )
-        }
-        for role in roles
-    }
-    cold = _with_engines(_in_process(config, roles), changes)
-    return cold.model_copy(update={"model": model})
-
-
-def _with_engines(config: Config, changes: Mapping[Role, dict[str, Any]]) -> Config:
-    return config.model_copy(
-        update={role: config.engine(role).model_copy(update=c) for role, c in changes.items()}
-    )
+    tree = dump_config(_in_process(config, roles))
+    for role in roles:
+        tree[role]["settings"]["enable_prefix_caching"] = False
+    return parse_config(tree, source="weight_sync").model_copy(update={"model": model})
 
 
 def _model(config: Config, path: str) -> ModelConfig:
@@ -188,13 +165,13 @@ def _recorded(
     checkpoints: Sequence[str],
     run: RunDirectory,
     engine: WorkerEngine,
-) -> Flown:
-    """Fly, and keep the rollouts at once: the oracles come later, and may be interrupted."""
-    flown = fly(plan, config, checkpoints, engine)
+) -> Recording:
+    """Record, and keep the rollouts at once: the replays come later and may be interrupted."""
+    recording = record_updates(plan, config, checkpoints, engine)
     name = rollouts_name(engine.spec.role)
-    run.write(name, "".join(json.dumps(row) + "\n" for row in flown.rows))
+    run.write(name, "".join(json.dumps(row) + "\n" for row in recording.rows))
     engine.forget()
-    return flown
+    return recording
 
 
 def engine_run(
@@ -202,16 +179,19 @@ def engine_run(
     way: tuple[Mode, bool],
     plan: Sequence[Planned],
     wanted: int,
-    flown: Flown,
+    recording: Recording,
     colds: Sequence[Cold],
 ) -> EngineRun:
-    """One engine's rows and its oracles' as arrays; `wanted` tokens were asked of a request."""
+    """One engine's rows and its replays' as arrays; each request asked for `wanted` tokens.
+
+    Raises EngineError for logprobs from which no distance can be computed.
+    """
     kept = {row["sample_id"]: row for row in colds[0].kept}
     requests = []
-    for place, (planned, row) in enumerate(zip(plan, flown.rows, strict=True)):
+    for place, (planned, row) in enumerate(zip(plan, recording.rows, strict=True)):
         beside = kept.get(planned.sample_id)
         if beside is not None and beside["switches"] != row["switches"]:
-            beside = None  # another boundary is another oracle
+            beside = None  # it switched at another token, so its KV is not the same
         requests.append(
             Request(
                 sample_id=planned.sample_id,
@@ -228,34 +208,52 @@ def engine_run(
                 kept=None if beside is None else np.array(beside["logprobs"], dtype=np.float64),
             )
         )
+    _check_logprobs(role, requests)
     return EngineRun(
         role=role,
-        family=flown.description["family"],
+        family=recording.engine.family,
         declared=declared(*way),
         clear_cache=way[1],
-        prefix_caching=flown.description["settings"]["enable_prefix_caching"]["in_force"],
-        block_size=flown.description["config"].get("block_size", 1),
+        prefix_caching=recording.engine.settings["enable_prefix_caching"].in_force is True,
+        block_size=recording.engine.config.get("block_size", 1),
         requests=tuple(requests),
         updates=tuple(
             Update(**{**update, "cache_resets": tuple(update["cache_resets"])})
-            for update in flown.result["updates"]
+            for update in recording.result["updates"]
         ),
-        preemptions=flown.result["preemptions"],
-        before=_weights(flown.result["weights_before"]),
-        after=_weights(flown.result["weights_after"]),
+        preemptions=recording.result["preemptions"],
+        before=_weights(recording.result["weights_before"]),
+        after=_weights(recording.result["weights_after"]),
         cold=tuple(_weights(cold.weights) for cold in colds),
     )
 
 
+def _check_logprobs(role: Role, requests: Sequence[Request]) -> None:
+    invalid = [
+        request.sample_id
+        for request in requests
+        for found in (request.logprobs, request.cold, request.kept)
+        if found is not None and not np.isfinite(found).all()
+    ]
+    if invalid:
+        raise EngineError(
+            f"the {role} returned invalid logprobs (missing, NaN or infinite), first in "
+            f"{invalid[0]}",
+            kind="invalid_logprobs",
+            hint="`parity-check compare` counts them by kind",
+        )
+
+
 def _weights(found: Mapping[str, Any]) -> Weights:
-    head = found["head"] or {"logits": [0.0], "dtype": "no"}
-    return Weights(
-        found["parameters"], np.array(head["logits"], dtype=np.float64), str(head["dtype"])
-    )
+    head = found["head"]
+    if head is None:
+        return Weights(found["parameters"], None, "unknown")
+    logits = np.array(head["logits"], dtype=np.float64)
+    return Weights(found["parameters"], logits, str(head["dtype"]))
 
 
 def rollouts_name(role: str) -> str:
-    """The file with every request of an engine: tokens, logprobs, and then the oracles' too."""
+    """The file with every request of an engine: tokens, logprobs, later the replays' logprobs."""
     return f"{role}-weight-sync.jsonl"
 
 
@@ -280,54 +278,41 @@ def _rollouts(run: EngineRun, recorded: Rows) -> str:
 
 def _report(
     config: Config,
-    made: Session,
-    run: RunDirectory,
+    first: Session,
     checkpoints: Sequence[str],
-    flown: Mapping[Role, Flown],
+    recordings: Mapping[Role, Recording],
     runs: Sequence[EngineRun],
 ) -> WeightSyncReport:
     settings = config.weight_sync
     assert settings is not None
-    results = [judge(each, settings.limit, config.stats.confidence) for each in runs]
-    checks = [check for result in results for check in result.checks]
+    judged = [judge(each, settings.limit, config.stats.confidence) for each in runs]
+    results = [result for result, _ in judged]
+    checks = [check for _, found in judged for check in found]
     if len(runs) == 2:
         measured = {result.role: result.measured for result in results}
         checks.append(reference_analogue(runs[0], runs[1], measured))
     phases = [request.phase for request in runs[0].requests]
     return WeightSyncReport(
-        run_id=made.run_id,
-        created_utc=made.created_utc,
-        command=shlex.join(["parity-check", *sys.argv[1:]]),
-        parity_check=__version__,
-        config=dump_config(config),
-        model=made.model,
+        head=Head(
+            kind="weight-sync",
+            run_id=first.run_id,
+            created_utc=first.created_utc,
+            command=shlex.join(["parity-check", *sys.argv[1:]]),
+            parity_check=__version__,
+            config=dump_config(config),
+            model=first.model,
+            host=provenance.host_fingerprint(),
+        ),
         checkpoints=tuple(provenance.model_fingerprint(path, None) for path in checkpoints),
-        host=provenance.host_fingerprint(),
-        engines=tuple(_engine_report(role, each) for role, each in flown.items()),
+        engines=tuple(
+            engine_report(role, each.engine, "decode", None) for role, each in recordings.items()
+        ),
         requests={phase: phases.count(phase) for phase in dict.fromkeys(phases)},
         results=tuple(results),
+        timeline=tuple(step for each in runs for step in timeline(each)),
         checks=tuple(checks),
-        verdict=overall(checks),
         artifacts=tuple(
             ["report.json", "config.toml"]
-            + [name for role in flown for name in (rollouts_name(role), f"{role}.log")]
+            + [name for role in recordings for name in (rollouts_name(role), f"{role}.log")]
         ),
-    )
-
-
-def _engine_report(role: Role, flown: Flown) -> EngineReport:
-    found = flown.description
-    return EngineReport(
-        role=role,
-        label=flown.label,
-        version=found["version"],
-        family=found["family"],
-        device=found["device"],
-        packages=found["packages"],
-        settings={
-            name: Setting(flown.requested[name], each["in_force"], each["proof"])
-            for name, each in found["settings"].items()
-        },
-        config=found["config"],
-        environment=found["environment"],
     )

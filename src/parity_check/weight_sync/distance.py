@@ -1,4 +1,4 @@
-"""How far an engine's tokens are from those of an oracle, and when that is outside a limit."""
+"""How far an engine's logprobs are from those of a replay, and whether that is within a limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parity_check.weight_sync.observed import Floats, Request
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """Mean |Δ| to an oracle, and how many prompts have a mean of their own above the limit."""
+    """Mean |Δ| to a replay, and how many prompts have a mean of their own above the limit."""
 
     estimate: Estimate
     prompts_outside: int
@@ -29,9 +29,9 @@ class Distance:
 class Ruler:
     """How distances of one engine are measured and judged.
 
-    A mean lies outside the limit when its interval does. As |Δ| has no sign and a long tail, that
-    takes many prompts; so it also does where so many prompts have a mean above the limit that a
-    median inside it is excluded (sign test at the same level).
+    A mean is outside the limit when its interval is. |Δ| has no sign and a long tail, so that takes
+    many prompts; a mean is therefore also outside when so many prompts have a mean above the limit
+    that a median inside it is ruled out (sign test at the same level).
     """
 
     role: str
@@ -64,7 +64,7 @@ class Ruler:
         return Distance(estimate, int((totals / counts > self.limit).sum()))
 
     def inside(self, distance: Distance) -> Verdict:
-        """Equivalence by the interval; without one nothing is settled."""
+        """Equivalence by the interval; inconclusive without one."""
         estimate = distance.estimate
         if estimate.ci_low is None or estimate.ci_high is None:
             return "inconclusive"
@@ -76,7 +76,7 @@ class Ruler:
         return "inconclusive"
 
     def judge(self, distance: Distance, floor: Distance) -> tuple[Verdict, str]:
-        """The verdict on a distance, and why it is open where it is."""
+        """The verdict on a distance, and why where it is inconclusive."""
         verdict, own = self.inside(distance), self.inside(floor)
         if own != "parity" and not floor.estimate.note:
             return "inconclusive", (
@@ -85,6 +85,6 @@ class Ruler:
             )
         if "inconclusive" in (verdict, own):
             note = distance.estimate.note or floor.estimate.note
-            note = note or "the interval lies across the limit"
+            note = note or "the interval straddles the limit"
             return "inconclusive", f"; {note}"
         return verdict, ""

@@ -21,7 +21,8 @@ class Request:
     """One request of the scenario. Arrays are per generated token.
 
     `switches` are the tokens before which the weights changed, `started` the version it began
-    with. `cold` [versions, tokens] and `kept` [tokens] are the oracles' logprobs of its tokens.
+    with. `cold` [versions, tokens] and `kept` [tokens] are its logprobs in the replays: by a
+    cold engine of each version, and by the new weights over the kept KV.
     """
 
     sample_id: str
@@ -49,28 +50,31 @@ class Request:
         return self.started + len(self.switches) - self.versions
 
     def to_cold(self, version: int | None = None) -> Floats:
-        """[tokens] |Δ| to a cold engine of a version, or of each token's own."""
+        """[tokens] |Δ| to the cold engine of a version, by default of each token's own."""
         own = self.versions if version is None else version
         distance: Floats = np.abs(self.cold[own, np.arange(len(self.logprobs))] - self.logprobs)
         return distance
 
     def to_kept(self) -> Floats | None:
-        """[tokens] |Δ| to each token's weights over the KV that was there; None: not measured."""
+        """[tokens] |Δ| to each token's weights over the kept KV; None where not measured."""
         return None if self.kept is None else np.abs(self.kept - self.logprobs)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What an engine computes with: digests by parameter, and logits of fixed hidden states."""
+    """What an engine computes with: digests by parameter, and the head's logits.
+
+    `head` are logits for fixed hidden states; None where the model has no lm_head to probe.
+    """
 
     parameters: Mapping[str, str]
-    head: Floats
+    head: Floats | None
     head_dtype: str
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One update as the engine went through it; times in seconds."""
+    """One update as the engine ran it; times in seconds. `standstill_s`: until it had stopped."""
 
     checkpoint: str
     loader: str
@@ -86,7 +90,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class EngineRun:
-    """The scenario on one engine, with its oracles; `cold` holds the weights of each version."""
+    """The scenario on one engine, with its replays; `cold` holds the weights of each version."""
 
     role: str
     family: str
@@ -114,7 +118,7 @@ class EngineRun:
 
 
 def declared(mode: Mode, clear_cache: bool) -> Handling:
-    """What a way of pausing says of the requests that are under way."""
+    """What a pause mode declares about the requests in flight."""
     if mode == "keep":
         return "recomputed" if clear_cache else "kept"
     return "drained" if mode == "wait" else "aborted"

@@ -1,4 +1,4 @@
-"""The frozen WeightSyncReport: everything that any renderer needs."""
+"""The frozen WeightSyncReport: everything that its document and its record need."""
 
 from __future__ import annotations
 
@@ -8,41 +8,37 @@ from typing import Any
 from parity_check.comparison.report import EXIT_CODES, EngineReport
 from parity_check.errors import ExitCode
 from parity_check.measure.gates import Verdict
+from parity_check.report.document import Head
 from parity_check.weight_sync.checks import Check
-from parity_check.weight_sync.timeline import EngineResult, TimelineStep
-
-SCHEMA_VERSION = 1
+from parity_check.weight_sync.timeline import EngineResult, TimelineStep, overall
 
 
 @dataclass(frozen=True, slots=True)
 class WeightSyncReport:
     """What an in-flight weight update did to one engine, or to two side by side."""
 
-    run_id: str
-    created_utc: str
-    command: str
-    parity_check: str
-    config: dict[str, Any]
-    model: dict[str, Any]
+    head: Head
     checkpoints: tuple[dict[str, Any], ...]
-    host: dict[str, Any]
     engines: tuple[EngineReport, ...]
     requests: dict[str, int]
     """How many there were in each phase."""
     results: tuple[EngineResult, ...]
+    """One per engine, in the order of `engines`."""
+    timeline: tuple[TimelineStep, ...]
+    """Every engine's, one after another."""
     checks: tuple[Check, ...]
-    verdict: Verdict
     artifacts: tuple[str, ...]
-    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def verdict(self) -> Verdict:
+        return overall(self.checks)
 
     @property
     def exit_code(self) -> ExitCode:
         return EXIT_CODES[self.verdict]
 
-    @property
-    def timeline(self) -> tuple[tuple[str, TimelineStep], ...]:
-        """(engine's role, step) of every engine, in order."""
-        return tuple((result.role, step) for result in self.results for step in result.timeline)
-
     def engine(self, role: str) -> EngineReport:
         return next(engine for engine in self.engines if engine.role == role)
+
+    def timeline_of(self, role: str) -> tuple[TimelineStep, ...]:
+        return tuple(step for step in self.timeline if step.engine == role)

@@ -1,9 +1,9 @@
-"""The weight-update scenario: which requests it takes, and what each engine is put through.
+"""The weight-update scenario: its requests, and what each engine runs.
 
-An engine goes through the updates; engines that were started with each version of the weights then
+An engine goes through the updates. Cold engines, started with each version of the weights, then
 replay the same tokens. The one with the first version also goes through the updates itself, with
 forced tokens, the built-in loader and no cleared cache: its logprobs are those of the new weights
-over the old KV.
+over the kept KV.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from parity_check.config.models import Config, ModelConfig, Role, WeightSync
-from parity_check.engines.base import EngineSpec
 from parity_check.engines.client import WorkerEngine
-from parity_check.engines.pauses import family_of, refusal
+from parity_check.engines.pauses import Pauses
 from parity_check.errors import ConfigError, InputError
 from parity_check.traces.checkpoint import locate_model
+from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import Prompt
 from parity_check.weight_sync.observed import Mode, Phase
 
 Rows = list[dict[str, Any]]
 
 SHARED = 16
-"""Prompts of other families are taken first: ones that share fewer leading tokens than this."""
+"""Prompts that share fewer leading tokens than this with the others are taken first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +40,17 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Flown:
-    """What one engine's scenario gave: a row a request, and what its updates did."""
+class Recording:
+    """One engine's scenario as recorded: a row per request, and what its updates did."""
 
     rows: Rows
     result: dict[str, Any]
-    label: str
-    description: dict[str, Any]
-    requested: dict[str, Any]
+    engine: EngineDescription
 
 
 @dataclass(frozen=True, slots=True)
 class Cold:
-    """What an engine that was started with one version of the weights says of the same tokens."""
+    """The same tokens replayed by an engine that was started with one version of the weights."""
 
     logprobs: list[list[float]]
     weights: dict[str, Any]
@@ -65,14 +63,14 @@ class Cold:
 def plan_requests(
     prompts: Sequence[Prompt], token_ids: Sequence[list[int]], concurrency: int
 ) -> list[Planned]:
-    """The longest prompts in flight, of as many families as there are; they are issued again after
-    the updates, beside prompts that share as little as possible with them."""
+    """The longest prompts in flight, with few shared prefixes; they are sent again after the
+    updates, with new prompts that share as few leading tokens with them as possible."""
     chosen = _spread(token_ids, concurrency, [])
     fresh = _spread(token_ids, concurrency, chosen)
     if len(chosen) < concurrency or not fresh:
         raise InputError(
-            f"weight-sync needs more than {concurrency} prompts, there are {len(prompts)}",
-            hint="lower weight_sync.concurrency, or give more prompts",
+            f"weight-sync needs more than {concurrency} prompts, got {len(prompts)}",
+            hint="lower weight_sync.concurrency, or add prompts",
         )
     phases: tuple[tuple[Phase, list[int]], ...] = (
         ("in_flight", chosen),
@@ -87,7 +85,7 @@ def plan_requests(
 
 
 def _spread(token_ids: Sequence[list[int]], count: int, taken: Sequence[int]) -> list[int]:
-    """The longest prompts that are not taken; ones that share a prefix come last."""
+    """The longest prompts that are not taken; those that share a prefix come last."""
     longest = sorted(range(len(token_ids)), key=lambda place: -len(token_ids[place]))
     found: list[int] = []
     for least in (SHARED, sys.maxsize):
@@ -119,19 +117,19 @@ def locate_checkpoint(path: str) -> str:
 
 
 def declared_ways(
-    specs: Mapping[Role, EngineSpec], settings: WeightSync
+    pauses: Mapping[Role, Pauses], settings: WeightSync
 ) -> dict[Role, tuple[Mode, bool]]:
     """(mode, clear_cache) of each engine. Raises ConfigError for what a version does not have.
 
     The mode is V1's: beside a V1 engine V0 updates at its own boundary, which keeps everything.
     """
     ways: dict[Role, tuple[Mode, bool]] = {}
-    families = {role: family_of(spec) for role, spec in specs.items()}
-    for role, spec in specs.items():
+    families = {each.family for each in pauses.values()}
+    for role, each in pauses.items():
         mode, clear_cache = settings.mode, settings.clear_cache
-        if families[role] == "v0" and "v1" in families.values():
+        if each.family == "v0" and "v1" in families:
             mode, clear_cache = "keep", False
-        if reason := refusal(spec, mode, clear_cache):
+        if reason := each.refusal(mode, clear_cache):
             raise ConfigError(f"weight_sync: {reason}")
         ways[role] = (mode, clear_cache)
     return ways
@@ -140,10 +138,10 @@ def declared_ways(
 # --- on the engines -----------------------------------------------------------------------------
 
 
-def fly(
+def record_updates(
     plan: Sequence[Planned], config: Config, checkpoints: Sequence[str], engine: WorkerEngine
-) -> Flown:
-    """Put one engine through the scenario."""
+) -> Recording:
+    """Run the scenario on one engine."""
     settings = config.weight_sync
     assert settings is not None
     rows, result = engine.weight_sync(
@@ -161,18 +159,17 @@ def fly(
         update=settings.update,
         python_path=settings.python_path,
     )
-    requested = engine.spec.settings.model_dump()
-    return Flown(rows, result, engine.spec.label, engine.description, requested)
+    return Recording(rows, result, engine.description)
 
 
 def replay(
     plan: Sequence[Planned],
     config: Config,
     keep: Sequence[str],
-    flown: Flown,
+    recording: Recording,
     engine: WorkerEngine,
 ) -> Cold:
-    """Replay the tokens on a cold engine, then `keep` the updates on it where there are any."""
+    """Replay the tokens on a cold engine, then run the updates `keep` on it, if any."""
     weights = engine.weights()
     requests = [
         {
@@ -181,7 +178,7 @@ def replay(
             "completion_token_ids": row["token_ids"],
             "in_flight": True,
         }
-        for request, row in zip(plan, flown.rows, strict=True)
+        for request, row in zip(plan, recording.rows, strict=True)
     ]
     rows = engine.sample("replay", requests, sampling=config.workload.sampling(), top_logprobs=0)
     kept: Rows = []

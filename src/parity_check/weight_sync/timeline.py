@@ -1,4 +1,4 @@
-"""One engine through its weight updates: timeline, lag, checks → a frozen EngineResult."""
+"""One engine through its weight updates: what it did, its checks, and the timeline."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from parity_check.measure.stats import Estimate
 from parity_check.weight_sync.checks import (
     Check,
     if_arrived,
+    if_reset,
     in_flight_as_declared,
     lm_head_refreshed,
     no_stale_prefix,
@@ -33,12 +34,13 @@ from parity_check.weight_sync.observed import (
 
 @dataclass(frozen=True, slots=True)
 class TimelineStep:
-    """One place in the requests of a phase: means over the requests that reached it.
+    """One position in the requests of a phase: means over the requests that reached it.
 
-    `version` and `lag` are whole where all requests switched together. `to_cold` is mean |Δ| to
-    the cold engine of each version, `to_kept` to the new weights over the kept KV.
+    `version` and `lag` are whole numbers where all requests switched together. `to_cold` is mean
+    |Δ| in nats to the cold engine of each version, `to_kept` to the new weights over the kept KV.
     """
 
+    engine: str
     phase: Phase
     step: int
     tokens: int
@@ -50,7 +52,12 @@ class TimelineStep:
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """What the scenario showed of one engine."""
+    """What one engine did in the scenario.
+
+    `floor` is mean |Δ| to a cold engine before any update, `effect` the mean change of a token's
+    logprob by the updates, `separation` the distance between keeping and recomputing the KV.
+    `unchanged` parameters still hold the old weights, `wrong` ones neither the old nor the new.
+    """
 
     role: str
     declared: Handling
@@ -63,14 +70,12 @@ class EngineResult:
     lags: tuple[float, ...]
     unchanged: tuple[str, ...]
     wrong: tuple[str, ...]
-    timeline: tuple[TimelineStep, ...]
     updates: tuple[Update, ...]
     preemptions: int
-    checks: tuple[Check, ...]
 
 
-def judge(run: EngineRun, limit: float, level: float) -> EngineResult:
-    """All checks that one engine can be put to. `limit` in nats, `level` of the intervals."""
+def judge(run: EngineRun, limit: float, level: float) -> tuple[EngineResult, tuple[Check, ...]]:
+    """All checks of one engine. `limit` in nats, `level` of the intervals."""
     ruler = Ruler(run.role, limit, level)
     unchanged, wrong = stale_parameters(run)
     floor = ruler.measure(run.of("in_flight"), lambda r: r.to_cold(0)[r.versions == 0])
@@ -86,10 +91,10 @@ def judge(run: EngineRun, limit: float, level: float) -> EngineResult:
         arrived,
         lm_head_refreshed(run),
         if_arrived(arrived, no_stale_prefix(run, ruler, floor)),
-        if_arrived(arrived, in_flight),
+        if_reset(run, if_arrived(arrived, in_flight)),
         nothing_lost(run),
     )
-    return EngineResult(
+    result = EngineResult(
         role=run.role,
         declared=run.declared,
         measured=measured,
@@ -101,34 +106,34 @@ def judge(run: EngineRun, limit: float, level: float) -> EngineResult:
         lags=lag_shares(run.of("in_flight"), run.newest),
         unchanged=unchanged,
         wrong=wrong,
-        timeline=timeline(run),
         updates=run.updates,
         preemptions=run.preemptions,
-        checks=checks,
     )
+    return result, checks
 
 
 def overall(checks: Iterable[Check]) -> Verdict:
-    """The worst of them: one drift is drift, one open question leaves the whole open."""
+    """The worst verdict: drift, then inconclusive. Without any check nothing was shown."""
     verdicts = {check.verdict for check in checks}
     if "drift" in verdicts:
         return "drift"
-    return "inconclusive" if "inconclusive" in verdicts else "parity"
+    return "parity" if verdicts == {"parity"} else "inconclusive"
 
 
 def timeline(run: EngineRun) -> tuple[TimelineStep, ...]:
-    """Every place of every phase, in order."""
+    """Every position of every phase, in order."""
     phases: tuple[Phase, ...] = ("in_flight", "reissued", "fresh")
-    return tuple(step for phase in phases for step in _steps(phase, run.of(phase)))
+    return tuple(step for phase in phases for step in _steps(run.role, phase, run.of(phase)))
 
 
-def _steps(phase: Phase, requests: Sequence[Request]) -> Iterable[TimelineStep]:
+def _steps(role: str, phase: Phase, requests: Sequence[Request]) -> Iterable[TimelineStep]:
     longest = max((len(request.logprobs) for request in requests), default=0)
     distances = [(request, np.abs(request.cold - request.logprobs)) for request in requests]
     for step in range(longest):
         present = [(r, d) for r, d in distances if len(r.logprobs) > step]
         kept = [each[step] for r, _ in present if (each := r.to_kept()) is not None]
         yield TimelineStep(
+            engine=role,
             phase=phase,
             step=step,
             tokens=len(present),

@@ -6,21 +6,21 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from parity_check.config.engines import EndpointConfig, Settings
-from parity_check.config.models import Config
-from parity_check.engines.base import ENDPOINT, Progress, Spec
+from parity_check.config.engines import EndpointConfig, EndpointTable, Settings
+from parity_check.engines.base import Capabilities, ConfiguredEngine, Progress
 from parity_check.engines.endpoint import completions, probes
 from parity_check.engines.endpoint.completions import BadAnswerError
 from parity_check.engines.endpoint.probes import PLAIN
-from parity_check.engines.endpoint.proofs import UNKNOWN
 from parity_check.engines.endpoint.server import Call, Server
+from parity_check.engines.environment.environment import Environment
 from parity_check.errors import ConfigError, InputError
 from parity_check.files import cannot_write
+from parity_check.traces.engine import UNKNOWN, EngineDescription, EngineSetting
 
 PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
 OPERATIONS = {
@@ -33,9 +33,57 @@ WAYS_OUT = (
 )
 
 
+CAN = Capabilities(noun="an endpoint", evaluates_by="prefill", repeats=False)
+
+
+@dataclass(frozen=True)
+class ConfiguredEndpoint(ConfiguredEngine[EndpointTable]):
+    """`kind = "endpoint"`: nothing is made or started for it."""
+
+    can = CAN
+
+    @property
+    def headline(self) -> str:
+        endpoint = self.table.endpoint
+        return f"the endpoint {endpoint.base_url}, which serves {endpoint.model}"
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        variable = self.table.endpoint.api_key_env
+        state = "set" if variable and os.environ.get(variable) else "not set"
+        yield ("key", "none" if variable is None else f"{variable}, {state}")
+        yield ("setting", "what is in force shows when it is asked: doctor --start")
+
+    def check_evaluation(self, stated: Mapping[str, Any]) -> None:
+        sampling = {**self.config.workload.sampling(), **stated}
+        prompt_logprobs = "processed" if self.table.family == "v0" else "raw"
+        changed = left_out(sampling, prompt_logprobs)
+        if changed and self.table.settings.logprobs_mode != "raw_logprobs":
+            raise ConfigError(
+                f"the {self.role} is an endpoint, which scores given tokens by its prompt "
+                f"logprobs, and those leave out {', '.join(changed)}",
+                hint=WAYS_OUT,
+            )
+
+    def spec(self, model_path: str, environment: Environment | None) -> EndpointSpec:
+        read_key(self.role, self.table.endpoint)
+        return EndpointSpec(
+            self.role,
+            self.table.endpoint,
+            self.table.family,
+            self.table.settings,
+            self.config.model.dtype,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointSpec:
     """One served endpoint, ready to be asked. The key is read when the engine is made."""
+
+    can: ClassVar[Capabilities] = CAN
+    repeats_with: ClassVar[Mapping[str, int]] = {}
+    """It cannot decode tokens again that it has sampled."""
+    pauses: ClassVar[None] = None
+    devices: ClassVar[frozenset[str]] = frozenset()
 
     role: str
     endpoint: EndpointConfig
@@ -48,54 +96,14 @@ class EndpointSpec:
     def label(self) -> str:
         return f"endpoint {self.endpoint.model}"
 
-    @property
-    def backend(self) -> str:
-        return ENDPOINT
-
-    def shares_device_with(self, other: Spec) -> bool:
-        return False
-
     def memory_share(self) -> float:
         return 0.0
 
-
-def endpoint_spec(role: str, config: Config) -> EndpointSpec:
-    """Raises ConfigError when the variable that is to hold the key does not."""
-    engine = config.engine(role)
-    assert engine.endpoint is not None
-    read_key(role, engine.endpoint)
-    return EndpointSpec(role, engine.endpoint, engine.family, engine.settings, config.model.dtype)
-
-
-def check_evaluation(
-    role: str,
-    operation: str,
-    config: Config,
-    sampling: Mapping[str, Any] | None = None,
-    *,
-    exactly: bool = False,
-) -> None:
-    """Refuse in advance what an endpoint cannot evaluate; other engines pass.
-
-    `sampling` is the configuration's where it is left out; `exactly` insists on the operation,
-    where otherwise prefill stands in for decode. Raises ConfigError.
-    """
-    engine = config.engine(role)
-    if engine.kind != ENDPOINT:
-        return
-    if exactly and operation == "replay":
-        raise ConfigError(
-            f"the {role} is an endpoint, which cannot be made to decode given tokens",
-            hint="score them by prefill: --path prefill",
-        )
-    prompt_logprobs = "processed" if engine.family == "v0" else "raw"
-    changed = left_out(sampling or config.workload.sampling(), prompt_logprobs)
-    if changed and engine.settings.logprobs_mode != "raw_logprobs":
-        raise ConfigError(
-            f"the {role} is an endpoint, which scores given tokens by its prompt logprobs, and "
-            f"those leave out {', '.join(changed)}",
-            hint=WAYS_OUT,
-        )
+    def start(
+        self, work: Path, log: Path, stall_timeout_s: float, progress: Progress
+    ) -> EndpointEngine:
+        """Each request has the endpoint's own deadline in place of `stall_timeout_s`."""
+        return EndpointEngine(self, work, log, progress)
 
 
 def read_key(role: str, endpoint: EndpointConfig) -> str | None:
@@ -130,7 +138,6 @@ class EndpointEngine:
 
     def __init__(self, spec: EndpointSpec, job_dir: Path, log: Path, progress: Progress) -> None:
         self.spec = spec
-        self.description: dict[str, Any] = {}
         self._job_dir, self._progress = job_dir, progress
         self._model = spec.endpoint.model
         self._ids = itertools.count(1)
@@ -142,47 +149,44 @@ class EndpointEngine:
 
     # --- operations ---------------------------------------------------------------------------
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> EngineDescription:
         """Find the model on the server and probe what is in force. Raises EngineError."""
         started = time.perf_counter()
         card = self._card()
-        longest = card.get("max_model_len") or probes.REPEATED
-        facts = probes.probe(self._server, self._model, self.spec.dtype, longest)
-        self.description = {
-            "backend": ENDPOINT,
-            "label": f"{self.spec.label}, vllm {facts.version}",
-            "version": facts.version,
-            "family": facts.family,
-            "packages": {} if facts.version == UNKNOWN else {"vllm": facts.version},
-            "platform": UNKNOWN,
-            "device": self.spec.endpoint.base_url,
-            "settings": {
-                name: {"in_force": found, "proof": proof}
+        told = card.get("max_model_len")
+        longest = told if isinstance(told, int) and told > 0 else None
+        facts = probes.probe(self._server, self._model, self.spec.dtype, longest or probes.REPEATED)
+        requested = self.spec.settings.model_dump()
+        config = {
+            "max_model_len": longest,
+            "kv_cache_dtype": facts.cache.get("cache_dtype"),
+        }
+        self.description = EngineDescription(
+            label=f"{self.spec.label}, vllm {facts.version}",
+            backend="endpoint",
+            version=facts.version,
+            family=facts.family,
+            evaluates_by=CAN.evaluates_by,
+            packages={} if facts.version == UNKNOWN else {"vllm": facts.version},
+            platform=UNKNOWN,
+            device=self.spec.endpoint.base_url,
+            settings={
+                name: EngineSetting(requested[name], found, proof)
                 for name, (found, proof) in facts.settings.items()
             },
-            "prompt_logprobs": {
-                "in_force": facts.prompt_logprobs[0],
-                "proof": facts.prompt_logprobs[1],
-            },
-            "self_check_s": round(time.perf_counter() - started, 3),
-            "config": {
-                name: value
-                for name, value in {
-                    "max_model_len": card.get("max_model_len"),
-                    "kv_cache_dtype": facts.cache.get("cache_dtype"),
-                }.items()
-                if value is not None
-            },
-            "environment": {},
-            "model": {
+            prompt_logprobs=facts.prompt_logprobs,
+            self_check_s=round(time.perf_counter() - started, 3),
+            config={name: value for name, value in config.items() if value is not None},
+            environment={},
+            model={
                 "rope_theta": None,
                 "vocab_size": None,
-                "max_model_len": card.get("max_model_len"),
+                "max_model_len": longest,
                 "architectures": [],
                 "sampling_defaults": "",
                 "root": card.get("root"),
             },
-        }
+        )
         self._check_family()
         self._check_settings()
         return self.description
@@ -314,7 +318,7 @@ class EndpointEngine:
     # --- what is in force ---------------------------------------------------------------------
 
     def _check_family(self) -> None:
-        wanted, found = self.spec.family, self.description["family"]
+        wanted, found = self.spec.family, self.description.family
         if wanted and found not in (wanted, UNKNOWN):
             raise self._server.error(
                 f"runs vLLM's {found.upper()} engine, {wanted.upper()} was asked for",
@@ -322,20 +326,20 @@ class EndpointEngine:
             )
 
     def _check_settings(self) -> None:
-        for name, found in self.description["settings"].items():
-            wanted = getattr(self.spec.settings, name)
-            if wanted != "default" and found["in_force"] not in (wanted, UNKNOWN):
+        for name, found in self.description.settings.items():
+            if found.requested != "default" and found.in_force not in (found.requested, UNKNOWN):
                 raise self._server.error(
-                    f"could not be taken: {name} = {json.dumps(wanted)} was asked for, "
-                    f"{json.dumps(found['in_force'])} is in force ({found['proof']})",
+                    f"could not be taken: {name} = {json.dumps(found.requested)} was asked for, "
+                    f"{json.dumps(found.in_force)} is in force ({found.proof})",
                     kind="setting_not_applied",
                     hint="start the server otherwise, or leave the setting out",
                 )
 
     def _check_rescore(self, sampling: Mapping[str, Any]) -> None:
         """Refuse where prompt logprobs would belong to another distribution than asked for."""
-        prompt = self.description["prompt_logprobs"]["in_force"]
-        decode = self.description["settings"]["logprobs_mode"]["in_force"]
+        assert self.description.prompt_logprobs is not None
+        prompt = self.description.prompt_logprobs.in_force
+        decode = self.description.settings["logprobs_mode"].in_force
         if prompt == UNKNOWN:
             raise self._server.error(
                 "returns no prompt_logprobs, so it can only sample", kind="unsupported"

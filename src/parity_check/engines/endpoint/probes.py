@@ -8,7 +8,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from parity_check.engines.endpoint import proofs as proofs
+from parity_check.engines.endpoint import proofs
 from parity_check.engines.endpoint.completions import (
     BadAnswerError,
     generate_body,
@@ -16,8 +16,9 @@ from parity_check.engines.endpoint.completions import (
     read_prompt_logprobs,
     rescore_body,
 )
-from parity_check.engines.endpoint.proofs import COLD, UNKNOWN, Finding, Row
+from parity_check.engines.endpoint.proofs import COLD, Finding, Row
 from parity_check.engines.endpoint.server import Call, Server
+from parity_check.traces.engine import UNKNOWN, Fact
 
 ONLY_V1_SINCE = Version("0.11")
 PLAIN = {
@@ -42,8 +43,8 @@ class Facts:
 
     version: str
     family: str
-    prompt_logprobs: tuple[str, str]
-    """raw, processed or unknown: what a prompt's own logprobs are; and the proof."""
+    prompt_logprobs: Fact
+    """raw, processed or unknown: what a prompt's own logprobs are."""
     cache: Mapping[str, str]
     settings: Mapping[str, Finding]
 
@@ -57,7 +58,7 @@ def probe(server: Server, model: str, dtype: str, longest: int) -> Facts:
     caching, metrics = _prefix_cache(server, model, min(REPEATED, longest - 2))
     return Facts(
         version=version,
-        family=_family(version, prompt_logprobs[0]),
+        family=_family(version, prompt_logprobs.in_force),
         prompt_logprobs=prompt_logprobs,
         cache=proofs.cache_config(metrics),
         settings={
@@ -105,7 +106,7 @@ def _first_tokens(server: Server, model: str) -> tuple[list[Row], list[Row], Row
     return rows[:STEPS], rows[STEPS : 2 * STEPS], rows[2 * STEPS]
 
 
-def _prompt_logprobs(server: Server, model: str) -> tuple[str, str]:
+def _prompt_logprobs(server: Server, model: str) -> Fact:
     """Which distribution a prompt's own logprobs belong to."""
     prompt = fixed_ids(STEPS)
     request = {"prompt_token_ids": prompt, "completion_token_ids": []}
@@ -117,11 +118,11 @@ def _prompt_logprobs(server: Server, model: str) -> tuple[str, str]:
         try:
             found = read_prompt_logprobs(answer, model, prompt)
         except BadAnswerError as error:
-            return UNKNOWN, str(error)
+            return Fact(UNKNOWN, str(error))
         rows.append([{int(token): e["logprob"] for token, e in row.items()} for row in found])
     ratio = proofs.gap_ratio(*rows)
     proof = f"gaps at T = {COLD} are {ratio:.3f} times those at T = 1"
-    return ("processed" if proofs.tempered(ratio) else "raw"), proof
+    return Fact("processed" if proofs.tempered(ratio) else "raw", proof)
 
 
 def _prefix_cache(server: Server, model: str, length: int) -> tuple[Finding, str]:

@@ -20,7 +20,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-UNKNOWN = "unknown"
+from parity_check.traces.engine import UNKNOWN
+
 COLD = 0.5
 GRID_BITS = {"bfloat16": 10, "float16": 13}
 """A logit of at least 1/8 (bfloat16) or 1/4 (float16) is a multiple of 2^-bits."""

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from packaging.version import Version
 
-from parity_check.config.engines import EngineConfig
 from parity_check.engines.environment import pinned, provision, recipes
 from parity_check.engines.environment.interpreter import Probe, run_probe
 from parity_check.engines.environment.runtime import (
@@ -25,10 +23,9 @@ from parity_check.engines.environment.runtime import (
     refuse,
     surround,
 )
-from parity_check.engines.settings import Way, usual_family, way
 from parity_check.errors import ConfigError, EngineEnvironmentError
 
-__all__ = ["Environment", "EnvironmentPlan", "State", "default_cache", "plan", "resolve", "way_in"]
+__all__ = ["Environment", "EnvironmentPlan", "State", "default_cache", "plan", "resolve"]
 
 State = Literal["ready", "to provision", "broken", "not usable"]
 
@@ -114,25 +111,6 @@ def plan(
         disk_gb=sizes.disk_gb or None,
         cause=failed.read_text(encoding="utf-8") if failed.is_file() else None,
     )
-
-
-def way_in(plan: EnvironmentPlan, engine: EngineConfig, setting: str) -> Way | None:
-    """How an engine's version takes a request for a setting; None where that is not known.
-
-    As for an interpreter that is missing, or has no vllm; a trainer does as it is told.
-    """
-    if engine.kind == "transformers":
-        return None
-    if plan.environment is not None:
-        found = plan.environment
-        version, platform = found.packages["vllm"], found.platform
-    elif engine.requirement is not None:
-        target = pinned.parse(engine.requirement)
-        version, platform = target.version, recipes.platform_of(target.requirement.name) or ""
-    else:
-        return None
-    number = Version(version)
-    return way(setting, engine.family or usual_family(number, platform), number, platform)
 
 
 def _refuse_both_or_neither(python: str | None, requirement: str | None) -> None:

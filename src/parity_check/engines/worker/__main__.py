@@ -55,6 +55,7 @@ and that environment's packages, nothing of parity-check.
 
 import contextlib
 import errno
+import importlib
 import json
 import os
 import queue
@@ -126,17 +127,10 @@ class Output:
 
 
 def make_engine(command):
-    if command["backend"] == "fake":
-        from fake_engine import FakeEngine
-
-        return FakeEngine(command)
-    if command["backend"] == "transformers":
-        from transformers_engine import TransformersEngine
-
-        return TransformersEngine(command)
-    from vllm_engine import VllmEngine
-
-    return VllmEngine(command)
+    """The backend `vllm` is the class VllmEngine of vllm_engine.py, and so are the others."""
+    backend = command["backend"]
+    module = importlib.import_module(f"{backend}_engine")
+    return getattr(module, f"{backend.title()}Engine")(command)
 
 
 def run(engine, channel, command):

@@ -28,7 +28,7 @@ class FakeScenario:
         if command["update"] is not None:
             raise WorkerFailure("bad_update", "the fake engine has no update but its own")
         if any("completion_token_ids" in request for request in requests):
-            self._fault = None  # an oracle: what is under test is the free run
+            self._fault = None  # a replay: only the recorded run is under test
         before = engine.weights()
         flight = [Flying(engine, request) for request in requests if request["in_flight"]]
         held = list(flight)

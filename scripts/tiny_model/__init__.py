@@ -1,0 +1,1 @@
+"""The text that the bundled model is trained on, and its prompts."""

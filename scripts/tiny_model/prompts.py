@@ -1,0 +1,119 @@
+"""The bundled prompts: short and long, arithmetic, and families that share a prefix."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from tiny_model.corpus import REGISTERS, SEED, Writer, make_problem
+
+LONGEST_PROMPT = 440  # tokens: a prompt and 64 sampled tokens fit a context of 512
+
+
+@dataclass(frozen=True)
+class Prompt:
+    prompt_id: str
+    prompt_group: str
+    prompt: str
+
+
+# Lengths in tokens at which documents are cut.
+CUTS: dict[str, list[int]] = {
+    "story": [10, 14, 20, 32, 48, 64, 90, 120, 150, 190, 230, 280, 330, 380, 420, LONGEST_PROMPT],
+    "dialogue": [14, 24, 40, 60, 85, 115, 160, 220, 300, 400],
+    "instruction": [10, 18, 30, 45, 65, 90, 125, 170, 240, 350],
+    "description": [10, 22, 40, 70, 110, 180, 260, 360],
+}
+ARITHMETIC_PROMPTS = 20
+# Families of prompts with one long common beginning: its bounds in tokens. vLLM's V1 prefix cache
+# on CPU works in blocks of 128 tokens: each family shares one block, the last two share two.
+FAMILIES = {
+    "worksheet": (180, 215),
+    "story": (220, 250),
+    "dialogue": (268, 300),
+    "ledger": (300, 330),
+}
+FAMILY_SIZE = 8
+
+
+def prompt_writer(name: str) -> Writer:
+    return Writer(random.Random(f"{SEED}/prompt/{name}"))
+
+
+def cut(tokenizer: Tokenizer, text: str, tokens: int) -> str:
+    """The longest beginning of ``text`` that ends with a word and has at most ``tokens`` tokens."""
+    offsets = tokenizer.encode(text).offsets
+    if len(offsets) <= tokens:
+        raise ValueError(f"the document has fewer than {tokens} tokens")
+    end = offsets[tokens][0]
+    return re.sub(r"\s*\S*$", "", text[: end + 1])
+
+
+def cut_prompts(tokenizer: Tokenizer) -> Iterator[Prompt]:
+    """Documents cut in the middle, short and long."""
+    for group, lengths in CUTS.items():
+        register = REGISTERS[group]
+        for index, tokens in enumerate(lengths):
+            prompt_id = f"{group}-{index:03d}"
+            # More units than the cut needs: each has at least six tokens.
+            text = register.beginning(prompt_writer(prompt_id), units=2 + tokens // 6)
+            yield Prompt(prompt_id, group, cut(tokenizer, text, tokens))
+
+
+def arithmetic_prompts() -> Iterator[Prompt]:
+    for index in range(ARITHMETIC_PROMPTS):
+        prompt_id = f"arith-{index:03d}"
+        question = make_problem(prompt_writer(prompt_id)).question
+        yield Prompt(prompt_id, "arithmetic", f"Question: {question}\nAnswer:")
+
+
+def shared_prefix(tokenizer: Tokenizer, writer: Writer, name: str) -> tuple[str, int]:
+    """A document's beginning whose length suits its family, and its number of units."""
+    shortest, longest = FAMILIES[name]
+    while True:
+        units = writer.rng.randint(2, 40)
+        text = REGISTERS[name].beginning(writer, units)
+        if shortest <= len(tokenizer.encode(text).ids) <= longest:
+            return text, units
+
+
+def short_ending(register_name: str, unit: str) -> str:
+    """The beginning of a further unit, for the model to go on with."""
+    if register_name == "worksheet":
+        return unit[: unit.index("\nAnswer:")] + "\nAnswer:"
+    words = re.findall(r"\s*\S+", unit)
+    return "".join(words[: max(2, len(words) // 2)])
+
+
+def family_prompts(tokenizer: Tokenizer) -> Iterator[Prompt]:
+    """Long common beginnings, each with different short endings."""
+    for family, name in enumerate(FAMILIES):
+        writer = prompt_writer(f"family-{family}")
+        prefix, units = shared_prefix(tokenizer, writer, name)
+        endings: list[str] = []
+        while len(endings) < FAMILY_SIZE:
+            ending = short_ending(name, REGISTERS[name].unit(writer, units))
+            if ending not in endings:
+                endings.append(ending)
+        for member, ending in enumerate(endings):
+            yield Prompt(f"shared-{family}-{member:03d}", "shared-prefix", prefix + ending)
+
+
+def make_prompts(tokenizer: Tokenizer) -> list[Prompt]:
+    """The bundled prompts, all short enough."""
+    prompts = [*arithmetic_prompts(), *cut_prompts(tokenizer), *family_prompts(tokenizer)]
+    if len({prompt.prompt for prompt in prompts}) < len(prompts):
+        raise RuntimeError("two prompts are the same")
+    longest = max(len(tokenizer.encode(prompt.prompt).ids) for prompt in prompts)
+    if longest > LONGEST_PROMPT:
+        raise RuntimeError(f"a prompt has {longest} tokens")
+    return prompts
+
+
+def without_prompts(documents: list[str], prompts: list[Prompt]) -> list[str]:
+    """The documents in which no prompt occurs: what is left to train on."""
+    return [text for text in documents if not any(p.prompt in text for p in prompts)]

@@ -1,0 +1,138 @@
+"""Where the drift comes from: layers and causes of each pair, and the tokens that differ most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from parity_check.comparison.labels import pair_label
+from parity_check.comparison.pictures.samples import SHADES, WorstSample
+from parity_check.comparison.report import ComparisonReport, Pair
+from parity_check.diagnosis.findings import Diagnosis, Finding
+from parity_check.report import document as blocks_of
+from parity_check.report import visible
+from parity_check.report.document import (
+    Block,
+    Cause,
+    Causes,
+    Column,
+    Details,
+    Heading,
+    PageOnly,
+    Row,
+    Samples,
+    Sentence,
+    Stages,
+    Table,
+    Token,
+)
+
+FEWEST = 3
+"""Worst tokens, and worst samples, that each of many pairs has at least."""
+
+
+def blocks(report: ComparisonReport) -> Iterator[Block]:
+    """The diagnosis of the pair, or of every pair with something to explain."""
+    if len(report.pairs) == 1:
+        yield from _diagnosis(report.pairs[0].diagnosis)
+        return
+    clean = [pair for pair in report.pairs if not _open(pair)]
+    for pair in report.pairs:
+        if pair not in clean:
+            yield Heading(pair_label(pair))
+            yield from _diagnosis(pair.diagnosis)
+    if clean:
+        yield Sentence(f"no drift to explain: {'; '.join(map(pair_label, clean))}")
+
+
+def _open(pair: Pair) -> bool:
+    return bool(pair.diagnosis.findings) or any(gate.verdict != "parity" for gate in pair.gates)
+
+
+def _diagnosis(diagnosis: Diagnosis) -> Iterator[Block]:
+    yield Stages(
+        "layers, in this order",
+        tuple(
+            blocks_of.Stage(stage.layer, stage.outcome, stage.sentence)
+            for stage in diagnosis.stages
+        ),
+    )
+    unknown = None
+    if diagnosis.known:
+        unknown = f"No known cause matched. Observed: {'; '.join(diagnosis.known)}."
+    yield Causes(tuple(map(_cause, diagnosis.findings)), unknown)
+
+
+def _cause(finding: Finding) -> Cause:
+    tags = [finding.layer, f"confidence {finding.confidence}"]
+    if finding.explained is not None:
+        tags.append(f"explains {100 * finding.explained:.0f} % of E|Δ|")
+    return Cause(
+        finding.cause, finding.claim, tuple(tags), finding.evidence, finding.fix, finding.confirm
+    )
+
+
+def worst(report: ComparisonReport) -> Iterator[Block]:
+    """Whole samples for the page, and the worst tokens in their context."""
+    pictures = () if report.pictures is None else report.pictures.pairs
+    for pair, drawn in zip(report.pairs, pictures, strict=False):
+        share = len(drawn.worst_samples) // len(report.pairs)
+        samples = drawn.worst_samples[: max(FEWEST, share)]
+        if len(report.pairs) > 1:
+            yield PageOnly((Heading(pair_label(pair)),))
+        if samples:
+            shown = Samples(tuple(map(_sample, samples)), SHADES)
+            yield PageOnly((shown,))
+        else:
+            yield PageOnly((Sentence("No token differs."),))
+    for pair in report.pairs:
+        if pair.worst_tokens:
+            yield Details(_worst_title(report, pair), (_worst_tokens(report, pair),))
+
+
+def _worst_title(report: ComparisonReport, pair: Pair) -> str:
+    return "worst tokens" if len(report.pairs) == 1 else f"worst tokens, {pair_label(pair)}"
+
+
+def _worst_tokens(report: ComparisonReport, pair: Pair) -> Table:
+    title = _worst_title(report, pair)
+    tokens = pair.worst_tokens
+    tokens = tokens[: max(FEWEST, len(tokens) // len(report.pairs))]
+    headings = [Column(each, "right") for each in ("Δ", "behaviour", "evaluating")]
+    rows = tuple(
+        Row(
+            (
+                f"{visible.line(token.sample_id)}:{token.position} ({token.sampled_by})",
+                f"{token.log_ratio:+.3f}",
+                f"{token.behaviour_logprob:.3f}",
+                f"{token.evaluating_logprob:.3f}",
+                f"{visible.line(token.before)}⟦{visible.line(token.token)}⟧"
+                f"{visible.line(token.after)}",
+            )
+        )
+        for token in tokens
+    )
+    return Table(title, (Column(title), *headings, Column("context")), rows, verbatim=True)
+
+
+def _sample(sample: WorstSample) -> blocks_of.Sample:
+    return blocks_of.Sample(
+        title=sample.sample_id,
+        facts=f"sampled by the {sample.sampled_by} · {sample.length:,} tokens · mean Δ "
+        f"{sample.mean_log_ratio:+.4f} · largest |Δ| {sample.largest:.4f} · "
+        f"{100 * sample.share:.1f} % of the Σ Δ² of its direction",
+        prompt_end=sample.prompt_end,
+        length=sample.length,
+        tokens=tuple(
+            Token(
+                position=token.position,
+                token_id=token.token_id,
+                text=token.text,
+                behaviour_logprob=token.behaviour_logprob,
+                evaluating_logprob=token.evaluating_logprob,
+                log_ratio=token.log_ratio,
+                ratio=token.ratio,
+                shade=token.shade,
+            )
+            for token in sample.tokens
+        ),
+    )

@@ -1,0 +1,70 @@
+"""What a configuration asks of the numbers, and one pair of traces measured by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from parity_check.config.models import Judging
+from parity_check.measure.gates import Limit, choose_limits
+from parity_check.measure.measure import measure
+from parity_check.measure.objectives import Objective, choose_objective
+from parity_check.measure.results import ClipEstimate, Measurement
+from parity_check.measure.worst import Outliers
+from parity_check.traces.pairing import Index, pair
+from parity_check.traces.trace import Trace
+
+TRUNCATION = "tis-token"
+"""The cap whose share is shown next to a clip rate, for losses that recompute their logprobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a configuration asks of the numbers; choosing it refuses what makes no sense."""
+
+    objective: Objective
+    limits: tuple[Limit, ...]
+    level: float
+    tail_threshold: float
+    positive_share: float
+    cluster_by: Literal["prompt", "sample"]
+
+
+def judgement(config: Judging) -> Judgement:
+    """Raises ConfigError for an unknown objective, profile or metric, and for limits ≤ 0."""
+    chosen = config.objective
+    objective = choose_objective(chosen.kind, chosen.epsilon_low, chosen.epsilon_high)
+    return Judgement(
+        objective=objective,
+        limits=choose_limits(config.gates.profile, objective, config.gates.overrides()),
+        level=config.stats.confidence,
+        tail_threshold=config.stats.tail_threshold,
+        positive_share=chosen.positive_share,
+        cluster_by=config.stats.cluster_by,
+    )
+
+
+def measure_pair(
+    behaviour: Trace,
+    evaluating: Trace,
+    sampled_by: str,
+    how: Judgement,
+    outliers: Outliers | None = None,
+) -> Measurement:
+    """Measure one pair of traces, a row group at a time."""
+    groups = Index()
+    chunks = pair(behaviour.batches(), evaluating.batches(), how.cluster_by, Index(), groups)
+    return measure(
+        chunks if outliers is None else outliers.watch(chunks),
+        sampled_by=sampled_by,
+        objective=how.objective,
+        level=how.level,
+        tail_threshold=how.tail_threshold,
+        positive_share=how.positive_share,
+        groups=groups.names,
+    )
+
+
+def clip_of(measured: Measurement, name: str) -> ClipEstimate:
+    """What one objective would clip, cut or mask."""
+    return next(clip for clip in measured.clips if clip.objective.name == name)

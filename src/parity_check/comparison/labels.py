@@ -1,0 +1,30 @@
+"""What the numbers and the pairs of a comparison are called."""
+
+from __future__ import annotations
+
+from parity_check.comparison.report import ComparisonReport, Pair
+from parity_check.measure.metrics import METRICS
+from parity_check.measure.objectives import Objective
+
+SHARE_OF = {"clip": "clip fraction", "truncation": "truncation share", "mask": "masked share"}
+
+
+def label(report: ComparisonReport, name: str) -> str:
+    """What a metric, or a kind of invalid logprob, is called in this report."""
+    _, kind_of, kind = name.partition(".")
+    if kind_of:
+        return f"invalid logprobs: {kind.replace('_', ' ')}"
+    if name == "clip_fraction":
+        return share_label(report.objective)
+    if name == "tail_fraction":
+        return f"tokens with |Δ| > {report.head.config['stats']['tail_threshold']:g}"
+    return METRICS[name].label
+
+
+def share_label(objective: Objective) -> str:
+    """What the share of tokens or sequences that an objective changes is called."""
+    return f"{SHARE_OF[objective.kind]}, {objective.name}"
+
+
+def pair_label(pair: Pair) -> str:
+    return f"{pair.candidate} against {pair.reference}"

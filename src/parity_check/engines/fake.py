@@ -1,0 +1,52 @@
+"""A fake engine in a worker: no model, for tests and for trying out a configuration."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from parity_check.config.engines import FakeTable
+from parity_check.engines.base import Capabilities, ConfiguredEngine, Knobs
+from parity_check.engines.client import WorkerSpec
+from parity_check.engines.environment.environment import Environment
+from parity_check.engines.pauses import Pauses
+from parity_check.engines.vllm import HINTS
+
+CAN = Capabilities(noun="a fake engine", evaluates_by="decode", updates_weights=True)
+
+
+@dataclass(frozen=True)
+class ConfiguredFake(ConfiguredEngine[FakeTable]):
+    """`kind = "fake"`: it stands in for vLLM, and runs in the interpreter of parity-check."""
+
+    can = CAN
+
+    @property
+    def headline(self) -> str:
+        return "the fake engine, needs nothing"
+
+    @property
+    def knobs(self) -> Knobs:
+        return Knobs(self.table.settings.model_dump(), self.table.engine_args)
+
+    def spec(self, model_path: str, environment: Environment | None) -> WorkerSpec:
+        table = self.table
+        return WorkerSpec(
+            role=self.role,
+            label="fake engine",
+            can=CAN,
+            backend="fake",
+            python=Path(sys.executable),
+            environ=table.env,
+            engine_args={
+                "model": model_path,
+                "seed": self.config.workload.seed,
+                **table.engine_args,
+            },
+            family=table.family,
+            settings=table.settings,
+            platform="cpu",
+            pauses=Pauses("fake engine", table.family or "v1"),
+            hints=HINTS,
+        )

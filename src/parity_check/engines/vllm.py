@@ -1,0 +1,121 @@
+"""vLLM in a worker: how a version is asked for the parity settings, and started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from packaging.version import Version
+
+from parity_check.config.engines import VllmTable
+from parity_check.engines import settings
+from parity_check.engines.base import (
+    Asked,
+    Capabilities,
+    ConfiguredEngine,
+    Interpreter,
+    Knobs,
+    hub_variables,
+)
+from parity_check.engines.client import WorkerSpec
+from parity_check.engines.environment import pinned, recipes
+from parity_check.engines.environment.environment import Environment, EnvironmentPlan
+from parity_check.engines.pauses import Pauses
+from parity_check.engines.settings import Way, usual_family
+
+CAN = Capabilities(noun="a vLLM engine", evaluates_by="decode", updates_weights=True)
+HINTS = {
+    "vllm_not_installed": "name an interpreter that has vllm, or use `requirement`",
+    "bad_engine_args": "check [{table}.engine_args] in the configuration",
+    "setting_not_applied": 'ask for what this engine can do, or write "default" in '
+    "[{table}.settings] to leave it to the engine",
+    "wrong_family": "V0 exists up to 0.10; set `family` in [{table}] to what is wanted",
+    "out_of_memory": "lower max_model_len, max_num_seqs or gpu_memory_utilization in "
+    "[{table}.engine_args] (on CPU: VLLM_CPU_KVCACHE_SPACE in [{table}.env])",
+}
+
+
+@dataclass(frozen=True)
+class ConfiguredVllm(ConfiguredEngine[VllmTable]):
+    """`kind = "vllm"`. The user's `engine_args` and `env` win over everything else."""
+
+    can = CAN
+
+    @property
+    def headline(self) -> str:
+        return self.table.source
+
+    @property
+    def interpreter(self) -> Interpreter:
+        return Interpreter(self.table.python, self.table.requirement, needs_vllm=True)
+
+    @property
+    def knobs(self) -> Knobs:
+        return Knobs(self.table.settings.model_dump(), self.table.engine_args)
+
+    def asked(self, plan: EnvironmentPlan) -> Iterator[Asked]:
+        for name, value in self.table.settings.model_dump().items():
+            yield Asked("setting", name, value, self.way(name, plan))
+
+    def way(self, setting: str, plan: EnvironmentPlan) -> Way | None:
+        """None for an interpreter that is missing or has no vllm."""
+        if plan.environment is not None:
+            found = plan.environment
+            version, platform = Version(found.packages["vllm"]), found.platform
+        elif self.table.requirement is not None:
+            target = pinned.parse(self.table.requirement)
+            version = Version(target.version)
+            platform = recipes.platform_of(target.requirement.name) or ""
+        else:
+            return None
+        family = self.table.family or usual_family(version, platform)
+        return settings.way(setting, family, version, platform)
+
+    def spec(self, model_path: str, environment: Environment | None) -> WorkerSpec:
+        assert environment is not None
+        table, version = self.table, Version(environment.packages["vllm"])
+        label = f"{environment.distribution or 'vllm'} {version}"
+        family = table.family or usual_family(version, environment.platform)
+        return WorkerSpec(
+            role=self.role,
+            label=label,
+            can=CAN,
+            backend="vllm",
+            python=environment.python,
+            environ={
+                **hub_variables(self.config),
+                **environment.environ,
+                **settings.environment_variables(table.settings, version, table.family),
+                **table.env,
+            },
+            engine_args=self._engine_args(model_path, environment, version),
+            family=table.family,
+            settings=table.settings,
+            platform=environment.platform,
+            pauses=Pauses(label, family, version),
+            hints=HINTS,
+        )
+
+    def _engine_args(
+        self, model_path: str, environment: Environment, version: Version
+    ) -> dict[str, Any]:
+        model, theirs = self.config.model, dict(self.table.engine_args)
+        ours = settings.engine_arguments(self.table.settings, version)
+        overrides = ours.pop("hf_overrides", {}) | (theirs.pop("hf_overrides", None) or {})
+        arguments: dict[str, Any] = {
+            "model": model_path,
+            "dtype": model.dtype,
+            "seed": self.config.workload.seed,
+            # A checkpoint's generation_config.json must not change the sampling unasked.
+            "generation_config": "vllm",
+            "max_logprobs": 20,
+            "worker_extension_cls": settings.EXTENSION,
+            **({"revision": model.revision} if model.revision else {}),
+            **environment.engine_args,
+            **ours,
+            **theirs,
+        }
+        if overrides:
+            arguments["hf_overrides"] = overrides
+        return arguments

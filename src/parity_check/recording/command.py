@@ -1,0 +1,59 @@
+"""`record` and `replay`: one engine, one trace."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from parity_check.config.load import dump_config
+from parity_check.config.models import Config
+from parity_check.console import Console
+from parity_check.engines.kinds import configured_engine
+from parity_check.files import check_writable
+from parity_check.recording.requests import LogprobOperation
+from parity_check.recording.run_directory import RunDirectory
+from parity_check.recording.session import (
+    check_model,
+    record_trace,
+    score_trace,
+    session,
+    tokenize_prompts,
+)
+from parity_check.traces.prompts import read_prompts
+from parity_check.traces.trace import read_header
+
+
+def record(config: Config, role: str, path: Path, console: Console) -> None:
+    """Sample rollouts with one engine into a trace."""
+    configured_engine(role, config).check_sampling()
+    check_writable(path)
+    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    with (
+        RunDirectory(Path(config.run.out), dump_config(config)) as run,
+        session(config, [role], run, console) as live,
+    ):
+        ids = tokenize_prompts(live, prompts)
+        job = partial(record_trace, live, prompts, ids, path)
+        header = live.engines.run({role: job})[role]
+    console.say(f"wrote {path}: {header.samples} samples, {header.tokens} tokens")
+
+
+def replay(
+    config: Config,
+    role: str,
+    operation: LogprobOperation,
+    source: Path,
+    path: Path,
+    console: Console,
+) -> None:
+    """Put a trace's tokens through one engine, into another trace."""
+    configured_engine(role, config).check_operation(operation, read_header(source).sampling)
+    check_writable(path)
+    with (
+        RunDirectory(Path(config.run.out), dump_config(config)) as run,
+        session(config, [role], run, console) as live,
+    ):
+        check_model(live.model, source)
+        job = partial(score_trace, live, operation, source, path)
+        header = live.engines.run({role: job})[role]
+    console.say(f"wrote {path}: {header.samples} samples, {header.tokens} tokens")

@@ -1,1 +1,0 @@
-"""The report of an ablation: its model, and one renderer a format."""

@@ -1,1 +1,0 @@
-"""One frozen MatrixReport and its renderers."""

@@ -1,0 +1,135 @@
+"""What a started engine is and what is in force in it, as its worker or server and its traces say.
+
+A description is validated where it comes from outside: a worker's reply, or a trace's header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+UNKNOWN: Literal["unknown"] = "unknown"
+"""What a trace says where its source does not: a dump holds no engine's settings."""
+LogprobPath = Literal["decode", "prefill", "unknown"]
+Distribution = Literal["processed", "raw", "unknown"]
+EvaluatesBy = Literal["decode", "prefill"]
+
+PREFILL_ALONE = ("endpoint", "transformers")
+"""Backends that evaluate by prefill, in traces of the time before `evaluates_by`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something in force, and what proves it."""
+
+    in_force: str
+    proof: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSetting:
+    """One parity setting: what was asked for, what is in force, and how that is known."""
+
+    requested: str | bool
+    in_force: str | bool
+    proof: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineDescription:
+    """One engine. `config`, `packages`, `environment` and `model` hold whatever its kind knows.
+
+    An optional field that is None is not written: an imported trace has no backend.
+    """
+
+    label: str
+    backend: str | None = None
+    version: str
+    family: str
+    """v0, v1, trainer, or unknown."""
+    evaluates_by: EvaluatesBy = "decode"
+    """How it computes the logprobs of given tokens where nobody asks for the other way."""
+    packages: Mapping[str, str]
+    platform: str | None = None
+    """cpu or cuda; unknown for a server."""
+    device: str
+    settings: Mapping[str, EngineSetting]
+    prompt_logprobs: Fact | None = None
+    """Of a server: the distribution of a prompt's own logprobs, raw, processed or unknown."""
+    self_check_s: float | None = None
+    """Seconds that it took to prove the settings."""
+    config: Mapping[str, Any]
+    environment: Mapping[str, str]
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def imported(self) -> bool:
+        """Whether only a dump is known of it."""
+        return self.version == UNKNOWN
+
+    @property
+    def served(self) -> bool:
+        """Whether it is a server, which was only asked: what it runs on is not known."""
+        return self.platform == UNKNOWN
+
+    @property
+    def trainer(self) -> bool:
+        """Whether it is a trainer's forward."""
+        return self.family == "trainer"
+
+    @property
+    def distribution(self) -> Distribution:
+        """The distribution that its decode logprobs belong to."""
+        mode = self.settings["logprobs_mode"].in_force
+        return "processed" if mode == "processed_logprobs" else "raw"
+
+    def stated(self) -> dict[str, Any]:
+        """JSON-ready, without what is not known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def described(
+    reply: Mapping[str, Any],
+    *,
+    label: str,
+    requested: Mapping[str, str | bool],
+    evaluates_by: EvaluatesBy,
+) -> EngineDescription:
+    """A worker's reply to `load`, with what its spec says: what was requested of each setting.
+
+    Raises ValidationError, of which `first_fault` is the one line to show.
+    """
+    found = reply.get("settings")
+    settings = found if isinstance(found, Mapping) else {}
+    tree = {"label": label, **reply, "evaluates_by": evaluates_by}
+    tree["settings"] = {
+        name: {**settings[name], "requested": value}
+        if isinstance(settings.get(name), Mapping)
+        else settings.get(name)
+        for name, value in requested.items()
+    }
+    return _adapter().validate_python(tree)
+
+
+def completed(stored: Any) -> Any:
+    """The engine of a stored header, with what earlier traces do not say; not yet validated."""
+    if isinstance(stored, Mapping) and "evaluates_by" not in stored:
+        by = "prefill" if stored.get("backend") in PREFILL_ALONE else "decode"
+        return {**stored, "evaluates_by": by}
+    return stored
+
+
+def first_fault(error: ValidationError) -> str:
+    """`settings.lm_head_dtype.proof: field required`."""
+    first = error.errors()[0]
+    reason = first["msg"][0].lower() + first["msg"][1:]
+    return f"{'.'.join(map(str, first['loc']))}: {reason}"
+
+
+@cache
+def _adapter() -> TypeAdapter[EngineDescription]:
+    return TypeAdapter(EngineDescription)
