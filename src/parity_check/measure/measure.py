@@ -95,7 +95,7 @@ def measure(
     count = column["count"]
     tokens = round(count.sum())
     if tokens == 0:
-        return _nothing_usable(sums, sampled_by, level)
+        return _nothing_usable(sums, sampled_by, level, rows.values(), positive_share)
     estimator = Estimator(sampled_by, level, positive_share)
     sequences = _sequences(sums)
     clusters = int(np.count_nonzero(count))
@@ -153,7 +153,13 @@ def measure(
     )  # fmt: skip
 
 
-def _nothing_usable(sums: Accumulator, sampled_by: str, level: float) -> Measurement:
+def _nothing_usable(
+    sums: Accumulator,
+    sampled_by: str,
+    level: float,
+    rows: Iterable[Objective],
+    positive_share: float,
+) -> Measurement:
     """What is known of a direction of which one side returned nothing that could be compared."""
     if not sums.excluded:
         raise TraceMismatchError("nothing was compared: the traces hold no completion token")
@@ -161,6 +167,10 @@ def _nothing_usable(sums: Accumulator, sampled_by: str, level: float) -> Measure
 
     def nothing(name: str, unit: str) -> Estimate:
         return Estimate(name, sampled_by, math.nan, None, None, level, 0, 0, unit, note)
+
+    def no_clip(row: Objective) -> ClipEstimate:
+        name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
+        return ClipEstimate(row, positive_share, *[nothing(name, "share")] * 5)
 
     return Measurement(
         sampled_by=sampled_by,
@@ -175,7 +185,7 @@ def _nothing_usable(sums: Accumulator, sampled_by: str, level: float) -> Measure
         quantiles={},
         largest=math.nan,
         first_divergence=FirstDivergence(0, 0, None, None),
-        clips=(),
+        clips=tuple(map(no_clip, rows)),
         breakdowns={},
         clips_by_length=(),
         hygiene=_hygiene(sums),

@@ -59,7 +59,7 @@ class Estimate:
     clusters: int
     unit: str
     note: str = ""
-    effective_clusters: float = math.nan
+    effective_clusters: float = 0.0
     unseen: float = 0.0
 
     def map(self, function: Callable[[float], float]) -> Estimate:

@@ -47,10 +47,12 @@ class SampleBatch:
     top_logprobs: NDArray[np.float32] | None
     wrong_lengths: int = 0
     voided: int = 0
+    labels: list[str | None] | None = None
+    """The values of one further column, where it was asked for."""
 
 
-def batch_of(table: pa.Table) -> SampleBatch:
-    """The batch of a table of samples."""
+def batch_of(table: pa.Table, label: str | None = None) -> SampleBatch:
+    """The batch of a table of samples, with the values of a `label` column."""
     import pyarrow as pa
 
     table = table.combine_chunks()
@@ -79,7 +81,12 @@ def batch_of(table: pa.Table) -> SampleBatch:
         top_logprobs=_rectangle(column("top_logprobs"), tokens, np.float32, np.nan),
         wrong_lengths=int(np.count_nonzero(~fits)),
         voided=int(np.diff(starts)[~fits].sum()),
+        labels=None if label is None else [_text(each) for each in column(label).to_pylist()],
     )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _logprobs(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parity_check.errors import TraceMismatchError
 from parity_check.measure.metrics import PairedChunk
@@ -73,12 +75,15 @@ def _stated(left: Mapping[str, Any], right: Mapping[str, Any], *, both: bool) ->
 def pair(
     behaviour: Iterable[SampleBatch],
     evaluating: Iterable[SampleBatch],
-    cluster_by: Literal["prompt", "sample"],
+    cluster_by: str,
     clusters: Index,
     groups: Index,
+    prefixes: Prefixes | None = None,
 ) -> Iterator[PairedChunk]:
     """Pair batch by batch; `clusters` and `groups` collect the names behind the numbers.
 
+    `cluster_by` is `prompt`, `group`, `sample`, or the column that the behaviour trace's batches
+    were read with.
     Raises TraceMismatchError at the first sample or token that differs.
     """
     for left, right in zip_longest(behaviour, evaluating):
@@ -86,11 +91,14 @@ def pair(
             raise TraceMismatchError("one trace has more samples than the other")
         check_same_tokens(left, right)
         topk = left.top_token_ids is not None and right.top_token_ids is not None
+        cluster = clusters.number(cluster_names(left, cluster_by))
+        if prefixes is not None:
+            prefixes.add(left, cluster)
         yield PairedChunk(
             behaviour_logprob=left.logprobs,
             evaluating_logprob=right.logprobs,
             starts=left.starts,
-            cluster=clusters.number(left.prompt_ids if cluster_by == "prompt" else left.sample_ids),
+            cluster=cluster,
             group=groups.number(left.prompt_groups),
             behaviour_top_ids=left.top_token_ids if topk else None,
             behaviour_top_logprobs=left.top_logprobs if topk else None,
@@ -104,6 +112,71 @@ def pair(
             behaviour_voided=left.voided,
             evaluating_voided=right.voided,
         )
+
+
+def label_column(cluster_by: str) -> str | None:
+    """The column of a trace that clusters are named by, where it is not one of its own."""
+    return None if cluster_by in ("prompt", "group", "sample") else cluster_by
+
+
+def cluster_names(batch: SampleBatch, cluster_by: str) -> list[str]:
+    """The cluster of each sample; where its column holds nothing, the prompt is one of its own."""
+    if cluster_by == "group":
+        return batch.prompt_groups
+    if cluster_by == "sample":
+        return batch.sample_ids
+    if batch.labels is None:
+        return batch.prompt_ids
+    return [
+        f"prompt {prompt}" if label is None else label
+        for label, prompt in zip(batch.labels, batch.prompt_ids, strict=True)
+    ]
+
+
+SHORTEST_PREFIX = 16
+"""Tokens: a beginning shorter than this, such as a template's, is not looked at."""
+
+
+class Prefixes:
+    """Finds prompts that begin with the same tokens, for half of their length or more.
+
+    What all prompts have in common does not count: it tells no prompt from another. Memory grows
+    with the number of prompts: a few hashes each.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._prompts: Counter[tuple[int, int]] = Counter()
+        self._cluster: dict[tuple[int, int], int | None] = {}
+
+    def add(self, batch: SampleBatch, clusters: NDArray[np.int32]) -> None:
+        starts = batch.prompt_starts
+        for number, prompt in enumerate(batch.prompt_ids):
+            if prompt in self._seen:
+                continue
+            ids = batch.prompt_token_ids[starts[number] : starts[number + 1]]
+            length = SHORTEST_PREFIX
+            key = (0, 0)
+            while length <= len(ids):
+                key = (length, hash(ids[:length].tobytes()))
+                self._prompts[key] += 1
+                cluster = int(clusters[number])
+                if self._cluster.setdefault(key, cluster) != cluster:
+                    self._cluster[key] = None  # more than one
+                length *= 2
+            self._seen[prompt] = key  # the longest that is a power of two: half of it or more
+
+    def counted_apart(self) -> tuple[int, int]:
+        """How many prompts share half of themselves with one of another cluster, and of how many.
+
+        Both are 0 where no prompt does.
+        """
+        everyone = len(self._seen)
+        shared = sum(
+            1 < self._prompts[key] < everyone and self._cluster[key] is None
+            for key in self._seen.values()
+        )
+        return (shared, everyone) if shared else (0, 0)
 
 
 def check_same_tokens(left: SampleBatch, right: SampleBatch) -> None:

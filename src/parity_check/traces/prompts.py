@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from parity_check.errors import InputError
+from parity_check.traces.trace import Sample
 
 ASSETS = Path(__file__).parents[1] / "assets"
 CONTENT = ("prompt", "prompt_token_ids", "messages")
+RESERVED = frozenset({each.name for each in fields(Sample)})
+"""Columns that a trace has of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,8 @@ class Prompt:
     text: str | None
     messages: list[dict[str, Any]] | None
     token_ids: list[int] | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """The other columns that hold one value, as text."""
 
 
 def bundled(reference: str, kind: str) -> Path | None:
@@ -104,7 +109,13 @@ def _prompt(row: Any, place: str, number: int) -> Prompt:
         text=row.get("prompt"),
         messages=row.get("messages"),
         token_ids=row.get("prompt_token_ids"),
-    )
+        labels={
+            name: str(value)
+            for name, value in row.items()
+            if name not in (*CONTENT, "prompt_id", "prompt_group") and name not in RESERVED
+            and isinstance(value, str | int | float)
+        },
+    )  # fmt: skip
 
 
 def _check_type(name: str, value: Any, place: str) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,8 @@ class Sample:
     seed: int | None
     policy_version: int | None
     text: str | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Other columns of the prompts file, as text: `stats.cluster_by` can name one."""
     entropy: Sequence[float] | None = None
     """Of the full distribution at each token, nats, where an engine says."""
 
@@ -136,6 +138,10 @@ def write_trace(
     if any(sample.entropy is not None for sample in samples):
         columns.append(pa.field("entropy", pa.list_(pa.float32())))
     rows = [{each.name: getattr(sample, each.name) for each in columns} for sample in samples]
+    labels = sorted({name for sample in samples for name in sample.labels})
+    columns += [pa.field(name, pa.string()) for name in labels]
+    for row, sample in zip(rows, samples, strict=True):
+        row.update(sample.labels)
     with whole(path) as partial:
         pq.write_table(
             pa.Table.from_pylist(rows, schema=pa.schema(columns).with_metadata(metadata)),
@@ -171,8 +177,7 @@ class Trace:
 
     def samples(self) -> Iterator[Sample]:
         for index in range(self._file.num_row_groups):
-            for row in self._read(index).to_pylist():
-                yield Sample(**row)
+            yield from map(_sample, self._read(index).to_pylist())
 
     def sample(self, number: int) -> Sample:
         """One sample by its place in the trace."""
@@ -180,7 +185,7 @@ class Trace:
             rows = self._file.metadata.row_group(index).num_rows
             if number < rows:
                 [row] = self._read(index).slice(number, 1).to_pylist()
-                return Sample(**row)
+                return _sample(row)
             number -= rows
         raise IndexError(number)
 
@@ -198,11 +203,23 @@ class Trace:
     def row_groups(self) -> int:
         return int(self._file.num_row_groups)
 
-    def batches(self, groups: Sequence[int] | None = None) -> Iterator[SampleBatch]:
-        """Row groups in order, or those given; the next is read while the caller works."""
+    def batches(
+        self, groups: Sequence[int] | None = None, label: str | None = None
+    ) -> Iterator[SampleBatch]:
+        """Row groups in order, or those given; the next is read while the caller works.
+
+        `label` is a further column to read. Raises InputError where the trace has none such.
+        """
+        if label is not None and label not in self._file.schema_arrow.names:
+            own = sorted(set(self._file.schema_arrow.names) - set(trace_schema().names))
+            known = ", ".join(("prompt", "group", "sample", *own))
+            raise InputError(
+                f"stats.cluster_by: {self.path} has no column {label!r}", hint=f"one of: {known}"
+            )
+        columns = [*BATCH_COLUMNS, *([] if label is None else [label])]
 
         def read(index: int) -> SampleBatch:
-            return batch_of(self._read(index, BATCH_COLUMNS))
+            return batch_of(self._read(index, columns), label)
 
         first, *others = range(self.row_groups) if groups is None else groups
         with ThreadPoolExecutor(max_workers=1) as reader:
@@ -221,6 +238,15 @@ class Trace:
         except (OSError, pa.ArrowException) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{self.path}: cannot be read: {reason}") from None
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    known = {name: row.pop(name) for name in _SAMPLE_FIELDS if name in row}
+    labels = {name: str(value) for name, value in row.items() if value is not None}
+    return Sample(**known, labels=labels)
+
+
+_SAMPLE_FIELDS = tuple(each.name for each in fields(Sample) if each.name != "labels")
 
 
 def trace_schema() -> pa.Schema:
