@@ -65,9 +65,9 @@ INTERVALS = """\
 
 Tokens of one prompt share a context and samples share a prompt, so every interval is clustered by
 prompt. `stats.cluster_by` says what is independent: `"prompt"`, `"group"` (all prompts of one
-`prompt_group` together), `"sample"`, or a column of the prompts file, where a prompt without a value
-is independent of all others. Prompts that begin alike are not independent: families of 8 with an
-effect of 0.2, counted as prompts, cover the truth in half of the runs. A run whose prompts share
+`prompt_group` together), `"sample"`, or a column of the prompts file, where a prompt without a
+value is independent of all others. Prompts that begin alike are not independent: families of 8 with
+an effect of 0.2, counted as prompts, cover the truth in half of the runs. A run whose prompts share
 half of their tokens says so (`shared-prefixes`).
 
 - Means: M = Σsᵢ / Σnᵢ over clusters, SE² = Σ(sᵢ − M nᵢ)² / (1 − hᵢ) / (Σnᵢ)² with hᵢ = nᵢ / Σn, the
@@ -86,10 +86,10 @@ half of their tokens says so (`shared-prefixes`).
   {unseen:g} nats up: 16, 19 and 364 (of 1 / ESS − 1) over 3.7 / n. Larger ones show in the other
   direction, where they are e^Δ times as many; a run of one direction cannot exclude them.
 - ESS: the interval of 1 / ESS − 1, linearised.
-- Quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide, over at most
-  {folds} groups of clusters.
-- Under {fewest} clusters there is no interval and no verdict. What counts is their effective number,
-  (Σn)² / Σn² (`effective_clusters`): 50 prompts of 1 to 4,000 tokens are worth 12.
+- Quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide, over at
+  most {folds} groups of clusters.
+- Under {fewest} clusters there is no interval and no verdict. What counts is their effective
+  number, (Σn)² / Σn² (`effective_clusters`): 50 prompts of 1 to 4,000 tokens are worth 12.
 
 How often the printed 95 % interval covers the truth, in 2,000 simulated runs each
 (`python scripts/simulate_intervals.py`; the method was chosen with other seeds). In brackets with
@@ -120,15 +120,16 @@ Where an engine against itself is outside the limit, the gate is inconclusive: n
 other engine is possible. When every token compared is bit-identical, the bound that a small sample
 puts on rare events does not stand in the way of parity. A side without one usable logprob is drift,
 by its counts. `required_limit` is the limit that would just have passed. `prompts_needed` is the
-least G with 3.6 s / √G + u / G within the distance from the estimate to its limit, with s the spread
-of a cluster's mean and u what a prompt leaves unseen: a 90 % chance of parity if nothing drifts.
+least G with 3.6 s / √G + u / G within the distance from the estimate to its limit, with s the
+spread of a cluster's mean and u what a prompt leaves unseen: a 90 % chance of parity if nothing
+drifts.
 
 A sampled token below −28 nats cannot have been sampled; `impossible_fraction` counts such tokens
 and keeps them out of every mean. vLLM divides the probabilities by exponential variates and takes
 the largest quotient. torch 2.6 on CPU (vLLM 0.8.5) returns 1.2e-38 in place of a variate once in
 about 33 million, and then any token wins whose probability float32 can hold: one token in 33
-million / vocabulary size, 1 in 8,000 with 4,096 entries, 1 in 220 with 151,936. torch 2.10 does not.
-"""
+million / vocabulary size, 1 in 8,000 with 4,096 entries, 1 in 220 with 151,936. torch 2.10 does
+not. """
 
 
 CAUSES = """\

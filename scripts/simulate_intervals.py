@@ -1,9 +1,10 @@
 """How often the printed intervals hold the truth, and how often a verdict is wrong: simulated.
 
-    python scripts/simulate_intervals.py [--runs 2000] [--seed 20261126] > scripts/simulated_intervals.md
+    python scripts/simulate_intervals.py > scripts/simulated_intervals.md
 
 Prints the tables of docs/reference/metrics.md, which `make_reference.py` takes from that file. The
-method and its constants were chosen with other seeds. `tests/unit/test_coverage.py` runs the same generators with fewer runs.
+method and its constants were chosen with other seeds. `tests/unit/test_coverage.py` runs the same
+generators with fewer runs.
 """
 
 from __future__ import annotations
