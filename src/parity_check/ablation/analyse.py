@@ -1,4 +1,4 @@
-"""From the traces of an ablation's steps to its AblationReport: no engine is needed."""
+"""Compute the AblationReport from the traces of the steps. Starts no engine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DRIFT = "mean_abs_log_ratio"
 
 
 def analyse_ablation(directory: Path, config: Config) -> AblationReport:
-    """Measure every finished step, and what it did. Raises InputError, TraceMismatchError."""
+    """Measure every finished step and its effect. Raises InputError, TraceMismatchError."""
     plan = read_plan(directory)
     how = judgement(config)
     names = dict.fromkeys(step.directory for step in plan.steps if step.directory is not None)
@@ -158,7 +158,7 @@ def _compared(
 
 
 def facts(engine: EngineReport) -> dict[str, Any]:
-    """What is in force in an engine, by the name of the setting or of the argument."""
+    """The values in force in an engine, by setting or argument name."""
     settings = {name: setting.in_force for name, setting in engine.settings.items()}
     return {**engine.config, **{name: settings[name] for name in SETTINGS if name in settings}}
 

@@ -46,69 +46,79 @@ OPERATIONS: Mapping[ScorePath, Literal["replay", "rescore"]] = {
 }
 
 ConfigFile = Annotated[
-    Path, typer.Option("--config", "-c", help="The configuration, TOML (or YAML by suffix).")
+    Path, typer.Option("--config", "-c", help="The configuration file: TOML, or YAML by suffix.")
 ]
 Overlay = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key of the configuration."),
+    typer.Option(
+        "--set", metavar="KEY.KEY=VALUE", help="Override a configuration key (repeatable)."
+    ),
 ]
 OutDirectory = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Where run directories go (run.out).")
+    Path | None, typer.Option("--out", "-o", help="Parent of the run directory (run.out).")
 ]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.")]
-Quiet = Annotated[int, typer.Option("--quiet", "-q", count=True, help="Say the verdict alone.")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Print details.")]
+OnlyVerdict = Annotated[
+    int, typer.Option("--quiet", "-q", count=True, help="Print only the verdict.")
+]
+Quiet = Annotated[
+    int, typer.Option("--quiet", "-q", count=True, help="Print only warnings and errors.")
+]
 Color = Annotated[
-    bool | None, typer.Option("--color/--no-color", help="Default: as the terminal allows.")
+    bool | None, typer.Option("--color/--no-color", help="Default: color on a terminal.")
 ]
 ShowProgress = Annotated[
-    bool | None, typer.Option("--progress/--no-progress", help="Default: on a terminal.")
+    bool | None, typer.Option("--progress/--no-progress", help="Default: progress on a terminal.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved configuration, start nothing.")
+    bool, typer.Option("--dry-run", help="Print the resolved configuration and exit.")
 ]
 
 StoredPair = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[A.parquet B.parquet]", help="Two stored traces, no engine."),
+    typer.Argument(metavar="[A.parquet B.parquet]", help="Two stored traces; starts no engine."),
 ]
 ReferenceTrace = Annotated[
-    Path | None, typer.Option(help="A stored trace in place of the reference engine.")
+    Path | None, typer.Option(help="Use this trace instead of the reference engine.")
 ]
 WorkloadTrace = Annotated[
-    Path | None, typer.Option(help="Replay the tokens of this trace through both engines.")
+    Path | None, typer.Option(help="Replay the tokens of this trace on both engines.")
 ]
-DumpFormat = Annotated[
-    str, typer.Argument(metavar="FORMAT", help="prime-rl, slime, verl, trl or openai.")
-]
-DumpFiles = Annotated[
-    list[Path], typer.Argument(metavar="FILE…", help="Files of the dump, as they were written.")
+Dump = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[FORMAT] FILE…",
+        help="auto (found by content) or a framework's name; then the files, as they were written.",
+    ),
 ]
 TraceOut = Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")]
 StatedSampling = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="What the dump does not say: temperature=0.8 …"),
+    typer.Option(
+        metavar="NAME=VALUE", help="Sampling parameters that the dump lacks, e.g. temperature=0.8."
+    ),
 ]
 StatedModel = Annotated[
-    str | None, typer.Option(help="The checkpoint that sampled: its digests go into the trace.")
+    str | None, typer.Option(help="The checkpoint that sampled; the trace stores its digests.")
 ]
 
-OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout gets.")]
+OutputFormat = Annotated[Format, typer.Option("--format", help="Format of the report on stdout.")]
 WriteTo = Annotated[
     list[str] | None,
     typer.Option("--write", metavar="FORMAT=PATH", help="Also write the report to a file."),
 ]
 ExitZero = Annotated[
-    bool, typer.Option("--exit-zero", help="Exit with 0 whatever the verdict; failures still fail.")
+    bool, typer.Option("--exit-zero", help="Exit with 0 for any verdict; errors still fail.")
 ]
 OnInconclusive = Annotated[
-    Inconclusive | None, typer.Option(help="Let an inconclusive verdict pass (0) or fail (1).")
+    Inconclusive | None, typer.Option(help="Exit with 0 or 1 if inconclusive; default: 4.")
 ]
 
 
 def delivery_from(
     format: Format, write: list[str] | None, exit_zero: bool, inconclusive: Inconclusive | None
 ) -> Delivery:
-    """Where a report goes, as the options say. Raises BadParameter for an unknown format."""
+    """The outputs and exit codes that the options ask for. Raises BadParameter."""
     from parity_check.report.deliver import Delivery
 
     files: dict[Path, FormatName] = {}
@@ -116,7 +126,9 @@ def delivery_from(
         name, _, path = item.partition("=")
         if name not in Format.__members__ or not path:
             known = ", ".join(Format)
-            raise typer.BadParameter(f"{item}: FORMAT=PATH, one of {known}", param_hint="--write")
+            raise typer.BadParameter(
+                f"{item}: expected FORMAT=PATH with FORMAT one of {known}", param_hint="--write"
+            )
         files[Path(path)] = cast("FormatName", name)
     outcome = {
         None: ExitCode.INCONCLUSIVE,
@@ -127,5 +139,5 @@ def delivery_from(
 
 
 def with_out(overlay: list[str] | None, out: Path | None) -> list[str]:
-    """The overlay, with --out as its last word."""
+    """The overlay, with --out appended."""
     return [*(overlay or []), *([] if out is None else [f"run.out={str(out)!r}"])]

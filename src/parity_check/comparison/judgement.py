@@ -1,4 +1,4 @@
-"""What a configuration asks of the numbers, and one pair of traces measured by it."""
+"""Measure and judge a pair of traces by the limits of a configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRUNCATION = "tis-token"
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a configuration asks of the numbers; choosing it refuses what makes no sense."""
+    """The objective, limits and statistics that a configuration chooses, validated."""
 
     objective: Objective
     limits: tuple[Limit, ...]
@@ -27,6 +27,20 @@ class Judgement:
     tail_threshold: float
     positive_share: float
     cluster_by: str
+
+
+def at_first_step(config: Judging) -> Judging:
+    """What the loss of a run does with the mismatch at its first step.
+
+    A loss that recomputes its old logprobs clips nothing then: its number is the share of
+    importance weights that would be cut.
+    """
+    chosen = config.objective
+    row = choose_objective(chosen.kind, chosen.epsilon_low, chosen.epsilon_high)
+    if chosen.logprobs != "recompute" or row.kind != "clip":
+        return config
+    weight = {"kind": TRUNCATION, "epsilon_low": None, "epsilon_high": None}
+    return config.model_copy(update={"objective": chosen.model_copy(update=weight)})
 
 
 def judgement(config: Judging) -> Judgement:
@@ -67,5 +81,5 @@ def measure_pair(
 
 
 def clip_of(measured: Measurement, name: str) -> ClipEstimate:
-    """What one objective would clip, cut or mask."""
+    """What one objective would clip, truncate or mask."""
     return next(clip for clip in measured.clips if clip.objective.name == name)

@@ -1,8 +1,7 @@
-"""A configuration: read from a file, changed by `--set`, validated, dumped for the run."""
+"""Load a configuration: read the file, apply `--set`, validate, dump for the run."""
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,15 +12,15 @@ from pydantic import ValidationError
 from parity_check.config.engines import Table
 from parity_check.config.explain import explain
 from parity_check.config.models import ROLES, SHAPING, Config, Judging, WeightSync, Workload
-from parity_check.errors import ConfigError
+from parity_check.errors import ConfigError, suggestion
 
 T = TypeVar("T", bound=Table)
 
 
 def load_config(path: Path, overlay: Sequence[str] = ()) -> Config:
-    """Read TOML (or YAML by suffix), apply `a.b=VALUE` overlays, resolve paths beside the file.
+    """Read TOML (or YAML by suffix), apply `a.b=VALUE` overlays, resolve relative paths.
 
-    Raises ConfigError naming the file, the key and what it takes.
+    Paths are relative to the file. Raises ConfigError naming the file, the key and what it accepts.
     """
     tree = read_tree(path)
     for item in overlay:
@@ -42,7 +41,7 @@ def _validate(table: type[T], tree: Mapping[str, Any], source: str) -> T:
 
 
 def load_judging(path: Path | None, overlay: Sequence[str] = ()) -> Judging:
-    """How to judge stored traces: a whole configuration, or the defaults, with overlays."""
+    """How to judge stored traces: from a configuration file or the defaults, with overlays."""
     if path is not None:
         return load_config(path, overlay)
     tree: dict[str, Any] = {}
@@ -52,15 +51,14 @@ def load_judging(path: Path | None, overlay: Sequence[str] = ()) -> Judging:
 
 
 def stated_sampling(items: Sequence[str]) -> dict[str, Any]:
-    """`NAME=VALUE` of the sampling parameters, in the ranges of [workload]. Raises ConfigError."""
+    """Parse `NAME=VALUE` sampling parameters, validated as in [workload]. Raises ConfigError."""
     tree: dict[str, Any] = {}
     for item in items:
         name, _, _ = item.partition("=")
         if name.strip() not in SHAPING:
-            close = difflib.get_close_matches(name.strip(), SHAPING, n=1)
             raise ConfigError(
-                f"--sampling {item}: no sampling parameter `{name.strip()}`",
-                hint=f"did you mean {close[0]}?" if close else f"there is {', '.join(SHAPING)}",
+                f"--sampling {item}: unknown sampling parameter `{name.strip()}`",
+                hint=suggestion(name.strip(), SHAPING),
             )
         set_key(tree, item)
     stated = _validate(Workload, tree, "--sampling")
@@ -68,7 +66,7 @@ def stated_sampling(items: Sequence[str]) -> dict[str, Any]:
 
 
 def dump_config(config: Judging) -> dict[str, Any]:
-    """The resolved configuration: JSON- and TOML-ready, every default written out."""
+    """The resolved configuration with all defaults, ready for JSON and TOML."""
     tree = config.model_dump(mode="json", exclude_none=True)
     return {name: table for name, table in tree.items() if name != "engines" or table}
 
@@ -90,12 +88,12 @@ def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
     for engine in [*tables, *(further.values() if isinstance(further, dict) else [])]:
         value = engine.get("python") if isinstance(engine, dict) else None
         if isinstance(engine, dict) and isinstance(value, str) and "/" in value:
-            # Not resolved: a virtual environment's interpreter is a link, and must stay one.
+            # Not resolved: the interpreter of a virtual environment must stay a symlink.
             engine["python"] = str(base.absolute() / Path(value).expanduser())
 
 
 def _beside(paths: Any, base: Path) -> Any:
-    """Checkpoints as absolute paths where they exist; anything else is refused later."""
+    """Checkpoints that exist, as absolute paths; anything else is rejected later."""
     if not isinstance(paths, list):
         return paths
     return [
@@ -105,7 +103,7 @@ def _beside(paths: Any, base: Path) -> Any:
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """What a TOML file holds, or a YAML file by its suffix. Raises ConfigError."""
+    """Parse a TOML file, or YAML by suffix. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -129,7 +127,7 @@ def _read_yaml(path: Path, text: str) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path.name}: not valid YAML: {reason}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path.name}: expected tables of keys")
+        raise ConfigError(f"{path.name}: expected tables with keys")
     return tree
 
 

@@ -1,4 +1,4 @@
-"""The parent's side of the worker: spawn, talk, map failures, kill the whole group."""
+"""The parent side of the worker protocol: spawn, call, map failures, kill the process group."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ class WorkerSpec:
     environ: Mapping[str, str]
     engine_args: Mapping[str, Any]
     family: str | None
-    """Asserted after the start, where it is asked for."""
+    """Checked after the start, if requested."""
     settings: Settings
     platform: str
     repeats_with: Mapping[str, int] = field(default_factory=dict)
     pauses: Pauses | None = None
     hints: Mapping[str, str] = field(default_factory=dict)
-    """What to do about a failure, by its kind; {table} is the engine's in the configuration."""
+    """Hints by kind of failure; {table} is the engine's table in the configuration."""
 
     @property
     def devices(self) -> frozenset[str] | None:
-        """The accelerators that it may see; None for all."""
+        """The accelerators visible to it; None for all."""
         if self.platform != "cuda":
             return frozenset()
         listed = self.environ.get("CUDA_VISIBLE_DEVICES")
@@ -69,18 +69,18 @@ class WorkerSpec:
     def start(
         self, work: Path, log: Path, stall_timeout_s: float, progress: Progress
     ) -> WorkerEngine:
-        """Start the worker; the engine in it is loaded by `load`. Raises EngineError."""
+        """Start the worker; `load` loads the engine. Raises EngineError."""
         return WorkerEngine(self, work, log, stall_timeout_s, progress)
 
     def hint(self, failure: str) -> str | None:
-        """What to do about a failure of this kind."""
+        """The hint for this kind of failure."""
         table = self.role if self.role in ROLES else f"engines.{self.role}"
         found = self.hints.get(failure)
         return None if found is None else found.format(table=table)
 
 
 class WorkerEngine:
-    """One engine in a worker process of its own interpreter and process group.
+    """One engine in a worker process, with its own interpreter and process group.
 
     Not thread-safe: one operation at a time. `kill` may be called from any thread.
     """
@@ -104,7 +104,7 @@ class WorkerEngine:
     # --- operations -------------------------------------------------------------------------
 
     def load(self) -> EngineDescription:
-        """Start the engine; returns its description. Raises EngineError."""
+        """Start the engine and return its description. Raises EngineError."""
         requested = self.spec.settings.model_dump()
         reply = self._call(
             "load",
@@ -127,43 +127,43 @@ class WorkerEngine:
         return self.description
 
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-        """Token ids of prompts {prompt_id, text | messages}, in their order."""
+        """Token ids of prompts {prompt_id, text | messages}, in order."""
         rows = self._bulk("tokenize", prompts)
         ids = {row["prompt_id"]: row["token_ids"] for row in rows}
         return [ids[prompt["prompt_id"]] for prompt in prompts]
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token id on its own, for display."""
+        """The text of each single token id, for display."""
         texts: list[str] = self._call("decode", ids=list(ids))["texts"]
         return texts
 
     def sample(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> list[dict[str, Any]]:
-        """`generate`, `replay` or `rescore` as one batch; rows in the order of the requests."""
+        """Run `generate`, `replay` or `rescore` as one batch; rows in the order of the requests."""
         rows = {row["sample_id"]: row for row in self._bulk(op, requests, **parameters)}
         return [rows[request["sample_id"]] for request in requests]
 
     def weights(self) -> dict[str, Any]:
-        """What is in force: a digest of each parameter, and the logits of fixed hidden states."""
+        """The weights in force: digests of all parameters, and logits of fixed hidden states."""
         return self._call("weights")
 
     def weight_sync(
         self, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Requests through weight updates; the last row of each, and what the updates did."""
+        """Run requests through weight updates; return the last row of each, and the result."""
         out, result = self._exchange("weight_sync", requests, **parameters)
         with out.open(encoding="utf-8") as lines:
             rows = {row["sample_id"]: row for row in map(json.loads, lines)}
         return [rows[request["sample_id"]] for request in requests], result
 
     def forget(self) -> None:
-        """Delete the results of finished operations: a trace holds what was wanted of them."""
+        """Delete the results of finished operations, which are in the trace by now."""
         for file in self._job_dir.glob("*.jsonl"):
             file.unlink()
 
     def close(self) -> None:
-        """End the worker: politely first, then the whole group."""
+        """Shut the worker down, then kill its process group."""
         if self._process.poll() is None:
             with contextlib.suppress(OSError):
                 self._send("shutdown")
@@ -171,7 +171,7 @@ class WorkerEngine:
         self.kill()
 
     def kill(self) -> None:
-        """End the whole process group at once; safe to call again."""
+        """Kill the process group. Safe to call again."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -207,7 +207,7 @@ class WorkerEngine:
         return process, replies
 
     def _environ(self) -> dict[str, str]:
-        """The caller's environment without what would leak its Python into the engine's."""
+        """The caller's environment, without variables that would affect the engine's Python."""
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -233,7 +233,7 @@ class WorkerEngine:
     def _exchange(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> tuple[Path, dict[str, Any]]:
-        """Write the requests, run the operation; its output file and its result."""
+        """Write the requests and run the operation; return its output file and its result."""
         name = f"{op}-{next(self._ids)}"
         source, out = self._job_dir / f"{name}.in.jsonl", self._job_dir / f"{name}.jsonl"
         try:
@@ -270,7 +270,7 @@ class WorkerEngine:
         raise self._crashed(op)
 
     def _read(self, op: str) -> Iterator[dict[str, Any]]:
-        """Replies until the worker's end closes; raises EngineError when it hangs."""
+        """Yield replies until the worker closes the pipe. Raises EngineError if it hangs."""
         alive, log_size = time.monotonic(), -1
         while True:
             ready, _, _ = select.select([self._replies], [], [], POLL_S)
@@ -283,15 +283,15 @@ class WorkerEngine:
                 yield from map(json.loads, lines)
             elif self._process.poll() is not None:
                 return
-            # A model that loads for minutes says so in its log alone.
+            # While a model loads for minutes, only the log shows progress.
             elif (size := self._log.stat().st_size) != log_size:
                 alive, log_size = time.monotonic(), size
             elif time.monotonic() - alive > self._stall_timeout_s:
                 self.kill()
                 raise self._error(
-                    f"showed no sign of progress for {self._stall_timeout_s:g} s during {op}",
+                    f"made no progress for {self._stall_timeout_s:g} s during {op}",
                     kind="hung",
-                    hint="raise run.stall_timeout_s if it only needs longer",
+                    hint="raise run.stall_timeout_s if it needs more time",
                 )
 
     # --- failures -----------------------------------------------------------------------------
@@ -313,7 +313,7 @@ class WorkerEngine:
         if code < 0:
             cause = f"was killed by {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:
-                hint = "somebody killed it, or the kernel did for want of memory (see dmesg)"
+                hint = "killed from outside or by the OOM killer (see dmesg)"
         return self._error(f"{cause} during {op}", kind="crashed", hint=hint, with_tail=True)
 
     def _error(

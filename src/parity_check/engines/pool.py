@@ -1,4 +1,4 @@
-"""Engines: side by side where each has a device, by turns where they share one."""
+"""A pool of engines: side by side on separate devices, in turns on a shared one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Job = Callable[[Engine], T]
 
 SIGNAL_POLL_S = 0.2
 FULL_DEVICE = 0.95
-"""Engines that together ask for less of a device's memory than this stay loaded together."""
+"""Engines whose memory shares sum to at most this stay loaded together."""
 
 
 class EnginePool:
-    """Starts engines when they are first needed, and ends them all on leaving.
+    """Starts engines when they are first needed, and closes all at the end.
 
-    On separate devices engines start and run side by side. On a shared one they run by turns, and
-    stay loaded between turns where their shares of its memory fit together.
+    On separate devices, engines start and run side by side. On a shared device they take turns, and
+    stay loaded between turns if their memory shares fit.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class EnginePool:
             engine.close()
 
     def run(self, jobs: Mapping[N, Job[T]]) -> dict[N, T]:
-        """Run one job on each named engine. The first failure ends the other engines' jobs.
+        """Run one job on each named engine. The first failure cancels the other jobs.
 
-        An engine that fails a job of its own turn is ended, and started anew by the next.
+        In turns, an engine that fails its job is closed; its next job starts it again.
         """
         if len(jobs) == 1 or not self.side_by_side:
             return {role: self._run(role, job) for role, job in self._loaded_first(jobs)}
@@ -80,13 +80,13 @@ class EnginePool:
                 _wait(futures.values())
                 _raise_first(futures)
             except BaseException:
-                # Also on Ctrl-C, which only this thread sees: the others wait on their workers.
+                # Also on Ctrl-C, which only this thread receives: the others wait on their workers.
                 self._kill()
                 raise
         return {role: future.result() for role, future in futures.items()}
 
     def exchange(self, spec: Spec, log_dir: Path) -> None:
-        """Put another engine in the place of its role's, which ends; the next job starts it."""
+        """Replace the engine of a role and close the old one. The next job starts the new one."""
         role = spec.role
         self._end(role)
         self.specs[role], self._log_dirs[role] = spec, log_dir
@@ -118,13 +118,13 @@ class EnginePool:
         work, progress = self._work_dir / role, self._progress(role)
         with self._lock:
             if self._ended:
-                raise RuntimeError("the pool has ended")  # in a thread that nobody waits for
+                raise RuntimeError("the pool has ended")  # in an abandoned thread
             progress("starting the engine", 0, None)
             self._engines[role] = spec.start(work, log, self._stall_timeout_s, progress)
             return self._engines[role]
 
     def _kill(self) -> None:
-        """End all engines at once, and any that is just being started."""
+        """Kill all engines, including one that is starting."""
         with self._lock:
             self._ended = True
         for engine in self._engines.values():
@@ -139,9 +139,10 @@ def _share_a_device(one: Spec, other: Spec) -> bool:
 
 
 def _wait(futures: Iterable[Future[T]]) -> None:
-    """Until all are done or one has failed.
+    """Wait until all are done or one has failed.
 
-    In short turns: a signal that comes just before a lock is waited for does not wake the wait.
+    Poll in short intervals: a signal that arrives just before waiting on a lock does not wake the
+    wait.
     """
     waiting = set(futures)
     while waiting:
@@ -151,7 +152,7 @@ def _wait(futures: Iterable[Future[T]]) -> None:
 
 
 def _raise_first(futures: Mapping[N, Future[T]]) -> None:
-    """Raise the first failure; the ones that follow from ending the others are not news."""
+    """Raise the first failure; later ones are a consequence of it."""
     for future in futures.values():
         if future.done() and (error := future.exception()):
             raise error

@@ -1,4 +1,4 @@
-"""Sums of one sampling direction, turned into named estimates at one level."""
+"""Turn sums of one sampling direction into named estimates with intervals."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 
 from parity_check.measure import stats
-from parity_check.measure.objectives import Objective
+from parity_check.measure.objective import Objective
 from parity_check.measure.results import Bin, ClipEstimate
 from parity_check.measure.stats import Estimate, Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """Makes estimates of one sampling direction: `sums` and `weights` are per cluster."""
+    """Computes estimates of one sampling direction; `sums` and `weights` are per cluster."""
 
     sampled_by: str
     level: float
@@ -30,7 +30,7 @@ class Estimator:
     def size(
         self, name: str, unit: str, sums: Floats, weights: Floats, lowest: float = 0.0
     ) -> Estimate:
-        """A mean with one long tail: of squares, magnitudes, divergences."""
+        """A mean with a long upper tail: of squares, magnitudes, divergences."""
         return stats.mean_estimate(
             name, unit, sums, weights, sampled_by=self.sampled_by, level=self.level,
             lowest=lowest, interval=stats.long_tailed_interval,
@@ -44,8 +44,15 @@ class Estimator:
         )
 
     def clip(
-        self, row: Objective, low: Floats, high: Floats, weights: Floats, trials: float
+        self,
+        row: Objective,
+        low: Floats,
+        high: Floats,
+        weights: Floats,
+        trials: float | None = None,
+        both: Floats | float = 0.0,
     ) -> ClipEstimate:
+        """The shares beyond each edge; `both` of them are beyond the two, and count once."""
         name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
         positive = self.positive_share
 
@@ -55,15 +62,15 @@ class Estimator:
         return ClipEstimate(
             objective=row,
             positive_share=positive,
-            counted=share("", row.counted(low, high, positive)),
-            band=share("_band", low + high),
+            counted=share("", row.counted(low, high, positive) - both),
+            band=share("_band", low + high - both),
             low=share("_low", low),
             high=share("_high", high),
             active=share("_active", positive * high + (1.0 - positive) * low),
         )
 
     def bin(self, label: str, low: float, high: float, cells: Floats) -> Bin | None:
-        """Estimates of one bin from cells [clusters, count Δ |Δ| k3]; None for an empty one."""
+        """Estimates of one bin from cells [clusters, count Δ |Δ| k3]; None for an empty bin."""
         count, delta, size, k3 = cells.T
         if not count.any():
             return None

@@ -1,25 +1,24 @@
-"""Verdicts: an estimate, its limit and the noise floor → parity, drift or inconclusive.
+"""Verdicts: estimate, limit and noise floor → parity, drift or inconclusive.
 
-Equivalence is judged on the interval that is printed: wholly inside the limit is parity, wholly
-outside is drift, anything else is inconclusive, because "no difference was seen" is not "there is
-none". Parity of a run needs every gate, so it needs no correction for their number. Drift needs
-one, and each gate calls drift falsely in at most 2.5 % of runs that sit exactly on its limit:
-`family_wise_rate` is what that comes to for a run. It is printed rather than corrected, because a
-corrected verdict would no longer be that of the printed interval, and because a pair at half its
-limits is practically never called drift (docs/reference/metrics.md, simulated).
+An equivalence test on the printed interval: wholly inside the limit is parity, wholly outside is
+drift, anything else is inconclusive. A difference that was not detected is not evidence of parity.
+A run is in parity only if every gate is, so no multiple-testing correction is needed. It drifts if
+any gate does, and each gate reports a false drift in at most 2.5 % of runs whose true value is
+exactly at the limit: `family_wise_rate` is what that adds up to. It is printed and not corrected,
+because a corrected verdict would no longer be that of the printed interval, and because a pair at
+half its limits is practically never called drift (simulated, docs/reference/metrics.md).
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from parity_check.errors import ConfigError, TraceMismatchError
+from parity_check.errors import ConfigError, TraceMismatchError, suggestion
 from parity_check.measure import stats
-from parity_check.measure.invalid import HygieneCount
+from parity_check.measure.invalid import InvalidCount
 from parity_check.measure.metrics import METRICS
 from parity_check.measure.objectives import Objective
 from parity_check.measure.results import Measurement
@@ -31,7 +30,7 @@ Kind: TypeAlias = Literal["two_sided", "upper", "lower", "exact"]
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What a metric may be: within `value` of `target`, at most or at least `value`, or exact."""
+    """The allowed values of a metric: within `value` of `target`, at most, at least, or exactly."""
 
     metric: str
     value: float
@@ -48,13 +47,13 @@ class Limit:
         return self.value, math.inf
 
     def needed_for(self, low: float, high: float) -> float:
-        """The limit that would just hold the interval from `low` to `high`."""
+        """The tightest limit that contains the interval from `low` to `high`."""
         if self.kind == "two_sided":
             return max(abs(low - self.target), abs(high - self.target))
         return high if self.kind == "upper" else low
 
     def wording(self) -> str:
-        """The limit in words."""
+        """The limit as text."""
         if self.kind == "two_sided":
             return f"{self.target:g} ± {self.value:g}"
         sign = {"upper": "at most", "lower": "at least", "exact": "exactly"}[self.kind]
@@ -65,8 +64,8 @@ class Limit:
 class GateResult:
     """One gate's verdict and why.
 
-    `required_limit` is the limit that would just have passed, `prompts_needed` how many prompts
-    would settle an inconclusive gate; None where there is no such number.
+    `required_limit` is the tightest limit that would have passed. `prompts_needed` is the number of
+    prompts that would resolve an inconclusive gate. Both are None if no such number exists.
     """
 
     metric: str
@@ -125,22 +124,22 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "identical_fraction": (1.0, "vLLM tests/v1/determinism, verl determinism test: torch.equal")
     },
 }
-"""The limits of each profile, each number with its source. `sequence_clip_fraction` is the limit
-of `clip_fraction` where the objective compares whole sequences."""
+"""The limits of each profile, each number with its source. `sequence_clip_fraction` is the limit of
+`clip_fraction` for objectives that compare whole sequences."""
 
 
 def choose_limits(
     profile: str, objective: Objective, overrides: Mapping[str, float] | None = None
 ) -> tuple[Limit, ...]:
-    """The limits of a profile, with the user's own in place of or beside them.
+    """The limits of a profile, overridden and extended by the user's own.
 
-    Any metric can be given a limit. Raises ConfigError for an unknown profile or metric, and for
-    a limit that is not above 0.
+    Any metric can have a limit. Raises ConfigError for an unknown profile or metric, and for a
+    limit ≤ 0.
     """
     numbers = PROFILES.get(profile)
     if numbers is None:
         raise ConfigError(
-            f"gates.profile: unknown profile {profile!r}", hint=_near(profile, PROFILES)
+            f"gates.profile: unknown profile {profile!r}", hint=suggestion(profile, PROFILES)
         )
     level = "clip_fraction" if objective.level == "token" else "sequence_clip_fraction"
     chosen = {
@@ -150,7 +149,7 @@ def choose_limits(
     }
     for name, value in (overrides or {}).items():
         if name not in METRICS:
-            raise ConfigError(f"gates.{name}: unknown metric", hint=_near(name, METRICS))
+            raise ConfigError(f"gates.{name}: unknown metric", hint=suggestion(name, METRICS))
         if not (value > 0.0 and math.isfinite(value)):
             raise ConfigError(f"gates.{name}: must be > 0 (got {value:g})")
         chosen[name] = (value, "config")
@@ -165,21 +164,14 @@ def _limit(name: str, value: float, source: str, profile: str) -> Limit:
     return Limit(name, value, kinds[row.better], source, row.target)
 
 
-def _near(word: str, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]}?" if near else "one of: " + ", ".join(known)
-
-
 def judge(
     estimate: Estimate, limit: Limit, floor: Estimate | None = None, *, identical: bool = False
 ) -> GateResult:
     """Judge one estimate by its printed interval.
 
-    `floor` is the same metric of an engine against itself: when that is outside the limit, no
-    verdict on the other engine is possible. `identical` says that every token compared was equal
-    to the last bit; then the bound that a small sample puts on rare events does not stand in the
-    way of parity.
+    `floor` is the same metric of an engine against itself. If it is outside the limit, the gate is
+    inconclusive. `identical` means that all compared tokens are bit-identical; then parity does not
+    need the upper bound of rare events to be inside the limit.
     """
     low, high = limit.edges()
     result = GateResult(
@@ -192,36 +184,36 @@ def judge(
         advice = (
             "enable batch invariance"
             if limit.kind == "exact"
-            else f"enable batch invariance, or choose a limit beyond {needed:.5g}"
+            else f"enable batch invariance, or choose a limit wider than {needed:.5g}"
         )
         return replace(
             result,
-            reason=f"the engine does not repeat itself at this limit: its own noise floor is "
-            f"{floor.value:.5g}, the limit {limit.wording()}; {advice}",
+            reason="the engine is not reproducible at this limit: its noise floor is "
+            f"{floor.value:.5g}, the limit is {limit.wording()}; {advice}",
         )
     if limit.kind == "exact":
         if estimate.value == limit.value:
-            return replace(result, verdict="parity", reason=f"{words}: nothing differs")
+            return replace(result, verdict="parity", reason=f"{words}: bit-identical")
         return replace(result, verdict="drift", reason=f"{words}, must be {limit.wording()}")
     if estimate.ci_low is None or estimate.ci_high is None:
         reason = estimate.note if math.isnan(estimate.value) else f"{words}; {estimate.note}"
         return replace(result, reason=reason, prompts_needed=_least(estimate))
     if identical and low <= estimate.value <= high:
-        reason = f"all {estimate.n:,} compared are bit-identical"
+        reason = f"all {estimate.n:,} are bit-identical"
         return replace(result, verdict="parity", reason=reason)
     if low <= estimate.ci_low and estimate.ci_high <= high:
         reason = f"{words} is inside the limit, {limit.wording()}"
         if floor is not None and _within(estimate, floor):
-            reason += "; indistinguishable from the engine's own noise"
+            reason += "; within the engine's own noise"
         return replace(result, verdict="parity", reason=reason)
     if estimate.ci_low > high or estimate.ci_high < low:
         reason = f"{words} is outside the limit, {limit.wording()}"
         return replace(result, verdict="drift", reason=reason)
     needed_prompts = _prompts_needed(estimate, limit)
     more = (
-        "the estimate sits on the limit, more prompts will not settle it"
+        "the estimate is at the limit; more prompts will not resolve it"
         if needed_prompts is None
-        else f"about {needed_prompts:,} prompts would settle it (now {estimate.clusters:,})"
+        else f"about {needed_prompts:,} prompts would resolve it (now {estimate.clusters:,})"
     )
     reason = f"{words} straddles the limit, {limit.wording()}; {more}"
     return replace(result, reason=reason, prompts_needed=needed_prompts)
@@ -269,16 +261,16 @@ def _prompts_needed(estimate: Estimate, limit: Limit) -> int | None:
     return stats.prompts_needed(spread, distance, estimate.unseen * estimate.clusters)
 
 
-def judge_hygiene(counts: Iterable[HygieneCount], sampled_by: str) -> tuple[GateResult, ...]:
-    """One drift result for each kind of defect that occurred: their limit is 0.
+def judge_invalid(counts: Iterable[InvalidCount], sampled_by: str) -> tuple[GateResult, ...]:
+    """One drift result for each kind of invalid logprob that occurred: their limit is 0.
 
-    Tokens that cannot have been sampled have a metric of their own, `impossible_fraction`.
+    Tokens that cannot have been sampled have their own metric, `impossible_fraction`.
     """
     return tuple(
         GateResult(
-            f"hygiene.{entry.kind}", sampled_by, "drift",
+            f"invalid.{entry.kind}", sampled_by, "drift",
             f"{entry.count:,} in the {entry.engine} engine's trace: {entry.sentence}",
-            Limit(f"hygiene.{entry.kind}", 0.0, "upper", "hygiene is gated at 0"),
+            Limit(f"invalid.{entry.kind}", 0.0, "upper", "invalid logprobs are gated at 0"),
         )
         for entry in counts
         if entry.kind != "impossible"
@@ -288,14 +280,14 @@ def judge_hygiene(counts: Iterable[HygieneCount], sampled_by: str) -> tuple[Gate
 def judge_all(
     measurement: Measurement, limits: Iterable[Limit], floors: Iterable[Measurement] = ()
 ) -> tuple[GateResult, ...]:
-    """Judge one direction: its hygiene, then every limit against the worst of the noise floors."""
+    """Judge one direction: invalid logprobs first, then every limit."""
     identical = measurement["identical_fraction"].value == 1.0
     floors = list(floors)
-    results = list(judge_hygiene(measurement.hygiene, measurement.sampled_by))
+    results = list(judge_invalid(measurement.invalid, measurement.sampled_by))
     for limit in limits:
         estimate = measurement.get(limit.metric)
         if estimate is None:
-            reason = "not recorded: it needs workload.top_logprobs"
+            reason = "not recorded: needs workload.top_logprobs"
             results.append(
                 GateResult(limit.metric, measurement.sampled_by, "inconclusive", reason, limit)
             )
@@ -306,7 +298,7 @@ def judge_all(
 
 
 def worst_floor(metric: str, floors: Iterable[Measurement]) -> Estimate | None:
-    """The noise floor that is farthest from what an engine identical to itself would show."""
+    """The noise floor that is farthest from the value of a bit-reproducible engine."""
     own = [
         floor
         for run in floors
@@ -331,10 +323,10 @@ def family_wise_rate(results: Iterable[GateResult]) -> float:
 
 
 def overall(results: Iterable[GateResult]) -> Verdict:
-    """Drift before inconclusive before parity. Raises TraceMismatchError for no result at all."""
+    """Drift if any gate drifts, else inconclusive if any is. Raises TraceMismatchError if empty."""
     verdicts = {result.verdict for result in results}
     if not verdicts:
-        raise TraceMismatchError("nothing was compared, so nothing was judged")
+        raise TraceMismatchError("nothing was compared, so there is no verdict")
     if "drift" in verdicts:
         return "drift"
     return "inconclusive" if "inconclusive" in verdicts else "parity"

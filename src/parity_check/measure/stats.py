@@ -108,11 +108,10 @@ def spread(sums: Floats, weights: Floats) -> Spread:
     mean = sums.sum(axis=-1, keepdims=True) / total
     share = weights / total
     residuals = (sums - mean * weights) / np.sqrt(_left(share))
-    squares = np.square(residuals).sum(axis=-1)
-    error = np.sqrt(squares) / total[..., 0]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        skewness = np.where(squares > 0.0, (residuals**3).sum(axis=-1) / squares**1.5, 0.0)
-    return Spread(mean[..., 0], error, _satterthwaite(share), skewness)
+    length = np.sqrt(np.square(residuals).sum(axis=-1, keepdims=True))
+    unit = residuals / np.where(length > 0.0, length, 1.0)
+    skewness = (unit**3).sum(axis=-1)
+    return Spread(mean[..., 0], (length / total)[..., 0], _satterthwaite(share), skewness)
 
 
 def _satterthwaite(share: Floats) -> Floats:
@@ -209,7 +208,7 @@ def mean_estimate(
     present = weights > 0
     sums, weights = sums[present], weights[present]
     if len(weights) == 0:
-        raise ValueError(f"{name}: a mean over nothing")
+        raise ValueError(f"{name}: mean of no tokens")
     low = high = None
     note = too_few_clusters(weights)
     if not note:
@@ -281,7 +280,7 @@ def too_few_clusters(weights: Floats) -> str:
     if number >= FEWEST_CLUSTERS - 1e-9:
         return ""
     worth = "" if number > len(weights) - 0.05 else f" of unequal size, worth {number:.1f}"
-    return f"no interval: {len(weights)} prompts{worth}, at least {FEWEST_CLUSTERS} are needed"
+    return f"no interval: {len(weights)} prompts{worth}, at least {FEWEST_CLUSTERS} needed"
 
 
 UNSEEN_LOG_RATIO = 3.0
@@ -331,11 +330,11 @@ def variation_sums(counts: Floats, ratios: Floats, squares: Floats) -> Floats:
 
 
 def effective_sample_size(
-    counts: Floats, ratios: Floats, squares: Floats, *, sampled_by: str, level: float
+    name: str, counts: Floats, ratios: Floats, squares: Floats, *, sampled_by: str, level: float
 ) -> Estimate:
     """ESS as a share, (Σr)² / (n Σr²) (Kish 1965), with its interval.
 
-    The arguments [G] are each cluster's token count, sum of ratios and sum of squared ratios. The
+    The arrays [G] are each cluster's token count, sum of ratios and sum of squared ratios. The
     interval is that of 1 / ESS - 1, the squared coefficient of variation of the ratios: linearised,
     it is a mean over tokens with one long tail.
     """
@@ -343,10 +342,10 @@ def effective_sample_size(
     n = counts[present]
     estimate = allow_unseen(
         mean_estimate(
-            "ess", "share", variation_sums(n, ratios[present], squares[present]), n,
+            name, "share", variation_sums(n, ratios[present], squares[present]), n,
             sampled_by=sampled_by, level=level, lowest=0.0, interval=long_tailed_interval,
         ),
-        UNSEEN["ess"],
+        UNSEEN.get(name, 0.0),
     )  # fmt: skip
     # Rounding may bring the variation of equal ratios below zero.
     value = 1.0 / (1.0 + max(0.0, estimate.value))
@@ -418,7 +417,7 @@ def quantile_estimate(
         half = float(special.stdtrit(seen.degrees, 0.5 + level / 2)) * error
         low, high = at(max(0.0, probability - half)), at(probability + half)
         if probability + half >= 1.0:
-            note = "the upper end is the largest value seen: the tail holds too few tokens"
+            note = "the upper end is the largest observed value: the tail has too few tokens"
     return Estimate(
         f"abs_log_ratio_p{100 * probability:g}", sampled_by, at(probability), low, high,
         level, n, clusters, "nats", note, float(effective_clusters(sizes[present])),

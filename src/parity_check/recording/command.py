@@ -46,7 +46,7 @@ def replay(
     path: Path,
     console: Console,
 ) -> None:
-    """Put a trace's tokens through one engine, into another trace."""
+    """Replay the tokens of a trace on one engine, into another trace."""
     configured_engine(role, config).check_operation(operation, read_header(source).sampling)
     check_writable(path)
     with (

@@ -1,4 +1,4 @@
-"""The model to load, and whether each engine reads its configuration as it was written."""
+"""Locate the model, and check that engines read its configuration correctly."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def locate_model(model: ModelConfig) -> str:
         raise InputError(f"model {path}: no such directory")
     if model.revision is None:
         raise ConfigError(
-            f"model.path: no directory {path} here, and a hub name needs a revision",
+            f"model.path: no directory {path}, and a hub name needs a revision",
             hint="set model.revision to a commit, e.g. --set model.revision=main",
         )
     return path
 
 
 def read_config(path: str) -> dict[str, Any] | None:
-    """The checkpoint's own config.json; None for a hub model, which only the engines can see."""
+    """The checkpoint's config.json; None for a hub model, which only the engines load."""
     file = Path(path) / "config.json"
     if not file.is_file():
         return None
@@ -46,13 +46,13 @@ def read_config(path: str) -> dict[str, Any] | None:
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
-    """How many token ids a config.json gives its model; None where it does not say."""
+    """The vocabulary size in a config.json; None if it is not there."""
     size = config.get("text_config", config).get("vocab_size")
     return size if isinstance(size, int) else None
 
 
 def rope_theta(config: Mapping[str, Any]) -> float | None:
-    """The RoPE base that a config.json states, in the form of transformers 4 or 5."""
+    """The RoPE base in a config.json, in the format of transformers 4 or 5."""
     text = config.get("text_config", config)
     parameters = text.get("rope_parameters")
     if isinstance(parameters, dict) and "rope_theta" in parameters:
@@ -64,19 +64,19 @@ def rope_theta(config: Mapping[str, Any]) -> float | None:
 def check_reading(
     role: str, description: EngineDescription, dtype: str, config: Mapping[str, Any]
 ) -> None:
-    """Refuse an engine that reads another RoPE base or dtype than was written.
+    """Check that an engine reads the checkpoint's RoPE base and dtype. Raises InputError.
 
     A checkpoint saved by transformers 5 loads in 0.8.5 and 0.18.1 with a base of 10000, silently:
-    then the two engines run different models. Raises InputError.
+    the two engines then run different models.
     """
     written, read = rope_theta(config), description.model.get("rope_theta")
     if written is not None and read is not None and float(read) != written:
         raise InputError(
-            f"the {role} engine reads rope_theta {float(read):g} from this checkpoint, its "
-            f"config.json says {written:g}",
+            f"the {role} engine reads rope_theta {float(read):g} from this checkpoint, but its "
+            f"config.json has {written:g}",
             hint='its transformers is older than the checkpoint: write "rope_theta" and '
             '"torch_dtype" at the top level of config.json, as transformers 4 does',
         )
     loaded = description.config.get("dtype", dtype)
     if loaded != dtype:
-        raise InputError(f"the {role} engine runs in {loaded}, {dtype} was asked for")
+        raise InputError(f"the {role} engine runs in {loaded}, but {dtype} was requested")

@@ -32,7 +32,7 @@ class Prompt:
 
 
 def bundled(reference: str, kind: str) -> Path | None:
-    """The path behind `bundled:NAME`, None for anything else. Raises InputError."""
+    """The path of `bundled:NAME`, None for anything else. Raises InputError."""
     prefix, _, name = reference.partition(":")
     if prefix != "bundled":
         return None
@@ -42,12 +42,12 @@ def bundled(reference: str, kind: str) -> Path | None:
     }
     if name not in known[kind]:
         names = ", ".join(f"bundled:{each}" for each in known[kind])
-        raise InputError(f"{reference}: no such bundled {kind}", hint=f"there is {names}")
+        raise InputError(f"{reference}: no such bundled {kind}", hint=f"expected one of: {names}")
     return known[kind][name]
 
 
 def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
-    """Read and check all prompts. Raises InputError naming the file and line at fault."""
+    """Read and check all prompts. Raises InputError with file and line."""
     path = bundled(source, "prompts") or Path(source)
     rows = _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)
     prompts = [_prompt(row, place, number) for number, (place, row) in enumerate(rows)][:limit]
@@ -66,7 +66,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
         raise InputError(f"cannot read the prompts {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
-    # Not splitlines: a JSON string may hold U+2028 and its like as they are.
+    # Not splitlines: a JSON string may contain U+2028 and the like unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{path}, line {number}"
@@ -86,7 +86,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     except OSError as error:
         raise InputError(f"cannot read the prompts {path}: {error.strerror}") from None
     except pa.ArrowInvalid:
-        raise InputError(f"{path}: not a Parquet file, or cut short") from None
+        raise InputError(f"{path}: not a Parquet file, or truncated") from None
     for number, row in enumerate(rows):
         yield f"{path}, row {number}", row
 
@@ -98,7 +98,7 @@ def _prompt(row: Any, place: str, number: int) -> Prompt:
     given = [name for name in CONTENT if name in row]
     if len(given) != 1:
         found = " and ".join(given) or "none of them"
-        raise InputError(f"{place}: give exactly one of {', '.join(CONTENT)} (found {found})")
+        raise InputError(f"{place}: needs exactly one of {', '.join(CONTENT)} (found {found})")
     value = row[given[0]]
     if not value:
         raise InputError(f"{place}: `{given[0]}` is empty")
@@ -132,7 +132,7 @@ def _check_type(name: str, value: Any, place: str) -> None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether the text can be encoded: JSON can spell a lone surrogate."""
+    """Whether the text can be encoded: JSON can contain a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:

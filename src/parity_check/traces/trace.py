@@ -1,4 +1,4 @@
-"""Traces: rollouts on disk, with their provenance. Parquet, one row a sample."""
+"""Traces: rollouts on disk with their provenance, as Parquet with one row per sample."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ ROWS_PER_GROUP = 1024
 class Sample:
     """One completion of one prompt.
 
-    `logprobs[t]` (nats) belongs to `completion_token_ids[t]`; None is a logprob that the engine
-    did not return. `top_token_ids[t]` are the most likely ids, by rank.
+    `logprobs[t]` (nats) belongs to `completion_token_ids[t]`; None if the engine did not return
+    one. `top_token_ids[t]` are the most likely ids, by rank.
     """
 
     sample_id: str
@@ -62,14 +62,18 @@ class Sample:
     """Other columns of the prompts file, as text: `stats.cluster_by` can name one."""
     entropy: Sequence[float] | None = None
     """Of the full distribution at each token, nats, where an engine says."""
+    rollout_id: str | None = None
+    """The rollout that this sample is a turn of; None where the sample is a whole rollout."""
+    turn: int | None = None
+    """Which turn of its rollout, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceHeader:
-    """Where a trace comes from. Stored as JSON in the Parquet schema's metadata.
+    """The provenance of a trace, stored as JSON in the Parquet schema metadata.
 
-    `token_digest` is the SHA-256 of all sample ids and token ids in order; a replayed trace names
-    the digest that it was replayed from.
+    `token_digest` is the SHA-256 of all sample ids and token ids, in order. `replayed_from` is the
+    digest of the trace whose tokens were replayed.
     """
 
     run_id: str
@@ -103,23 +107,23 @@ def token_digest(samples: Iterable[Sample]) -> str:
 
 
 def check_vocabulary(samples: Iterable[Sample], size: int | None, source: str) -> None:
-    """Refuse token ids beyond a model's vocabulary, of `size` ids. Raises InputError."""
+    """Check that token ids are inside a model's vocabulary of `size` ids. Raises InputError."""
     for sample in samples if size is not None else ():
         largest = max((*sample.prompt_token_ids, *sample.completion_token_ids), default=0)
         if size is not None and largest >= size:
             raise InputError(
                 f"{source}, sample {sample.sample_id}: token id {largest} is outside the model's "
-                f"vocabulary of {size}: these are another model's tokens"
+                f"vocabulary of {size}: the tokens are of another model"
             )
 
 
 def write_trace(
     path: Path, samples: Sequence[Sample], header: TraceHeader, vocabulary: Mapping[int, str]
 ) -> TraceHeader:
-    """Write atomically; returns the header with its counts and digest filled in.
+    """Write atomically; return the header with its counts and digest filled in.
 
-    `vocabulary` gives the text of every token id that occurs, for display.
-    Raises OutputError when the file cannot be written; nothing that looks whole is left behind.
+    `vocabulary` has the text of every token id, for display. Raises OutputError if the file cannot
+    be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -137,6 +141,8 @@ def write_trace(
     columns = list(trace_schema())
     if any(sample.entropy is not None for sample in samples):
         columns.append(pa.field("entropy", pa.list_(pa.float32())))
+    if any(sample.rollout_id is not None for sample in samples):
+        columns += [pa.field("rollout_id", pa.string()), pa.field("turn", pa.int32())]
     rows = [{each.name: getattr(sample, each.name) for each in columns} for sample in samples]
     labels = sorted({name for sample in samples for name in sample.labels})
     columns += [pa.field(name, pa.string()) for name in labels]
@@ -153,12 +159,12 @@ def write_trace(
 
 
 def read_header(path: Path) -> TraceHeader:
-    """The provenance, without the data. Raises InputError on anything that is no trace."""
+    """The provenance without the data. Raises InputError if the file is not a trace."""
     return _header(_open(path), path)
 
 
 class Trace:
-    """A trace on disk: the header at once, the samples a row group at a time."""
+    """A trace on disk. Reads the header at once, and samples one row group at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -166,12 +172,12 @@ class Trace:
         self.header = _header(self._file, path)
         missing = set(trace_schema().names) - set(self._file.schema_arrow.names)
         if missing:
-            raise InputError(f"{path}: a column is missing: {', '.join(sorted(missing))}")
+            raise InputError(f"{path}: missing columns: {', '.join(sorted(missing))}")
         if self._file.metadata.num_rows == 0:
             raise InputError(f"{path}: the trace has no samples")
 
     def vocabulary(self) -> dict[int, str]:
-        """The text of every token id that occurs in the trace."""
+        """The text of every token id in the trace."""
         raw = (self._file.schema_arrow.metadata or {}).get(VOCABULARY_KEY, b"{}")
         return {int(token): text for token, text in json.loads(raw).items()}
 
@@ -180,7 +186,7 @@ class Trace:
             yield from map(_sample, self._read(index).to_pylist())
 
     def sample(self, number: int) -> Sample:
-        """One sample by its place in the trace."""
+        """One sample by its index in the trace."""
         for index in range(self._file.num_row_groups):
             rows = self._file.metadata.row_group(index).num_rows
             if number < rows:
@@ -190,7 +196,7 @@ class Trace:
         raise IndexError(number)
 
     def mean_entropy(self) -> float | None:
-        """Of the full distribution, nats, over all tokens; None where the engine does not say."""
+        """Mean entropy of the full distribution over all tokens, nats; None if not recorded."""
         if "entropy" not in self._file.schema_arrow.names:
             return None
         found: list[float] = []
@@ -206,17 +212,19 @@ class Trace:
     def batches(
         self, groups: Sequence[int] | None = None, label: str | None = None
     ) -> Iterator[SampleBatch]:
-        """Row groups in order, or those given; the next is read while the caller works.
+        """The given row groups, or all, in order; reads ahead by one.
 
-        `label` is a further column to read. Raises InputError where the trace has none such.
+        `label` is a further column to read. Raises InputError if the trace does not have it.
         """
-        if label is not None and label not in self._file.schema_arrow.names:
-            own = sorted(set(self._file.schema_arrow.names) - set(trace_schema().names))
+        there = set(self._file.schema_arrow.names)
+        if label is not None and label not in there:
+            own = sorted(there - set(trace_schema().names))
             known = ", ".join(("prompt", "group", "sample", *own))
             raise InputError(
                 f"stats.cluster_by: {self.path} has no column {label!r}", hint=f"one of: {known}"
             )
-        columns = [*BATCH_COLUMNS, *([] if label is None else [label])]
+        columns = [name for name in BATCH_COLUMNS if name in there]
+        columns += [] if label is None else [label]
 
         def read(index: int) -> SampleBatch:
             return batch_of(self._read(index, columns), label)
@@ -250,7 +258,7 @@ _SAMPLE_FIELDS = tuple(each.name for each in fields(Sample) if each.name != "lab
 
 
 def trace_schema() -> pa.Schema:
-    """The columns of every trace; `entropy` is written where there is any."""
+    """The columns of every trace; `entropy`, `rollout_id` and `turn` are written as needed."""
     import pyarrow as pa
 
     ids, logprobs = pa.list_(pa.int32()), pa.list_(pa.float32())
@@ -282,14 +290,14 @@ def _open(path: Path) -> pq.ParquetFile:
         reason = os.strerror(error.errno) if error.errno else error
         raise InputError(f"cannot read the trace {path}: {reason}") from None
     except pa.ArrowInvalid:
-        raise InputError(f"{path}: not a Parquet file, or cut short") from None
+        raise InputError(f"{path}: not a Parquet file, or truncated") from None
 
 
 def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
     raw = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
     if raw is None:
         raise InputError(f"{path}: a Parquet file, but not a parity-check trace")
-    unknown = f"{path}: its metadata is not the provenance of a trace"
+    unknown = f"{path}: its metadata is not a valid trace header"
     try:
         fields_read = json.loads(raw)
         version = fields_read.get("schema_version")
@@ -297,7 +305,8 @@ def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
         raise InputError(unknown) from None
     if version != SCHEMA_VERSION:
         raise InputError(
-            f"{path}: trace schema {version}, this parity-check reads {SCHEMA_VERSION}",
+            f"{path}: trace schema {version}, but this version of parity-check reads "
+            f"{SCHEMA_VERSION}",
             hint="record it again, or use the parity-check version that wrote it",
         )
     try:

@@ -1,4 +1,4 @@
-"""Run uv, and say in one line why it failed."""
+"""Run uv, and explain a failure in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parity_check.errors import EngineEnvironmentError
 
 
 class UvFailedError(EngineEnvironmentError):
-    """uv stopped; `cause` is its own explanation on one line."""
+    """uv failed; `cause` is its explanation as one line."""
 
     def __init__(self, cause: str, log: Path) -> None:
         super().__init__(cause, log=log)
@@ -33,20 +33,19 @@ class UvFailedError(EngineEnvironmentError):
 def run_uv(
     arguments: Sequence[str], location: Path, tell: Callable[[str], None] | None = None
 ) -> None:
-    """Run uv on the environment at `location`, its talk going to `provision.log` there.
+    """Run uv on the environment at `location`; its output goes to `provision.log` there.
 
-    `tell` receives uv's lines as they come. An interrupt takes uv's whole process group along.
-    Raises UvFailedError.
+    `tell` receives uv's lines. An interrupt also ends uv's process group. Raises UvFailedError.
     """
     log = location / "provision.log"
     environ = {**os.environ, "VIRTUAL_ENV": str(location), "NO_COLOR": "1", "UV_NO_PROGRESS": "1"}
-    said: list[str] = []
+    output: list[str] = []
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ uv {' '.join(arguments)}\n")
         file.flush()
         process = subprocess.Popen(
             [uv.find_uv_bin(), *arguments],
-            # Elsewhere, uv would read the settings of the project that the user stands in.
+            # In another directory, uv would read the settings of the user's project.
             cwd=location,
             env=environ,
             stdin=subprocess.DEVNULL,
@@ -60,7 +59,7 @@ def run_uv(
         try:
             for line in process.stderr:
                 file.write(line)
-                said.append(line)
+                output.append(line)
                 if tell is not None:
                     tell(line)
             status = process.wait()
@@ -68,13 +67,13 @@ def run_uv(
             _kill_group(process)
             raise
     if status != 0:
-        raise UvFailedError(cause_of("".join(said)), log)
+        raise UvFailedError(cause_of("".join(output)), log)
 
 
-def cause_of(talk: str) -> str:
-    """uv's explanation of a failure as one line, without its decoration."""
-    start = re.search(r"^(error: |\s*[×x] )", talk, re.MULTILINE)
-    text = talk[start.start() :] if start else talk
+def cause_of(output: str) -> str:
+    """uv's explanation of a failure as one line, without decoration."""
+    start = re.search(r"^(error: |\s*[×x] )", output, re.MULTILINE)
+    text = output[start.start() :] if start else output
     text = re.sub(r"^\s*(error:|cause:|hint:|[×╰─▶├│]+)\s*", "", text, flags=re.MULTILINE)
     line = " ".join(text.split())
     line = line.removesuffix(", we can conclude that your requirements are unsatisfiable.")
@@ -82,7 +81,7 @@ def cause_of(talk: str) -> str:
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
-    """End uv and what it started; it keeps its cache whole either way."""
+    """End uv and its children. uv's cache stays consistent."""
     try:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=5)
