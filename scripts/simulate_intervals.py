@@ -313,18 +313,19 @@ def rare_up(
     return np.where(off, -size if other else size, delta)
 
 
+PROMPTS_THAT_DECIDE = 1300
+"""Of 2 × 64 tokens: enough for every gate of the standard profile to reach parity."""
+
+
 def unseen_parity(
     size: float, times: float, prompts: int, runs: int, seed: int, both: bool = False
 ) -> float:
     """How often every gate says parity while rare tokens put k3 at `times` its standard limit.
 
-    `prompts` of 2 × 64 tokens, every limit but that of k3 three per mille as in a small run; the
-    verdict of one sampling direction, or of `both`.
+    `prompts` of 2 × 64 tokens, standard profile; one sampling direction is judged, or `both`.
     """
     rng = np.random.default_rng(seed)
-    limits = choose_limits(
-        "standard", OBJECTIVES["grpo"], {"tail_fraction": 3e-3, "clip_fraction": 3e-3}
-    )
+    limits = choose_limits("standard", OBJECTIVES["grpo"])
     prompt = np.repeat(np.arange(prompts, dtype=np.int32), 2)
     called = 0
     for run in range(runs):
@@ -414,16 +415,13 @@ def tables(runs: int, seed: int) -> Iterator[str]:
     few = max(20, runs // 20)
     yield "| every gate of a run | verdict | share of runs |"
     yield "|---|---|---:|"
-    for size, times, prompts, both in (
-        (3.0, 2.0, 96, False), (3.0, 2.0, 600, False), (6.0, 5.0, 96, False),
-        (6.0, 5.0, 600, False), (6.0, 5.0, 600, True),
+    for size, times, both in (
+        (3.0, 0.0, False), (3.0, 2.0, False), (6.0, 5.0, False), (6.0, 5.0, True),
     ):  # fmt: skip
-        share = unseen_parity(size, times, prompts, few, seed, both)
+        share = unseen_parity(size, times, PROMPTS_THAT_DECIDE, few, seed, both)
+        what = f"k3 at {times:g} × its limit by tokens {size:g} nats up" if times else "clean"
         where = "both engines sample" if both else "one engine samples"
-        yield (
-            f"| k3 at {times:g} × its limit by tokens {size:g} nats up, {prompts} prompts, {where} "
-            f"| parity | {_percent(share)} |"
-        )
+        yield f"| {what}, {PROMPTS_THAT_DECIDE:,} prompts, {where} | parity | {_percent(share)} |"
     for scale in (1.0, 2.0):
         share = family_wise(96, few, seed, scale)
         told = "exactly at" if scale == 1.0 else "at half of"

@@ -53,16 +53,16 @@ def test_a_burst_that_no_sample_shows_is_bounded_by_the_share_of_samples_alone()
     assert found["burst share"].covered > 0.93
 
 
-@pytest.mark.parametrize(
-    ("size", "times", "prompts"), [(3.0, 2.0, 96), (3.0, 2.0, 1200), (6.0, 5.0, 96)]
-)
-def test_rare_tokens_that_carry_k3_are_not_parity(size: float, times: float, prompts: int) -> None:
-    assert simulated.unseen_parity(size, times, prompts, 40, SEED) == 0.0
+def test_rare_tokens_that_carry_k3_are_not_parity_where_a_clean_pair_is() -> None:
+    prompts = simulated.PROMPTS_THAT_DECIDE
+    assert simulated.unseen_parity(3.0, 0.0, prompts, 10, SEED) == 1.0
+    assert simulated.unseen_parity(3.0, 2.0, prompts, 40, SEED) == 0.0
 
 
 def test_tokens_too_large_for_one_direction_show_in_the_other() -> None:
     """6 nats up in one direction are e^6 times as many, 6 nats down, in the other."""
-    assert simulated.unseen_parity(6.0, 5.0, 1200, 20, SEED, both=True) == 0.0
+    prompts = simulated.PROMPTS_THAT_DECIDE
+    assert simulated.unseen_parity(6.0, 5.0, prompts, 20, SEED, both=True) == 0.0
 
 
 def test_the_error_rate_of_a_run_is_bounded() -> None:
