@@ -29,7 +29,7 @@ def format_and_files(words: Sequence[str]) -> tuple[str, list[Path]]:
 
 def evaluating_path(path: Path) -> Path:
     """The path of the trainer's trace."""
-    return path.with_name(f"{path.stem}-trainer{path.suffix}")
+    return path.parent / f"{path.stem}-trainer{path.suffix}"
 
 
 def import_dump(
@@ -55,7 +55,9 @@ def import_dump(
     fingerprint, vocabulary = headers.stated_model(model)
     imported = collect(how.read(files))
     check_vocabulary(imported.behaviour, vocabulary, "the dump")
-    check_writable(path)
+    other = evaluating_path(path)
+    for each in [path] if imported.evaluating is None else [path, other]:
+        check_writable(each)
     labels = (how.behaviour, how.evaluating)
     written = write_trace(
         path,
@@ -71,7 +73,6 @@ def import_dump(
         console.say("the dump has no trainer logprobs; to compare engines on these tokens:")
         console.say(f"  parity-check compare -c parity.toml --workload-trace {path}")
         return
-    other = evaluating_path(path)
     header = headers.evaluating_header(written, how.evaluating)
     write_trace(other, imported.evaluating, header, imported.texts)
     console.say(f"wrote {other}: the same tokens, {how.evaluating}; to compare the two:")
