@@ -81,6 +81,7 @@ def generate(
             seed=None,
             policy_version=None,
             text=row.text,
+            labels=prompt.labels,
             **_logprob_columns(row),
         )
         for (prompt, ids, index), row in zip(planned, rows, strict=True)

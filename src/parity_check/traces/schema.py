@@ -136,6 +136,15 @@ def known_fields(found: pa.Schema) -> list[pa.Field[Any]]:
     return [*trace_schema(), *(each for each in optional_fields() if each.name in found.names)]
 
 
+def label_names(found: pa.Schema) -> list[str]:
+    """The further columns of text, in their order: each may name what is independent."""
+    import pyarrow as pa
+
+    known = {field.name for field in (*trace_schema(), *optional_fields())}
+    names = [field.name for field in found if pa.types.is_string(field.type)]
+    return [name for name in names if name not in known and names.count(name) == 1]
+
+
 def wrong_columns(found: pa.Schema) -> str | None:
     """Why a file's columns are not those of a trace; None where they are."""
     missing = sorted(set(trace_schema().names) - set(found.names))
