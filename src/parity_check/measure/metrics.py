@@ -136,13 +136,13 @@ _ROWS = (
         "rare, large failures: routing flips, corrupted cache, overwritten rows",
     ),
     Metric(
-        "burst_fraction", "samples with a burst of the tail", "share", "lower", 0.0, True,
+        "burst_fraction", "samples with a burst", "share", "lower", 0.0, True,
         "share of samples of which a twentieth of the tokens or more has |Δ| > threshold",
         "SkyRL outlier_token_mask and TRL sequence_mask drop such samples whole",
         "failures that hit whole requests: a wrong adapter, a corrupted cache, an overwritten row",
     ),
     Metric(
-        "burst_prompt_fraction", "prompts with such a sample", "share", "lower", 0.0, True,
+        "burst_prompt_fraction", "prompts with a burst", "share", "lower", 0.0, True,
         "share of prompts with a burst in any sample", "the same, counted by prompt",
         "failures that hit all samples of a prompt: a corrupted prefix in the cache",
     ),
@@ -223,7 +223,7 @@ _ROWS = (
         "any difference; batch-invariant engines reach 100 %",
     ),
     Metric(
-        "impossible_fraction", "sampled tokens that cannot be sampled", "share", "lower", 0.0,
+        "impossible_fraction", "impossible tokens", "share", "lower", 0.0,
         True, f"share of sampled tokens with a behaviour logprob below {IMPOSSIBLE:g} nats",
         "a vocabulary of 262,144 such tokens is drawn once in five million tokens",
         "a sampler that draws random tokens; logprobs of another distribution",
