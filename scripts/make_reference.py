@@ -21,7 +21,7 @@ from parity_check.diagnosis.path import KERNEL_RMS
 from parity_check.diagnosis.rules import RULES
 from parity_check.measure.accumulator import POSITION_EDGES, SURPRISAL_EDGES
 from parity_check.measure.gates import PROFILES
-from parity_check.measure.invalid import KINDS
+from parity_check.measure.invalid import IMPOSSIBLE, KINDS
 from parity_check.measure.measure import LENGTH_EDGES, QUANTILES, TAIL_THRESHOLDS
 from parity_check.measure.metrics import METRICS, RATIO_CAP, Metric
 from parity_check.measure.objectives import NOT_ESTIMATED, OBJECTIVES, VERSIONS, Objective
@@ -61,73 +61,76 @@ ratio off 1 means that the behaviour engine recorded the wrong logprobs.
 INTERVALS = """\
 ## Intervals
 
-Tokens of one prompt share a context and samples share a prompt, so every interval is clustered by
-prompt. `stats.cluster_by` says what is independent: `"prompt"`, `"group"` (all prompts of one
-`prompt_group` together), `"sample"`, or a column of the prompts file, where a prompt without a
-value is independent of all others. Prompts that begin alike are not independent: families of 8 with
-an effect of 0.2, counted as prompts, cover the truth in half of the runs. A run whose prompts share
-half of their tokens says so (`shared-prefixes`).
+Tokens of one prompt share a context, and samples share a prompt, so every interval is clustered.
+`stats.cluster_by` says what is independent: `"prompt"`, `"group"` (all prompts of a `prompt_group`
+together), `"sample"`, or a column of the prompts file, in which a prompt without a value is
+independent of all others. Prompts with a common beginning are not independent: with families of 8
+that are counted as single prompts, the interval of mean Δ covers the true value in half of the
+runs. A run whose prompts share half of their tokens gets a warning (`shared-prefixes`).
 
-- Means: M = Σsᵢ / Σnᵢ over clusters, SE² = Σ(sᵢ − M nᵢ)² / (1 − hᵢ) / (Σnᵢ)² with hᵢ = nᵢ / Σn, the
-  CR2 correction for few and unequal clusters (Bell and McCaffrey 2002); t with Satterthwaite's
-  degrees of freedom (Imbens and Kolesár 2016) under variances that grow as nᵢ². Hall's correction
-  for skewness (JRSS B 1992) widens the end on the side of the longer tail, with the skewness times
-  1 + {bias:g} / √(degrees + 1), because few clusters show too little of it.
-- Quantities with one long tail (k3, |Δ|, ESS, shares): the upper end uses the degrees of freedom
-  over {degrees:g}, because the error is small in the runs in which the mean is.
-- Shares: never narrower than the exact binomial interval. Nothing seen has an upper end all the
-  same, 3.7 / n at 95 %. **That takes such tokens to come one by one.** Where whole requests fail,
-  the number of samples counts: `burst_fraction` and `burst_prompt_fraction` are bounded and gated
-  by samples and by prompts.
-- k3, the mean ratio and ESS: no sample bounds a mean by itself, as a tail that was never met may
-  carry it. Their far end allows for unseen tokens, of the share that the tail's bound leaves open,
-  {unseen:g} nats up: 16, 19 and 364 (of 1 / ESS − 1) over 3.7 / n. Larger ones show in the other
-  direction, where they are e^Δ times as many; a run of one direction cannot exclude them.
-- ESS: the interval of 1 / ESS − 1, linearised.
-- Quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide, over at
-  most {folds} groups of clusters.
-- Under {fewest} clusters there is no interval and no verdict. What counts is their effective
-  number, (Σn)² / Σn² (`effective_clusters`): 50 prompts of 1 to 4,000 tokens are worth 12.
+- means: M = Σsᵢ / Σnᵢ over clusters, SE² = Σ(sᵢ − M nᵢ)² / (1 − hᵢ) / (Σnᵢ)² with hᵢ = nᵢ / Σn: the
+  CR2 correction for few and unequal clusters (Bell and McCaffrey 2002). t has Satterthwaite's
+  degrees of freedom (Imbens and Kolesár 2016), for variances that grow as nᵢ². Hall's correction
+  for skewness (JRSS B 1992) widens the interval towards the longer tail; the skewness is multiplied
+  by 1 + {bias:g} / √(degrees + 1), because samples of few clusters underestimate it;
+- quantities with a long upper tail (k3, |Δ|, ESS, shares): the upper end uses the degrees of
+  freedom divided by {degrees:g}, because runs that underestimate the mean underestimate the error;
+- shares: never narrower than the exact binomial interval. Zero events have an upper bound too, 3.7
+  / n at 95 %. **This assumes that such tokens come one by one.** If whole requests fail, the number
+  of samples counts: `burst_fraction` and `burst_prompt_fraction` are bounded by the number of
+  samples and of prompts, and gated;
+- k3, mean ratio and ESS: no sample bounds a mean, because a tail of which no token was observed
+  may dominate it. The interval includes what unseen tokens can add: a share of 3.7 / n, each
+  {unseen:g} nats up, which is 16 for k3, 19 for the mean ratio and 364 for 1 / ESS − 1. Tokens
+  further off are e^Δ times as frequent in the other direction. A run of one direction cannot
+  exclude them;
+- ESS: the interval of 1 / ESS − 1, linearised;
+- quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide, over at
+  most {folds} groups of clusters;
+- fewer than {fewest} clusters: no interval, and no verdict. The effective number counts, (Σn)² /
+  Σn² (`effective_clusters`): 50 prompts of 1 to 4,000 tokens are worth 12.
 
-How often the printed 95 % interval covers the truth, in 2,000 simulated runs each
-(`python scripts/simulate_intervals.py`; the method was chosen with other seeds). In brackets with
-what is allowed for unseen tokens, where that changes it. Tokens of a prompt correlate, or are
-Student's t; ESS has no truth under t, whose exponential has no mean.
+Coverage of the 95 % interval in 2,000 simulated runs each (`python scripts/simulate_intervals.py`;
+the method was chosen with other seeds). The number in brackets is that of the printed interval,
+with the allowance for unseen tokens, if that differs. ESS has no true value under Student's t,
+because exp of it has no mean.
 
 {coverage}
 
-Rare tokens and bursts are in few samples of this size. Their k3, tail share and ESS are known by
-the allowance alone, and where whole samples or prompts fail, by the burst share alone.
+Most samples of this size contain no rare token and no burst. Rare tokens are then covered by the
+allowance, and bursts by the burst share only.
 
-How often a value at its limit, or at twice the limit, is called parity, and one at half its limit
-drift: the worst of the metrics above, of bursts that of the burst share.
+How often a value at its limit, or at twice its limit, is called parity, and a value at half its
+limit drift. The largest rate of the metrics above; with bursts, that of the burst share.
 
 {errors}
 
 ## Verdicts
 
-A limit is judged by the printed interval: inside it is **parity**, wholly outside **drift**,
-anything else **inconclusive**. Parity of a run needs every gate, so no correction for their number
-is due. Drift needs one: each gate calls it falsely in at most 2.5 % of runs that sit exactly on its
-limit, which is not corrected, because a verdict would then no longer be that of the printed
-interval. Over the gates of a run:
+A limit is judged by the printed interval: inside is **parity**, wholly outside is **drift**,
+anything else is **inconclusive**. A run is in parity only if every gate is, so no multiple-testing
+correction is needed. It drifts if one gate does. Each gate reports a false drift in at most 2.5 %
+of runs whose true value is exactly at the limit; this is not corrected, because the verdict would
+no longer be that of the printed interval. All gates of a run together, in the first rows of the
+profile `standard`:
 
 {runs}
 
-Where an engine against itself is outside the limit, the gate is inconclusive: no verdict on the
-other engine is possible. When every token compared is bit-identical, the bound that a small sample
-puts on rare events does not stand in the way of parity. A side without one usable logprob is drift,
-by its counts. `required_limit` is the limit that would just have passed. `prompts_needed` is the
-least G with 3.6 s / √G + u / G within the distance from the estimate to its limit, with s the
-spread of a cluster's mean and u what a prompt leaves unseen: a 90 % chance of parity if nothing
-drifts.
+If an engine against itself is outside the limit, the gate is inconclusive, because no verdict on
+the other engine is possible. If all compared tokens are bit-identical, parity does not require the
+upper bound of rare events to be inside the limit. If one side has no usable logprob at all, the
+verdict is drift, by its counts. `required_limit` is the tightest limit that would have passed.
+`prompts_needed` is the smallest G with 3.6 s / √G + u / G inside the distance from the estimate to
+its limit, with s the standard deviation of a cluster's mean and u the allowance for unseen events
+per prompt: a 90 % chance of parity if there is no drift.
 
-A sampled token below −28 nats cannot have been sampled; `impossible_fraction` counts such tokens
-and keeps them out of every mean. vLLM divides the probabilities by exponential variates and takes
-the largest quotient. torch 2.6 on CPU (vLLM 0.8.5) returns 1.2e-38 in place of a variate once in
-about 33 million, and then any token wins whose probability float32 can hold: one token in 33
-million / vocabulary size, 1 in 8,000 with 4,096 entries, 1 in 220 with 151,936. torch 2.10 does
-not. """
+`impossible_fraction` counts sampled tokens with a logprob below {impossible:g} nats, which cannot
+have been sampled, and keeps them out of every mean. vLLM divides probabilities by exponential
+variates and takes the largest quotient. On CPU, torch 2.6 (vLLM 0.8.5) returns 1.2e-38 instead of a
+variate once in about 33 million draws, and then any token is chosen whose probability is not 0 in
+float32. That is one token in 33 million / vocabulary size: 1 in 8,000 with 4,096 entries, 1 in 220
+with 151,936. torch 2.10 does not do this.
+"""
 
 
 CAUSES = """\
@@ -199,6 +202,7 @@ def metrics_page() -> str:
             bias=SKEWNESS_BIAS,
             degrees=LONG_TAIL_DEGREES,
             unseen=UNSEEN_LOG_RATIO,
+            impossible=IMPOSSIBLE,
             coverage=coverage,
             errors=errors,
             runs=runs,
