@@ -59,7 +59,7 @@ class Sample:
     policy_version: int | None
     text: str | None
     entropy: Sequence[float] | None = None
-    """Of the full distribution at each token, nats, where an engine says."""
+    """Entropy of the full distribution at each token, nats, if the engine returns it."""
     rollout_id: str | None = None
     """The rollout that this sample is a turn of; None where the sample is a whole rollout."""
     turn: int | None = None
