@@ -30,7 +30,11 @@ ENGINES = st.fixed_dictionaries(
     optional={
         "family": st.sampled_from(["v0", "v1"]),
         "engine_args": st.dictionaries(st.text(max_size=6), PLAIN, max_size=3),
-        "env": st.dictionaries(st.text(max_size=6), st.text(max_size=6), max_size=2),
+        "env": st.dictionaries(
+            st.text(st.characters(exclude_characters="=\0"), min_size=1, max_size=6),
+            st.text(st.characters(exclude_characters="\0"), max_size=6),
+            max_size=2,
+        ),
         "settings": st.fixed_dictionaries(
             {},
             optional={

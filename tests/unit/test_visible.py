@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity_check.report import visible
+from parity_check import visible
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=200)
 

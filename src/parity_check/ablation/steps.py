@@ -27,7 +27,7 @@ from parity_check.recording.session import (
     score_trace,
 )
 from parity_check.traces import manifest
-from parity_check.traces.prompts import Prompt, read_prompts
+from parity_check.traces.prompts import Prompt, read_workload
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import Trace
 
@@ -93,7 +93,7 @@ def duration(seconds: float) -> str:
 def _record(live: Session, directory: Path, engine: Engine) -> None:
     workload = live.config.workload
     check_reading(live, engine)
-    prompts = read_prompts(workload.prompts, workload.num_prompts)
+    prompts = read_workload(workload)
     sample_with_repeats(live, directory, prompts, requests.tokenize(engine, prompts), engine)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parity_check import __version__
+from parity_check import __version__, interrupts
 from parity_check.cli.options import (
     OPERATIONS,
     Color,
@@ -38,16 +36,18 @@ from parity_check.cli.options import (
     Verbose,
     WorkloadTrace,
     WriteTo,
+    check_arguments,
+    check_paths,
     delivery_from,
+    read_by,
     with_out,
 )
-from parity_check.console import Console
-from parity_check.errors import ExitCode, Interrupted, ParityCheckError
+from parity_check.console import Console, guard_streams
+from parity_check.errors import ConfigError, ExitCode, Interrupted, ParityCheckError
+from parity_check.files import check_apart
 
 if TYPE_CHECKING:
     from parity_check.config.models import Role
-
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Commands(typer.core.TyperGroup):
@@ -113,7 +113,8 @@ def compare(
         if len(traces) != 2 or reference_trace is not None or workload_trace is not None:
             raise typer.BadParameter("pass two traces, or -c with engines", param_hint="traces")
         judging = load_judging(config, overlay or [])
-        delivery = delivery_from(format, write, exit_zero, inconclusive)
+        given = read_by(*traces, config)
+        delivery = delivery_from(format, write, exit_zero, inconclusive, given)
         raise typer.Exit(
             comparison.compare_traces(traces[0], traces[1], judging, delivery, console)
         )
@@ -124,7 +125,8 @@ def compare(
             "cannot be combined with --reference-trace", param_hint="--workload-trace"
         )
     loaded = load_config(config, with_out(overlay, out))
-    delivery = delivery_from(format, write, exit_zero, inconclusive)
+    given = read_by(config, reference_trace, workload_trace, config=loaded)
+    delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
         comparison.dry_run(loaded, console)
         return
@@ -153,7 +155,7 @@ def report(
     from parity_check.weight_sync import command as updates
 
     console = _console(context, -quiet, color, None)
-    delivery = delivery_from(format, write, exit_zero, inconclusive)
+    delivery = delivery_from(format, write, exit_zero, inconclusive, read_by(run))
     loaded = load_config(run / "config.toml", overlay or [])
     if is_ablation(run):
         raise typer.Exit(ablation.report(run, loaded, delivery, console))
@@ -226,7 +228,8 @@ def ablate(
     if dry_run:
         ablation.dry_run(loaded, picks, console, run)
         return
-    delivery = delivery_from(format, write, exit_zero, inconclusive)
+    given = read_by(file, *named, config=loaded)
+    delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if resume is not None:
         raise typer.Exit(ablation.resume(resume, loaded, delivery, console))
     raise typer.Exit(ablation.ablate(loaded, picks, delivery, console, run))
@@ -255,6 +258,7 @@ def record(
     if dry_run:
         comparison.dry_run(loaded, console)
         return
+    check_apart([trace], read_by(config, config=loaded))
     recording.record(loaded, engine, trace, console)
 
 
@@ -286,6 +290,7 @@ def replay(
     if dry_run:
         comparison.dry_run(loaded, console)
         return
+    check_apart([replayed], read_by(config, trace, config=loaded))
     recording.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)
 
 
@@ -316,7 +321,8 @@ def weight_sync(
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, with_out(overlay, out))
-    delivery = delivery_from(format, write, exit_zero, inconclusive)
+    given = read_by(config, config=loaded)
+    delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
         comparison.dry_run(loaded, console)
         return
@@ -339,6 +345,7 @@ def import_dump(
 
     console = _console(context, -quiet, color, None)
     format, files = importing.format_and_files(dump)
+    check_apart([trace, importing.evaluating_path(trace)], files)
     importing.import_dump(format, files, trace, sampling or [], model, console)
 
 
@@ -375,29 +382,28 @@ def _version(
         raise typer.Exit
 
 
-def main() -> NoReturn:
-    """Run the command line; the only place where errors are caught."""
+def main() -> int:
+    """Run the command line; returns the exit code. The only place where errors are caught."""
+    guard_streams()
     state = State(Console())
-    for number in INTERRUPTS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _interrupt)
     try:
+        check_arguments(sys.argv[1:])
         cli(obj=state)
+    except SystemExit as end:
+        code = end.code
     except ParityCheckError as error:
         state.console.error(error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except Exception:
         traceback.print_exc()
         state.console.err.print("this is a bug in parity-check; please report it")
-        sys.exit(ExitCode.BUG)
-    sys.exit(ExitCode.PARITY)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Shut down cleanly, engines included; ignore a second Ctrl-C until that is done."""
-    for each in INTERRUPTS:
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
+        return ExitCode.BUG
+    else:
+        code = ExitCode.PARITY
+    if interrupts.came():  # too late to stop anything, but whoever sent it waits for the answer
+        state.console.error(Interrupted("the command had finished"))
+        return ExitCode.INTERRUPTED
+    return code if isinstance(code, int) else ExitCode.USAGE
 
 
 def _console(
@@ -405,4 +411,15 @@ def _console(
 ) -> Console:
     console = Console(verbosity, color, progress)
     context.obj.console = console
+    check_paths(context.params)
+    if not _there():
+        raise ConfigError("the working directory is gone", hint="change to a directory that exists")
     return console
+
+
+def _there() -> bool:
+    """Whether the working directory exists."""
+    try:
+        return bool(Path.cwd())
+    except FileNotFoundError:
+        return False

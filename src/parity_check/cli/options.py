@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from parity_check.errors import ExitCode
+from parity_check.errors import ConfigError, ExitCode
+from parity_check.files import check_apart
+from parity_check.reading import wrong_path, wrong_text
 
 if TYPE_CHECKING:
+    from parity_check.config.models import Config
     from parity_check.report.deliver import Delivery
     from parity_check.report.renderers import Format as FormatName
 
@@ -40,6 +46,7 @@ class Inconclusive(StrEnum):
     fails = "fail"
 
 
+EMPTY = re.compile("--[a-z-]+=")
 OPERATIONS: Mapping[ScorePath, Literal["replay", "rescore"]] = {
     ScorePath.decode: "replay",
     ScorePath.prefill: "rescore",
@@ -115,10 +122,51 @@ OnInconclusive = Annotated[
 ]
 
 
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse what nobody means: an empty argument, control characters, bytes that are no text."""
+    for number, argument in enumerate(arguments, 1):
+        control = next((c for c in argument if unicodedata.category(c) == "Cc"), None)
+        if not argument or EMPTY.fullmatch(argument):
+            reason = "is empty"
+        elif control is not None:
+            reason = f"holds the control character {ascii(control)[1:-1]}"
+        elif wrong_text(argument):
+            reason = "is not UTF-8"
+        else:
+            continue
+        raise ConfigError(f"argument {number} {reason}")
+
+
+def check_paths(parameters: Mapping[str, object]) -> None:
+    """Refuse parameters that no file can be called. Raises ConfigError."""
+    for value in parameters.values():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            reason = wrong_path(each) if isinstance(each, Path) else None
+            if reason is not None:
+                raise ConfigError(f"{each}: {reason}")
+
+
+def read_by(*paths: Path | None, config: Config | None = None) -> list[Path]:
+    """The files that a command reads: those given, a run's with it, and a configuration's."""
+    given = [path for path in paths if path is not None]
+    runs = [path for path in given if path.is_dir()]
+    given += [file for run in runs for file in (run / "config.toml", *run.glob("*.parquet"))]
+    if config is not None:
+        given.append(Path(config.workload.prompts))
+    return given
+
+
 def delivery_from(
-    format: Format, write: list[str] | None, exit_zero: bool, inconclusive: Inconclusive | None
+    format: Format,
+    write: list[str] | None,
+    exit_zero: bool,
+    inconclusive: Inconclusive | None,
+    given: Sequence[Path],
 ) -> Delivery:
-    """The outputs and exit codes that the options ask for. Raises BadParameter."""
+    """The outputs and exit codes that the options ask for, apart from the files in `given`.
+
+    Raises BadParameter for an unknown format, and OutputError.
+    """
     from parity_check.report.deliver import Delivery
 
     files: dict[Path, FormatName] = {}
@@ -129,6 +177,8 @@ def delivery_from(
             raise typer.BadParameter(
                 f"{item}: expected FORMAT=PATH with FORMAT one of {known}", param_hint="--write"
             )
+        check_paths({"write": Path(path)})
+        check_apart([Path(path)], [*given, *files])
         files[Path(path)] = cast("FormatName", name)
     outcome = {
         None: ExitCode.INCONCLUSIVE,
@@ -140,4 +190,6 @@ def delivery_from(
 
 def with_out(overlay: list[str] | None, out: Path | None) -> list[str]:
     """The overlay, with --out appended."""
-    return [*(overlay or []), *([] if out is None else [f"run.out={str(out)!r}"])]
+    if out is None:
+        return overlay or []
+    return [*(overlay or []), f"run.out={json.dumps(str(out), ensure_ascii=False)}"]

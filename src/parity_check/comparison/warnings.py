@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from parity_check.comparison.report import ReportWarning
 from parity_check.config.models import ROLES, SHAPING
 from parity_check.traces.engine import UNKNOWN
+from parity_check.traces.pairing import Prefixes
 from parity_check.traces.provenance import Difference
-from parity_check.traces.trace import TraceHeader
+from parity_check.traces.trace import Trace, TraceHeader
 
 FOLLOWS_FROM_VERSION = frozenset(
     {
@@ -54,6 +55,30 @@ def warnings_of(
     sampling = next(iter(headers.values())).sampling
     yield from _trainers(headers)
     yield from _semantics(sampling, {header.engine.family for header in headers.values()})
+
+
+def shared_prefixes(prefixes: Prefixes, cluster_by: str) -> Iterator[ReportWarning]:
+    """Prompts that share most of their text are counted as independent of each other."""
+    shared, prompts = prefixes.counted_apart()
+    if shared:
+        yield ReportWarning(
+            "shared-prefixes",
+            f"{shared} of {prompts} prompts share half of their tokens or more with another one, "
+            f'and stats.cluster_by = "{cluster_by}" counts them as independent: errors are too '
+            "small, and intervals too narrow (k3's error by a factor of 1.7 to 2.1 with the "
+            'bundled prompts); name what they have in common: "group", or a column of the prompts',
+        )
+
+
+def unchecked(traces: Iterable[Trace]) -> Iterator[ReportWarning]:
+    """Traces in which damage would not be found."""
+    names = [trace.path.name for trace in traces if not trace.has_checksums]
+    if names:
+        yield ReportWarning(
+            "no-checksums",
+            f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} no checksums: another "
+            "program wrote it, or parity-check before it had them; damage would not be found",
+        )
 
 
 def sampler(header: TraceHeader) -> str:

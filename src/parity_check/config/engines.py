@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -17,8 +18,29 @@ from pydantic import (
     model_validator,
 )
 
+from parity_check.reading import wrong_name
+
 NEEDS_ENDPOINT = 'kind = "endpoint" requires the table `endpoint`, and vice versa'
 NEEDS_TRANSFORMERS = 'the table `transformers` requires kind = "transformers", not "{}"'
+
+
+def _name(text: str) -> str:
+    reason = wrong_name(text)
+    if reason is not None:
+        raise ValueError(reason)
+    return text
+
+
+def _variables(variables: dict[str, str]) -> dict[str, str]:
+    for name, value in variables.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise ValueError(f"{name!r} and its value cannot be an environment variable")
+    return variables
+
+
+FileName = Annotated[str, AfterValidator(_name)]
+"""A path, or what may be one: nothing that no file can be called."""
+Variables = Annotated[dict[str, str], AfterValidator(_variables)]
 
 
 class Table(BaseModel):
@@ -107,7 +129,7 @@ class EngineTable(Table):
 class Provisioned(EngineTable):
     """An engine that runs in an existing or a provisioned interpreter."""
 
-    python: str | None = None
+    python: FileName | None = None
     """An interpreter with vllm (a trainer: with torch and transformers), or `current`."""
     requirement: str | None = None
     """A requirement that uv installs once into the cache, e.g. `vllm==0.18.1`."""
@@ -132,7 +154,7 @@ class VllmArguments(EngineTable):
     settings: Settings = Settings()
     engine_args: dict[str, Any] = {}
     """Passed to vllm.LLM unchanged; overrides what parity-check would pass."""
-    env: dict[str, str] = {}
+    env: Variables = {}
 
     @field_validator("engine_args")
     @classmethod
@@ -181,7 +203,7 @@ class TrainerTable(Provisioned):
 
     kind: Literal["transformers"]
     transformers: Trainer = Trainer()
-    env: dict[str, str] = {}
+    env: Variables = {}
 
     @property
     def settings(self) -> Settings:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, Tag, ValidationError
 
 from parity_check.errors import nearest
+from parity_check.visible import value as shown
 
 UNSHOWN = ("base_url", "api_key_env")
 """Keys whose value may be a secret pasted by mistake; never printed."""
@@ -32,7 +33,7 @@ def explain(root: type[BaseModel], error: ValidationError) -> str:
     reasons = [each["msg"].removeprefix("Value error, ") for each in (first, *same)]
     reason = ", or ".join(each[0].lower() + each[1:] for each in reasons)
     if isinstance(first["input"], str | int | float) and not place.endswith(UNSHOWN):
-        reason += f" (got {first['input']!r})"
+        reason += f" (got {shown(first['input'])})"
     return f"{place}: {reason}"
 
 

@@ -14,13 +14,14 @@ from pydantic import (
     model_validator,
 )
 
-from parity_check.config.engines import EngineConfig, Table
+from parity_check.config.engines import EngineConfig, FileName, Table
 from parity_check.errors import ConfigError, suggestion
 
 Role = Literal["reference", "candidate"]
 ROLES: tuple[Role, Role] = ("reference", "candidate")
 OTHER: Mapping[Role, Role] = {"reference": "candidate", "candidate": "reference"}
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+LONGEST_S = 7 * 24 * 3600.0
 ENGINE_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 SHAPING = (
     "temperature",
@@ -38,7 +39,7 @@ T = TypeVar("T", bound=Table)
 
 
 class ModelConfig(Table):
-    path: str = "bundled:tiny"
+    path: FileName = "bundled:tiny"
     """A directory, a hub name (requires `revision`), or `bundled:tiny`."""
     revision: str | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -46,7 +47,7 @@ class ModelConfig(Table):
 
 
 class Workload(Table):
-    prompts: str = "bundled:prompts"
+    prompts: FileName = "bundled:prompts"
     """JSONL or Parquet with prompt | prompt_token_ids | messages, prompt_id?, prompt_group?"""
     num_prompts: Annotated[int, Field(ge=1)] | None = None
     """Use only the first N prompts. Default: all."""
@@ -54,7 +55,7 @@ class Workload(Table):
     max_tokens: Annotated[int, Field(ge=1)] = 64
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=-1)] = -1
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] = -1
     """-1 is off in every version (0.8.5 rejects 0)."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
@@ -67,6 +68,10 @@ class Workload(Table):
     sampled_by: Literal["both", "reference", "candidate"] = "both"
     repeats: Annotated[int, Field(ge=0)] = 1
     """A/A runs of each engine, in a different batch order."""
+
+    def tokens(self, prompts: int) -> int:
+        """The most that an engine computes for so many prompts: sampled, replayed, repeated."""
+        return prompts * self.samples_per_prompt * self.max_tokens * (2 + self.repeats)
 
     @model_validator(mode="after")
     def _top_k_off_is_minus_one(self) -> Self:
@@ -109,7 +114,9 @@ class GatesConfig(BaseModel):
 
 class StatsConfig(Table):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    cluster_by: Literal["prompt", "sample"] = "prompt"
+    cluster_by: Annotated[str, Field(min_length=1)] = "prompt"
+    """What is independent: `prompt`, `group` (the prompts of a prompt_group together), `sample`, or
+    a column of the prompts; there a prompt without a value is independent of all others."""
     tail_threshold: Annotated[float, Field(gt=0)] = 1.0
     """tail_fraction counts tokens whose |Δ| is above this many nats."""
 
@@ -117,7 +124,7 @@ class StatsConfig(Table):
 class WeightSync(Table):
     """What `weight-sync` does while requests are in flight."""
 
-    weights: list[str] = Field(default_factory=lambda: ["bundled:tiny-next"], min_length=1)
+    weights: list[FileName] = Field(default_factory=lambda: ["bundled:tiny-next"], min_length=1)
     """Checkpoints of the same shape as the model, applied in order: safetensors directories."""
     update_after_tokens: Annotated[int, Field(ge=1)] = 16
     """Tokens that each request generates before the first update, and between updates."""
@@ -128,7 +135,7 @@ class WeightSync(Table):
     """Requests in flight, each with its own prompt. Below 8 there are no intervals."""
     update: str | None = None
     """`module:function` in the engine's environment, called instead of the built-in loader."""
-    python_path: str | None = None
+    python_path: FileName | None = None
     """Where `update` is imported from. Default: the directory of the configuration file."""
     limit: Annotated[float, Field(gt=0)] = 1e-3
     """Largest mean |Δ| to a replay by a cold engine, nats; judged by the interval."""
@@ -142,9 +149,9 @@ class WeightSync(Table):
 
 
 class RunConfig(Table):
-    out: str = "runs"
+    out: FileName = "runs"
     """Parent of the run directories."""
-    stall_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    stall_timeout_s: Annotated[float, Field(gt=0, le=LONGEST_S)] = 600.0
     """A worker without progress for this long is killed."""
 
 

@@ -12,6 +12,7 @@ from parity_check.files import check_writable
 from parity_check.importers import headers
 from parity_check.importers.formats import AUTO, IMPORTERS, check_format, find_format, importer
 from parity_check.importers.turns import Imported, collect
+from parity_check.reading import regular_file
 from parity_check.traces.trace import check_vocabulary, write_trace
 
 
@@ -29,7 +30,7 @@ def format_and_files(words: Sequence[str]) -> tuple[str, list[Path]]:
 
 def evaluating_path(path: Path) -> Path:
     """The path of the trainer's trace."""
-    return path.with_name(f"{path.stem}-trainer{path.suffix}")
+    return path.parent / f"{path.stem}-trainer{path.suffix}"
 
 
 def import_dump(
@@ -45,6 +46,8 @@ def import_dump(
     `format` is a framework's name, or AUTO. Writes nothing before everything is read and checked.
     Raises ConfigError, InputError.
     """
+    for file in files:
+        regular_file(file, "the dump")
     if format == AUTO:
         format = find_format(files)
         console.say(f"read as {format}, by content")
@@ -55,7 +58,9 @@ def import_dump(
     fingerprint, vocabulary = headers.stated_model(model)
     imported = collect(how.read(files))
     check_vocabulary(imported.behaviour, vocabulary, "the dump")
-    check_writable(path)
+    other = evaluating_path(path)
+    for each in [path] if imported.evaluating is None else [path, other]:
+        check_writable(each)
     labels = (how.behaviour, how.evaluating)
     written = write_trace(
         path,
@@ -71,7 +76,6 @@ def import_dump(
         console.say("the dump has no trainer logprobs; to compare engines on these tokens:")
         console.say(f"  parity-check compare -c parity.toml --workload-trace {path}")
         return
-    other = evaluating_path(path)
     header = headers.evaluating_header(written, how.evaluating)
     write_trace(other, imported.evaluating, header, imported.texts)
     console.say(f"wrote {other}: the same tokens, {how.evaluating}; to compare the two:")
@@ -83,9 +87,9 @@ def _left_out(imported: Imported) -> str:
     sampled = imported.sequences - imported.unsampled
     notes = []
     if len(imported.behaviour) > sampled:
-        notes.append(f"{sampled} sequences became one sample a turn")
+        notes.append(f"{sampled} sequences were split into one sample per turn")
     if imported.rollouts < sampled:
-        notes.append(f"{sampled} sequences are of {imported.rollouts} rollouts")
+        notes.append(f"{sampled} sequences belong to {imported.rollouts} rollouts")
     if imported.masked:
         notes.append(f"{imported.masked} masked tokens between turns are only context")
     if imported.unsampled:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -13,8 +12,12 @@ from typing import Any
 import numpy as np
 
 from parity_check.errors import InputError
+from parity_check.reading import INTEGERS, parse_json, regular_file, wrong_text
+from parity_check.visible import value as shown
 
 LARGEST_ID = 2**31 - 1
+LONGEST_LINE = 1 << 28
+"""Characters of one row of a dump."""
 
 Logprobs = list[float | None]
 
@@ -55,6 +58,17 @@ class Dumped:
     texts: Mapping[int, str] = field(default_factory=dict)
     """The text of token ids, if the dump has it."""
 
+    def __post_init__(self) -> None:
+        """Names and texts are strings that can be stored. Raises InputError."""
+        names = (self.sample_id, self.prompt_id, self.rollout_id, self.group, self.finish_reason)
+        for text in (*names, self.text, *self.texts.values()):
+            reason = None if text is None else wrong_text(text)
+            if reason is not None:
+                raise InputError(f"{self.place}: a name or a text holds {reason}")
+        for version in self.policy_versions or ():
+            if version is not None and not INTEGERS[0] <= version <= INTEGERS[1]:
+                raise InputError(f"{self.place}: policy version {shown(version)}")
+
 
 def prompt_name(ids: Sequence[int]) -> str:
     """A name for the prompt of these ids: samples of one group share it."""
@@ -83,22 +97,23 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
             continue
         empty = False
         place = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{place}: not valid JSON, or truncated: {error}") from None
-        except RecursionError:
-            raise InputError(f"{place}: not valid JSON: nested too deeply") from None
+        row = parse_json(line, place, "not valid JSON, or truncated")
         yield place, row
     if empty:
         raise InputError(f"{path}: the file is empty")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    number = 0
     # A JSON string may contain U+2028 and the like unescaped: only \n ends a line.
+    regular_file(path, "the dump")
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
-            yield from enumerate(file, start=1)
+            while line := file.readline(LONGEST_LINE):
+                number += 1
+                if len(line) == LONGEST_LINE:
+                    raise InputError(f"{path}, line {number}: longer than {LONGEST_LINE:,}")
+                yield number, line
     except OSError as error:
         raise InputError(f"cannot read the dump {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -119,7 +134,7 @@ def token_list(value: Any, name: str, place: str) -> list[int]:
         raise InputError(f"{place}: `{name}` is not a list of token ids")
     for token in value:
         if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token <= LARGEST_ID:
-            raise InputError(f"{place}: `{name}` contains {token!r}, which is not a token id")
+            raise InputError(f"{place}: `{name}` contains {shown(token)}, which is not a token id")
     return value
 
 
@@ -132,9 +147,11 @@ def logprob_list(value: Any, name: str, place: str) -> Logprobs:
 
 def logprob(value: Any, name: str, place: str) -> float | None:
     """One logprob, or None. Raises InputError."""
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return None if value is None else float(value)
-    raise InputError(f"{place}: `{name}` contains {value!r}, which is not a logprob")
+    if value is None:
+        return None
+    if isinstance(value, float) or (type(value) is int and INTEGERS[0] <= value <= INTEGERS[1]):
+        return float(value)
+    raise InputError(f"{place}: `{name}` contains {shown(value)}, which is not a logprob")
 
 
 def objects(value: Any, name: str, place: str) -> list[dict[str, Any]]:
@@ -146,14 +163,20 @@ def objects(value: Any, name: str, place: str) -> list[dict[str, Any]]:
 
 def text_or_none(value: Any) -> str | None:
     """A name or a text of any type, as a string."""
-    return None if value is None else str(value)
+    if value is None or isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, bool | int | float) else shown(value)
 
 
 def mask_list(value: Any, name: str, place: str) -> list[bool]:
     """A list of 0 and 1, or of booleans. Raises InputError."""
-    if not isinstance(value, list) or any(each not in (0, 1) for each in value):
+    if not isinstance(value, list) or not all(_is_flag(each) for each in value):
         raise InputError(f"{place}: `{name}` is not a list of 0 and 1")
     return [bool(each) for each in value]
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool | int | float) and value in (0, 1)
 
 
 def check_masks(names: Iterable[str], known: Collection[str], place: str) -> None:

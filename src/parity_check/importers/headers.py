@@ -12,7 +12,9 @@ from typing import Any
 
 from parity_check.config.engines import Settings
 from parity_check.config.models import ModelConfig
+from parity_check.errors import ConfigError
 from parity_check.importers.turns import Imported
+from parity_check.reading import wrong_name
 from parity_check.traces import checkpoint, provenance
 from parity_check.traces.engine import UNKNOWN, EngineDescription, EngineSetting
 from parity_check.traces.trace import TraceHeader
@@ -80,6 +82,9 @@ def stated_model(path: str | None) -> tuple[dict[str, Any], int | None]:
     """The fingerprint and vocabulary size of the checkpoint that the user passed."""
     if path is None:
         return {}, None
+    reason = wrong_name(path)
+    if reason is not None:
+        raise ConfigError(f"--model {path}: {reason}")
     located = checkpoint.locate_model(ModelConfig(path=path, revision="main"))
     written = checkpoint.read_config(located)
     size = None if written is None else checkpoint.vocabulary_size(written)

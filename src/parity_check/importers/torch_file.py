@@ -10,13 +10,16 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parity_check import visible
 from parity_check.errors import InputError
+from parity_check.reading import INTEGERS, read_bytes
 
 STORAGES = {
     "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "<u2",
@@ -28,11 +31,17 @@ DTYPES = {
     "torch.int64": "<i8", "torch.int32": "<i4", "torch.int16": "<i2", "torch.int8": "<i1",
     "torch.uint8": "<u1", "torch.bool": "?",
 }  # fmt: skip
+MOST_BYTES = 1 << 36
 MALFORMED = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, LookupError, AttributeError),
     *(TypeError, ValueError, OverflowError, NotImplementedError, RecursionError, MemoryError),
+    *(RuntimeError, AssertionError, zlib.error),
 )
 """The exceptions that reading a damaged file can raise."""
+
+
+ENCRYPTED = 1
+"""Among the flags of a member; torch.save neither encrypts nor compresses."""
 
 
 class Opaque:
@@ -70,10 +79,7 @@ def is_archive(path: Path) -> bool:
 
 def read_torch(path: Path) -> Any:
     """The object in a torch.save file, with tensors as numpy arrays. Raises InputError."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the dump {path}: {error.strerror}") from None
+    raw = read_bytes(path, "the dump", MOST_BYTES)
     if not raw:
         raise InputError(f"{path}: the file is empty")
     if not raw.startswith(b"PK"):
@@ -87,10 +93,7 @@ def read_torch(path: Path) -> Any:
 
 def read_pickle(path: Path) -> Any:
     """The object in a pickle, without importing anything. Raises InputError."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the dump {path}: {error.strerror}") from None
+    raw = read_bytes(path, "the dump", MOST_BYTES)
     if not raw:
         raise InputError(f"{path}: the file is empty")
     return _guarded(path, lambda: _Unpickler(io.BytesIO(raw), None).load())
@@ -99,6 +102,9 @@ def read_pickle(path: Path) -> Any:
 def load_archive(raw: bytes) -> Any:
     """The object in the bytes of a torch.save file. Raises one of MALFORMED."""
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        for member in archive.infolist():
+            if member.flag_bits & ENCRYPTED or member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{member.filename} is encrypted or compressed")
         [pickled] = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = pickled.removesuffix("data.pkl")
         if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != (
@@ -193,9 +199,30 @@ def _jagged(state: Any) -> list[NDArray[Any]]:
     return [values[first:last] for first, last in zip(starts, ends, strict=True)]
 
 
+def _refuse_huge_integers(tree: Any) -> None:
+    """An integer may have any length in a pickle. Raises OverflowError for one beyond 64 bits."""
+    seen: set[int] = set()
+    left = [tree]
+    while left:
+        value = left.pop()
+        if isinstance(value, int) and not INTEGERS[0] <= value <= INTEGERS[1]:
+            raise OverflowError("an integer beyond 64 bits")
+        if not isinstance(value, dict | list | tuple | Opaque) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            left += [*value.keys(), *value.values()]
+        elif isinstance(value, Opaque):
+            left += [value.arguments, value.state]
+        else:
+            left += value
+
+
 def _guarded(path: Path, load: Any) -> Any:
     try:
-        return load()
+        tree = load()
+        _refuse_huge_integers(tree)
+        return tree
     except MALFORMED as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = visible.message(str(error).partition("\n")[0], 200) or type(error).__name__
         raise InputError(f"{path}: damaged or truncated: {reason}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from parity_check import interrupts
 from parity_check.errors import InputError
 from parity_check.importers.dump import Dumped, Logprobs, prompt_name, turns_of
 from parity_check.traces.trace import Sample
@@ -59,9 +60,10 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
             there, tokens = places[each.sample_id]
             same = tokens == prompt_name(each.token_ids)
             raise InputError(
-                f"{each.place}: sample {each.sample_id} again, it is at {there} already"
+                f"{each.place}: sample {each.sample_id} already occurred at {there}"
                 + (": the same file twice?" if same else ", with other tokens: files of two runs?")
             )
+        interrupts.check()
         places[each.sample_id] = each.place, prompt_name(each.token_ids)
         sided.setdefault(each.evaluating is not None, each.place)
         if len(sided) > 1:

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from parity_check.measure.invalid import IMPOSSIBLE
 from parity_check.measure.stats import Floats, Ints
 
 F32 = NDArray[np.float32]
@@ -136,6 +137,27 @@ _ROWS = (
         "rare, large failures: routing flips, corrupted cache, overwritten rows",
     ),
     Metric(
+        "burst_fraction", "samples with a burst of the tail", "share", "lower", 0.0, True,
+        "share of samples of which a twentieth of the tokens or more has |Δ| > threshold",
+        "SkyRL outlier_token_mask and TRL sequence_mask drop such samples whole",
+        "failures that hit whole requests: a wrong adapter, a corrupted cache, an overwritten row",
+    ),
+    Metric(
+        "burst_prompt_fraction", "prompts with such a sample", "share", "lower", 0.0, True,
+        "share of prompts with a burst in any sample", "the same, counted by prompt",
+        "failures that hit all samples of a prompt: a corrupted prefix in the cache",
+    ),
+    Metric(
+        "tail_sample_fraction", "samples with a token in the tail", "share", "lower", 0.0, False,
+        "share of samples with any |Δ| > threshold", "the tail fraction, counted by sample",
+        "as the tail fraction; grows with length where such tokens come alone",
+    ),
+    Metric(
+        "tail_prompt_fraction", "prompts with a token in the tail", "share", "lower", 0.0, False,
+        "share of prompts with any |Δ| > threshold", "the tail fraction, counted by prompt",
+        "as the tail fraction",
+    ),
+    Metric(
         "clip_fraction", "clip fraction of the objective", "share", "lower", 0.0, True,
         "what the configured objective's own counter would show at the first step",
         "per objective, see the table of objectives",
@@ -200,6 +222,12 @@ _ROWS = (
         "share of tokens whose two logprobs are the same float32",
         "torchtitan ratio_tokens_different, the complement",
         "any difference; batch-invariant engines reach 100 %",
+    ),
+    Metric(
+        "impossible_fraction", "sampled tokens that cannot be sampled", "share", "lower", 0.0,
+        True, f"share of sampled tokens with a behaviour logprob below {IMPOSSIBLE:g} nats",
+        "a vocabulary of 262,144 such tokens is drawn once in five million tokens",
+        "a sampler that draws random tokens; logprobs of another distribution",
     ),
     Metric(
         "top1_agreement", "top-1 agreement", "share", "higher", 1.0, False,

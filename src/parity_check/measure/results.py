@@ -61,6 +61,8 @@ class Measurement:
     samples: int
     rollouts: int
     clusters: int
+    effective_clusters: float
+    """How many prompts of equal size they are worth, (Σn)² / Σn² over their tokens."""
     estimates: tuple[Estimate, ...]
     tails: tuple[tuple[float, Estimate], ...]
     quantiles: dict[str, Estimate]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +9,14 @@ from typing import Any
 
 from parity_check.config.models import ModelConfig
 from parity_check.errors import ConfigError, InputError
+from parity_check.reading import parse_json, read_text
 from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import bundled
+from parity_check.visible import value as shown
 
+MOST_BYTES = 1 << 24
+"""Of a config.json."""
+LARGEST = 2**63
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -38,22 +42,44 @@ def read_config(path: str) -> dict[str, Any] | None:
     file = Path(path) / "config.json"
     if not file.is_file():
         return None
-    try:
-        loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: not valid JSON: {error}") from None
+    loaded = parse_json(read_text(file, "the model's configuration", MOST_BYTES), str(file))
+    if not isinstance(loaded, dict):
+        raise InputError(f"{file}: expected an object")
+    text = _object(loaded, "text_config", file) or loaded
+    for table in (text, _object(text, "rope_parameters", file)):
+        _check_number(table, "rope_theta", file)
+    _check_number(text, "vocab_size", file)
+    names = loaded.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise InputError(f"{file}: `architectures` is {shown(names)}, expected a list of names")
     return loaded
+
+
+def _object(table: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
+    """A table in a table, empty where it is not there or null."""
+    found = table.get(name)
+    if not isinstance(found, dict | None):
+        raise InputError(f"{file}: `{name}` is {shown(found)}, expected an object")
+    return found or {}
+
+
+def _check_number(table: Mapping[str, Any], name: str, file: Path) -> None:
+    """Refuse what is there and is no number of a common size."""
+    value = table.get(name)
+    fits = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (fits and abs(value) < LARGEST):
+        raise InputError(f"{file}: `{name}` is {shown(value)}, expected a number")
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
     """The vocabulary size in a config.json; None if it is not there."""
-    size = config.get("text_config", config).get("vocab_size")
+    size = (config.get("text_config") or config).get("vocab_size")
     return size if isinstance(size, int) else None
 
 
 def rope_theta(config: Mapping[str, Any]) -> float | None:
     """The RoPE base in a config.json, in the format of transformers 4 or 5."""
-    text = config.get("text_config", config)
+    text = config.get("text_config") or config
     parameters = text.get("rope_parameters")
     if isinstance(parameters, dict) and "rope_theta" in parameters:
         return float(parameters["rope_theta"])

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from parity_check.errors import InputError
 from parity_check.files import write_text
+from parity_check.reading import kind_of
 from parity_check.traces.run_files import evaluated_name, repeat_name, sampled_name
 
 MANIFEST = "run.json"
@@ -94,11 +95,14 @@ def read_manifest(directory: Path) -> Manifest | None:
     """None for a run recorded before manifests existed. Raises InputError."""
     path = directory / MANIFEST
     try:
-        text = path.read_bytes()
+        kind = kind_of(path)
+        text = b"" if kind else path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if kind:
+        raise InputError(f"cannot read {path}: {kind}, expected a file")
     try:
         manifest = _ADAPTER.validate_json(text)
     except ValidationError as error:
@@ -143,6 +147,9 @@ def missing(directory: Path, part: Part) -> InputError:
 
 def _digest(directory: Path, part: Part) -> str:
     try:
+        kind = kind_of(directory / part.file)
+        if kind:
+            raise InputError(f"cannot read {directory / part.file}: {kind}, expected a file")
         with (directory / part.file).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:

@@ -47,7 +47,7 @@ def model_fingerprint(path: str, revision: str | None) -> dict[str, Any]:
         return {"name": path, "revision": revision}
     weights = hashlib.sha256()
     for file in sorted(directory.iterdir()):
-        if file.suffix in WEIGHTS:
+        if file.suffix in WEIGHTS and file.is_file():
             _sample_file(file, weights)
     return {
         "name": directory.name,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +14,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from parity_check import interrupts
 from parity_check.errors import InputError
 from parity_check.files import whole
+from parity_check.reading import parse_json, regular_file
 from parity_check.traces.batch import BATCH_COLUMNS, SampleBatch, batch_of
 from parity_check.traces.engine import UNKNOWN as UNKNOWN
 from parity_check.traces.engine import (
     Distribution,
-    EngineDescription,
     LogprobPath,
     completed,
     first_fault,
 )
+from parity_check.traces.schema import (
+    ConfigFacts,
+    Count,
+    EngineFacts,
+    HostFacts,
+    ModelFacts,
+    Number,
+    known_fields,
+    label_names,
+    optional_fields,
+    trace_schema,
+    wrong_alternatives,
+    wrong_columns,
+    wrong_rows,
+)
+from parity_check.visible import value as shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +50,14 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 METADATA_KEY = b"parity_check"
 VOCABULARY_KEY = b"parity_check_vocabulary"
+CHECKSUM_KEY = b"parity_check_sha256"
+NEXT_INTEGER = b"\x15"
+"""In Thrift's compact protocol: the next field, a 32-bit integer."""
+LONGEST_START = 24
+"""Bytes of a page's header that four integers may take."""
 ROWS_PER_GROUP = 1024
+LONGEST_ID = 10
+"""Digits of a token id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +81,8 @@ class Sample:
     seed: int | None
     policy_version: int | None
     text: str | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Other columns of the prompts file, as text: `stats.cluster_by` can name one."""
     entropy: Sequence[float] | None = None
     """Entropy of the full distribution at each token, nats, if the engine returns it."""
     rollout_id: str | None = None
@@ -79,17 +104,17 @@ class TraceHeader:
     command: str
     sampled_by: str
     evaluated_by: str
-    engine: EngineDescription
-    model: dict[str, Any]
-    sampling: dict[str, float | int | bool]
+    engine: EngineFacts
+    model: ModelFacts
+    sampling: dict[str, Number | bool]
     logprob_path: LogprobPath
     logprob_distribution: Distribution
-    host: dict[str, Any]
-    config: dict[str, Any]
+    host: HostFacts
+    config: ConfigFacts
     replayed_from: str | None = None
     token_digest: str = ""
-    samples: int = 0
-    tokens: int = 0
+    samples: Count = 0
+    tokens: Count = 0
     schema_version: int = SCHEMA_VERSION
 
 
@@ -136,18 +161,27 @@ def write_trace(
         METADATA_KEY: json.dumps({**asdict(header), "engine": header.engine.stated()}).encode(),
         VOCABULARY_KEY: json.dumps(dict(vocabulary)).encode(),
     }
-    columns = list(trace_schema())
-    if any(sample.entropy is not None for sample in samples):
-        columns.append(pa.field("entropy", pa.list_(pa.float32())))
-    if any(sample.rollout_id is not None for sample in samples):
-        columns += [pa.field("rollout_id", pa.string()), pa.field("turn", pa.int32())]
+    metadata[CHECKSUM_KEY] = _checksum(metadata)
+    columns = [
+        *trace_schema(),
+        *(
+            field
+            for field in optional_fields()
+            if any(getattr(sample, field.name) is not None for sample in samples)
+        ),
+    ]
     rows = [{each.name: getattr(sample, each.name) for each in columns} for sample in samples]
+    labels = sorted({name for sample in samples for name in sample.labels})
+    columns += [pa.field(name, pa.string()) for name in labels]
+    for row, sample in zip(rows, samples, strict=True):
+        row.update(sample.labels)
     with whole(path) as partial:
         pq.write_table(
             pa.Table.from_pylist(rows, schema=pa.schema(columns).with_metadata(metadata)),
             partial,
             compression="zstd",
             row_group_size=ROWS_PER_GROUP,
+            write_page_checksum=True,
         )
     return header
 
@@ -164,21 +198,38 @@ class Trace:
         self.path = path
         self._file = _open(path)
         self.header = _header(self._file, path)
-        missing = set(trace_schema().names) - set(self._file.schema_arrow.names)
-        if missing:
-            raise InputError(f"{path}: missing columns: {', '.join(sorted(missing))}")
+        reason = wrong_columns(self._file.schema_arrow)
+        if reason is not None:
+            raise InputError(f"{path}: {reason}")
+        self._columns = [field.name for field in known_fields(self._file.schema_arrow)]
+        self._columns += label_names(self._file.schema_arrow)
         if self._file.metadata.num_rows == 0:
             raise InputError(f"{path}: the trace has no samples")
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether damage to the trace would be found; a file that another program wrote has none.
+
+        Pages are verified while they are read, where they have checksums.
+        """
+        stored = self._file.schema_arrow.metadata or {}
+        return CHECKSUM_KEY in stored and _pages_have_checksums(self.path, self._file.metadata)
 
     def vocabulary(self) -> dict[int, str]:
         """The text of every token id in the trace."""
         raw = (self._file.schema_arrow.metadata or {}).get(VOCABULARY_KEY, b"{}")
-        return {int(token): text for token, text in json.loads(raw).items()}
+        tree = parse_json(raw, f"{self.path}: its vocabulary")
+        fits = isinstance(tree, dict) and all(
+            token.isdecimal() and len(token) <= LONGEST_ID and isinstance(text, str)
+            for token, text in tree.items()
+        )
+        if not fits:
+            raise InputError(f"{self.path}: its vocabulary is not a text for each token id")
+        return {int(token): text for token, text in tree.items()}
 
     def samples(self) -> Iterator[Sample]:
         for index in range(self._file.num_row_groups):
-            for row in self._read(index).to_pylist():
-                yield Sample(**row)
+            yield from map(_sample, self._read(index).to_pylist())
 
     def sample(self, number: int) -> Sample:
         """One sample by its index in the trace."""
@@ -186,7 +237,7 @@ class Trace:
             rows = self._file.metadata.row_group(index).num_rows
             if number < rows:
                 [row] = self._read(index).slice(number, 1).to_pylist()
-                return Sample(**row)
+                return _sample(row)
             number -= rows
         raise IndexError(number)
 
@@ -204,14 +255,27 @@ class Trace:
     def row_groups(self) -> int:
         return int(self._file.num_row_groups)
 
-    def batches(self, groups: Sequence[int] | None = None) -> Iterator[SampleBatch]:
-        """The given row groups, or all, in order; reads ahead by one."""
+    def batches(
+        self, groups: Sequence[int] | None = None, label: str | None = None
+    ) -> Iterator[SampleBatch]:
+        """The given row groups, or all, in order; reads ahead by one.
 
+        `label` is a further column to read. Raises InputError if the trace does not have it.
+        """
         there = set(self._file.schema_arrow.names)
+        own = label_names(self._file.schema_arrow)
+        if label is not None and label not in own:
+            known = ", ".join(("prompt", "group", "sample", *own))
+            raise InputError(
+                f"stats.cluster_by: {self.path} has no column {label!r}", hint=f"one of: {known}"
+            )
         columns = [name for name in BATCH_COLUMNS if name in there]
+        columns += [] if label is None else [label]
 
         def read(index: int) -> SampleBatch:
-            return batch_of(self._read(index, columns))
+            table = self._read(index, columns)
+            self._refuse(index, wrong_alternatives(table))
+            return batch_of(table, label)
 
         first, *others = range(self.row_groups) if groups is None else groups
         with ThreadPoolExecutor(max_workers=1) as reader:
@@ -225,73 +289,114 @@ class Trace:
     def _read(self, index: int, columns: list[str] | None = None) -> pa.Table:
         import pyarrow as pa
 
+        interrupts.check()
         try:
-            return self._file.read_row_group(index, columns=columns)
-        except (OSError, pa.ArrowException) as error:
+            table = self._file.read_row_group(index, columns=columns or self._columns)
+            table.validate(full=True)
+        except (OSError, ValueError, pa.ArrowException) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{self.path}: cannot be read: {reason}") from None
+        self._refuse(index, wrong_rows(table))
+        return table
+
+    def _refuse(self, index: int, reason: str | None) -> None:
+        if reason is not None:
+            raise InputError(f"{self.path}, row group {index}, {reason}")
 
 
-def trace_schema() -> pa.Schema:
-    """The columns of every trace; `entropy`, `rollout_id` and `turn` are written as needed."""
-    import pyarrow as pa
-
-    ids, logprobs = pa.list_(pa.int32()), pa.list_(pa.float32())
-    columns: list[pa.Field[Any]] = [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("sample_index", pa.int32(), nullable=False),
-        pa.field("prompt_group", pa.string(), nullable=False),
-        pa.field("prompt_token_ids", ids, nullable=False),
-        pa.field("completion_token_ids", ids, nullable=False),
-        pa.field("logprobs", logprobs, nullable=False),
-        pa.field("top_token_ids", pa.list_(ids)),
-        pa.field("top_logprobs", pa.list_(logprobs)),
-        pa.field("finish_reason", pa.string()),
-        pa.field("seed", pa.int64()),
-        pa.field("policy_version", pa.int64()),
-        pa.field("text", pa.string()),
-    ]
-    return pa.schema(columns)
+def _sample(row: dict[str, Any]) -> Sample:
+    """A row's sample: columns that it has no field for are its labels."""
+    known = {each.name: row.pop(each.name) for each in fields(Sample) if each.name in row}
+    return Sample(**known, labels={name: text for name, text in row.items() if text is not None})
 
 
 def _open(path: Path) -> pq.ParquetFile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    regular_file(path, "the trace")
     try:
-        return pq.ParquetFile(path)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
-        raise InputError(f"cannot read the trace {path}: {reason}") from None
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        file.schema_arrow  # noqa: B018 - read here, where it can be refused
     except pa.ArrowInvalid:
         raise InputError(f"{path}: not a Parquet file, or truncated") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"cannot read the trace {path}: damaged: {reason}") from None
+    return file
 
 
 def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
-    raw = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
+    metadata = file.schema_arrow.metadata or {}
+    raw = metadata.get(METADATA_KEY)
     if raw is None:
         raise InputError(f"{path}: a Parquet file, but not a parity-check trace")
     unknown = f"{path}: its metadata is not a valid trace header"
-    try:
-        fields_read = json.loads(raw)
-        version = fields_read.get("schema_version")
-    except (ValueError, AttributeError):
-        raise InputError(unknown) from None
-    if version != SCHEMA_VERSION:
+    tree = parse_json(raw, unknown)
+    if not isinstance(tree, dict):
+        raise InputError(f"{unknown}: expected an object")
+    version = tree.get("schema_version")
+    if version != SCHEMA_VERSION or not isinstance(version, int):
         raise InputError(
-            f"{path}: trace schema {version}, but this version of parity-check reads "
+            f"{path}: trace schema {shown(version)}, but this version of parity-check reads "
             f"{SCHEMA_VERSION}",
             hint="record it again, or use the parity-check version that wrote it",
         )
+    foreign = sorted(tree.keys() - TraceHeader.__dataclass_fields__.keys())
+    if foreign:
+        raise InputError(f"{unknown}: unknown field {shown(foreign[0])}")
     try:
-        return _adapter().validate_python(
-            {**fields_read, "engine": completed(fields_read.get("engine"))}
-        )
+        header = _adapter().validate_python({**tree, "engine": completed(tree.get("engine"))})
     except ValidationError as error:
         raise InputError(f"{unknown}: {first_fault(error)}") from None
+    # A program that rewrites a trace keeps its metadata, and writes pages without checksums.
+    own = CHECKSUM_KEY in metadata and _pages_have_checksums(path, file.metadata)
+    if own and metadata[CHECKSUM_KEY] != _checksum(metadata):
+        raise InputError(f"{path}: damaged: its metadata does not match its checksum")
+    rows = file.metadata.num_rows
+    if rows and header.samples != rows:
+        raise InputError(f"{path}: {rows} samples, its metadata counts {header.samples}")
+    return header
 
 
 @cache
 def _adapter() -> TypeAdapter[TraceHeader]:
     return TypeAdapter(TraceHeader)
+
+
+def _checksum(metadata: Mapping[bytes, bytes]) -> bytes:
+    """Of the header and the vocabulary; the pages of the columns have checksums of their own."""
+    digest = hashlib.sha256(metadata[METADATA_KEY])
+    digest.update(b"\0" + metadata.get(VOCABULARY_KEY, b""))
+    return digest.hexdigest().encode()
+
+
+def _pages_have_checksums(path: Path, metadata: pq.FileMetaData) -> bool:
+    """Whether the first page of every column chunk has one.
+
+    pyarrow does not say. A page starts with a Thrift struct in the compact protocol
+    (apache/parquet-format, PageHeader): type, uncompressed and compressed size, and crc, optional,
+    each of them a 32-bit integer.
+    """
+    with path.open("rb") as file:
+        for group in range(metadata.num_row_groups):
+            for number in range(metadata.num_columns):
+                chunk = metadata.row_group(group).column(number)
+                starts = (chunk.dictionary_page_offset, chunk.data_page_offset)
+                file.seek(min((start for start in starts if start and start > 0), default=0))
+                if not _fourth_integer(file.read(LONGEST_START)):
+                    return False
+    return True
+
+
+def _fourth_integer(raw: bytes) -> bool:
+    """Whether a struct of the compact protocol begins with four 32-bit integers."""
+    place = 0
+    for _ in range(3):
+        if raw[place : place + 1] != NEXT_INTEGER:
+            return False
+        place += 1
+        while raw[place : place + 1] >= b"\x80":
+            place += 1
+        place += 1
+    return raw[place : place + 1] == NEXT_INTEGER

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from parity_check import visible
 from parity_check.comparison.labels import pair_label
 from parity_check.comparison.pictures.samples import SHADES, WorstSample
 from parity_check.comparison.report import ComparisonReport, Pair, ReportPictures
 from parity_check.diagnosis.findings import Diagnosis, Finding
-from parity_check.report import visible
 from parity_check.report.document import (
     Block,
     Cause,

@@ -24,8 +24,9 @@ from parity_check.engines.environment.runtime import (
     surround,
 )
 from parity_check.errors import ConfigError, EngineEnvironmentError
+from parity_check.reading import wrong_name
 
-__all__ = ["Environment", "EnvironmentPlan", "State", "default_cache", "plan", "resolve"]
+__all__ = ["Environment", "EnvironmentPlan", "State", "default_cache", "mend", "plan", "resolve"]
 
 State = Literal["ready", "to provision", "broken", "not usable"]
 
@@ -47,9 +48,23 @@ class EnvironmentPlan:
 
 
 def default_cache() -> Path:
-    """The directory of the environments: $PARITY_CHECK_CACHE, or the user's cache directory."""
+    """Where environments live: $PARITY_CHECK_CACHE, or the user's cache directory.
+
+    Raises ConfigError for a user without either.
+    """
     chosen = os.environ.get("PARITY_CHECK_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("parity-check")
+    if chosen:
+        return Path(chosen)
+    try:
+        usual = platformdirs.user_cache_path("parity-check")
+    except RuntimeError:  # older versions of platformdirs return a relative path instead
+        usual = Path()
+    if not usual.is_absolute():
+        raise ConfigError(
+            "no directory for engine environments: this user has no home directory",
+            hint="set PARITY_CHECK_CACHE to a directory that can be written, or HOME",
+        )
+    return usual
 
 
 def resolve(
@@ -79,6 +94,24 @@ def resolve(
         with provision.locked(location.with_name(f"{target.key}.lock"), say):
             environment = pinned.ready(target, cache)
             return environment or pinned.make(target, cache, say)
+    except OSError as error:
+        raise provision.disk_error(error, target.requirement, location) from error
+
+
+def mend(
+    requirement: str, damaged: Environment, cache: Path, say: Callable[[str], None]
+) -> Environment | None:
+    """Make a provisioned environment anew if it no longer works; None where it does.
+
+    For an engine that did not start, for instance since a file was cut short on a full disk.
+    Raises EngineEnvironmentError.
+    """
+    cache = cache.absolute()
+    target = pinned.parse(requirement)
+    location = target.location(cache)
+    try:
+        with provision.locked(location.with_name(f"{target.key}.lock"), say):
+            return pinned.mend(target, cache, say, damaged.stamp)
     except OSError as error:
         raise provision.disk_error(error, target.requirement, location) from error
 
@@ -124,6 +157,9 @@ def _refuse_both_or_neither(python: str | None, requirement: str | None) -> None
 def _interpreter(text: str) -> Path:
     if text == "current":
         return Path(sys.executable)
+    reason = wrong_name(text)
+    if reason is not None:
+        raise ConfigError(f"python = {text!r}: {reason}")
     # Not resolved: the symlink selects the virtual environment.
     path = Path(text).expanduser().absolute()
     if path.is_dir():
