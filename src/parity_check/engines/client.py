@@ -385,9 +385,9 @@ class WorkerEngine:
     def _hung(self, op: str) -> EngineError:
         self.kill()
         return self._error(
-            f"showed no sign of progress for {self._stall_timeout_s:g} s during {op}",
+            f"made no progress for {self._stall_timeout_s:g} s during {op}",
             "hung",
-            "raise run.stall_timeout_s if it only needs longer",
+            "raise run.stall_timeout_s if it needs more time",
         )
 
     def _failure(self, op: str, reply: Failed) -> ParityCheckError:
@@ -410,7 +410,7 @@ class WorkerEngine:
         if code < 0:
             cause = f"was killed by {_name(-code)}"
             if -code == signal.SIGKILL:
-                hint = "somebody killed it, or the kernel did for want of memory (see dmesg)"
+                hint = "killed from outside or by the OOM killer (see dmesg)"
         return self._error(f"{cause} during {op}", "crashed", hint, self._log.tail())
 
     def _ended(self) -> int | None:

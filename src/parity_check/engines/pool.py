@@ -27,9 +27,9 @@ DAMAGED = ("crashed", "damaged", "internal", "load_failed", "vllm_not_installed"
 class EnginePool:
     """Starts engines when they are first needed, and closes all at the end.
 
-    On separate devices engines start and run side by side. On a shared one they run by turns, and
-    stay loaded between turns where their shares of its memory fit together. `mend` repairs the
-    environment of an engine that did not start, and says whether there was anything to repair.
+    On separate devices, engines start and run side by side. On a shared device they take turns, and
+    stay loaded between turns if their memory shares fit. `mend` repairs the environment of an
+    engine that did not start, and says whether there was anything to repair.
     """
 
     def __init__(

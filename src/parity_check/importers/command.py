@@ -43,8 +43,8 @@ def import_dump(
 ) -> None:
     """Write the rollout's trace of a dump, and the trainer's trace if the dump has one.
 
-    `format` is a framework's name, or AUTO. Nothing is written before everything is read and
-    checked. Raises ConfigError, InputError.
+    `format` is a framework's name, or AUTO. Writes nothing before everything is read and checked.
+    Raises ConfigError, InputError.
     """
     for file in files:
         regular_file(file, "the dump")

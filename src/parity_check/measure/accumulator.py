@@ -1,6 +1,6 @@
 """Accumulate sums over the tokens of one sampling direction, per prompt, in one pass.
 
-Memory does not grow with the number of tokens: what is kept is one row of sums a prompt, one row a
+Memory does not grow with the number of tokens: it keeps one row of sums per prompt, one row per
 sample, and one histogram. The turns of a rollout may lie in different chunks: their rows are put
 together when the last chunk is there.
 """

@@ -24,11 +24,11 @@ class PairedChunk:
     """Whole samples, paired token by token: flat arrays over tokens, split by `starts`.
 
     Sample s owns tokens `starts[s]:starts[s + 1]`; `cluster` and `group` [S] number its prompt and
-    its prompt group. A logprob that an engine did not return is NaN; `*_nulls` say how many of the
-    NaN are such, and `*_voided` how many belong to the `*_wrong_lengths` samples whose logprobs
-    match no tokens. The alternatives are [n, k], on both sides or on neither. `rollout` and `turn`
-    [S] number the rollout of which a sample is a turn, and the turn; None where each sample is a
-    whole rollout.
+    its prompt group. A missing logprob is NaN: `*_nulls` count the NaN that stand for missing
+    logprobs, `*_voided` those of the `*_wrong_lengths` samples, whose logprobs do not match their
+    tokens. Alternatives are [n, k], on both sides or on neither. `rollout` and `turn` [S] number
+    the rollout of which a sample is a turn, and the turn; None where each sample is a whole
+    rollout.
     """
 
     behaviour_logprob: F32
@@ -94,7 +94,8 @@ _ROWS = (
         "mean exp Δ (Δ cut at ±20, as in verl)",
         "prime-rl importance_ratio, SkyRL is_ratio_mean; NeMo-RL sampling_importance_ratio where "
         "nothing is truncated",
-        "the behaviour engine's bookkeeping only: raw logprobs, truncated support, shifted tokens",
+        "only wrong logprobs recorded by the behaviour engine: raw logprobs, truncated support, "
+        "shifted tokens",
     ),
     Metric(
         "geometric_mean_ratio", "geometric mean ratio", "ratio", "target", 1.0, False,

@@ -49,7 +49,7 @@ class FirstDivergence:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Everything measured of one sampling direction.
+    """All results of one sampling direction.
 
     `samples` have usable tokens; where they are turns, `rollouts` of them are whole sequences.
     """

