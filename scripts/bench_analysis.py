@@ -1,19 +1,18 @@
-"""How fast traces are read, measured and judged, and in how much memory.
+"""Measure the speed and memory of reading, measuring and judging traces.
 
     python scripts/bench_analysis.py [--tokens 1e6 1e7 4e7] [--repeats 5] [--torch-python PATH]
 
-Builds two traces of 512-token samples, four samples a prompt, with heavy-tailed Δ, and times on
-them, each part in a process of its own, the best of several runs:
+Builds two traces of 512-token samples, four samples per prompt, with heavy-tailed Δ, and times
+these parts, each in its own process, as the best of several runs:
 
-- `compare`: what `parity-check compare A B` does after its imports, Parquet to verdict;
-- `metrics`: the same numbers from arrays in memory, a chunk of 1,024 samples at a time;
-- `numpy`: whole-array means of the same quantities; no interval, breakdown or other objective;
-- `torch`: a loop over samples with the operations that RL trainers log, as they do it, up to a
-  million tokens (an interpreter that has torch is needed: `--torch-python`).
+- `compare`: what `parity-check compare A B` does after its imports, from Parquet to verdict;
+- `metrics`: the same numbers from arrays in memory, in chunks of 1,024 samples;
+- `numpy`: whole-array means of the same quantities; no intervals, breakdowns or objectives;
+- `torch`: a loop over samples with the operations of RL trainers, up to a million tokens (needs an
+  interpreter with torch: `--torch-python`).
 
-Tokens per second count the tokens of one trace, each compared with its counterpart. CPU seconds
-are of all threads: on a busy machine they say more than the wall. Peak memory is that of the whole
-process.
+Tokens per second count the tokens of one trace. CPU seconds include all threads; on a busy machine
+they are more reliable than wall time. Peak memory is that of the whole process.
 """
 
 from __future__ import annotations
@@ -240,7 +239,7 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=float, nargs="+", default=[1e6, 1e7, 4e7])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--torch-python", help="an interpreter that has torch, for the loop")
+    parser.add_argument("--torch-python", help="an interpreter with torch, for the loop")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -249,10 +248,10 @@ def main() -> None:
         return
     load = os.getloadavg()[0] / len(os.sched_getaffinity(0))
     if load > LOAD_LIMIT:
-        print(f"note: the machine is busy, {load:.1f} runnable processes a core", file=sys.stderr)
+        print(f"note: the machine is busy, {load:.1f} runnable processes per core", file=sys.stderr)
     print(HEAD, flush=True)
-    for asked in options.tokens:
-        tokens = int(asked) // LENGTH * LENGTH
+    for wanted in options.tokens:
+        tokens = int(wanted) // LENGTH * LENGTH
         with tempfile.TemporaryDirectory() as made:
             build(Path(made), tokens)
             for name in PARTS:

@@ -1,11 +1,10 @@
-"""How long a page takes, and how large it is.
+"""Measure the time and size of an HTML report.
 
     python scripts/bench_html.py [--tokens 1e6 1e7]
 
-Builds two traces as `bench_analysis.py` does and times
-what `parity-check compare A B --format html` does after its imports: measuring and judging, the
-second pass for the pictures, drawing and filling in the page. Without the first page's second of
-matplotlib imports.
+Builds two traces like `bench_analysis.py` and times what `parity-check compare A B --format html`
+does after its imports: measure and judge, collect the plot data in a second pass, render the page.
+Does not include the second of matplotlib imports for the first page.
 """
 
 from __future__ import annotations
@@ -57,8 +56,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=float, nargs="+", default=[1e6, 1e7])
     options = parser.parse_args()
     print(HEAD)
-    for asked in options.tokens:
-        print(row(int(asked) // LENGTH * LENGTH), flush=True)
+    for wanted in options.tokens:
+        print(row(int(wanted) // LENGTH * LENGTH), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What `parity-check compare` costs over two bare scripts that generate the same tokens.
+"""Measure the overhead of `parity-check compare` over two plain vLLM scripts.
 
     python scripts/bench_overhead.py [-c configs/quickstart.toml] [--repeats 3]
 
-Alternates, in one run: `compare` without A/A runs, then two plain vLLM scripts, one after the
-other, each loading one engine with the same arguments and generating, for every request that
-`compare` sampled or replayed on it, as many tokens. Prints the wall times and their ratio.
+Alternates `compare` without A/A runs and two plain vLLM scripts, one after the other. Each script
+loads one engine with the same arguments and generates the same number of tokens for every request
+that `compare` sampled or replayed on it. Prints the wall times and their ratio.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def spec_of(role: Role, config: Config) -> WorkerSpec:
 
 
 def run_compare(path: Path, out: Path) -> tuple[float, Path]:
-    """Seconds, and the directory of the run."""
+    """Run `compare`; returns the seconds and the run directory."""
     started = time.monotonic()
     command = [sys.executable, "-m", "parity_check", "compare", "-c", str(path), "-o", str(out)]
     done = subprocess.run(
@@ -65,7 +65,7 @@ def run_compare(path: Path, out: Path) -> tuple[float, Path]:
 
 
 def batches_of(run: Path) -> list[list[tuple[list[int], int]]]:
-    """The prompts and completion lengths of both sampled traces: each engine ran both."""
+    """Prompts and completion lengths of both sampled traces, which both engines ran."""
     return [
         [
             (list(sample.prompt_token_ids), len(sample.completion_token_ids))
@@ -104,16 +104,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("-c", "--config", type=Path, default=Path("configs/quickstart.toml"))
     parser.add_argument("--repeats", type=int, default=3)
-    asked = parser.parse_args()
-    config = load_config(asked.config)
+    options = parser.parse_args()
+    config = load_config(options.config)
     specs = {role: spec_of(role, config) for role in ROLES}
     sampling = config.workload.sampling() | {"logprobs": config.workload.top_logprobs}
     print("run   compare s   reference s   candidate s   ratio")
     ratios = []
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
-        for number in range(1, asked.repeats + 1):
-            compared, run = run_compare(asked.config, work / f"runs-{number}")
+        for number in range(1, options.repeats + 1):
+            compared, run = run_compare(options.config, work / f"runs-{number}")
             batches = batches_of(run)
             bare = {role: run_bare(specs[role], sampling, batches, work) for role in ROLES}
             ratios.append(compared / sum(bare.values()))

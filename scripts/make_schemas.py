@@ -1,8 +1,8 @@
-"""The JSON schema (draft 2020-12) of each kind's report.json, made from the kind's record.
+"""Make the JSON schema (draft 2020-12) of each kind's report.json from the kind's record.
 
     python scripts/make_schemas.py
 
-Writes src/parity_check/KIND/schema.json. A test fails where one is out of date.
+Writes src/parity_check/KIND/schema.json. A test fails if one is out of date.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RECORDS: dict[str, type[Record]] = {
 
 
 class Strict(GenerateJsonSchema):
-    """No key is there that the record does not name, and a float that is not finite is null."""
+    """Forbids keys that the record does not have; floats may be null, for NaN and infinity."""
 
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
         return {**super().dataclass_schema(schema), "additionalProperties": False}
@@ -51,13 +51,13 @@ NULL = {"type": "null"}
 
 
 def schema(record: type[Record]) -> JsonSchemaValue:
-    """What a kind's report.json keeps to."""
+    """The schema of a kind's report.json."""
     body = TypeAdapter(record).json_schema(mode="serialization", schema_generator=Strict)
     return {"$schema": GenerateJsonSchema.schema_dialect, **body}
 
 
 def path(package: str) -> Path:
-    """Where the schema of a kind is kept."""
+    """The schema file of a package."""
     return PACKAGES / package / "schema.json"
 
 

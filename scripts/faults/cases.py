@@ -1,4 +1,4 @@
-"""The cases: engines by name, and pairs of them with one fault each, or with none."""
+"""The cases: engines by name, and pairs of engines with one fault or none."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PARITY = {
 
 @dataclass(frozen=True)
 class Station:
-    """An engine configuration; one start serves every case that names it.
+    """An engine configuration, started once for all cases that use it.
 
-    `version` None is the V1 version that was asked for. `checkpoint` is a bundled model or one
-    of faults.checkpoints. `injects` loads the extension of faults.injected.
+    `version` None is the selected V1 version. `checkpoint` is a bundled model or one of
+    faults.checkpoints. `injects` loads the extension of faults.injected.
     """
 
     version: str | None = None
@@ -56,11 +56,11 @@ STATIONS = {
 
 @dataclass(frozen=True)
 class Side:
-    """One engine of a pair, and what goes wrong on it.
+    """One engine of a pair, and its faults.
 
-    `passed` are sampling parameters that it gets in place of the workload's, and `returned` those
-    that its logprobs alone follow. `single_bos`: it drops one of two leading BOS. `as_text`: it
-    gets the completion as text, and tokenizes again. `order` is for faults.injected.
+    `passed` are sampling parameters that replace the workload's, `returned` those that only its
+    logprobs follow. `single_bos`: drop one of two leading BOS. `as_text`: pass the completion as
+    text, and tokenize it again. `order` is for faults.injected.
     """
 
     station: str
@@ -74,9 +74,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Case:
-    """A pair, and the causes of which one must be named first; none for a clean pair.
+    """A pair, and the accepted causes of its first finding; none for a clean pair.
 
-    `also` must be named as well. `doubled` puts a second BOS before every prompt.
+    `also` must be found as well. `doubled` adds a second BOS to every prompt.
     """
 
     name: str
@@ -96,9 +96,9 @@ def side(station: str, **faults: Any) -> Side:
 V0, V1 = side("v0"), side("v1")
 
 FAULTS = (
-    # --- the data's way from the engine to the trace ---
+    # --- from the engine to the trace ---
     Case(
-        "off-by-one", "the candidate's rows stand one token late",
+        "off-by-one", "the candidate's logprobs are one token late",
         ("off_by_one",), V0, side("v1", edit=edits.shift_by_one),
     ),
     Case(
@@ -122,9 +122,9 @@ FAULTS = (
         ("retokenised",), V0, side("v1", as_text=True),
         {"temperature": 1.3, "sampled_by": "reference"},
     ),
-    # --- what the number means ---
+    # --- the meaning of the number ---
     Case(
-        "temperature", "T = 0.8 asked for, 0.6 passed to the candidate",
+        "temperature", "T = 0.8 requested, 0.6 passed to the candidate",
         ("wrong_temperature",), V0, side("v1", passed={"temperature": 0.6}), {"temperature": 0.8},
     ),
     Case(
@@ -140,16 +140,16 @@ FAULTS = (
         ("truncated_support",), V0, side("v1", returned={"min_p": 0.0}), {"min_p": 0.05},
     ),
     Case(
-        "min-p-with-top-p", "min-p 0.1 with top-p 0.8, which V0 and V1 apply in another order",
+        "min-p-with-top-p", "min-p 0.1 with top-p 0.8, which V0 and V1 apply in a different order",
         ("truncation_order", "truncated_support"), V0, V1,
         {"temperature": 0.7, "top_p": 0.8, "min_p": 0.1},
     ),
     Case(
-        "presence-penalty", "presence penalty 0.5 on the candidate, not asked for",
+        "presence-penalty", "presence penalty 0.5 on the candidate, not requested",
         ("penalty",), V0, side("v1", passed={"presence_penalty": 0.5}),
     ),
     Case(
-        "repetition-penalty", "repetition penalty 1.1 out of the candidate's generation_config",
+        "repetition-penalty", "repetition penalty 1.1 from the candidate's generation_config",
         ("penalty",), V0, side("v1-injecting", passed={"repetition_penalty": 1.1}),
     ),
     Case("raw-0.6", "raw logprobs at T = 0.6", ("raw_logprobs",), V0, side("v1-raw"),
@@ -161,7 +161,7 @@ FAULTS = (
         ("raw_logprobs",), V0, side("v1-raw-bf16-head"), {"temperature": 0.7},
         also=("lm_head_precision",),
     ),
-    # --- how it is computed ---
+    # --- the computation ---
     Case("bf16-head-candidate", "the candidate's head in bfloat16", ("lm_head_precision",),
          V0, side("v1-bf16-head")),
     Case("bf16-head-reference", "the reference's head in bfloat16", ("lm_head_precision",),
@@ -171,7 +171,7 @@ FAULTS = (
         ("onset",), V0, side("v1-faulty", order={"noise": 0.3, "onset": 97}), {"max_tokens": 96},
     ),
     Case(
-        "batch-size", "an error of 0.1 nats in the logits that depends on the batch's size",
+        "batch-size", "an error of 0.1 nats in the logits that depends on the batch size",
         ("batch_variance",), V0, side("v1-faulty", order={"noise": 0.1, "by_batch": True}),
     ),
     Case(
@@ -187,14 +187,14 @@ FAULTS = (
 )  # fmt: skip
 
 CLEAN = (
-    Case("clean-a-a-v1", "V1 against itself, in another random state", (), V1, V1),
-    Case("clean-a-a-v0", "V0 against itself, in another random state", (), V0, V0),
-    Case("clean-t-1", "V0 against V1, all four settings right, T = 1", (), V0, V1),
+    Case("clean-a-a-v1", "V1 against itself, with a different random state", (), V1, V1),
+    Case("clean-a-a-v0", "V0 against itself, with a different random state", (), V0, V0),
+    Case("clean-t-1", "V0 against V1, all four settings equal, T = 1", (), V0, V1),
     Case("clean-t-0.6", "the same at T = 0.6", (), V0, V1, {"temperature": 0.6}),
     Case("clean-t-1.3", "the same at T = 1.3", (), V0, V1, {"temperature": 1.3}),
     Case("clean-greedy", "the same, greedy", (), V0, V1, {"temperature": 0.0}),
-    Case("clean-short", "the same, 8 tokens a completion", (), V0, V1, {"max_tokens": 8}),
-    Case("clean-long", "the same, 160 tokens a completion", (), V0, V1,
+    Case("clean-short", "the same, 8 tokens per completion", (), V0, V1, {"max_tokens": 8}),
+    Case("clean-long", "the same, 160 tokens per completion", (), V0, V1,
          {"max_tokens": 160, "ignore_eos": True}),
     Case("clean-penalty", "the same, a repetition penalty of 1.1 on both sides", (), V0, V1,
          {"repetition_penalty": 1.1}),
@@ -208,7 +208,7 @@ CLEAN = (
     Case("clean-tied", "V0 against V1, tied embeddings", (), side("v0-tied"), side("v1-tied")),
 )  # fmt: skip
 
-# Cases that share engines stand together, and a healthy cache comes before a stale one.
+# Cases with the same engines are adjacent, and a healthy cache comes before a stale one.
 ORDER = (
     "v1-caching", "0.32", "v1-next", "v1-perturbed", "v1-faulty", "v1", "v0",
     "v1-raw", "v1-raw-bf16-head", "v1-bf16-head", "v0-bf16-head", "v1-injecting", "v1-tied",
@@ -217,7 +217,7 @@ ORDER = (
 
 
 def all_cases() -> tuple[Case, ...]:
-    """Every case, in the order in which they need the fewest starts."""
+    """All cases, in the order with the fewest engine starts."""
     found = [*CLEAN, *FAULTS]
     found.sort(key=lambda case: min(_place(case.reference), _place(case.candidate)))
     return tuple(found)

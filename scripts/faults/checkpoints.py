@@ -1,4 +1,4 @@
-"""Checkpoints that are wrong in one way, made from a bundled one with numpy alone."""
+"""Checkpoints with one fault, created from a bundled one with numpy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 WEIGHTS, CONFIG, DEFAULTS = "model.safetensors", "config.json", "generation_config.json"
 PERTURBED = "model.layers.1."
 ERROR = 0.3
-"""Of every matrix of that layer: the error's standard deviation over that of the weights."""
+"""Standard deviation of the error over that of the weights, for every matrix of that layer."""
 ROPE_THETA = 20_000.0
-"""In the form of transformers 5, which 0.8.5 and 0.18.1 do not read: they take 10000."""
+"""In the format of transformers 5, which 0.8.5 and 0.18.1 do not read: they use 10000."""
 REPETITION_PENALTY = 1.1
 
 
 def make(variant: str, source: Path, target: Path, seed: int) -> Path:
-    """A copy of the checkpoint with one thing changed; made once."""
+    """A copy of the checkpoint with one change; created once."""
     if not target.is_dir():
         partial = target.with_name(target.name + ".part")
         shutil.rmtree(partial, ignore_errors=True)
@@ -45,7 +45,7 @@ def perturb_one_layer(directory: Path, seed: int) -> None:
 def tie_embeddings(directory: Path, seed: int) -> None:
     del seed
     tensors = read_weights(directory / WEIGHTS)
-    # The output projection is the better half of the two: its logits stay those of a model.
+    # Keep the output projection, so that the logits stay those of a trained model.
     tensors["model.embed_tokens.weight"] = tensors.pop("lm_head.weight")
     write_weights(directory / WEIGHTS, tensors)
     update(directory / CONFIG, tie_word_embeddings=True)

@@ -1,4 +1,4 @@
-"""Faults of the data's way from the engine to the trace: what becomes of the rows of a sample."""
+"""Faults between the engine and the trace: edits of the rows of a sample."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DUPLICATED_SHARE = 0.3
 
 
 def shift_by_one(sample: Sample, _: random.Random) -> Sample:
-    """Each token gets the row of the one before it; the first one's occurs twice."""
+    """Each token gets the row of the previous one; the first row occurs twice."""
     return replace(
         sample,
         logprobs=_later(sample.logprobs),
@@ -35,7 +35,7 @@ def _later(rows: Sequence[T]) -> list[T]:
 
 
 def pad_with_zeros(sample: Sample, _: random.Random) -> Sample:
-    """The last quarter of the logprobs was lost, and filled up with zeros."""
+    """The last quarter of the logprobs is replaced by zeros."""
     kept = math.ceil(len(sample.logprobs) * (1 - PADDED_SHARE))
     zeros = [0.0] * (len(sample.logprobs) - kept)
     return replace(sample, logprobs=[*sample.logprobs[:kept], *zeros])
@@ -52,7 +52,7 @@ def lose_rows(sample: Sample, draw: random.Random) -> Sample:
 
 
 def duplicate_sampled(sample: Sample, draw: random.Random) -> Sample:
-    """The sampled token stands twice among the alternatives, and the last one falls out."""
+    """The sampled token occurs twice among the alternatives, and replaces the last one."""
     assert sample.top_token_ids is not None
     assert sample.top_logprobs is not None
     ids, values = [], []

@@ -1,4 +1,4 @@
-"""Real engines by the names of their stations, started when a case needs them."""
+"""Real engines by station name, started when a case needs them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from parity_check.engines.kinds import configured_engine
 from parity_check.traces.prompts import ASSETS
 
 ALIVE = 4
-"""Engines that stay loaded at once, 2 GB each."""
+"""Engines that stay loaded at the same time, 2 GB each."""
 STALL_TIMEOUT_S = 300
 
 
 class Fleet:
-    """Starts stations when they are needed; ends the one that was used longest ago."""
+    """Starts stations when they are needed; closes the least recently used one."""
 
     def __init__(self, home: Path, seed: int, v1: str) -> None:
         self.home, self.seed, self._v1 = home, seed, v1
@@ -36,13 +36,13 @@ class Fleet:
             engine.close()
 
     def engines(self, names: Sequence[str]) -> list[WorkerEngine]:
-        """The engines of these stations, started where they are not."""
+        """The engines of these stations, started if necessary."""
         wanted = list(dict.fromkeys(names))
         missing = [name for name in wanted if name not in self._alive]
         idle = [name for name in self._alive if name not in wanted]
         while idle and len(self._alive) + len(missing) > ALIVE:
             self._alive.pop(idle.pop(0)).close()
-        for name in missing:  # before two threads make the same one
+        for name in missing:  # before two threads create the same one
             self.checkpoint(STATIONS[name].checkpoint)
         with ThreadPoolExecutor(len(wanted)) as threads:
             self._alive.update(zip(missing, threads.map(self._start, missing), strict=True))
@@ -51,7 +51,7 @@ class Fleet:
         return [self._alive[name] for name in names]
 
     def end(self, name: str) -> None:
-        """End a station: the next case gets a fresh one."""
+        """Close a station; the next case gets a new one."""
         self._alive.pop(name).close()
 
     def checkpoint(self, name: str) -> Path:
@@ -98,4 +98,4 @@ class Fleet:
 
 
 def silent(*_: object) -> None:
-    """Nobody watches the progress."""
+    """Ignore progress."""

@@ -1,13 +1,13 @@
-"""A worker extension with faults that a CPU engine does not have of itself; vLLM V1 alone.
+"""A worker extension with faults that a CPU engine does not have; vLLM V1 only.
 
-What is to be wrong stands in the JSON file that FAULT_MATRIX_ORDER names, read at every step:
+The fault is in the JSON file in FAULT_MATRIX_ORDER, read at every step:
 
     {}                                nothing
     {"noise": 0.3, "onset": 97}       an error in the logits, nats, from this position (1-based) on
     {"noise": 0.3, "by_batch": true}  an error that depends on how many requests run together
     {"reload": "/checkpoint"}         once, before the next step: other weights, the cache stays
 
-The engine samples from what the fault makes of its logits, as one with that fault does.
+The engine samples from the modified logits, like an engine with that fault.
 """
 
 import json
@@ -22,7 +22,7 @@ ORDER = Path(os.environ["FAULT_MATRIX_ORDER"])
 
 
 class FaultyExtension(ParityExtension):
-    """The same endpoints; importing this module is the fault."""
+    """The same endpoints; importing this module injects the fault."""
 
 
 def read_order():

@@ -1,4 +1,4 @@
-"""The run directory of a case: what `compare` would have left behind."""
+"""The run directory of a case, as `compare` would write it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ WORKLOAD = {"samples_per_prompt": 1, "max_tokens": 40, "temperature": 1.0, "top_
 
 
 class Recorder:
-    """Makes the run directories of cases."""
+    """Records the run directories of cases."""
 
     def __init__(self, fleet: Fleet, out: Path) -> None:
         self.fleet, self.out = fleet, out
-        # Each seed has its own half of the bundled prompts.
+        # Even and odd seeds use different halves of the bundled prompts.
         self.prompts = read_prompts("bundled:prompts")[fleet.seed % 2 :: 2]
 
     def config(self, case: Case) -> Config:
-        """The configuration that a user would have written for this pair."""
+        """The configuration of this pair, as a user would write it."""
         return parse_config(
             {
                 "model": {"path": "bundled:tiny"},
@@ -51,16 +51,16 @@ class Recorder:
         )
 
     def path(self, case: Case) -> Path:
-        """The case's run directory: whole, or not there."""
+        """The case's run directory; complete if it exists."""
         return self.out / case.name
 
     def make(self, case: Case) -> None:
-        """Record the case into its directory."""
+        """Record the case."""
         partial = self.path(case).with_name(case.name + ".part")
         shutil.rmtree(partial, ignore_errors=True)
         sides = (case.reference, case.candidate)
         engines = self.fleet.engines([side.station for side in sides])
-        told = self.fleet.checkpoint(STATIONS[case.reference.station].checkpoint)
+        checkpoint = self.fleet.checkpoint(STATIONS[case.reference.station].checkpoint)
         for side, engine in zip(sides, engines, strict=True):
             if side.order:
                 self._give_order(side, engine)
@@ -68,8 +68,8 @@ class Recorder:
             case,
             self.config(case),
             dict(zip(ROLES, engines, strict=True)),
-            # What a trainer with other weights in memory would say of its model, too.
-            {**provenance.model_fingerprint(str(told), None), "name": "tiny"},
+            # A trainer with different weights in memory would report the same model.
+            {**provenance.model_fingerprint(str(checkpoint), None), "name": "tiny"},
             self.prompts,
             partial,
         )
@@ -85,7 +85,7 @@ class Recorder:
         order = dict(side.order)
         if "reload" in order:
             order["reload"] = str(self.fleet.checkpoint(order["reload"]))
-            # The old weights' prefixes are in the cache when the new ones come.
+            # Fill the cache with prefixes of the old weights before loading the new ones.
             once = Workload(samples_per_prompt=1, max_tokens=1)
             ids = requests.tokenize(engine, self.prompts)
             requests.generate(engine, self.prompts, ids, once)
@@ -93,7 +93,7 @@ class Recorder:
 
 
 class Recording:
-    """One case under way: what `compare` does, with the faults of each side."""
+    """Records one case: what `compare` does, with the faults of each side."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Recording:
         self.created = datetime.now(UTC).isoformat(timespec="seconds")
 
     def make(self) -> None:
-        """Record and replay into the directory, which is made here."""
+        """Create the directory, record and replay."""
         self.directory.mkdir(parents=True)
         config = tomli_w.dumps(dump_config(self.config))
         (self.directory / "config.toml").write_text(config, encoding="utf-8")
@@ -139,8 +139,8 @@ class Recording:
             drawn = requests.generate(
                 self.engines[role], self.prompts, [seen(side, tokens) for tokens in ids], workload
             )
-            told = dict(zip((prompt.prompt_id for prompt in self.prompts), ids, strict=True))
-            drawn = [replace(each, prompt_token_ids=told[each.prompt_id]) for each in drawn]
+            prompt_ids = dict(zip((prompt.prompt_id for prompt in self.prompts), ids, strict=True))
+            drawn = [replace(each, prompt_token_ids=prompt_ids[each.prompt_id]) for each in drawn]
             if side.returned:
                 drawn = self._scored(role, drawn, None)
             self._write(sampled_name(role), self._edited(role, drawn), role, role)
@@ -158,7 +158,7 @@ class Recording:
             self._repeat(role, scored, OTHER[role])
 
     def _repeat(self, role: Role, samples: Sequence[Sample], sampled_by: Role) -> None:
-        """The samples are unedited: their tokens are what counts."""
+        """Record an A/A run on the unedited samples."""
         source = sampled_name(role) if sampled_by == role else replayed_name(sampled_by)
         digest = Trace(self.directory / source).header.token_digest
         again = self._scored(role, samples, 1)
@@ -234,12 +234,12 @@ class Recording:
 
 
 def seen(side: Side, prompt: list[int]) -> list[int]:
-    """The prompt as the engine of this side gets it."""
+    """The prompt that the engine of this side receives."""
     return prompt[1:] if side.single_bos and prompt[:2] == [BOS, BOS] else prompt
 
 
 def fit(original: Sample, scored: Sample) -> Sample:
-    """The original with the scored columns, cut or filled up with zeros to its length."""
+    """The original with the scored columns, truncated or zero-padded to its length."""
     missing = len(original.completion_token_ids) - len(scored.logprobs)
     length = len(original.completion_token_ids)
     tops = scored.top_token_ids, scored.top_logprobs

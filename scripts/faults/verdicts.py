@@ -1,4 +1,4 @@
-"""What the diagnosis made of each case, as tables."""
+"""Tables of the diagnosis of each case."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """A case and the findings on it, ranked; `size` is mean |Δ|, nats, the larger direction's."""
+    """A case and its findings, ranked. `size` is mean |Δ| in nats, of the larger direction."""
 
     case: Case
     findings: tuple[Finding, ...]
@@ -34,7 +34,7 @@ class Outcome:
 
     @property
     def right(self) -> bool:
-        """The fault first, and the second fault too; nothing at all on a clean pair."""
+        """The fault is found first, and a second fault too; a clean pair has no finding."""
         if not self.case.expected:
             return not self.findings
         causes = {finding.cause for finding in self.findings}
@@ -62,14 +62,15 @@ class Outcome:
 
 
 def judge(case: Case, run: Path) -> Outcome:
-    """Diagnose a run directory as `parity-check report` does."""
+    """Diagnose a run directory like `parity-check report`."""
     report = analyse(run, load_config(run / "config.toml"))
-    sizes = [each.measurement["mean_abs_log_ratio"].value for each in report.directions]
-    return Outcome(case, report.diagnosis.findings, report.workload.tokens, max(sizes))
+    [pair] = report.pairs
+    sizes = [each.measurement["mean_abs_log_ratio"].value for each in pair.directions]
+    return Outcome(case, pair.diagnosis.findings, report.workload.tokens, max(sizes))
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """Misses and false alarms, in a sentence each."""
+    """Misses and false alarms, one line each."""
     faults = [outcome for outcome in outcomes if outcome.case.expected]
     clean = [outcome for outcome in outcomes if not outcome.case.expected]
     lines = []
@@ -83,7 +84,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 def text(outcomes: Sequence[Outcome]) -> str:
     """Aligned columns."""
     rows = [HEADER, *(outcome.cells() for outcome in outcomes)]
-    rows = [(row[0], *row[2:]) for row in rows]  # the names say enough here
+    rows = [(row[0], *row[2:]) for row in rows]  # the names are enough here
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -98,7 +99,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 
 def confusion(outcomes: Sequence[Outcome]) -> str:
-    """Expected cause against the cause named first, in Markdown; numbers are cases."""
+    """Expected cause against first finding, in Markdown; numbers are cases."""
     counts = Counter(
         (
             outcome.named if outcome.right else (outcome.case.expected or (NOTHING,))[0],

@@ -1,10 +1,10 @@
 """Documents: prose from a probabilistic grammar, and arithmetic with worked answers.
 
 The grammar is data, in two notations. In words.txt, `symbol: word word …`, where ~ is a space
-inside a word. In phrases.txt, `[symbol]` and then one production a line, where ~ is a space at
+inside a word. In phrases.txt, `[symbol]` followed by one production per line, where ~ is a space at
 either end and a lone - is the empty production. {symbol} expands; {symbol.a} adds the article,
-{symbol.s} makes the plural, {symbol.cap} a capital. The first choices are used most. topics.txt
-has the nouns of a document's topic: topic | places | things | people | tasks.
+{symbol.s} makes the plural, {symbol.cap} a capital. The first choices are used most. topics.txt has
+the nouns of a document's topic: topic | places | things | people | tasks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def parse_words(text: str) -> dict[str, list[str]]:
 
 
 def parse_phrases(text: str) -> dict[str, list[str]]:
-    """``[symbol]`` sections with one production a line."""
+    """``[symbol]`` sections with one production per line."""
     rules: dict[str, list[str]] = {}
     for section in text.strip().split("\n\n"):
         head, *lines = section.splitlines()

@@ -12,7 +12,7 @@ __all__ = ["Run", "__version__", "load_run"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load what notebooks use when it is used: the command line must start without pandas."""
+    """Import the notebook API on first use: the command line must start without pandas."""
     if name in ("Run", "load_run"):
         from parity_check.comparison import tables
 

@@ -1,13 +1,16 @@
-"""stdout for data, stderr for talk; progress; no rich markup (tokens hold brackets)."""
+"""stdout for data, stderr for messages; no rich markup, because tokens contain brackets."""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TextIO, cast
 
 from rich.console import Console as RichConsole
 from rich.progress import (
@@ -19,13 +22,17 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from parity_check.errors import Interrupted, OutputError, ParityCheckError
+from parity_check import visible
+from parity_check.errors import ClosedOutputError, Interrupted, OutputError, ParityCheckError
+
+LONGEST_LINE = 1000
+"""Characters of one line of talk."""
 
 
 class Console:
-    """Everything that parity-check says.
+    """All output of parity-check.
 
-    `verbosity` is −1 (quiet), 0 or 1; `color` and `progress` None mean: as the terminal allows.
+    `verbosity` is −1 (quiet), 0 or 1. `color` and `progress`: None decides by the terminal.
     """
 
     def __init__(
@@ -39,46 +46,54 @@ class Console:
         self._lock = threading.Lock()
 
     def data(self, text: str) -> None:
-        """Print to stdout exactly as given. Raises OutputError when it is full or closed."""
-        try:
-            sys.stdout.write(text if text.endswith("\n") else text + "\n")
-            sys.stdout.flush()
-        except OSError as error:
-            # Python tries once more when it exits, and would complain again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise OutputError(f"cannot write to stdout: {error.strerror}") from None
+        """Print a report to stdout; none of its lines is a command. Raises OutputError."""
+        self._write(visible.log(text))
+
+    def commands(self, text: str) -> None:
+        """Print lines that are commands of a workflow. Raises OutputError."""
+        self._write(visible.document(text))
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+
+    def _talk(self, text: str, style: str | None = None) -> None:
+        """One line on stderr, whatever the text came from."""
+        self.err.print(visible.message(text, LONGEST_LINE), soft_wrap=True, style=style)
 
     def say(self, text: str) -> None:
-        """A line of talk on stderr; silent when quiet."""
+        """Print a message to stderr, unless quiet."""
         if self.verbosity >= 0:
-            self.err.print(text, soft_wrap=True)
+            self._talk(text)
 
     def detail(self, text: str) -> None:
-        """A line of talk that only `-v` shows."""
+        """Print a message that only `-v` shows."""
         if self.verbosity > 0:
             self.say(text)
 
     def warn(self, text: str) -> None:
-        self.err.print(f"warning: {text}", soft_wrap=True, style="yellow")
+        self._talk(f"warning: {text}", "yellow")
 
     def error(self, error: ParityCheckError) -> None:
-        """The error, its details, its hint, its log and what was kept, in this order."""
-        if isinstance(error, Interrupted):
-            self.err.print(f"interrupted; {error.kept or 'nothing was recorded'}", soft_wrap=True)
+        """Print the error, its details, its hint, its log and what was kept, in this order."""
+        if isinstance(error, ClosedOutputError):
             return
-        self.err.print(f"error: {error.message}", soft_wrap=True, style="bold red")
+        if isinstance(error, Interrupted):
+            self._talk(f"interrupted; {error.kept or 'nothing was recorded'}")
+            return
+        self._talk(f"error: {error.message}", "bold red")
         for line in error.details:
-            self.err.print(f"  {line}", soft_wrap=True)
+            self._talk(f"  {line}")
         if error.hint:
-            self.err.print(f"hint: {error.hint}", soft_wrap=True)
+            self._talk(f"hint: {error.hint}")
         if error.log:
-            self.err.print(f"log: {error.log}", soft_wrap=True)
+            self._talk(f"log: {error.log}")
         if error.kept:
-            self.err.print(error.kept, soft_wrap=True)
+            self._talk(error.kept)
 
     @contextmanager
     def activity(self) -> Iterator[Activity]:
-        """A block of long work; its bars disappear when it is over."""
+        """Show progress bars while the block runs."""
         shown = self._animated and self.verbosity >= 0
         with Progress(
             TextColumn("{task.description}"),
@@ -92,13 +107,72 @@ class Console:
             yield Activity(self, None if not shown else bars)
 
 
+class Stream:
+    """stdout or stderr: takes any character, and knows what it means that nobody reads.
+
+    What stdout cannot take is an OutputError; stderr then falls silent, and nothing changes.
+    """
+
+    def __init__(self, stream: TextIO | None, *, quiet: bool) -> None:
+        self._stream, self._quiet = stream, quiet
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":  # bytes would go round the encoding
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._try(lambda stream: stream.write(text)) or len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            self._try(lambda stream: stream.flush())
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._stream.fileno()
+
+    def _try(self, act: Callable[[TextIO], int | None]) -> int | None:
+        if self._stream is None:
+            if self._quiet:
+                return None
+            raise OutputError("cannot write to stdout: it is closed")
+        try:
+            return act(self._stream)
+        except OSError as error:
+            # Python flushes stdout again at exit, and would report the error a second time.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if self._quiet:
+                return None
+            if error.errno == errno.EPIPE:
+                raise ClosedOutputError("nobody reads stdout") from None
+            raise OutputError(f"cannot write to stdout: {error.strerror}") from None
+
+
+def guard_streams() -> None:
+    """Make stdout and stderr Streams; a closed descriptor is not left for another file to take."""
+    sys.stdout = cast("TextIO", Stream(sys.stdout, quiet=False))
+    sys.stderr = cast("TextIO", Stream(sys.stderr, quiet=True))
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+
+
 class Activity:
-    """Named lines of progress: bars on a terminal, a line per step elsewhere."""
+    """Progress by name: bars on a terminal, one line per step elsewhere."""
 
     def __init__(self, console: Console, bars: Progress | None) -> None:
         self._console, self._bars = console, bars
         self._tasks: dict[str, TaskID] = {}
-        self._spoken: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
         self._started = time.monotonic()
 
     def update(
@@ -107,7 +181,7 @@ class Activity:
         """Line `name` is at `step`, `done` of `total` (None: unknown). Thread-safe."""
         with self._console._lock:
             if self._bars is None:
-                self._speak(name, step)
+                self._print_step(name, step)
                 return
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=None)
@@ -118,10 +192,10 @@ class Activity:
                 total=total,
             )
 
-    def _speak(self, name: str, step: str) -> None:
-        """Without a terminal, say each step once, with the time at which it began."""
-        if self._spoken.get(name) != step and not self._console._quiet_progress:
-            self._spoken[name] = step
+    def _print_step(self, name: str, step: str) -> None:
+        """Without a terminal, print each step once, with the time at which it began."""
+        if self._printed.get(name) != step and not self._console._quiet_progress:
+            self._printed[name] = step
             elapsed = time.monotonic() - self._started
             self._console.say(f"[{elapsed:6.1f} s] {name}: {step}")
 

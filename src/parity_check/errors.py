@@ -18,6 +18,8 @@ class ExitCode(IntEnum):
     INCONCLUSIVE = 4
     BUG = 70
     INTERRUPTED = 130
+    CLOSED = 141
+    """Whoever read stdout went away, as under `| head`: 128 + SIGPIPE, as a shell says it."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -73,6 +75,12 @@ class TraceMismatchError(ParityCheckError):
 
 class OutputError(ParityCheckError):
     """A result could not be written."""
+
+
+class ClosedOutputError(OutputError):
+    """Nobody reads stdout any more; there is nobody to complain to either."""
+
+    exit_code = ExitCode.CLOSED
 
 
 class Interrupted(ParityCheckError):

@@ -1,22 +1,27 @@
-"""Files that are whole or not there, and what to say when they cannot be written."""
+"""Atomic writes, and the error for a file that cannot be written."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from parity_check.errors import OutputError
+from parity_check.reading import kind_of
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-DISK_FULL_HINT = "free some space, or choose another place with --out"
+SYSTEM = (("dev",), ("proc",), ("sys",))
+"""Where a file that is moved into place would replace what all programs use."""
+DISK_FULL_HINT = "free some space, or choose another directory with --out"
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A place to write to, moved to `path` at the end of the block; nothing stays of a failure.
+    """A temporary path, renamed to `path` at the end of the block and deleted on failure.
 
     Raises OutputError.
     """
@@ -31,14 +36,33 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, or not at all. Raises OutputError."""
+    """Write a text file atomically. Raises OutputError."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copy a file atomically. Raises OutputError."""
+    with whole(target) as partial:
+        shutil.copyfile(source, partial)
+
+
 def check_writable(path: Path) -> None:
-    """Make the directories above a file that is to be written, and try. Raises OutputError."""
+    """Create the parent directories of an output file and test a write. Raises OutputError.
+
+    A file in the place of the unfinished one is the user's, and is kept.
+    """
     try:
+        kind = kind_of(path) if path.exists() else None
+        if kind is None and path.absolute().parts[1:2] in SYSTEM and path.is_symlink():
+            kind = "a name of the system's"
+        if kind is not None:
+            raise OutputError(f"cannot write {path}: it is {kind}")
+        if os.path.lexists(_partial(path)):
+            raise OutputError(
+                f"cannot write {path}: {_partial(path)} is in the way",
+                hint="it is yours, or a killed run left it: move it away, or choose another name",
+            )
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True)
         _partial(path).touch()
@@ -49,11 +73,35 @@ def check_writable(path: Path) -> None:
         raise cannot_write(path, error) from None
 
 
+def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse to write over what is read, or twice to one file. Raises OutputError."""
+    taken: dict[object, Path] = {}
+    for path in inputs:
+        taken.setdefault(_identity(path), path)
+    for path in outputs:
+        if _identity(path) in taken:
+            other = taken[_identity(path)]
+            raise OutputError(
+                f"cannot write {path}: this command also reads or writes {other}, the same file",
+                hint="choose another name",
+            )
+        taken[_identity(path)] = path
+
+
 def cannot_write(path: Path, error: OSError) -> OutputError:
     """The error to raise for a file that could not be written."""
     hint = DISK_FULL_HINT if error.errno in DISK_FULL else None
     reason = os.strerror(error.errno) if error.errno else str(error)
     return OutputError(f"cannot write {path}: {reason}", hint=hint)
+
+
+def _identity(path: Path) -> object:
+    """The same for all names of one file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return os.path.realpath(path)
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else str(path)
 
 
 def _partial(path: Path) -> Path:

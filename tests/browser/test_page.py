@@ -129,8 +129,8 @@ def test_the_page_of_three_engines_shows_every_pair(browser: Browser, tmp_path: 
         assert [heading.partition(", replayed")[0] for heading in headings] == pairs
         assert found.page.locator("#picture-log-ratio svg.plot").count() == len(pairs)
         assert found.page.locator("#matrix table").count() >= 4
-        titles = found.page.locator("#samples h3").all_inner_texts()
-        assert len(titles) == len(set(titles)) == 3
+        facts = found.page.locator(".sample > summary .muted").all_inner_texts()
+        assert len({text.partition(" · ")[0] for text in facts}) == 3
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -74,7 +74,7 @@ def test_engine_argument_with_a_value_that_vllm_refuses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("engine", "setting", "found"),
     [
-        ("candidate", "async_scheduling=true", "async_scheduling = true was asked for, false"),
+        ("candidate", "async_scheduling=true", "async_scheduling = true was requested, but false"),
         ("reference", "logprobs_mode=raw_logprobs", '"processed_logprobs" is in force'),
     ],
 )
@@ -87,7 +87,7 @@ def test_setting_that_does_not_take_effect(
 
 def test_another_engine_family_than_asked_for(tmp_path: Path) -> None:
     done = record(tmp_path, "candidate", "candidate.family=v0")
-    expect(done, 3, "vLLM 0.18.1 started its V1 engine, V0 was asked for")
+    expect(done, 3, "vLLM 0.18.1 started its V1 engine, but V0 was requested")
 
 
 def test_prompt_longer_than_the_model_allows(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_checkpoint_whose_rope_base_the_engine_does_not_see(tmp_path: Path) -> N
     expect(
         done,
         2,
-        "the reference engine reads rope_theta 10000 from this checkpoint, its config.json says "
+        "the reference engine reads rope_theta 10000 from this checkpoint, but its config.json has "
         "500000",
         "hint: ",
     )

@@ -109,7 +109,7 @@ def test_rescore_agrees_with_replay_where_prefill_means_the_same(engine: Engine)
 def test_rescore_refuses_what_prefill_would_get_wrong(engine: Engine) -> None:
     sampled = engine.generate(temperature=1.0)[:2]
     penalty = {"temperature": 1.0, "repetition_penalty": 1.2}
-    with pytest.raises(EngineError, match=r"repetition_penalty.*replay instead") as refused:
+    with pytest.raises(EngineError, match=r"repetition_penalty.*use replay") as refused:
         engine.score("rescore", sampled, **penalty)
     assert refused.value.kind == "unsupported"
     if engine.family == "v1":

@@ -188,7 +188,7 @@ def test_every_setting_is_proved_the_other_way(engine: Engine, flipped: dict[str
     [
         ("logprobs_mode", "are 1.000 times those at T = 1"),
         ("enable_prefix_caching", "from the cache"),
-        ("async_scheduling", "async_scheduling = true was asked for, false is in force"),
+        ("async_scheduling", "async_scheduling = true was requested, but false is in force"),
         ("lm_head_dtype", ALL_ON_GRID),
     ],
 )

@@ -139,10 +139,10 @@ def test_greedy_sampling_takes_the_likeliest(trainer: Trainer) -> None:
 
 
 def test_what_it_cannot_do_is_said(trainer: Trainer) -> None:
-    with pytest.raises(EngineError, match="a trainer scores by prefill: rescore instead"):
+    with pytest.raises(EngineError, match="a trainer only scores by prefill: use rescore"):
         requests.score(trainer.worker, "replay", trainer.samples, {}, 5)
     shaped = trainer.config.workload.model_copy(update={"presence_penalty": 0.5})
-    with pytest.raises(EngineError, match="this trainer applies no presence_penalty"):
+    with pytest.raises(EngineError, match="this trainer does not apply presence_penalty"):
         requests.generate(trainer.worker, [], [], shaped)
     foreign = [replace(trainer.samples[0], completion_token_ids=[4096])]
     with pytest.raises(InputError, match="token id 4096 is outside the vocabulary of 4096"):

@@ -37,13 +37,19 @@ REBUILD = named("torch._utils", "_rebuild_tensor_v2")
 STORAGE_KINDS = {kind: named("torch", kind) for kind in KINDS.values()}
 
 
-def torch_modules() -> Any:
-    """Stand-ins that let a pickle name torch's classes."""
-    utils, torch = types.ModuleType("torch._utils"), types.ModuleType("torch")
-    utils._rebuild_tensor_v2 = REBUILD  # type: ignore[attr-defined]
-    for kind, stand_in in STORAGE_KINDS.items():
-        setattr(torch, kind, stand_in)
-    return mock.patch.dict(sys.modules, {"torch": torch, "torch._utils": utils})
+def torch_modules(others: dict[str, dict[str, Any]] | None = None) -> Any:
+    """Stand-ins that let a pickle name torch's classes, and `others` by module and name."""
+    named_there = {
+        "torch": STORAGE_KINDS, "torch._utils": {"_rebuild_tensor_v2": REBUILD}, **(others or {})
+    }  # fmt: skip
+    modules: dict[str, types.ModuleType] = {}
+    for name, members in named_there.items():
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            parent = ".".join(parts[:end])
+            modules.setdefault(parent, types.ModuleType(parent))
+        vars(modules[name]).update(members)
+    return mock.patch.dict(sys.modules, modules)
 
 
 class Pickler(pickle.Pickler):
@@ -67,11 +73,11 @@ class Pickler(pickle.Pickler):
         return "storage", kind, str(len(self.storages) - 1), "cpu", len(obj.values)
 
 
-def torch_save(tree: Any, path: Path) -> Path:
+def torch_save(tree: Any, path: Path, others: dict[str, dict[str, Any]] | None = None) -> Path:
     """A zip archive as torch.save writes it; arrays stand for tensors."""
     stream = io.BytesIO()
     pickler = Pickler(stream)
-    with torch_modules():
+    with torch_modules(others):
         pickler.dump(tree)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", stream.getvalue())
@@ -79,6 +85,69 @@ def torch_save(tree: Any, path: Path) -> Path:
         for number, storage in enumerate(pickler.storages):
             archive.writestr(f"archive/data/{number}", storage.values.tobytes())
         archive.writestr("archive/version", "3\n")
+    return path
+
+
+REBUILD_JAGGED = named("torch.nested._internal.nested_tensor", "_rebuild_njt")
+OF_TYPE = named("torch._tensor", "_rebuild_from_type_v2")
+MAKE_DICT = named("tensordict._reductions", "_make_td")
+
+
+class Jagged:
+    """A jagged tensor, as torch pickles it (torch/nested/_internal/nested_tensor.py)."""
+
+    def __init__(self, rows: list[list[Any]]) -> None:
+        flat = [value for row in rows for value in row]
+        kind = np.float32 if any(isinstance(value, float) for value in flat) else np.int64
+        offsets = np.cumsum([0, *(len(row) for row in rows)])
+        self.state = {
+            "values": np.array(flat, kind), "offsets": offsets, "lengths": None, "_ragged_idx": 1
+        }  # fmt: skip
+
+    def __reduce__(self) -> Any:
+        return OF_TYPE, (REBUILD_JAGGED, "NestedTensor", (self.state,), {})
+
+
+class TensorDictOfRows:
+    """A TensorDict of jagged tensors, as tensordict pickles it (tensordict/_reductions.py)."""
+
+    def __init__(self, rows: dict[str, list[list[Any]]]) -> None:
+        self.rows = rows
+
+    def __reduce__(self) -> Any:
+        held = {name: Jagged(column) for name, column in self.rows.items()}
+        return MAKE_DICT, ("TensorDict", {"_tensordict": held, "_batch_size": ()})
+
+
+def verl_cache(path: Path, rows: dict[str, list[list[Any]]], keys: list[str]) -> Path:
+    """verl's tq_batch.pt (verl/utils/skip/rollout_skip.py)."""
+    tree = {"tensordict": TensorDictOfRows(rows), "tags": [], "keys": keys, "global_steps": 1}
+    others = {
+        "torch.nested._internal.nested_tensor": {"_rebuild_njt": REBUILD_JAGGED},
+        "torch._tensor": {"_rebuild_from_type_v2": OF_TYPE},
+        "tensordict._reductions": {"_make_td": MAKE_DICT},
+    }
+    return torch_save(tree, path, others)
+
+
+def skyrl_dump(path: Path, tensors: dict[str, Any], changed: dict[str, Any] | None = None) -> Path:
+    """SkyRL's TensorBatch (skyrl/backends/skyrl_train/training_batch.py); `changed` spoils one."""
+    stored = {
+        name: {"format": "numpy", "data": each.tobytes(), "shape": each.shape,
+               "dtype": str(each.dtype)}
+        for name, each in tensors.items()
+    }  # fmt: skip
+    next(iter(stored.values())).update(changed or {})
+    rebuild = named("skyrl.training_batch", "_rebuild_tensor_batch")
+
+    class Pickled:
+        def __reduce__(self) -> Any:
+            state = {"batch_dict": stored, "batch_size": 2, "device": None, "metadata": {}}
+            return rebuild, ("TrainingInputBatch", state)
+
+    others = {"skyrl.training_batch": {"_rebuild_tensor_batch": rebuild}}
+    with torch_modules(others):
+        path.write_bytes(pickle.dumps(Pickled()))
     return path
 
 
@@ -201,3 +270,57 @@ def _log_softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     shifted = logits - logits.max(axis=1, keepdims=True)
     normalised: np.ndarray[Any, Any] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return normalised
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    """A chat response of vLLM's server."""
+    content = [
+        {"token": "4", "logprob": -0.25, "bytes": [52], "top_logprobs": []},
+        {"token": ".", "logprob": -9999.0, "bytes": [46], "top_logprobs": []},
+    ]
+    choice = {
+        "index": 0, "message": {"role": "assistant", "content": "4."}, "finish_reason": "stop",
+        "logprobs": {"content": content}, "token_ids": [52, 46],
+    }  # fmt: skip
+    return {
+        "object": "chat.completion", "model": "tiny", "choices": [choice | fields],
+        "prompt_token_ids": [1, 2],
+    }  # fmt: skip
+
+
+def nemo_rl(prompt: list[int], response: list[int], *, width: int, **fields: Any) -> dict[str, Any]:
+    """A line of NeMo-RL's train_data, filled up to a width."""
+    length = len(prompt) + len(response)
+    mask = [0.0] * len(prompt) + [1.0] * len(response)
+
+    def row(values: list[Any], fill: Any) -> list[Any]:
+        return [[*values, *[fill] * (width - length)]]
+
+    return {
+        "content": [["x"]], "rewards": [1.0], "input_lengths": [length],
+        "token_ids": row([*prompt, *response], 0), "token_loss_mask": row(mask, 0.0),
+        "sample_loss_mask": [1.0],
+        "generation_logprobs": row([-0.5 * each for each in mask], 0.0),
+        "prev_logprobs": row([-0.25 * each for each in mask], 0.0), "idx": 0, **fields,
+    }  # fmt: skip
+
+
+def pipelinerl(prompt: list[int], response: list[int], **fields: Any) -> dict[str, Any]:
+    """A text of PipelineRL's actor stream (pipelinerl/rollouts.py)."""
+    return {
+        "text": "x", "n_predicted": 1, "reward": 1.0, "logprobs": [-0.5] * len(response),
+        "ref_logprobs": [], "input_ids": [*prompt, *response],
+        "labels": [-100] * len(prompt) + response, "group_id": "g0", "finished": True,
+        "prompt_tokens": len(prompt), "output_tokens": len(response), "visual_features": None,
+        "metadata": {"model_version": 3, "rollout_index": 0, "step_index": 0}, **fields,
+    }  # fmt: skip
+
+
+def open_instruct(prompt: list[int], response: list[int], **fields: Any) -> dict[str, Any]:
+    """A RolloutRecord of open-instruct (open_instruct/rl_utils.py)."""
+    return {
+        "step": 3, "sample_idx": 5, "prompt_idx": 1, "prompt_tokens": prompt,
+        "response_tokens": response, "reward": 1.0, "advantage": 0.0, "finish_reason": "stop",
+        "dataset": "math", "ground_truth": None, "request_info": None,
+        "logprobs": [-0.5] * len(response), **fields,
+    }  # fmt: skip

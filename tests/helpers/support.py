@@ -61,7 +61,7 @@ def run_cli(*arguments: object, cwd: Path, **options: Any) -> Finished:
     )
 
 
-def call_cli(*arguments: object, cwd: Path) -> Finished:
+def call_cli(*arguments: object, cwd: Path, encoding: str = "utf-8") -> Finished:
     """The same within this process: `main` with its catch site, without a second's imports.
 
     Engines are processes all the same. Signals are not listened for.

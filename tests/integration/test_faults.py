@@ -43,10 +43,10 @@ def fault(op: str, how: str, after: int = 0) -> dict[str, Any]:
     [
         ("load", "crash", "was killed by SIGKILL during load"),
         ("load", "exit", "exited with code 7 during load"),
-        ("load", "out_of_memory", "could not start: MemoryError: no more of it"),
+        ("load", "out_of_memory", "could not start: MemoryError: injected"),
         ("load", "bad luck", "could not start: RuntimeError: bad luck"),
         ("tokenize", "crash", "was killed by SIGKILL during tokenize"),
-        ("generate", "out_of_memory", "failed to generate: MemoryError: no more of it"),
+        ("generate", "out_of_memory", "failed to generate: MemoryError: injected"),
         ("generate", "exit", "exited with code 7 during generate"),
         ("replay", "crash", "was killed by SIGKILL during replay"),
         ("replay", "bad luck", "failed to replay: RuntimeError: bad luck"),
@@ -60,7 +60,7 @@ def test_engine_that_fails(tmp_path: Path, op: str, how: str, message: str) -> N
         3,
         f"error: the candidate engine (fake engine) {message}\n",
         f"log: {log}\n",
-        *(["hint: somebody killed it, or the kernel did"] if how == "crash" else []),
+        *(["hint: killed from outside or by the OOM killer"] if how == "crash" else []),
         *([LOW_ON_MEMORY + "[candidate.engine_args]"] if how == "out_of_memory" else []),
     )
     assert_tidy(tmp_path)
@@ -127,7 +127,7 @@ def test_worker_killed_from_outside(tmp_path: Path) -> None:
         done,
         3,
         "error: the candidate engine (fake engine) was killed by SIGKILL during replay\n",
-        "hint: somebody killed it, or the kernel did for want of memory (see dmesg)\n",
+        "hint: killed from outside or by the OOM killer (see dmesg)\n",
         "candidate-replay.partial.jsonl",
     )
     assert lines_of("runs/*/candidate-replay.partial.jsonl", tmp_path) == 2
@@ -141,9 +141,8 @@ def test_worker_that_hangs(tmp_path: Path, op: str) -> None:
     assert_fails(
         done,
         3,
-        "error: the candidate engine (fake engine) showed no sign of progress for 1.5 s "
-        f"during {op}\n",
-        "hint: raise run.stall_timeout_s if it only needs longer\n",
+        f"error: the candidate engine (fake engine) made no progress for 1.5 s during {op}\n",
+        "hint: raise run.stall_timeout_s if it needs more time\n",
         "candidate.log",
     )
     assert_tidy(tmp_path)
@@ -185,7 +184,7 @@ def test_disk_that_is_full_for_the_engine(tmp_path: Path) -> None:
         done,
         2,
         "engine cannot write: File too large\n",
-        "hint: free some space, or choose another place with --out\n",
+        "hint: free some space, or choose another directory with --out\n",
     )
     assert_tidy(tmp_path)
 

@@ -16,15 +16,19 @@ from parity_check.importers.command import evaluating_path
 from parity_check.traces.trace import Trace
 
 SAMPLES = Path(__file__).parents[2] / "docs" / "guides" / "dumps"
-TWO_SIDED = ("prime-rl.jsonl", "slime.pt", "verl.dp", "trl.jsonl")
+TWO_SIDED = {
+    "prime-rl": "prime-rl.jsonl", "slime": "slime.pt", "miles": "miles.pt", "verl": "verl.dp",
+    "trl": "trl.jsonl", "nemo-rl": "nemo-rl.jsonl", "skyrl": "skyrl.pkl",
+}  # fmt: skip
+DUMPS = Path(__file__).parents[1] / "data" / "dumps"
 WIDE = [
     f"--set=gates.{name}=1"
     for name in ("mean_log_ratio", "mean_importance_ratio", "k3_kl", "clip_fraction")
 ] + ["--set=gates.tail_fraction=1", "--set=gates.ess=0.1"]
 
 
-def import_dump(format: str, *arguments: object, cwd: Path) -> Finished:
-    return call_cli("import", format, *arguments, "-o", "T.parquet", cwd=cwd)
+def import_dump(*arguments: object, cwd: Path) -> Finished:
+    return call_cli("import", *arguments, "-o", "T.parquet", cwd=cwd)
 
 
 def report_of(*arguments: object, cwd: Path) -> dict[str, Any]:
@@ -42,10 +46,10 @@ def metrics(report: dict[str, Any]) -> dict[str, float]:
 # --- both sides -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TWO_SIDED)
-def test_a_dump_becomes_a_report_without_an_engine(tmp_path: Path, name: str) -> None:
-    format = name.partition(".")[0]
-    done = import_dump(format, SAMPLES / name, "--sampling", "temperature=0.8", cwd=tmp_path)
+@pytest.mark.parametrize("format", TWO_SIDED)
+def test_a_dump_becomes_a_report_without_an_engine(tmp_path: Path, format: str) -> None:
+    path = SAMPLES / TWO_SIDED[format]
+    done = import_dump(format, path, "--sampling", "temperature=0.8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1].strip() == (
         "parity-check compare T.parquet T-trainer.parquet"
@@ -58,13 +62,45 @@ def test_a_dump_becomes_a_report_without_an_engine(tmp_path: Path, name: str) ->
     assert metrics(report)["mean_abs_log_ratio"] < 0.01, "two engines in order"
     assert metrics(report)["mean_abs_log_ratio"] > 0.0
     engines = report["engines"]
-    assert engines["reference"]["label"].endswith("rollout")
+    assert engines["reference"]["label"].endswith(("rollout", "generation"))
     assert engines["candidate"]["label"].endswith("trainer")
     for engine in engines.values():
         assert {each["in_force"] for each in engine["settings"].values()} == {"unknown"}
         assert engine["version"] == "unknown"
     assert report["differences"] == [], "what is unknown is not known to differ"
     assert report["model"] == {"name": "unknown"}
+
+
+@pytest.mark.parametrize("words", [["auto"], []])
+def test_a_format_is_found_and_said(tmp_path: Path, words: list[str]) -> None:
+    done = import_dump(*words, SAMPLES / "nemo-rl.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("read as nemo-rl, by content\nwrote T.parquet: 24 samples")
+
+
+def test_rollouts_of_several_samples_are_sequences_and_clusters(tmp_path: Path) -> None:
+    """36 samples of slime are 12 rollouts of 3 prompts, and so is what counts sequences."""
+    done = import_dump("slime", DUMPS / "slime-compact-train.pt", cwd=tmp_path)
+    assert "36 sequences belong to 12 rollouts" in done.stderr
+    report = report_of("T.parquet", "T-trainer.parquet", cwd=tmp_path)
+    assert report["workload"]["prompts"] == 3
+    counted = {
+        each["objective"]["name"]: each["counted"]
+        for each in report["clips"]
+        if each["length"] is None
+    }
+    assert {counted[name]["n"] for name in ("gspo", "geometric-mask", "tis-slime")} == {12}
+    turns = {each["bin"] for each in report["breakdowns"] if each["breakdown"] == "turn"}
+    assert turns == {"turn 1", "turn 2", "turn 3"}
+
+
+def test_a_loss_that_recomputes_shows_its_truncation(tmp_path: Path) -> None:
+    assert import_dump("trl", SAMPLES / "trl.jsonl", cwd=tmp_path).returncode == 0
+    pair = ("T.parquet", "T-trainer.parquet", "--set", "objective.kind=gspo")
+    assert report_of(*pair, cwd=tmp_path)["objective"] == "gspo"
+    recompute = report_of(*pair, "--set", "objective.logprobs=recompute", cwd=tmp_path)
+    assert recompute["objective"] == "tis-token"
+    assert metrics(recompute)["clip_fraction"] == 0.0
 
 
 @pytest.mark.parametrize("format", ["text", "markdown", "github", "junit"])
@@ -91,8 +127,8 @@ def test_masked_tokens_do_not_reach_a_number(tmp_path: Path) -> None:
     ]  # fmt: skip
     done = import_dump("prime-rl", dumps.write_lines(tmp_path / "a.jsonl", rows), cwd=tmp_path)
     assert "20 samples, 20 tokens" in done.stderr
-    assert "10 sequences became one sample a turn" in done.stderr
-    assert "20 masked tokens between turns are context only" in done.stderr
+    assert "10 sequences were split into one sample per turn" in done.stderr
+    assert "20 masked tokens between turns are only context" in done.stderr
     report = report_of("T.parquet", "T-trainer.parquet", cwd=tmp_path)
     assert (report["workload"]["tokens"], report["workload"]["prompts"]) == (20, 10)
     assert metrics(report)["mean_log_ratio"] == pytest.approx(-0.5)
@@ -122,23 +158,31 @@ def test_defects_are_counted_and_never_dropped(tmp_path: Path) -> None:
     [
         (("prime_rl", "x.jsonl"), "hint: did you mean prime-rl?"),
         (("trl", "empty.jsonl"), "empty.jsonl: the file is empty"),
-        (("trl", "cut.jsonl"), "cut.jsonl, line 2: not valid JSON, or cut short"),
+        (("trl", "cut.jsonl"), "cut.jsonl, line 2: not valid JSON, or truncated"),
         (("trl", "missing.jsonl"), "cannot read the dump missing.jsonl: No such file"),
         (("trl", "."), "cannot read the dump .: Is a directory"),
-        (("slime", "cut.jsonl"), "cut.jsonl: not a file of torch.save"),
+        (("slime", "cut.jsonl"), "cut.jsonl: looks like a dump of trl, not of slime"),
+        (("slime",), "no file of slime to import"),
+        (("auto", "log.jsonl"), "log.jsonl: not a dump of a known format"),
+        (("auto", "whole.jsonl", SAMPLES / "slime.pt"), "files of several formats"),
+        (("trl", "masked.jsonl"), "`frame_mask` looks like a mask"),
+        (("verl", "text.jsonl"), "rollout_data_dir has only text"),
         (("trl", "whole.jsonl", "--sampling", "temprature=1"), "hint: did you mean temperature?"),
         (("trl", "whole.jsonl", "--sampling", "temperature=-1"), "--sampling: temperature: "),
-        (("trl", "whole.jsonl", "whole.jsonl"), "again, it is at whole.jsonl, line 1 already"),
+        (("trl", "whole.jsonl", "whole.jsonl"), "already occurred at whole.jsonl, line 1"),
         (("trl", "whole.jsonl", "--model", "nowhere"), "model nowhere: no such directory"),
         (("trl", "huge.jsonl", "--model", "bundled:tiny"), "is outside the model's vocabulary"),
     ],
 )
 def test_one_clear_line_and_nothing_is_overwritten(
-    tmp_path: Path, arguments: tuple[str, ...], expected: str
+    tmp_path: Path, arguments: tuple[str | Path, ...], expected: str
 ) -> None:
     row = {"prompt_ids": [1], "completion_ids": [2], "logprobs": [-1.0]}
     dumps.write_lines(tmp_path / "whole.jsonl", [row])
     dumps.write_lines(tmp_path / "cut.jsonl", [row, '{"prompt_ids": [1'])
+    dumps.write_lines(tmp_path / "masked.jsonl", [{**row, "frame_mask": [1]}])
+    dumps.write_lines(tmp_path / "log.jsonl", [{"step": 1, "loss": 0.5}])
+    dumps.write_lines(tmp_path / "text.jsonl", [{"input": "2 + 2 =", "output": " 4"}])
     dumps.write_lines(tmp_path / "huge.jsonl", [{**row, "prompt_ids": [151_644]}])
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "T.parquet").write_text("something else")
@@ -257,7 +301,7 @@ def test_the_two_ways_to_give_a_trace_are_not_mixed(tmp_path: Path) -> None:
     traces = ("--reference-trace", "A.parquet", "--workload-trace", "A.parquet")
     done = call_cli("compare", "-c", fake_config(tmp_path), *traces, cwd=tmp_path)
     assert done.returncode == 2
-    assert "give this or --reference-trace" in done.stderr
+    assert "cannot be combined with --reference-trace" in done.stderr
 
 
 # --- diagnosis ------------------------------------------------------------------------------------

@@ -217,7 +217,10 @@ def test_a_third_engine_records_and_replays_by_its_name(tmp_path: Path) -> None:
     assert Trace(tmp_path / "t.parquet").header.sampled_by == "trainer"
     unknown = call_cli("record", "-c", config, "--engine", "both", "-o", "t", cwd=tmp_path)
     assert_fails(
-        unknown, 2, "error: no engine `both`\n", "there is reference, candidate, trainer, second\n"
+        unknown,
+        2,
+        "error: unknown engine `both`\n",
+        "expected one of: reference, candidate, trainer, second\n",
     )
 
 
@@ -266,7 +269,7 @@ def test_a_trainer_without_torch(tmp_path: Path) -> None:
     (tmp_path / "parity.toml").write_text(tomli_w.dumps(tree))
     done = call_cli("compare", "-c", "parity.toml", cwd=tmp_path)
     assert_fails(
-        done, 3, "cannot import torch and transformers", "hint: name an interpreter that has torch"
+        done, 3, "cannot import torch and transformers", "hint: use an interpreter with torch"
     )
 
 
@@ -278,16 +281,16 @@ TRAINER = {"kind": "transformers", "python": "current"}
     [
         (
             {"t": {**TRAINER, "settings": {}}},
-            'engines.t: kind = "transformers" takes no `settings`, which is vLLM\'s; its own keys '
-            "are in the table `transformers`",
+            'engines.t: kind = "transformers" takes no `settings`, a vLLM key: use the table '
+            "`transformers`",
         ),
         ({"t": {**TRAINER, "engine_args": {}}}, "takes no `engine_args`"),
         ({"t": {**TRAINER, "family": "v1"}}, "takes no `family`"),
         (
             {"t": {"kind": "fake", "transformers": {}}},
-            'engines.t: the table `transformers` needs kind = "transformers", not "fake"',
+            'engines.t: the table `transformers` requires kind = "transformers", not "fake"',
         ),
-        ({"t": {"kind": "transformers"}}, "give exactly one of `python` and `requirement`"),
+        ({"t": {"kind": "transformers"}}, "set exactly one of `python` and `requirement`"),
         (
             {"t": {**TRAINER, "transformers": {"latout": "packed"}}},
             "unknown key `engines.t.transformers.latout` (did you mean `layout`?)",
@@ -299,11 +302,11 @@ TRAINER = {"kind": "transformers", "python": "current"}
         ({"t": {**TRAINER, "transformers": {"device": "tpu"}}}, "engines.t.transformers.device: "),
         (
             {"reference": {"kind": "fake"}},
-            "engines: `reference` has a table of its own, [reference]",
+            "engines: `reference` is not allowed here; use [reference]",
         ),
         (
             {"A/b": {"kind": "fake"}},
-            "engines: `A/b`: a name is lower-case letters, digits, - and _",
+            "engines: `A/b`: use lower-case letters, digits, - and _",
         ),
     ],
 )

@@ -81,7 +81,7 @@ def test_a_damaged_report_is_refused(tmp_path: Path, change: dict[str, Any]) -> 
     shutil.copytree(OLD / "weight-sync", run)
     (run / "report.json").write_text(json.dumps({**recorded(run), **change}))
     done = call_cli("report", run, "--format", "html", cwd=tmp_path)
-    assert_fails(done, 2, "not the report of a weight-sync run")
+    assert_fails(done, 2, "not a weight-sync report")
 
 
 def test_an_old_report_without_one_of_its_checks_is_no_parity(tmp_path: Path) -> None:

@@ -308,12 +308,12 @@ def other_prompt(samples: list[Sample]) -> list[Sample]:
         (other_token, {}, ", token 2: id "),
         (other_prompt, {}, "the prompts' token ids differ between the traces"),
         (lambda samples: samples[1:], {}, "sample "),
-        (lambda samples: samples[::-1], {}, "other samples or order"),
+        (lambda samples: samples[::-1], {}, "different samples or order"),
         (list, {"model": {"name": "tiny", "weights_fingerprint": "x"}}, "of different models: "),
         (list, {"logprob_distribution": "raw"}, "logprob distribution: processed ≠ raw"),
         (list, {"sampling": {"temperature": 0.5}}, "the traces differ in "),
         (list, {"replayed_from": "0" * 64}, "was not replayed from this behaviour trace: "),
-        (list, {"replayed_from": None}, "it names token digest none, expected "),
+        (list, {"replayed_from": None}, "its token digest is none, expected "),
     ],
 )
 def test_traces_that_do_not_match(
@@ -391,14 +391,17 @@ def without_logprobs(path: Path, stored: Stored) -> None:
 @pytest.mark.parametrize(
     ("write", "expected"),
     [
-        (empty, "not a Parquet file, or cut short"),
-        (truncated, "not a Parquet file, or cut short"),
+        (empty, "not a Parquet file, or truncated"),
+        (truncated, "not a Parquet file, or truncated"),
         (corrupt, "cannot be read: "),
         (without_rows, "the trace has no samples"),
         (not_a_trace, "a Parquet file, but not a parity-check trace"),
-        (with_metadata({"schema_version": 2}), "trace schema 2, this parity-check reads 1"),
-        (with_metadata({"surprise": 1}), "not the provenance of a trace"),
-        (without_logprobs, "a column is missing: logprobs"),
+        (
+            with_metadata({"schema_version": 2}),
+            "trace schema 2, but this version of parity-check reads 1",
+        ),
+        (with_metadata({"surprise": 1}), "not a valid trace header"),
+        (without_logprobs, "missing columns: logprobs"),
     ],
 )
 def test_a_file_that_is_no_whole_trace(
@@ -479,7 +482,7 @@ def test_a_place_that_cannot_be_written(stored: Stored, tmp_path: Path, place: s
 def test_compare_takes_two_traces(stored: Stored, tmp_path: Path, count: int) -> None:
     done = compare(*[stored.a] * count, cwd=tmp_path)
     assert done.returncode == 2
-    assert "give two traces" in done.stderr
+    assert "pass two traces" in done.stderr
 
 
 def test_a_directory_that_is_no_run(tmp_path: Path) -> None:

@@ -149,9 +149,7 @@ def test_a_finished_run_is_rendered_again(tmp_path: Path) -> None:
     assert (again.returncode, again.stdout, again.stderr) == (done.returncode, done.stdout, "")
     assert (tmp_path / "again.html").read_text() == (run / "report.html").read_text()
     (run / "report.json").write_text(json.dumps({**report, "verdict": "perhaps"}))
-    assert_fails(
-        call_cli("report", run, cwd=tmp_path), 2, "not the report of a weight-sync run", "error: "
-    )
+    assert_fails(call_cli("report", run, cwd=tmp_path), 2, "not a weight-sync report", "error: ")
 
 
 def test_a_cleared_cache_is_not_stale(tmp_path: Path) -> None:
@@ -207,7 +205,7 @@ def test_a_refused_reset_is_named(tmp_path: Path) -> None:
 def test_too_few_prompts_are_inconclusive(tmp_path: Path) -> None:
     done, report = weight_sync(tmp_path, "--engine", "candidate", sync={"concurrency": 4})
     assert done.returncode == 4
-    assert "at least 8 are needed" in check(report, "weights_arrived")["reason"]
+    assert "at least 8 needed" in check(report, "weights_arrived")["reason"]
 
 
 def test_all_formats(tmp_path: Path) -> None:
@@ -228,7 +226,7 @@ def test_all_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"mode": "wait"}, "which has no pause but the boundary between two steps"),
+        ({"mode": "wait"}, "which can only be paused between two steps"),
         ({"clear_cache": True}, 'mode = "keep", clear_cache = true: fake engine is a V0 engine'),
     ],
 )
@@ -251,10 +249,10 @@ def test_modes_that_an_engine_lacks_are_refused(
         ({"weights": []}, "weight_sync.weights"),
         ({"mode": "pause"}, "weight_sync.mode: input should be 'keep', 'wait' or 'abort'"),
         ({"clear_caches": True}, "did you mean `clear_cache`?"),
-        ({"update_after_tokens": 12}, "ended before the last update, which comes after 12"),
+        ({"update_after_tokens": 12}, "end before the last update, which happens after 12"),
         ({"update": "not a name"}, "weight_sync.update: expected module:function"),
         ({"concurrency": 24}, "needs more than 24 prompts"),
-        ({"update": "mine:load"}, "the fake engine has no update but its own"),
+        ({"update": "mine:load"}, "the fake engine has no custom update"),
     ],
 )
 def test_bad_configurations(tmp_path: Path, settings: dict[str, Any], expected: str) -> None:

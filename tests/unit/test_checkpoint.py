@@ -68,10 +68,12 @@ def test_a_faithful_reading_passes(written: float | None, read: float | None) ->
 
 
 def test_another_rope_base_is_refused() -> None:
-    with pytest.raises(InputError, match=r"reads rope_theta 10000 .* config.json says 500000"):
+    with pytest.raises(InputError, match=r"reads rope_theta 10000 .* config.json has 500000"):
         check_reading("candidate", reading(1e4), "bfloat16", {"rope_theta": 5e5})
 
 
 def test_another_dtype_is_refused() -> None:
-    with pytest.raises(InputError, match="candidate engine runs in float16, float32 was asked for"):
+    with pytest.raises(
+        InputError, match="candidate engine runs in float16, but float32 was requested"
+    ):
         check_reading("candidate", reading(None, dtype="float16"), "float32", {})

@@ -133,7 +133,7 @@ def test_a_completion_may_stop_early() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (None, "it holds no prompt_logprobs"),
+        (None, "it has no prompt_logprobs"),
         (ROWS[:-1], "3 prompt_logprobs for 4 tokens"),
         ([*ROWS[:-1], None], "4 prompt_logprobs for 4 tokens"),
     ],

@@ -124,5 +124,5 @@ def test_chunks_of_later_clusters_are_added() -> None:
 
 def test_nothing_usable_is_refused() -> None:
     nothing = np.full((8, 2), np.nan, dtype=np.float32)
-    with pytest.raises(TraceMismatchError, match="no token is usable on all three"):
+    with pytest.raises(TraceMismatchError, match="no token has a usable logprob on all three"):
         split(nothing, nothing, nothing)

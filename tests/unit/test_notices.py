@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from helpers.described import described
-from parity_check.comparison.warnings import notices, trainers
+from parity_check.comparison.warnings import warnings_of
 from parity_check.config.models import Workload
 from parity_check.traces.provenance import Difference
 
@@ -34,7 +34,8 @@ def ids(
             ("reference", "candidate"), families, distributions, replayed_from, strict=True
         )
     }
-    return [notice.id for notice in notices(headers, differences or [])]
+    found = warnings_of(headers, {("reference", "candidate"): differences or []})
+    return [warning.id for warning in found]
 
 
 def test_nothing_to_say() -> None:
@@ -108,9 +109,12 @@ def test_what_a_trainer_does_otherwise(
 ) -> None:
     header: Any = SimpleNamespace(
         engine=described(family="trainer", config={"truncation": truncation}),
+        replayed_from=None,
+        logprob_distribution="processed",
         sampling=Workload.model_validate(sampling).sampling(),
     )
-    path, *others = trainers({"t": header})
+    found = list(warnings_of({"t": header}, {}))
+    path, *others = [each for each in found if each.id.startswith("trainer")]
     assert path.id == "trainer-path.t"
     assert [each.id for each in others] == ["trainer-distribution.t"] * (left_out is not None)
-    assert all(f"t leaves out {left_out}, which" in each.message for each in others)
+    assert all(f"t does not apply {left_out}, so" in each.message for each in others)

@@ -85,16 +85,19 @@ def test_alternatives_are_paired_on_both_sides_or_on_neither() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sample_ids": ["p/0", "x/0"]}, "sample q/0 meets sample x/0: other samples or order"),
-        ({"sample_ids": ["p/0"]}, "sample q/0 meets sample None"),
-        ({"starts": np.array([0, 2, 5])}, "sample p/0: 3 tokens meet 2"),
+        (
+            {"sample_ids": ["p/0", "x/0"]},
+            "sample q/0 is paired with sample x/0: different samples or order",
+        ),
+        ({"sample_ids": ["p/0"]}, "sample q/0 is paired with sample None"),
+        ({"starts": np.array([0, 2, 5])}, "sample p/0: 3 tokens against 2"),
         (
             {"token_ids": np.int32([10, 11, 12, 20, 99])},
-            "sample q/0, token 1: id 21 meets id 99",
+            "sample q/0, token 1: id 21 against id 99",
         ),
         (
             {"token_ids": np.int32([99, 11, 12, 20, 99])},
-            "sample p/0, token 0: id 10 meets id 99",
+            "sample p/0, token 0: id 10 against id 99",
         ),
         ({"prompt_token_ids": np.int32([1, 3])}, "the prompts' token ids differ"),
         ({"prompt_starts": np.array([0, 0, 2])}, "the prompts' token ids differ"),
@@ -122,8 +125,8 @@ def test_a_replay_of_the_trace_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("evaluating", "message"),
     [
-        (header(), "was not replayed from this behaviour trace: it names token digest none"),
-        (header(replayed_from="b" * 64), "it names token digest bbbbbbbbbbbb, expected aaaaaaaaaa"),
+        (header(), "was not replayed from this behaviour trace: its token digest is none"),
+        (header(replayed_from="b" * 64), "its token digest is bbbbbbbbbbbb, expected aaaaaaaaaa"),
         (
             replayed(model={"name": "m", "weights_fingerprint": "x"}),
             "the traces are of different models: weights_fingerprint: w ≠ x",

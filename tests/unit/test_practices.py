@@ -53,20 +53,20 @@ def test_what_only_the_loss_knows(logprobs: str | None, status: str) -> None:
 
 def test_the_trainers_own_noise_is_evidence() -> None:
     found = checks(logprobs="recompute", floor=measured())
-    assert "to a mean |Δ| of 0.01" in found["old-logprobs-recomputed"].evidence
-    assert "of the trainer's own" in found["mismatch-apart-from-ratio"].evidence
-    assert "not repeated" in checks(logprobs="recompute")["old-logprobs-recomputed"].evidence
+    assert "mean |Δ| of 0.01 nats to itself" in found["old-logprobs-recomputed"].evidence
+    assert "the trainer's own k3 is" in found["mismatch-apart-from-ratio"].evidence
+    assert "not rerun" in checks(logprobs="recompute")["old-logprobs-recomputed"].evidence
 
 
 def test_kept_logprobs() -> None:
     kept = checks()["behaviour-logprobs-kept"]
-    assert (kept.status, "each of 40 sampled tokens" in kept.evidence) == ("pass", True)
+    assert (kept.status, "all 40 sampled tokens" in kept.evidence) == ("pass", True)
 
 
 def test_a_lost_logprob_fails() -> None:
     chunk = replace(chunk_of([*PAIRS, [(float("nan"), -1.0)]]), behaviour_nulls=1)
     lost = checks(measure([chunk], sampled_by="candidate"))["behaviour-logprobs-kept"]
-    assert (lost.status, lost.evidence) == ("fail", "of 41 sampled tokens: 1 missing")
+    assert (lost.status, lost.evidence) == ("fail", "1 missing among 41 sampled tokens")
 
 
 def test_a_defect_of_the_trainer_is_not_the_rollouts() -> None:

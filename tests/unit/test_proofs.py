@@ -111,7 +111,7 @@ def test_the_extension_that_took_over_nothing_says_so(proofs: Any) -> None:
     observed = {"lm_head_dtype": "bfloat16", "fp32_heads": 0, "fp32_requested": True}
     found, proof = proofs.lm_head_dtype(engine(), rows(mantissa=8), observed)
     assert found == "model"
-    assert "took over 0 projections" in proof
+    assert "patched 0 projections" in proof
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def pauses(version: str | None, family: str = "v1") -> Pauses:
         (pauses("0.8.5", "v0"), "keep", True, "is a V0 engine"),
         (pauses("0.8.5", "v0"), "wait", False, "is a V0 engine"),
         (pauses("0.10.2", "v0"), "abort", False, "is a V0 engine"),
-        (pauses("0.15.1"), "keep", False, "V1 has them from 0.17"),
-        (pauses("0.16.0"), "wait", True, "V1 has them from 0.17"),
+        (pauses("0.15.1"), "keep", False, "V1 has them since 0.17"),
+        (pauses("0.16.0"), "wait", True, "V1 has them since 0.17"),
         (pauses("0.18.1"), "wait", True, None),
         (pauses("0.32.0"), "abort", False, None),
         (pauses(None), "keep", True, None),
@@ -80,7 +80,7 @@ def test_v0_keeps_its_boundary_beside_v1_only() -> None:
         "reference": ("keep", False),
         "candidate": ("wait", True),
     }
-    with pytest.raises(ConfigError, match="boundary between two steps"):
+    with pytest.raises(ConfigError, match="only be paused between two steps"):
         declared_ways({"reference": both["reference"]}, settings)
 
 

@@ -139,7 +139,7 @@ def test_the_family_that_a_version_starts_unasked(
 def test_what_a_version_can_honour(
     setting: str, value: str | bool, family: Family, version: str, platform: str, honoured: bool
 ) -> None:
-    assert way(setting, family, Version(version), platform).honours(value) is honoured
+    assert way(setting, family, Version(version), platform).supports(value) is honoured
 
 
 def test_the_head_is_native_since_0_26() -> None:

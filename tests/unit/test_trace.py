@@ -176,7 +176,7 @@ def test_a_trace_cut_short_is_refused(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "t.parquet"
     write_trace(path, [a_sample()], HEADER, {})
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(InputError, match="not a Parquet file, or cut short"):
+    with pytest.raises(InputError, match="not a Parquet file, or truncated"):
         read_header(path)
 
 
@@ -193,7 +193,9 @@ def test_another_parquet_file_is_refused(tmp_path: Path) -> None:
 
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     write_trace(tmp_path / "t.parquet", [a_sample()], replace(HEADER, schema_version=99), {})
-    with pytest.raises(InputError, match="trace schema 99, this parity-check reads 1"):
+    with pytest.raises(
+        InputError, match="trace schema 99, but this version of parity-check reads 1"
+    ):
         Trace(tmp_path / "t.parquet")
 
 
@@ -227,7 +229,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(
         OutputError, match=f"^cannot write {path}: No space left on device$"
     ) as caught:
         write_trace(path, [a_sample()], HEADER, {})
-    assert caught.value.hint == "free some space, or choose another place with --out"
+    assert caught.value.hint == "free some space, or choose another directory with --out"
     assert path.read_bytes() == b"from before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -315,6 +317,6 @@ def test_an_engine_that_is_no_description_is_refused(
     tmp_path: Path, engine: Any, fault: str
 ) -> None:
     path = with_engine(tmp_path / "t.parquet", engine)
-    with pytest.raises(InputError, match="its metadata is not the provenance of a trace") as caught:
+    with pytest.raises(InputError, match="its metadata is not a valid trace header") as caught:
         read_header(path)
     assert fault in caught.value.message

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity_check.report import visible
+from parity_check import visible
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=200)
 
@@ -52,3 +52,12 @@ def test_a_document_is_utf8_whatever_it_holds(text: str) -> None:
 )
 def test_examples(text: str, shown: str) -> None:
     assert visible.token(text) == shown
+
+
+@given(ANY)
+def test_a_line_is_one_line(text: str) -> None:
+    shown = visible.line(text)
+    shown.encode("utf-8")
+    assert all(character.isprintable() for character in shown)
+    if text.isprintable():
+        assert shown == text

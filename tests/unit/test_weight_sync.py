@@ -26,6 +26,7 @@ from helpers.canned_updates import (
     changed,
     request,
 )
+from helpers.described import described
 from parity_check.errors import EngineError, ExitCode
 from parity_check.report.renderers import RENDERERS, render
 from parity_check.weight_sync.checks import Check, reference_analogue
@@ -161,10 +162,8 @@ def test_invalid_logprobs_are_an_error_of_the_engine(spoiled: Any, where: str) -
     row = {"sample_id": "p/fresh", "finish_reason": "length", "cached_tokens": 0, "switches": []}
     weights = {"parameters": {}, "head": None}
     result = {"updates": [], "preemptions": 0, "weights_before": weights, "weights_after": weights}
-    settings = {"enable_prefix_caching": {"in_force": False}}
-    description = {"family": "v1", "settings": settings, "config": {}}
     rows = [{**row, "logprobs": bad if where == "engine" else good}]
-    recording = Recording(rows, result, "vllm 0.18.1", description, {})
+    recording = Recording(rows, result, described({"enable_prefix_caching": False}))
     cold = Cold([bad if where == "replay" else good], weights, [])
     plan = [Planned("p/fresh", "p", "fresh", [1, 2])]
     with pytest.raises(EngineError, match="the candidate returned invalid logprobs") as error:

@@ -1,4 +1,4 @@
-"""From the traces of an ablation's steps to its AblationReport: no engine is needed."""
+"""Compute the AblationReport from the traces of the steps. Starts no engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config
 from parity_check.measure.metrics import METRICS
 from parity_check.report.document import Head
-from parity_check.traces.pairing import Index, pair
+from parity_check.traces.pairing import Index, label_column, pair
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import Trace
 
@@ -35,7 +35,7 @@ DRIFT = "mean_abs_log_ratio"
 
 
 def analyse_ablation(directory: Path, config: Config) -> AblationReport:
-    """Measure every finished step, and what it did. Raises InputError, TraceMismatchError."""
+    """Measure every finished step and its effect. Raises InputError, TraceMismatchError."""
     plan = read_plan(directory)
     how = judgement(config)
     names = dict.fromkeys(step.directory for step in plan.steps if step.directory is not None)
@@ -158,14 +158,15 @@ def _compared(
 
 
 def facts(engine: EngineReport) -> dict[str, Any]:
-    """What is in force in an engine, by the name of the setting or of the argument."""
+    """The values in force in an engine, by setting or argument name."""
     settings = {name: setting.in_force for name, setting in engine.settings.items()}
     return {**engine.config, **{name: settings[name] for name in SETTINGS if name in settings}}
 
 
-def _drift(step: Path, cluster_by: Any) -> Drift:
+def _drift(step: Path, cluster_by: str) -> Drift:
     behaviour, evaluating = (
         Trace(step / sampled_name("reference")),
         Trace(step / replayed_name("reference")),
     )
-    return drift(pair(behaviour.batches(), evaluating.batches(), cluster_by, Index(), Index()))
+    batches = behaviour.batches(label=label_column(cluster_by))
+    return drift(pair(batches, evaluating.batches(), cluster_by, Index(), Index()))

@@ -46,12 +46,12 @@ from parity_check.report.document import Column, Row, Table
 from parity_check.report.renderers import render
 from parity_check.report.text import table_lines
 from parity_check.traces import manifest
-from parity_check.traces.prompts import read_prompts
+from parity_check.traces.prompts import read_workload
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import read_header
 
 KEPT_OF_A_RUN = ("model", "reference", "workload")
-"""What must stay as it was where the reference does not sample again."""
+"""What must not change if the reference does not sample again."""
 
 
 class AblationDirectory(RunDirectory):
@@ -59,8 +59,8 @@ class AblationDirectory(RunDirectory):
 
     @classmethod
     def reopen(cls, path: Path) -> Self:
-        """The directory of an ablation that was interrupted."""
-        shutil.rmtree(path / ".work", ignore_errors=True)  # of a process that was killed
+        """Open the directory of an interrupted ablation."""
+        shutil.rmtree(path / ".work", ignore_errors=True)  # left by a killed process
         directory = cls.__new__(cls)
         directory._open(path)
         return directory
@@ -106,7 +106,7 @@ def ablate(
     if source is not None:
         check_model(fingerprint(config.model), _reference_trace(source))
     else:
-        read_prompts(config.workload.prompts, config.workload.num_prompts)
+        read_workload(config.workload)
     with AblationDirectory(Path(config.run.out), dump_config(config)) as run:
         if source is not None:
             _reuse_traces(source, run.path, run.id, config, steps)
@@ -133,13 +133,13 @@ def resume(directory: Path, config: Config, delivery: Delivery, console: Console
 
 
 def report(directory: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Render and judge an ablation again, by the limits of `config`; it stays as it is."""
+    """Judge and render an ablation with the limits of `config`. Does not change its files."""
     delivery.check()
     return _deliver(analyse_ablation(directory, config), delivery, console)
 
 
 def dry_run(config: Config, picks: Picks, console: Console, source: Path | None = None) -> None:
-    """Print the steps and start nothing."""
+    """Print the steps. Starts no engine."""
     judgement(config)
     steps = make_plan(config, picks)
     taken = None
@@ -175,9 +175,9 @@ def _toml(value: Any) -> str:
 
 
 def check_fits(run: Path, config: Config, stored: Config, *, candidate: bool) -> None:
-    """Refuse a configuration that no longer fits the traces that were recorded with `stored`.
+    """Reject a configuration that does not match the traces recorded with `stored`.
 
-    `candidate` says whether the candidate may be another. Raises ConfigError.
+    `candidate`: whether the candidate may differ. Raises ConfigError.
     """
     for name in (*KEPT_OF_A_RUN, *([] if candidate else ["candidate"])):
         if getattr(config, name) != getattr(stored, name):
@@ -189,7 +189,7 @@ def check_fits(run: Path, config: Config, stored: Config, *, candidate: bool) ->
 
 
 def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
-    """The steps; each is a configuration that is valid, or says why its version refuses it."""
+    """The steps. Each is a valid configuration, or states why its version rejects it."""
     knobs = _knobs(config)
     if config.engines:
         raise ConfigError("ablate works with reference and candidate only: remove [engines]")
@@ -198,7 +198,7 @@ def make_plan(config: Config, picks: Picks) -> tuple[Step, ...]:
 
     def refuse(key: str, value: Any) -> str | None:
         way = None if known is None else candidate.way(key, known)
-        return None if way is None or way.honours(value) else way.how
+        return None if way is None or way.supports(value) else way.how
 
     steps = plan(
         knobs.settings,
@@ -224,7 +224,7 @@ def _knobs(config: Config) -> Knobs:
         raise ConfigError(
             "ablate restarts the candidate and replays both engines' tokens through decode, which "
             f"{noun} cannot do",
-            hint="compare it as it is, or name an engine that can be started in its place",
+            hint="use `compare`, or vLLM engines that parity-check starts",
         )
     return knobs
 
@@ -294,7 +294,7 @@ def _run_and_report(
 
 
 def _unfinished(directory: Path, steps: Sequence[Step]) -> list[Step]:
-    """The first step of each configuration whose traces are not whole."""
+    """The first step of each configuration without complete traces."""
     first: dict[str, Step] = {}
     for step in steps:
         if step.directory is not None:
@@ -303,9 +303,9 @@ def _unfinished(directory: Path, steps: Sequence[Step]) -> list[Step]:
 
 
 def _deliver(report: AblationReport, delivery: Delivery, console: Console) -> ExitCode:
-    """Print and write the report; returns the exit code. Raises EngineError if nothing finished."""
+    """Print and write the report; return the exit code. Raises EngineError if no step finished."""
     code = deliver.deliver(document(report), delivery, console)
     failed = [step for step in report.steps if step.state == "failed"]
     if report.best is None and failed:
-        raise EngineError(f"no step finished; the first failed: {failed[0].reason}")
+        raise EngineError(f"no step finished; the first failure: {failed[0].reason}")
     return code

@@ -1,4 +1,4 @@
-"""An ablation's directory: its plan, and a directory for each configuration that was run."""
+"""The directory of an ablation: its plan, and a directory for each configuration."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def write_plan(directory: Path, plan: StoredPlan) -> None:
 
 
 def read_plan(directory: Path) -> StoredPlan:
-    """Raises InputError for a directory that holds no plan, or not one of this version."""
+    """Read the plan. Raises InputError if there is none, or if its schema version is unknown."""
     path = directory / PLAN
     try:
         plan = TypeAdapter(StoredPlan).validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(
-            f"cannot read {path}: {error.strerror}", hint="name the directory of an ablation"
+            f"cannot read {path}: {error.strerror}", hint="pass the directory of an ablation"
         ) from None
     except ValueError:
         raise InputError(f"{path}: not an ablation plan") from None
@@ -66,7 +66,7 @@ def read_plan(directory: Path) -> StoredPlan:
 
 
 def own_traces(repeats: int) -> tuple[str, ...]:
-    """The traces of one configuration of the candidate, in the order in which they are made."""
+    """The traces of one configuration of the candidate, in the order of recording."""
     return (
         sampled_name("candidate"),
         *(repeat_name("candidate", number + 1) for number in range(repeats)),
@@ -106,7 +106,7 @@ def make_step(directory: Path, name: str, run_id: str, repeats: int) -> Path:
 
 
 def failure_of(step: Path) -> str | None:
-    """Why a step failed, None where it did not."""
+    """Why a step failed; None if it did not."""
     try:
         return (step / FAILURE).read_text(encoding="utf-8").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""ablation.json: what is written of an ablation."""
+"""The content of ablation.json."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ State = Literal["finished", "failed", "refused", "not run"]
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step, that is one row of a table; what was not measured is None.
+    """One step, a row of the tables; None if not measured.
 
     `number` counts from 1. `key` and `requested` are what the step changes, `in_force` what its
     engine runs with. `against` is the number of the step that it is compared with: `differing` of
@@ -54,7 +54,7 @@ class StepReport:
 
     @property
     def outcome(self) -> Verdict | None:
-        """The verdict, where the floor counts as parity."""
+        """The verdict; at the floor it is parity."""
         return "parity" if self.at_floor else self.verdict
 
     def direction(self, sampled_by: Role) -> Direction:
@@ -90,7 +90,7 @@ class AblationReport:
 
     @property
     def verdict(self) -> Verdict | None:
-        """The best step's outcome; None where no step was finished."""
+        """The outcome of the best step; None if no step finished."""
         return None if self.best is None else self.best.outcome
 
     @property

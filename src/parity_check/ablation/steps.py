@@ -1,4 +1,4 @@
-"""Run an ablation's steps: the candidate is restarted for each, the reference stays loaded."""
+"""Run the steps of an ablation: restart the candidate for each, keep the reference loaded."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from parity_check.recording.session import (
     score_trace,
 )
 from parity_check.traces import manifest
-from parity_check.traces.prompts import Prompt, read_prompts
+from parity_check.traces.prompts import Prompt, read_workload
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import Trace
 
 
 def configured(config: Config, step: Step) -> Config:
-    """The configuration of one step. Raises ConfigError for a value that a setting has not."""
+    """The configuration of one step. Raises ConfigError for an invalid value of a setting."""
     tree = dump_config(config)
     tree["candidate"] |= {"settings": dict(step.settings), "engine_args": dict(step.engine_args)}
     return parse_config(tree, source=f"step `{step.name}`")
@@ -42,7 +42,7 @@ def configured(config: Config, step: Step) -> Config:
 def run_steps(
     live: Session, directory: Path, config: Config, todo: Sequence[Step], console: Console
 ) -> None:
-    """Run every configuration that is left; if one fails, that is noted and the others go on."""
+    """Run every remaining configuration; if one fails, record that and continue."""
     reference = directory / sampled_name("reference")
     if reference.is_file():
         check_model(live.model, reference)
@@ -71,7 +71,7 @@ class Clock:
         self._now, self._began = now, now()
 
     def tick(self) -> None:
-        """One step is done."""
+        """Count a finished step."""
         self._done += 1
 
     def left(self) -> str:
@@ -93,24 +93,24 @@ def duration(seconds: float) -> str:
 def _record(live: Session, directory: Path, engine: Engine) -> None:
     workload = live.config.workload
     check_reading(live, engine)
-    prompts = read_prompts(workload.prompts, workload.num_prompts)
+    prompts = read_workload(workload)
     sample_with_repeats(live, directory, prompts, requests.tokenize(engine, prompts), engine)
 
 
 def _run_step(live: Session, directory: Path, config: Config, step: Step) -> None:
-    """Start the candidate with the step's settings; the candidate's part, then the reference's."""
+    """Start the candidate with the step's settings; run its part, then the reference's."""
     assert step.directory is not None
     path = make_step(directory, step.directory, live.run_id, config.workload.repeats)
     its_own = configured(config, step)
     write_text(path / "config.toml", tomli_w.dumps(dump_config(its_own)))
     live = exchange(live, "candidate", its_own, path)
-    live.engines.run({"candidate": partial(_candidates_part, live, path)})
+    live.engines.run({"candidate": partial(_candidate_traces, live, path)})
     sampled, replayed = (path / name("candidate") for name in (sampled_name, replayed_name))
     live.engines.run({"reference": partial(score_trace, live, "replay", sampled, replayed)})
     manifest.finish(path)
 
 
-def _candidates_part(live: Session, path: Path, engine: Engine) -> None:
+def _candidate_traces(live: Session, path: Path, engine: Engine) -> None:
     """In the order of `compare`, so that the prefix cache holds the same before the replay."""
     reference = path / sampled_name("reference")
     prompts, token_ids = _prompts_of(Trace(reference))
@@ -120,7 +120,7 @@ def _candidates_part(live: Session, path: Path, engine: Engine) -> None:
 
 
 def _prompts_of(trace: Trace) -> tuple[list[Prompt], list[list[int]]]:
-    """The prompts that a trace was sampled from, in their order, and their token ids."""
+    """The prompts of a trace, in order, and their token ids."""
     ids: Mapping[str, tuple[str, list[int]]] = {
         sample.prompt_id: (sample.prompt_group, list(sample.prompt_token_ids))
         for sample in trace.samples()

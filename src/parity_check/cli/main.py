@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,12 @@ from parity_check.cli.options import (
     Color,
     ConfigFile,
     DryRun,
-    DumpFiles,
-    DumpFormat,
+    Dump,
     Engine,
     ExitZero,
     Format,
     OnInconclusive,
+    OnlyVerdict,
     OutDirectory,
     OutputFormat,
     Overlay,
@@ -35,11 +36,15 @@ from parity_check.cli.options import (
     Verbose,
     WorkloadTrace,
     WriteTo,
+    check_arguments,
+    check_paths,
     delivery_from,
+    read_by,
     with_out,
 )
-from parity_check.console import Console
-from parity_check.errors import ExitCode, Interrupted, ParityCheckError
+from parity_check.console import Console, guard_streams
+from parity_check.errors import ConfigError, ExitCode, Interrupted, ParityCheckError
+from parity_check.files import check_apart
 
 if TYPE_CHECKING:
     from parity_check.config.models import Role
@@ -50,7 +55,7 @@ class Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            # Typer itself would end without a word.
+            # Typer would exit without a message.
             raise Interrupted from None
 
 
@@ -69,7 +74,7 @@ cli = typer.Typer(
 
 @dataclass(slots=True)
 class State:
-    """What a command and the catch site share."""
+    """What the commands share with the code that catches their errors."""
 
     console: Console
 
@@ -80,7 +85,7 @@ def compare(
     traces: StoredPair = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="The configuration, TOML (or YAML by suffix)."),
+        typer.Option("--config", "-c", help="The configuration file: TOML, or YAML by suffix."),
     ] = None,
     reference_trace: ReferenceTrace = None,
     workload_trace: WorkloadTrace = None,
@@ -92,13 +97,13 @@ def compare(
     inconclusive: OnInconclusive = None,
     dry_run: DryRun = False,
     verbose: Verbose = 0,
-    quiet: Quiet = 0,
+    quiet: OnlyVerdict = 0,
     color: Color = None,
     progress: ShowProgress = None,
 ) -> None:
     """Run identical prompts through both engines and compare their logprobs.
 
-    Or compare two stored traces, one of them replayed from the other.
+    Or compare two stored traces, where one is a replay of the other's tokens.
     """
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config, load_judging
@@ -106,18 +111,22 @@ def compare(
     console = _console(context, verbose - quiet, color, progress)
     if traces:
         if len(traces) != 2 or reference_trace is not None or workload_trace is not None:
-            raise typer.BadParameter("give two traces, or -c with engines", param_hint="traces")
+            raise typer.BadParameter("pass two traces, or -c with engines", param_hint="traces")
         judging = load_judging(config, overlay or [])
-        delivery = delivery_from(format, write, exit_zero, inconclusive)
+        given = read_by(*traces, config)
+        delivery = delivery_from(format, write, exit_zero, inconclusive, given)
         raise typer.Exit(
             comparison.compare_traces(traces[0], traces[1], judging, delivery, console)
         )
     if config is None:
-        raise typer.BadParameter("give a configuration (-c), or two traces", param_hint="--config")
+        raise typer.BadParameter("pass a configuration (-c), or two traces", param_hint="--config")
     if reference_trace is not None and workload_trace is not None:
-        raise typer.BadParameter("give this or --reference-trace", param_hint="--workload-trace")
+        raise typer.BadParameter(
+            "cannot be combined with --reference-trace", param_hint="--workload-trace"
+        )
     loaded = load_config(config, with_out(overlay, out))
-    delivery = delivery_from(format, write, exit_zero, inconclusive)
+    given = read_by(config, reference_trace, workload_trace, config=loaded)
+    delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
         comparison.dry_run(loaded, console)
         return
@@ -135,10 +144,10 @@ def report(
     write: WriteTo = None,
     exit_zero: ExitZero = False,
     inconclusive: OnInconclusive = None,
-    quiet: Quiet = 0,
+    quiet: OnlyVerdict = 0,
     color: Color = None,
 ) -> None:
-    """Render and judge a finished run again, with other limits if you like; no engine needed."""
+    """Render a finished run again, optionally with other limits. Starts no engine."""
     from parity_check.ablation import command as ablation
     from parity_check.ablation.files import is_ablation
     from parity_check.comparison import command as comparison
@@ -146,7 +155,7 @@ def report(
     from parity_check.weight_sync import command as updates
 
     console = _console(context, -quiet, color, None)
-    delivery = delivery_from(format, write, exit_zero, inconclusive)
+    delivery = delivery_from(format, write, exit_zero, inconclusive, read_by(run))
     loaded = load_config(run / "config.toml", overlay or [])
     if is_ablation(run):
         raise typer.Exit(ablation.report(run, loaded, delivery, console))
@@ -159,28 +168,28 @@ def report(
 def ablate(
     context: typer.Context,
     run: Annotated[
-        Path | None, typer.Argument(help="A finished run: its reference trace is used again.")
+        Path | None, typer.Argument(help="A finished run, whose reference trace is reused.")
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="Or a configuration: record with the reference first."),
+        typer.Option(
+            "--config", "-c", help="A configuration instead of a run: record the reference first."
+        ),
     ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Or an ablation that was interrupted: go on with it.")
-    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue an interrupted ablation.")] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="SETTING", help="Change this one alone (repeatable)."),
+        typer.Option(metavar="SETTING", help="Change only this setting (repeatable)."),
     ] = None,
     flip: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE,VALUE…",
-            help="Also try these values of an engine argument, or of a setting (repeatable).",
+            help="Also try these values of an engine argument or setting (repeatable).",
         ),
     ] = None,
     flips: Annotated[
-        bool, typer.Option("--flips/--no-flips", help="Flip each setting on its own, or not.")
+        bool, typer.Option("--flips/--no-flips", help="Whether to flip each setting on its own.")
     ] = True,
     overlay: Overlay = None,
     out: OutDirectory = None,
@@ -188,15 +197,13 @@ def ablate(
     write: WriteTo = None,
     exit_zero: ExitZero = False,
     inconclusive: OnInconclusive = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the steps, start nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the steps and exit.")] = False,
     verbose: Verbose = 0,
-    quiet: Quiet = 0,
+    quiet: OnlyVerdict = 0,
     color: Color = None,
     progress: ShowProgress = None,
 ) -> None:
-    """Restart the candidate with settings flipped, and say which of them remove the drift."""
+    """Restart the candidate with settings flipped, and show which ones remove the drift."""
     from parity_check.ablation import command as ablation
     from parity_check.ablation.plan import parse_flip
     from parity_check.config.load import load_config
@@ -204,10 +211,16 @@ def ablate(
     console = _console(context, verbose - quiet, color, progress)
     named = [given for given in (run, config, resume) if given is not None]
     if len(named) != 1:
-        raise typer.BadParameter("give one of a finished run, -c and --resume", param_hint="RUN")
+        raise typer.BadParameter(
+            "pass exactly one of: a finished run, -c, --resume", param_hint="RUN"
+        )
     picks = ablation.Picks(tuple(only or []), tuple(map(parse_flip, flip or [])), flips)
     if resume is not None and (dry_run or out is not None or picks != ablation.Picks()):
-        raise typer.BadParameter("the steps are those of its plan", param_hint="--resume")
+        raise typer.BadParameter(
+            "cannot change the plan of the ablation: drop --only, --flip, "
+            "--no-flips, --out, --dry-run",
+            param_hint="--resume",
+        )
     file = named[0] if named[0] == config else named[0] / "config.toml"
     loaded = load_config(file, with_out(overlay, out))
     if config is None:
@@ -215,7 +228,8 @@ def ablate(
     if dry_run:
         ablation.dry_run(loaded, picks, console, run)
         return
-    delivery = delivery_from(format, write, exit_zero, inconclusive)
+    given = read_by(file, *named, config=loaded)
+    delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if resume is not None:
         raise typer.Exit(ablation.resume(resume, loaded, delivery, console))
     raise typer.Exit(ablation.ablate(loaded, picks, delivery, console, run))
@@ -225,7 +239,7 @@ def ablate(
 def record(
     context: typer.Context,
     config: ConfigFile,
-    engine: Annotated[str, typer.Option(help="Which engine samples, by its name.")],
+    engine: Annotated[str, typer.Option(help="Name of the engine that samples.")],
     trace: Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")],
     overlay: Overlay = None,
     dry_run: DryRun = False,
@@ -244,6 +258,7 @@ def record(
     if dry_run:
         comparison.dry_run(loaded, console)
         return
+    check_apart([trace], read_by(config, config=loaded))
     recording.record(loaded, engine, trace, console)
 
 
@@ -251,11 +266,12 @@ def record(
 def replay(
     context: typer.Context,
     config: ConfigFile,
-    engine: Annotated[str, typer.Option(help="Which engine evaluates, by its name.")],
-    trace: Annotated[Path, typer.Option(help="The trace whose tokens are replayed.")],
+    engine: Annotated[str, typer.Option(help="Name of the engine that evaluates.")],
+    trace: Annotated[Path, typer.Option(help="The trace whose tokens to replay.")],
     replayed: Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")],
     path: Annotated[
-        ScorePath, typer.Option(help="Through decode, a token a step, or through prefill.")
+        ScorePath,
+        typer.Option(help="decode: one token per step; prefill: the whole sequence at once."),
     ] = ScorePath.decode,
     overlay: Overlay = None,
     dry_run: DryRun = False,
@@ -264,7 +280,7 @@ def replay(
     color: Color = None,
     progress: ShowProgress = None,
 ) -> None:
-    """Put the tokens of a trace through another engine and store its logprobs."""
+    """Replay the tokens of a trace on another engine and store its logprobs."""
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
     from parity_check.recording import command as recording
@@ -274,6 +290,7 @@ def replay(
     if dry_run:
         comparison.dry_run(loaded, console)
         return
+    check_apart([replayed], read_by(config, trace, config=loaded))
     recording.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)
 
 
@@ -282,7 +299,7 @@ def weight_sync(
     context: typer.Context,
     config: ConfigFile,
     engine: Annotated[
-        Engine | None, typer.Option(help="One engine alone; default: both side by side.")
+        Engine | None, typer.Option(help="Run only this engine. Default: both, side by side.")
     ] = None,
     overlay: Overlay = None,
     out: OutDirectory = None,
@@ -292,11 +309,11 @@ def weight_sync(
     inconclusive: OnInconclusive = None,
     dry_run: DryRun = False,
     verbose: Verbose = 0,
-    quiet: Quiet = 0,
+    quiet: OnlyVerdict = 0,
     color: Color = None,
     progress: ShowProgress = None,
 ) -> None:
-    """Change an engine's weights under requests in flight: what does that do to the logprobs?"""
+    """Update an engine's weights while requests are in flight, and check the logprobs."""
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
     from parity_check.config.models import ROLES
@@ -304,7 +321,8 @@ def weight_sync(
 
     console = _console(context, verbose - quiet, color, progress)
     loaded = load_config(config, with_out(overlay, out))
-    delivery = delivery_from(format, write, exit_zero, inconclusive)
+    given = read_by(config, config=loaded)
+    delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
         comparison.dry_run(loaded, console)
         return
@@ -315,18 +333,19 @@ def weight_sync(
 @cli.command("import")
 def import_dump(
     context: typer.Context,
-    format: DumpFormat,
-    files: DumpFiles,
+    dump: Dump,
     trace: TraceOut,
     sampling: StatedSampling = None,
     model: StatedModel = None,
     quiet: Quiet = 0,
     color: Color = None,
 ) -> None:
-    """Turn the dump of a training run into traces: the rollout's logprobs, and the trainer's."""
+    """Convert a dump of a training run to traces: rollout and trainer logprobs."""
     from parity_check.importers import command as importing
 
     console = _console(context, -quiet, color, None)
+    format, files = importing.format_and_files(dump)
+    check_apart([trace, importing.evaluating_path(trace)], files)
     importing.import_dump(format, files, trace, sampling or [], model, console)
 
 
@@ -334,21 +353,22 @@ def import_dump(
 def doctor(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Look at the engines of this one.")
+        Path | None, typer.Option("--config", "-c", help="Check the engines of this configuration.")
     ] = None,
     overlay: Overlay = None,
     start: Annotated[
-        bool, typer.Option("--start", help="Start the engines too: what is in force, proved.")
+        bool,
+        typer.Option("--start", help="Also start the engines and prove the settings in force."),
     ] = False,
     color: Color = None,
 ) -> None:
-    """Interpreters, environments, versions, settings: what is there, and what would be made."""
+    """Show what is installed and what would be provisioned: environments, versions, settings."""
     from parity_check.cli import doctor as checks
     from parity_check.config.load import load_config
 
     console = _console(context, 0, color, None)
     if config is None and start:
-        raise typer.BadParameter("give a configuration (-c)", param_hint="--start")
+        raise typer.BadParameter("needs a configuration (-c)", param_hint="--start")
     loaded = None if config is None else load_config(config, overlay or [])
     raise typer.Exit(checks.run(loaded, console, start))
 
@@ -363,9 +383,11 @@ def _version(
 
 
 def main() -> int:
-    """Run the command line; the exit code. The only place where errors are caught."""
+    """Run the command line; returns the exit code. The only place where errors are caught."""
+    guard_streams()
     state = State(Console())
     try:
+        check_arguments(sys.argv[1:])
         cli(obj=state)
     except SystemExit as end:
         code = end.code
@@ -374,7 +396,7 @@ def main() -> int:
         return error.exit_code
     except Exception:
         traceback.print_exc()
-        state.console.err.print("this is a bug in parity-check, please report it")
+        state.console.err.print("this is a bug in parity-check; please report it")
         return ExitCode.BUG
     else:
         code = ExitCode.PARITY
@@ -389,4 +411,15 @@ def _console(
 ) -> Console:
     console = Console(verbosity, color, progress)
     context.obj.console = console
+    check_paths(context.params)
+    if not _there():
+        raise ConfigError("the working directory is gone", hint="change to a directory that exists")
     return console
+
+
+def _there() -> bool:
+    """Whether the working directory exists."""
+    try:
+        return bool(Path.cwd())
+    except FileNotFoundError:
+        return False

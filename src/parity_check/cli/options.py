@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from parity_check.errors import ExitCode
+from parity_check.errors import ConfigError, ExitCode
+from parity_check.files import check_apart
+from parity_check.reading import wrong_path, wrong_text
 
 if TYPE_CHECKING:
+    from parity_check.config.models import Config
     from parity_check.report.deliver import Delivery
     from parity_check.report.renderers import Format as FormatName
 
@@ -40,75 +46,127 @@ class Inconclusive(StrEnum):
     fails = "fail"
 
 
+EMPTY = re.compile("--[a-z-]+=")
 OPERATIONS: Mapping[ScorePath, Literal["replay", "rescore"]] = {
     ScorePath.decode: "replay",
     ScorePath.prefill: "rescore",
 }
 
 ConfigFile = Annotated[
-    Path, typer.Option("--config", "-c", help="The configuration, TOML (or YAML by suffix).")
+    Path, typer.Option("--config", "-c", help="The configuration file: TOML, or YAML by suffix.")
 ]
 Overlay = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key of the configuration."),
+    typer.Option(
+        "--set", metavar="KEY.KEY=VALUE", help="Override a configuration key (repeatable)."
+    ),
 ]
 OutDirectory = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Where run directories go (run.out).")
+    Path | None, typer.Option("--out", "-o", help="Parent of the run directory (run.out).")
 ]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.")]
-Quiet = Annotated[int, typer.Option("--quiet", "-q", count=True, help="Say the verdict alone.")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Print details.")]
+OnlyVerdict = Annotated[
+    int, typer.Option("--quiet", "-q", count=True, help="Print only the verdict.")
+]
+Quiet = Annotated[
+    int, typer.Option("--quiet", "-q", count=True, help="Print only warnings and errors.")
+]
 Color = Annotated[
-    bool | None, typer.Option("--color/--no-color", help="Default: as the terminal allows.")
+    bool | None, typer.Option("--color/--no-color", help="Default: color on a terminal.")
 ]
 ShowProgress = Annotated[
-    bool | None, typer.Option("--progress/--no-progress", help="Default: on a terminal.")
+    bool | None, typer.Option("--progress/--no-progress", help="Default: progress on a terminal.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved configuration, start nothing.")
+    bool, typer.Option("--dry-run", help="Print the resolved configuration and exit.")
 ]
 
 StoredPair = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[A.parquet B.parquet]", help="Two stored traces, no engine."),
+    typer.Argument(metavar="[A.parquet B.parquet]", help="Two stored traces; starts no engine."),
 ]
 ReferenceTrace = Annotated[
-    Path | None, typer.Option(help="A stored trace in place of the reference engine.")
+    Path | None, typer.Option(help="Use this trace instead of the reference engine.")
 ]
 WorkloadTrace = Annotated[
-    Path | None, typer.Option(help="Replay the tokens of this trace through both engines.")
+    Path | None, typer.Option(help="Replay the tokens of this trace on both engines.")
 ]
-DumpFormat = Annotated[
-    str, typer.Argument(metavar="FORMAT", help="prime-rl, slime, verl, trl or openai.")
-]
-DumpFiles = Annotated[
-    list[Path], typer.Argument(metavar="FILE…", help="Files of the dump, as they were written.")
+Dump = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[FORMAT] FILE…",
+        help="auto (found by content) or a framework's name; then the files, as they were written.",
+    ),
 ]
 TraceOut = Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")]
 StatedSampling = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="What the dump does not say: temperature=0.8 …"),
+    typer.Option(
+        metavar="NAME=VALUE", help="Sampling parameters that the dump lacks, e.g. temperature=0.8."
+    ),
 ]
 StatedModel = Annotated[
-    str | None, typer.Option(help="The checkpoint that sampled: its digests go into the trace.")
+    str | None, typer.Option(help="The checkpoint that sampled; the trace stores its digests.")
 ]
 
-OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout gets.")]
+OutputFormat = Annotated[Format, typer.Option("--format", help="Format of the report on stdout.")]
 WriteTo = Annotated[
     list[str] | None,
     typer.Option("--write", metavar="FORMAT=PATH", help="Also write the report to a file."),
 ]
 ExitZero = Annotated[
-    bool, typer.Option("--exit-zero", help="Exit with 0 whatever the verdict; failures still fail.")
+    bool, typer.Option("--exit-zero", help="Exit with 0 for any verdict; errors still fail.")
 ]
 OnInconclusive = Annotated[
-    Inconclusive | None, typer.Option(help="Let an inconclusive verdict pass (0) or fail (1).")
+    Inconclusive | None, typer.Option(help="Exit with 0 or 1 if inconclusive; default: 4.")
 ]
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse what nobody means: an empty argument, control characters, bytes that are no text."""
+    for number, argument in enumerate(arguments, 1):
+        control = next((c for c in argument if unicodedata.category(c) == "Cc"), None)
+        if not argument or EMPTY.fullmatch(argument):
+            reason = "is empty"
+        elif control is not None:
+            reason = f"holds the control character {ascii(control)[1:-1]}"
+        elif wrong_text(argument):
+            reason = "is not UTF-8"
+        else:
+            continue
+        raise ConfigError(f"argument {number} {reason}")
+
+
+def check_paths(parameters: Mapping[str, object]) -> None:
+    """Refuse parameters that no file can be called. Raises ConfigError."""
+    for value in parameters.values():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            reason = wrong_path(each) if isinstance(each, Path) else None
+            if reason is not None:
+                raise ConfigError(f"{each}: {reason}")
+
+
+def read_by(*paths: Path | None, config: Config | None = None) -> list[Path]:
+    """The files that a command reads: those given, a run's with it, and a configuration's."""
+    given = [path for path in paths if path is not None]
+    runs = [path for path in given if path.is_dir()]
+    given += [file for run in runs for file in (run / "config.toml", *run.glob("*.parquet"))]
+    if config is not None:
+        given.append(Path(config.workload.prompts))
+    return given
 
 
 def delivery_from(
-    format: Format, write: list[str] | None, exit_zero: bool, inconclusive: Inconclusive | None
+    format: Format,
+    write: list[str] | None,
+    exit_zero: bool,
+    inconclusive: Inconclusive | None,
+    given: Sequence[Path],
 ) -> Delivery:
-    """Where a report goes, as the options say. Raises BadParameter for an unknown format."""
+    """The outputs and exit codes that the options ask for, apart from the files in `given`.
+
+    Raises BadParameter for an unknown format, and OutputError.
+    """
     from parity_check.report.deliver import Delivery
 
     files: dict[Path, FormatName] = {}
@@ -116,7 +174,11 @@ def delivery_from(
         name, _, path = item.partition("=")
         if name not in Format.__members__ or not path:
             known = ", ".join(Format)
-            raise typer.BadParameter(f"{item}: FORMAT=PATH, one of {known}", param_hint="--write")
+            raise typer.BadParameter(
+                f"{item}: expected FORMAT=PATH with FORMAT one of {known}", param_hint="--write"
+            )
+        check_paths({"write": Path(path)})
+        check_apart([Path(path)], [*given, *files])
         files[Path(path)] = cast("FormatName", name)
     outcome = {
         None: ExitCode.INCONCLUSIVE,
@@ -127,5 +189,7 @@ def delivery_from(
 
 
 def with_out(overlay: list[str] | None, out: Path | None) -> list[str]:
-    """The overlay, with --out as its last word."""
-    return [*(overlay or []), *([] if out is None else [f"run.out={str(out)!r}"])]
+    """The overlay, with --out appended."""
+    if out is None:
+        return overlay or []
+    return [*(overlay or []), f"run.out={json.dumps(str(out), ensure_ascii=False)}"]

@@ -1,1 +1,1 @@
-"""Two or more engines compared: the first is the reference."""
+"""Compare two or more engines. The first is the reference."""

@@ -1,4 +1,4 @@
-"""From the traces of a run to its ComparisonReport: no engine is needed."""
+"""Compute the ComparisonReport of a run from its traces. Starts no engine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from parity_check import __version__
-from parity_check.comparison.diagnose import examine
+from parity_check.comparison.diagnose import diagnosis_case
 from parity_check.comparison.judgement import (
     TRUNCATION,
     Judgement,
+    at_first_step,
     clip_of,
     judgement,
     measure_pair,
@@ -29,7 +30,7 @@ from parity_check.comparison.report import (
     WorstToken,
 )
 from parity_check.comparison.stored import StoredRun, open_pair, open_run
-from parity_check.comparison.warnings import sampler, warnings_of
+from parity_check.comparison.warnings import sampler, shared_prefixes, unchecked, warnings_of
 from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config, Judging
 from parity_check.diagnosis.diagnose import diagnose
@@ -41,6 +42,7 @@ from parity_check.report.document import Coverage, Head
 from parity_check.traces import provenance
 from parity_check.traces.engine import UNKNOWN, EngineDescription
 from parity_check.traces.manifest import Part
+from parity_check.traces.pairing import Prefixes
 from parity_check.traces.trace import Trace, TraceHeader
 
 NO_MODEL = {"name": UNKNOWN}
@@ -56,7 +58,7 @@ ASKED_BY_VARIABLE = {
 def analyse(
     directory: Path, config: Config, names: Sequence[str] | None = None
 ) -> ComparisonReport:
-    """Read a run's traces, measure and judge. Raises InputError, TraceMismatchError.
+    """Read the traces of a run, measure and judge. Raises InputError, TraceMismatchError.
 
     `names` are the engines to compare, all of the configuration's if left out.
     """
@@ -64,7 +66,7 @@ def analyse(
 
 
 def analyse_pair(one: Path, other: Path, judging: Judging) -> ComparisonReport:
-    """Measure and judge two stored traces; the one that was replayed evaluates the other.
+    """Measure and judge two stored traces. The replayed one is the evaluating side.
 
     Raises InputError, TraceMismatchError.
     """
@@ -72,15 +74,16 @@ def analyse_pair(one: Path, other: Path, judging: Judging) -> ComparisonReport:
 
 
 def _report(run: StoredRun, config: Judging) -> ComparisonReport:
-    how = judgement(config)
+    how = judgement(at_first_step(config))
+    prefixes = Prefixes()
     floors = tuple(
         Floor(each.engine, measure_pair(each.baseline, each.again, each.engine, how))
         for each in run.repeats
     )
-    pairs = tuple(_pair(run, one, other, floors, how) for one, other in run.pairs())
+    pairs = tuple(_pair(run, one, other, floors, how, prefixes) for one, other in run.pairs())
     matrix = None
     if isinstance(config, Config) and len(run.names) > len(ROLES):
-        matrix = analyse_matrix(run, pairs, floors, config, how)
+        matrix = analyse_matrix(run, pairs, floors, config, judgement(config))
     headers = {name: run.header(name) for name in run.names}
     first = run.rollouts[0].behaviour.header
     differences = {(each.reference, each.candidate): each.differences for each in pairs}
@@ -112,7 +115,12 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
         floors=floors,
         matrix=matrix,
         verdict=overall(gate for pair in pairs for gate in pair.gates),
-        warnings=(*warnings_of(headers, differences), *_unverified(run)),
+        warnings=(
+            *warnings_of(headers, differences),
+            *_unverified(run),
+            *unchecked(t for each in run.rollouts for t in each.traces.values()),
+            *shared_prefixes(prefixes, how.cluster_by),
+        ),
         coverage=_coverage(run, pairs, floors, how),
         artifacts=tuple(
             trace.path.name for rollouts in run.rollouts for trace in rollouts.traces.values()
@@ -124,15 +132,15 @@ def _unverified(run: StoredRun) -> Iterator[ReportWarning]:
     if run.directory is not None and not run.verified:
         yield ReportWarning(
             "run-without-manifest",
-            f"{run.directory.name} was recorded by a version that wrote no manifest: a trace that "
-            "was damaged or replaced since cannot be noticed",
+            f"{run.directory.name} was recorded by a version that wrote no manifest, so damaged or "
+            "replaced traces cannot be detected",
         )
 
 
 def _coverage(
     run: StoredRun, pairs: Iterable[Pair], floors: Iterable[Floor], how: Judgement
 ) -> Coverage:
-    """Every trace that was asked for with what it was measured into, and every gate."""
+    """What was measured from each requested trace, and every gate."""
     directions = [direction for pair in pairs for direction in pair.directions]
     measured = [Part("", each.sampled_by, each.evaluated_by) for each in directions]
     measured += [Part("", each.sampled_by, each.sampled_by) for each in directions]
@@ -155,17 +163,23 @@ def _coverage(
 
 
 def _pair(
-    run: StoredRun, reference: str, candidate: str, floors: Sequence[Floor], how: Judgement
+    run: StoredRun,
+    reference: str,
+    candidate: str,
+    floors: Sequence[Floor],
+    how: Judgement,
+    prefixes: Prefixes,
 ) -> Pair:
     own = [floor for floor in floors if floor.engine in (reference, candidate)]
     measured = [
-        _direction(*direction, how, own) for direction in run.directions(reference, candidate)
+        _direction(*direction, how, own, prefixes)
+        for direction in run.directions(reference, candidate)
     ]
     directions = tuple(direction for direction, _ in measured)
     worst = sorted((token for _, tokens in measured for token in tokens), key=_size)
     differences = differences_of(reference, run.header(reference), candidate, run.header(candidate))
     verdict = overall(gate for direction in directions for gate in direction.gates)
-    case = examine(run, reference, candidate, directions, own, differences)
+    case = diagnosis_case(run, reference, candidate, directions, own, differences)
     return Pair(
         reference=reference,
         candidate=candidate,
@@ -183,9 +197,10 @@ def _direction(
     evaluating: Trace,
     how: Judgement,
     floors: Sequence[Floor],
+    prefixes: Prefixes,
 ) -> tuple[Direction, list[WorstToken]]:
     outliers = Outliers(WORST_TOKENS)
-    measured = measure_pair(behaviour, evaluating, sampled_by, how, outliers)
+    measured = measure_pair(behaviour, evaluating, sampled_by, how, outliers, prefixes)
     own = [floor.measurement for floor in floors]
     direction = Direction(
         sampled_by=sampled_by,
@@ -216,7 +231,7 @@ def _title(
 
 
 def _floors(measured: Measurement, own: Sequence[Measurement]) -> dict[str, Estimate]:
-    """The worst floor of everything that a report shows."""
+    """The largest noise floor of every number that a report shows."""
     found = {each.name: worst_floor(each.name, own) for each in measured.estimates}
     shares = [
         {
@@ -235,7 +250,7 @@ def _floors(measured: Measurement, own: Sequence[Measurement]) -> dict[str, Esti
 
 
 def worst_token(trace: Trace, sampled_by: str, outlier: Outlier) -> WorstToken:
-    """An outlier with the text around it."""
+    """An outlier with its text context."""
     sample, texts = trace.sample(outlier.sample), trace.vocabulary()
 
     def text(ids: Iterable[int]) -> str:
@@ -264,7 +279,7 @@ def _size(token: WorstToken) -> float:
 def engine_report(
     name: str, engine: EngineDescription, logprob_path: str, entropy: float | None
 ) -> EngineReport:
-    """One engine as its trace describes it."""
+    """The engine, from the description in its trace."""
     return EngineReport(
         role=name,
         label=engine.label,
@@ -286,14 +301,14 @@ def engine_report(
 def differences_of(
     reference: str, left: TraceHeader, candidate: str, right: TraceHeader
 ) -> tuple[provenance.Difference, ...]:
-    """Settings and facts in which two engines differ, and whether the configuration asks for it."""
+    """Settings and facts that differ between two engines, and whether that was requested."""
     requested: dict[str, tuple[Any, Any]] = {
         name: (setting.requested, right.engine.settings[name].requested)
         for name, setting in left.engine.settings.items()
         if name in right.engine.settings
     }
-    ours = _asked(_table(left.config, reference))
-    theirs = _asked(_table(right.config, candidate))
+    ours = _requested(_table(left.config, reference))
+    theirs = _requested(_table(right.config, candidate))
     for name in {**ours, **theirs}:
         requested.setdefault(name, (ours.get(name), theirs.get(name)))
     return provenance.differences(left.engine, right.engine, requested)
@@ -305,8 +320,8 @@ def _table(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
-def _asked(engine: Mapping[str, Any]) -> dict[str, Any]:
-    """What one engine's configuration asks for beside its settings, by the name of the fact."""
+def _requested(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """What an engine's configuration requests besides the four settings, by name."""
     variables = engine.get("env", {})
     tables = [t for k, t in engine.items() if k not in ("env", "settings") and isinstance(t, dict)]
     return {

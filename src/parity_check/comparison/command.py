@@ -37,7 +37,7 @@ from parity_check.recording.session import (
 from parity_check.report.deliver import Delivery, deliver
 from parity_check.report.renderers import render
 from parity_check.traces import checkpoint, manifest
-from parity_check.traces.prompts import read_prompts
+from parity_check.traces.prompts import read_workload
 from parity_check.traces.run_files import WORKLOAD_NAME, evaluated_name, sampled_name
 from parity_check.traces.trace import Trace, check_vocabulary, read_header
 
@@ -56,7 +56,7 @@ def compare(
     stored = reference_trace is not None
     names = tuple(name for name in config.names if not (stored and name == REFERENCE))
     samplers = (REFERENCE,) if stored else config.workload.samplers()
-    prompts = [] if stored else read_prompts(config.workload.prompts, config.workload.num_prompts)
+    prompts = [] if stored else read_workload(config.workload)
     stated = {} if reference_trace is None else read_header(reference_trace).sampling
     evaluators = [name for name in names if set(samplers) - {name}]
     for name in samplers:
@@ -112,7 +112,7 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
 def compare_traces(
     one: Path, other: Path, judging: Judging, delivery: Delivery, console: Console
 ) -> ExitCode:
-    """Compare two stored traces, one replayed from the other; no engine is needed."""
+    """Compare two stored traces, one replayed from the other. Starts no engine."""
     judgement(judging)
     delivery.check()
     report = analyse_pair(one, other, judging)
@@ -122,7 +122,7 @@ def compare_traces(
 
 
 def report(run: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Render and judge a finished run again, by the limits of `config`; the run stays as it is."""
+    """Judge and render a finished run with the limits of `config`. Does not change the run."""
     judgement(config)
     delivery.check()
     report = analyse(run, config)
@@ -132,7 +132,7 @@ def report(run: Path, config: Config, delivery: Delivery, console: Console) -> E
 
 
 def dry_run(config: Config, console: Console) -> None:
-    """Print the resolved configuration and say what would be provisioned."""
+    """Print the resolved configuration and what would be provisioned."""
     judgement(config)
     for role in config.names:
         engine = configured_engine(role, config)
@@ -144,7 +144,7 @@ def dry_run(config: Config, console: Console) -> None:
 
 
 def _finish(run: RunDirectory, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Analyse a recorded run, keep its report and its page, deliver."""
+    """Analyse a recorded run, store its report and page, and deliver the report."""
     manifest.finish(run.path)
     report = analyse(run.path, config)
     found = document(replace(report, pictures=gather(run.path, config)))
@@ -154,7 +154,7 @@ def _finish(run: RunDirectory, config: Config, delivery: Delivery, console: Cons
 
 
 def _evaluate(session: Session, directory: Path, samplers: Sequence[str], engine: Engine) -> None:
-    """The others' rollouts on this engine; its A/A runs too where it sampled nothing itself."""
+    """Evaluate the others' rollouts, and make the A/A runs of an engine that did not sample."""
     name = engine.spec.role
     evaluated = []
     for sampler in samplers:
@@ -167,7 +167,7 @@ def _evaluate(session: Session, directory: Path, samplers: Sequence[str], engine
 
 
 def _replay_of_workload(name: str) -> str:
-    """The reference's replay takes the place of rollouts: all others are compared with it."""
+    """The reference's replay replaces rollouts: all other engines are compared with it."""
     return sampled_name(name) if name == REFERENCE else evaluated_name(REFERENCE, name)
 
 

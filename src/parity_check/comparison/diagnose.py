@@ -1,4 +1,4 @@
-"""From the traces of a pair to the case that a diagnosis looks at: a bounded sample, and facts."""
+"""The input of a diagnosis: a bounded sample of the traces of a pair, and facts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from parity_check.traces.provenance import Difference
 from parity_check.traces.trace import Trace, TraceHeader
 
 TOKEN_BUDGET = 100_000
-"""Tokens of a direction that a diagnosis looks at: whole samples, from evenly spaced row groups."""
+"""Tokens per direction that a diagnosis reads: whole samples from evenly spaced row groups."""
 MOST_GROUPS = 4
-"""Row groups of a long trace that are read for it, one at a time."""
+"""Row groups of a long trace that a diagnosis reads, one at a time."""
 
 
-def examine(
+def diagnosis_case(
     run: StoredRun,
     reference: str,
     candidate: str,
@@ -27,7 +27,7 @@ def examine(
     floors: Sequence[Floor],
     differences: Sequence[Difference],
 ) -> Case:
-    """Everything that the rules may look at. `directions` and `floors` are those of the pair."""
+    """The input of the diagnosis rules. `directions` and `floors` are those of the pair."""
     roles = dict(zip(ROLES, (reference, candidate), strict=True))
     stored = list(run.directions(reference, candidate))
     first = stored[0][2].header
@@ -52,7 +52,7 @@ def examine(
 
 
 def _sampled(behaviour: Trace, evaluating: Trace) -> Iterator[tuple[SampleBatch, SampleBatch]]:
-    """Whole samples up to the budget; the same ones of both traces, the same in every analysis."""
+    """Whole samples up to the budget: the same ones from both traces, and in every analysis."""
     groups = behaviour.row_groups
     whole = behaviour.header.tokens <= TOKEN_BUDGET
     wanted = groups if whole else min(groups, MOST_GROUPS)
@@ -70,7 +70,7 @@ def _facts(
     defects: dict[str, int] = {}
     for direction in directions:
         side = "behaviour" if direction.sampled_by == name else "evaluating"
-        for count in direction.measurement.hygiene:
+        for count in direction.measurement.invalid:
             if count.engine == side:
                 defects[count.kind] = defects.get(count.kind, 0) + count.count
     return EngineFacts(

@@ -1,9 +1,8 @@
-"""What a configuration asks of the numbers, and one pair of traces measured by it."""
+"""Measure and judge a pair of traces by the limits of a configuration."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from parity_check.config.models import Judging
 from parity_check.measure.gates import Limit, choose_limits
@@ -11,7 +10,7 @@ from parity_check.measure.measure import measure
 from parity_check.measure.objectives import Objective, choose_objective
 from parity_check.measure.results import ClipEstimate, Measurement
 from parity_check.measure.worst import Outliers
-from parity_check.traces.pairing import Index, pair
+from parity_check.traces.pairing import Index, Prefixes, label_column, pair
 from parity_check.traces.trace import Trace
 
 TRUNCATION = "tis-token"
@@ -20,14 +19,28 @@ TRUNCATION = "tis-token"
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a configuration asks of the numbers; choosing it refuses what makes no sense."""
+    """The objective, limits and statistics that a configuration chooses, validated."""
 
     objective: Objective
     limits: tuple[Limit, ...]
     level: float
     tail_threshold: float
     positive_share: float
-    cluster_by: Literal["prompt", "sample"]
+    cluster_by: str
+
+
+def at_first_step(config: Judging) -> Judging:
+    """What the loss of a run does with the mismatch at its first step.
+
+    A loss that recomputes its old logprobs clips nothing then: its number is the share of
+    importance weights that would be cut.
+    """
+    chosen = config.objective
+    row = choose_objective(chosen.kind, chosen.epsilon_low, chosen.epsilon_high)
+    if chosen.logprobs != "recompute" or row.kind != "clip":
+        return config
+    weight = {"kind": TRUNCATION, "epsilon_low": None, "epsilon_high": None}
+    return config.model_copy(update={"objective": chosen.model_copy(update=weight)})
 
 
 def judgement(config: Judging) -> Judgement:
@@ -50,10 +63,12 @@ def measure_pair(
     sampled_by: str,
     how: Judgement,
     outliers: Outliers | None = None,
+    prefixes: Prefixes | None = None,
 ) -> Measurement:
     """Measure one pair of traces, a row group at a time."""
     groups = Index()
-    chunks = pair(behaviour.batches(), evaluating.batches(), how.cluster_by, Index(), groups)
+    batches = behaviour.batches(label=label_column(how.cluster_by))
+    chunks = pair(batches, evaluating.batches(), how.cluster_by, Index(), groups, prefixes)
     return measure(
         chunks if outliers is None else outliers.watch(chunks),
         sampled_by=sampled_by,
@@ -66,5 +81,5 @@ def measure_pair(
 
 
 def clip_of(measured: Measurement, name: str) -> ClipEstimate:
-    """What one objective would clip, cut or mask."""
+    """What one objective would clip, truncate or mask."""
     return next(clip for clip in measured.clips if clip.objective.name == name)

@@ -1,4 +1,4 @@
-"""What the numbers and the pairs of a comparison are called."""
+"""Names of the metrics and pairs of a comparison in reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHARE_OF = {"clip": "clip fraction", "truncation": "truncation share", "mask": "
 
 
 def label(report: ComparisonReport, name: str) -> str:
-    """What a metric, or a kind of invalid logprob, is called in this report."""
+    """The name of a metric, or of a kind of invalid logprobs, in this report."""
     _, kind_of, kind = name.partition(".")
     if kind_of:
         return f"invalid logprobs: {kind.replace('_', ' ')}"
@@ -22,7 +22,7 @@ def label(report: ComparisonReport, name: str) -> str:
 
 
 def share_label(objective: Objective) -> str:
-    """What the share of tokens or sequences that an objective changes is called."""
+    """The name of the share of tokens or sequences that an objective changes."""
     return f"{SHARE_OF[objective.kind]}, {objective.name}"
 
 

@@ -1,4 +1,4 @@
-"""All pairs of three or more engines, and what a trainer's mismatch is made of."""
+"""All pairs of three or more engines, and the parts of a trainer's mismatch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from parity_check.measure.gates import overall
 from parity_check.measure.metrics import PairedChunk
 from parity_check.measure.objectives import OBJECTIVES, Objective
 from parity_check.measure.results import Measurement
-from parity_check.traces.pairing import Index, pair
+from parity_check.traces.pairing import Index, label_column, pair
 
 CLIP = "grpo"
-"""The clip that stands for the policy ratio where the configured objective is a weight's."""
+"""The clip of the policy ratio, when the configured objective is a cap or mask of a weight."""
 
 
 def analyse_matrix(
@@ -36,7 +36,7 @@ def analyse_matrix(
 
 
 def _worst_floors(floors: Iterable[Floor]) -> dict[str, Measurement]:
-    """The A/A run of each engine that is farthest from its baseline."""
+    """The A/A run of each engine with the largest difference from its baseline."""
     found: dict[str, Measurement] = {}
     for floor in floors:
         known, rms = found.get(floor.engine), floor.measurement["rms_log_ratio"].value
@@ -90,16 +90,19 @@ def _decomposition(stored: StoredRollouts, trainer: str, how: Judgement) -> Deco
 def _legs(
     stored: StoredRollouts, trainer: str, how: Judgement
 ) -> Iterator[tuple[PairedChunk, PairedChunk]]:
-    candidate = stored.traces["candidate"]
+    candidate, label = stored.traces["candidate"], label_column(how.cluster_by)
     left, right = (
-        pair(candidate.batches(), stored.traces[name].batches(), how.cluster_by, Index(), Index())
+        pair(
+            candidate.batches(label=label), stored.traces[name].batches(),
+            how.cluster_by, Index(), Index(),
+        )
         for name in (trainer, "reference")
-    )
+    )  # fmt: skip
     return zip(left, right, strict=True)
 
 
 def _weight(objective: Objective) -> str:
-    """The cap or mask of the importance weight: the configured one, TIS where that is a clip."""
+    """The cap or mask of the importance weight: the configured one, or TIS if that is a clip."""
     return objective.name if objective.wiring == "recompute" else TRUNCATION
 
 
@@ -110,7 +113,7 @@ def _first_steps(
     configured: Logprobs | None,
     how: Judgement,
 ) -> Iterator[FirstStep]:
-    """Of a loss that takes the rollout's logprobs as the old ones, and of one that recomputes."""
+    """The first step of a loss with the rollout's logprobs, and of one that recomputes them."""
     objective = how.objective
     clip = objective.name if objective.wiring == "bypass" else OBJECTIVES[CLIP].name
     seen = rollouts.pair(trainer, rollouts.sampled_by)

@@ -1,7 +1,7 @@
-"""The good practices of a trainer that learns from a rollout engine's logprobs, each a check.
+"""Good practices of a trainer that uses a rollout engine's logprobs, each as a check.
 
-A check fails where the configuration or the traces say so, passes where they show it, and is
-unknown where neither can tell: nothing is assumed of a training loop that is not here.
+A check passes or fails only if the configuration or the traces show it. Otherwise it is unknown:
+nothing is assumed about the training loop.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from parity_check.traces.engine import EngineDescription
 
 Status: TypeAlias = Literal["pass", "fail", "unknown"]
 Logprobs: TypeAlias = Literal["recompute", "bypass"]
-ASK = 'say objective.logprobs = "recompute" or "bypass"'
+ASK = 'set objective.logprobs to "recompute" or "bypass"'
 
 
 @dataclass(frozen=True, slots=True)
 class Practice:
-    """One check: its name, its outcome, and what that rests on."""
+    """One check: name, outcome and evidence."""
 
     name: str
     status: Status
@@ -52,22 +52,22 @@ def _kept(
 ) -> Practice:
     name = "behaviour-logprobs-kept"
     total = measured.tokens + measured.excluded
-    lost = [each for each in measured.hygiene if each.engine == "behaviour"]
+    lost = [each for each in measured.invalid if each.engine == "behaviour"]
     if lost:
-        told = ", ".join(f"{each.count:,} {each.kind.replace('_', ' ')}" for each in lost)
-        return Practice(name, "fail", f"of {total:,} sampled tokens: {told}")
+        kinds = ", ".join(f"{each.count:,} {each.kind.replace('_', ' ')}" for each in lost)
+        return Practice(name, "fail", f"{kinds} among {total:,} sampled tokens")
     mode = rollout.settings["logprobs_mode"].in_force
     if mode != "processed_logprobs" and sampling["temperature"] not in (0.0, 1.0):
         return Practice(
             name,
             "fail",
-            f"the rollout engine returns {mode} at temperature {sampling['temperature']:g}: they "
-            "belong to another distribution than the one that it sampled from",
+            f"the rollout engine returns {mode} at temperature {sampling['temperature']:g}, which "
+            "belong to a different distribution than the one it sampled from",
         )
     return Practice(
         name,
         "pass",
-        f"each of {total:,} sampled tokens carries the logprob that was returned while sampling "
+        f"all {total:,} sampled tokens have the logprob that was returned while sampling "
         f"({mode} in force)",
     )
 
@@ -75,33 +75,31 @@ def _kept(
 def _recomputed(logprobs: Logprobs | None, floor: Measurement | None) -> Practice:
     name = "old-logprobs-recomputed"
     if logprobs is None:
-        return Practice(name, "unknown", f"only the loss knows: {ASK}")
+        return Practice(name, "unknown", f"depends on the loss: {ASK}")
     if logprobs == "bypass":
         return Practice(
-            name, "fail", 'objective.logprobs = "bypass": the rollout\'s logprobs stand for the old'
+            name, "fail", 'objective.logprobs = "bypass": the rollout logprobs are the old logprobs'
         )
     if floor is None:
-        return Practice(
-            name, "pass", 'objective.logprobs = "recompute"; the trainer was not repeated'
-        )
+        return Practice(name, "pass", 'objective.logprobs = "recompute"; the trainer was not rerun')
     return Practice(
         name,
         "pass",
-        'objective.logprobs = "recompute"; the trainer repeats itself in another batch shape to a '
-        f"mean |Δ| of {floor['mean_abs_log_ratio'].value:.2g} nats",
+        'objective.logprobs = "recompute"; rerun with a different batch shape, the trainer has a '
+        f"mean |Δ| of {floor['mean_abs_log_ratio'].value:.2g} nats to itself",
     )
 
 
 def _apart(logprobs: Logprobs | None, measured: Measurement, floor: Measurement | None) -> Practice:
     name = "mismatch-apart-from-ratio"
-    mismatch = f"a k3 of {measured['k3_kl'].value:.2g} nats of mismatch"
+    mismatch = f"a mismatch with a k3 of {measured['k3_kl'].value:.2g} nats"
     if logprobs is None:
-        return Practice(name, "unknown", f"{mismatch}, in the ratio or beside it: {ASK}")
+        return Practice(name, "unknown", f"{mismatch}; the loss decides where it goes: {ASK}")
     if logprobs == "bypass":
-        return Practice(name, "fail", f"{mismatch} is in the policy ratio from the first step")
-    own = "" if floor is None else f" (k3 {floor['k3_kl'].value:.2g} of the trainer's own)"
+        return Practice(name, "fail", f"{mismatch} enters the policy ratio from the first step")
+    own = "" if floor is None else f" (the trainer's own k3 is {floor['k3_kl'].value:.2g})"
     return Practice(
-        name, "pass", f"{mismatch} is in the importance weight; the policy ratio starts at 1{own}"
+        name, "pass", f"{mismatch} enters the importance weight; the policy ratio starts at 1{own}"
     )
 
 
@@ -109,5 +107,5 @@ def _ess(measured: Measurement, gated: frozenset[str]) -> Practice:
     name = "ess-tracked"
     found = f"{100 * measured['ess'].value:.4g} % of {measured.tokens:,} tokens"
     if "ess" in gated:
-        return Practice(name, "pass", f"{found}, and it has a limit here")
-    return Practice(name, "fail", f"{found}, but no limit would notice it fall: set gates.ess")
+        return Practice(name, "pass", f"{found}; gates.ess has a limit")
+    return Practice(name, "fail", f"{found}; no limit would catch a drop: set gates.ess")

@@ -1,4 +1,4 @@
-"""What report.json holds of a comparison: the public, versioned form of a ComparisonReport.
+"""The content of a comparison's report.json: the public, versioned form of a ComparisonReport.
 
 `metrics`, `gates`, `diagnosis`, `worst_tokens` and `warnings` are flat lists; an entry names its
 direction (`sampled_by`, `evaluated_by`) or its pair (`reference`, `candidate`).
@@ -27,7 +27,15 @@ from parity_check.measure.decomposition import Decomposition
 from parity_check.measure.gates import GateResult, Verdict
 from parity_check.measure.gates import Kind as LimitKind
 from parity_check.measure.metrics import METRICS
-from parity_check.measure.objectives import Objective
+from parity_check.measure.objective import (
+    Advantage,
+    Averaging,
+    Kind,
+    Level,
+    Objective,
+    Unit,
+    Wiring,
+)
 from parity_check.measure.results import ClipEstimate, FirstDivergence
 from parity_check.measure.stats import Estimate
 from parity_check.report.record import Record, opening
@@ -48,11 +56,13 @@ class NumberRecord:
     clusters: int
     unit: str
     note: str
+    effective_clusters: float
+    unseen: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricRecord(NumberRecord):
-    """`noise_floor` holds the value of the A/A runs, by engine."""
+    """`noise_floor` has the value of the A/A runs, by engine."""
 
     noise_floor: dict[str, float]
     definition: str
@@ -85,11 +95,32 @@ class DirectionRecord:
     sampled_by: str
     evaluated_by: str
     prompts: int
+    effective_prompts: float
     samples: int
     tokens: int
     excluded: int
     largest_abs_log_ratio: float
     first_divergence: FirstDivergence
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveRecord:
+    """One row of the objectives; `low` and `high` are edges in `unit`."""
+
+    name: str
+    label: str
+    kind: Kind
+    wiring: Wiring
+    level: Level
+    low: float | None
+    high: float | None
+    unit: Unit
+    high_counts: Advantage
+    low_counts: Advantage
+    averaging: Averaging
+    counter: str
+    source: str
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +130,7 @@ class ClipRecord:
     sampled_by: str
     evaluated_by: str
     length: str | None
-    objective: Objective
+    objective: ObjectiveRecord
     positive_share: float
     counted: Estimate
     band: Estimate
@@ -125,7 +156,7 @@ class GateRecord:
 
 @dataclass(frozen=True, slots=True)
 class InvalidRecord:
-    """Logprobs that were left out of every mean; `engine` returned them."""
+    """Logprobs excluded from every mean; `engine` returned them."""
 
     kind: str
     engine: str
@@ -137,7 +168,7 @@ class InvalidRecord:
 
 @dataclass(frozen=True, slots=True)
 class DifferenceRecord:
-    """What two engines differ in: the names of the engines, and the value of each."""
+    """A difference between two engines: their names, and the value of each."""
 
     key: str
     reference: Any
@@ -197,7 +228,7 @@ class WorstTokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class ScoredRecord:
-    """Two engines on the tokens of `sampled_by`; judged only where `behaviour` sampled them."""
+    """Two engines on the tokens of `sampled_by`; judged only if `behaviour` sampled them."""
 
     sampled_by: str
     evaluating: str
@@ -311,7 +342,7 @@ def record(report: ComparisonReport) -> ComparisonRecord:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass, not of those inside it."""
+    """The fields of a dataclass; nested ones are not converted."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
@@ -334,6 +365,7 @@ def _direction(direction: Direction) -> DirectionRecord:
         sampled_by=direction.sampled_by,
         evaluated_by=direction.evaluated_by,
         prompts=measured.clusters,
+        effective_prompts=measured.effective_clusters,
         samples=measured.samples,
         tokens=measured.tokens,
         excluded=measured.excluded,
@@ -361,7 +393,17 @@ def _clips(direction: Direction) -> Iterator[ClipRecord]:
     measured = direction.measurement
     every: list[tuple[str | None, ClipEstimate]] = [(None, clip) for clip in measured.clips]
     for length, clip in [*every, *measured.clips_by_length]:
-        yield ClipRecord(direction.sampled_by, direction.evaluated_by, length, **_fields(clip))
+        yield ClipRecord(
+            direction.sampled_by,
+            direction.evaluated_by,
+            length,
+            **{**_fields(clip), "objective": _objective(clip.objective)},
+        )
+
+
+def _objective(row: Objective) -> ObjectiveRecord:
+    kept = [each.name for each in fields(ObjectiveRecord) if each.name != "counter"]
+    return ObjectiveRecord(**{name: getattr(row, name) for name in kept}, counter=str(row.counter))
 
 
 def _gate(direction: Direction, gate: GateResult) -> GateRecord:
@@ -381,7 +423,7 @@ def _gate(direction: Direction, gate: GateResult) -> GateRecord:
 
 
 def _invalid(direction: Direction) -> Iterator[InvalidRecord]:
-    for count in direction.measurement.hygiene:
+    for count in direction.measurement.invalid:
         yield InvalidRecord(
             **_fields(count), sampled_by=direction.sampled_by, evaluated_by=direction.evaluated_by
         )

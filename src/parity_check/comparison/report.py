@@ -1,4 +1,4 @@
-"""The frozen ComparisonReport: everything that its document needs, and nothing left to compute."""
+"""The frozen ComparisonReport: everything that its document needs, already computed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXIT_CODES: dict[Verdict, ExitCode] = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One parity setting: what was asked for, what is in force, and how that is known."""
+    """One parity setting: requested, in force, and how that was proved."""
 
     requested: Any
     in_force: Any
@@ -73,11 +73,11 @@ class Direction:
     measurement: Measurement
     gates: tuple[GateResult, ...]
     floors: dict[str, Estimate]
-    """The worst of the engines' noise floors: by metric, quantile or length bin of the clip."""
+    """The larger noise floor of the engines, by metric, quantile or length bin of the clip."""
     largest_floor: float | None
     """The largest |Δ| of either engine's A/A runs."""
     beside: ClipEstimate | None
-    """The truncation share, where the objective's own number is a clip rate."""
+    """The truncation share, if the objective's own number is a clip rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class FloorPicture:
 
 @dataclass(frozen=True, slots=True)
 class PairPictures:
-    """What a page draws of one pair: no part of report.json."""
+    """The plot data of one pair. Not part of report.json."""
 
     directions: tuple[Pictures, ...]
     worst_samples: tuple[WorstSample, ...]
@@ -115,7 +115,7 @@ class PairPictures:
 
 @dataclass(frozen=True, slots=True)
 class ReportPictures:
-    """What a page draws: the pairs in the order of the report's."""
+    """The plot data of a page: the pairs in the order of the report."""
 
     pairs: tuple[PairPictures, ...]
     floors: tuple[FloorPicture, ...]
@@ -123,7 +123,7 @@ class ReportPictures:
 
 @dataclass(frozen=True, slots=True)
 class ReportWarning:
-    """Something that the reader must know to read the numbers right."""
+    """Something a reader must know to interpret the numbers."""
 
     id: str
     message: str
@@ -171,7 +171,7 @@ class Scored:
     measurement: Measurement
     truncation: ClipEstimate
     verdict: Verdict | None
-    """Of the pair's gates; None where `behaviour` did not sample, so nothing is judged."""
+    """The verdict of the pair's gates; None if `behaviour` did not sample and nothing is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonReport:
-    """The one value in the middle: computed towards, rendered from."""
+    """The result of a comparison: computed once, then rendered."""
 
     head: Head
     engines: tuple[EngineReport, ...]
@@ -233,7 +233,7 @@ class ComparisonReport:
     objective: Objective
     level: float
     pairs: tuple[Pair, ...]
-    """The reference with the candidate, then every other pair of which one engine sampled."""
+    """Reference and candidate, then every other pair in which one engine sampled."""
     floors: tuple[Floor, ...]
     matrix: Matrix | None
     """With three or more engines."""

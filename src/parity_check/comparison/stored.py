@@ -48,31 +48,31 @@ class StoredRun:
     rollouts: tuple[StoredRollouts, ...]
     repeats: tuple[Repeat, ...] = ()
     parts: tuple[Part, ...] = ()
-    """Every trace that was asked for."""
+    """Every requested trace."""
     directory: Path | None = None
     verified: bool = False
-    """Whether the files are those that the run recorded, by their digests."""
+    """Whether the digests of the files match those that the run recorded."""
 
     def header(self, name: str) -> TraceHeader:
         """Of a trace with the engine's own logprobs: its rollouts, if it sampled any."""
         for each in (*self._sampled_by(name), *self.rollouts):
             if name in each.traces:
                 return each.traces[name].header
-        raise InputError(f"no trace holds logprobs of {name}")
+        raise InputError(f"no trace has logprobs of {name}")
 
     def entropy(self, name: str) -> float | None:
         """Mean entropy over tokens, nats, where the engine returns it."""
         return self.rollouts[-1].traces[name].mean_entropy()
 
     def directions(self, one: str, other: str) -> Iterator[tuple[str, str, Trace, Trace]]:
-        """(sampled by, evaluated by, behaviour, evaluating) where either of two engines sampled."""
+        """(sampled by, evaluated by, behaviour, evaluating) per engine that sampled."""
         for sampler, evaluator in ((one, other), (other, one)):
             for each in self._sampled_by(sampler):
                 if evaluator in each.traces:
                     yield sampler, evaluator, each.behaviour, each.traces[evaluator]
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Two engines of which one sampled, or both: the reference with the candidate first."""
+        """Pairs in which at least one engine sampled: the reference with the candidate first."""
         for one, other in combinations(self.names, 2):
             if any(self.directions(one, other)):
                 yield one, other
@@ -82,10 +82,10 @@ class StoredRun:
 
 
 def open_run(directory: Path, config: Config, names: Sequence[str] | None = None) -> StoredRun:
-    """A run's traces: every one that it was asked to record, as it recorded them.
+    """Open all traces that a run was configured to record, as it recorded them.
 
     `names` are the engines to compare, all of the configuration's if left out. Raises InputError
-    for a trace that is missing, unfinished or not the run's own, TraceMismatchError.
+    for a trace that is missing, unfinished or from elsewhere, TraceMismatchError.
     """
     names = tuple(config.names if names is None else names)
     manifest = read_manifest(directory)
@@ -127,7 +127,7 @@ def _open_rollouts(directory: Path, sampler: str, parts: Sequence[Part]) -> Stor
     }
     found = StoredRollouts(sampler, traces)
     for behaviour, evaluating in found.siblings():
-        # Raw against processed may be the very thing that a run was asked to compare.
+        # Comparing raw with processed logprobs may be the purpose of the run.
         check = check_headers if behaviour == sampler else check_siblings
         left, right = traces[behaviour], traces[evaluating]
         try:
@@ -147,7 +147,7 @@ def _open_repeat(run: StoredRun, directory: Path, part: Part) -> Repeat:
     tokens = (baseline.header.token_digest, baseline.header.replayed_from)
     if again.header.evaluated_by != engine or replayed is None or replayed not in tokens:
         raise TraceMismatchError(
-            f"{path}: not an A/A run of the {engine}: it holds logprobs of the "
+            f"{path}: not an A/A run of the {engine}: it has logprobs of the "
             f"{again.header.evaluated_by}, {'not replayed' if replayed is None else 'replayed'}"
             + ("" if replayed is None or replayed in tokens else " from another trace")
         )
@@ -155,10 +155,10 @@ def _open_repeat(run: StoredRun, directory: Path, part: Part) -> Repeat:
 
 
 def _parts_of_old_run(directory: Path, config: Config, names: Sequence[str]) -> tuple[Part, ...]:
-    """What a run without a manifest was asked to record, by its configuration and command."""
+    """The traces of a run without a manifest, inferred from its configuration and command."""
     commands = [read_header(path).command for path in directory.glob("*.parquet")]
     if not commands:
-        raise InputError(f"{directory}: no traces here", hint="give the directory of a run")
+        raise InputError(f"{directory}: no traces here", hint="pass a run directory")
     samplers: Sequence[str] = config.workload.samplers()
     stored = any("--reference-trace" in command for command in commands)
     if stored or any("--workload-trace" in command for command in commands):

@@ -1,4 +1,4 @@
-"""A finished run as pandas tables, for notebooks: one row a token, or one row a sample."""
+"""A finished run as pandas tables, for notebooks: one row per token or per sample."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECORDED = ("sample_index", "finish_reason", "text")
 
 
 class Run:
-    """A run's directory. Tables are read when they are asked for, and not kept."""
+    """A run directory. Tables are read on each call and not cached."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,14 +34,14 @@ class Run:
         }
         self.samplers = tuple(self._evaluated)
         if not self.samplers:
-            raise InputError(f"{path}: no traces here", hint="name the directory of a run")
+            raise InputError(f"{path}: no traces here", hint="pass a run directory")
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, sampled by {' and '.join(self.samplers)})"
 
     @property
     def report(self) -> dict[str, Any]:
-        """report.json, parsed. Raises InputError where there is none."""
+        """report.json, parsed. Raises InputError if it cannot be read."""
         try:
             text = (self.path / "report.json").read_text(encoding="utf-8")
         except OSError as error:
@@ -50,12 +50,12 @@ class Run:
         return tree
 
     def tokens(self) -> pd.DataFrame:
-        """One row a token, all sampling directions below each other.
+        """One row per token; all sampling directions in one table.
 
-        Columns: sampled_by, evaluated_by, prompt_id, prompt_group, sample_id, position (from 0,
-        in the completion), token_id, token (its text), behaviour_logprob, evaluating_logprob and
-        log_ratio (nats), importance_ratio (Δ cut at ±20). Logprobs are as the engine gave them,
-        NaN where it gave none; the report leaves unusable ones out of its means.
+        Columns: sampled_by, evaluated_by, prompt_id, prompt_group, sample_id, position (from 0, in
+        the completion), token_id, token (its text), behaviour_logprob, evaluating_logprob and
+        log_ratio (nats), importance_ratio (Δ cut at ±20). Logprobs are as the engine returned them,
+        NaN if missing. The report excludes unusable ones from its means.
         """
         return _table(
             _tokens(engines, left, right, vocabulary)
@@ -65,12 +65,12 @@ class Run:
         )
 
     def samples(self) -> pd.DataFrame:
-        """One row a sample, all sampling directions below each other.
+        """One row per sample; all sampling directions in one table.
 
         Columns: sampled_by, evaluated_by, prompt_id, prompt_group, sample_id, sample_index, tokens,
         sum_log_ratio and mean_log_ratio (nats), their exponentials sequence_ratio and
-        geometric_mean_ratio (GSPO's), finish_reason, text. One unusable logprob makes its sample's
-        ratios NaN.
+        geometric_mean_ratio (GSPO's), finish_reason, text. A sample with an unusable logprob has
+        NaN ratios.
         """
         return _table(
             pd.concat([_samples(engines, left, right) for left, right in _batches(*pair)])
@@ -89,13 +89,13 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """Open a run's directory. Raises InputError when it holds no pair of traces."""
+    """Open a run directory. Raises InputError if it has no pair of traces."""
     return Run(Path(path))
 
 
 def _table(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
-    # Categories keep the names of millions of tokens small.
+    # Categories save memory: names repeat for millions of tokens.
     return table.astype(dict.fromkeys(NAMES, "category"))
 
 

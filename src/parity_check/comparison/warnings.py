@@ -1,15 +1,16 @@
-"""What a reader must know of two engines to read their numbers right, as warnings."""
+"""Warnings: what a reader must know about two engines to interpret the numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from parity_check.comparison.report import ReportWarning
 from parity_check.config.models import ROLES, SHAPING
 from parity_check.traces.engine import UNKNOWN
+from parity_check.traces.pairing import Prefixes
 from parity_check.traces.provenance import Difference
-from parity_check.traces.trace import TraceHeader
+from parity_check.traces.trace import Trace, TraceHeader
 
 FOLLOWS_FROM_VERSION = frozenset(
     {
@@ -24,7 +25,7 @@ FOLLOWS_FROM_VERSION = frozenset(
         "model_runner",
     }
 )
-"""Facts that differ from version to version, or from recipe to recipe: shown, not warned of."""
+"""Facts that follow from the version or the recipe: shown as differences, without a warning."""
 PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
 NEUTRAL: Mapping[str, float] = {
     "top_p": 1.0,
@@ -34,16 +35,16 @@ NEUTRAL: Mapping[str, float] = {
     "frequency_penalty": 0.0,
     "repetition_penalty": 1.0,
 }
-"""What leaves the distribution as it is."""
+"""Values that do not change the distribution."""
 LOWEST_TEMPERATURE = 0.01
-"""What every version raises a lower positive temperature to."""
+"""Every version raises a lower positive temperature to this."""
 
 
 def warnings_of(
     headers: Mapping[str, TraceHeader],
     differences: Mapping[tuple[str, str], Sequence[Difference]],
 ) -> Iterator[ReportWarning]:
-    """What to know of the engines of `headers`, by name, and of the differences of each pair."""
+    """Warnings about the engines of `headers`, by name, and the differences of each pair."""
     yield from _imported(headers)
     yield from _foreign_tokens(headers)
     yield from _endpoints(headers)
@@ -56,39 +57,63 @@ def warnings_of(
     yield from _semantics(sampling, {header.engine.family for header in headers.values()})
 
 
+def shared_prefixes(prefixes: Prefixes, cluster_by: str) -> Iterator[ReportWarning]:
+    """Prompts that share most of their text are counted as independent of each other."""
+    shared, prompts = prefixes.counted_apart()
+    if shared:
+        yield ReportWarning(
+            "shared-prefixes",
+            f"{shared} of {prompts} prompts share half of their tokens or more with another one, "
+            f'and stats.cluster_by = "{cluster_by}" counts them as independent: errors are too '
+            "small, and intervals too narrow (k3's error by a factor of 1.7 to 2.1 with the "
+            'bundled prompts); name what they have in common: "group", or a column of the prompts',
+        )
+
+
+def unchecked(traces: Iterable[Trace]) -> Iterator[ReportWarning]:
+    """Traces in which damage would not be found."""
+    names = [trace.path.name for trace in traces if not trace.has_checksums]
+    if names:
+        yield ReportWarning(
+            "no-checksums",
+            f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} no checksums: another "
+            "program wrote it, or parity-check before it had them; damage would not be found",
+        )
+
+
 def sampler(header: TraceHeader) -> str:
-    """Who sampled the tokens of a trace that neither engine of this run sampled."""
+    """The engine that sampled a trace which neither engine of this run sampled."""
     role = header.sampled_by
     return f"the {role} of another run" if role in ROLES else f"the {role}"
 
 
 def _imported(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
-    """What a dump does not say is unknown, and what that leaves open."""
+    """What is unknown about an imported dump."""
     found = {name: header for name, header in headers.items() if header.engine.imported}
     if not found:
         return
     names = " and ".join(f"the {h.engine.label} (the {role})" for role, h in found.items())
     unstated = [name for name in SHAPING if any(name not in h.sampling for h in found.values())]
-    told = ""
+    hint = ""
     if unstated:
-        told = f"; so are {', '.join(unstated)}: state them with `import --sampling NAME=VALUE`"
+        hint = f"; so are {', '.join(unstated)}: pass them to `import --sampling NAME=VALUE`"
     yield ReportWarning(
         "imported",
-        f"of {names} there is only a dump: versions, settings, and whether logprobs are raw or "
-        f"processed, are unknown{told}",
+        f"{names} is known only from a dump: versions, settings, and whether logprobs are raw or "
+        f"processed are unknown{hint}",
     )
 
 
 def _foreign_tokens(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
-    """Neither engine sampled what both replayed."""
+    """Both engines replayed tokens that neither of them sampled."""
     if all(header.replayed_from is not None for header in headers.values()):
         who = sampler(headers["reference"])
         yield ReportWarning(
             "foreign-tokens",
-            f"the tokens were sampled by {who}, and both engines replayed them: Δ and ratio are "
-            "candidate against reference on these tokens, and the mean ratio need not be 1 for two "
-            "right engines; the trace's own logprobs are compared by `parity-check compare "
-            "workload.parquet reference.parquet` in the run's directory, and by the same with "
+            f"the tokens were sampled by {who} and replayed by both engines: Δ and ratio compare "
+            "candidate with reference on these tokens, and the mean ratio need not be 1 for two "
+            "correct engines. To compare the trace's own logprobs, run `parity-check compare "
+            "workload.parquet reference.parquet` in the run directory, and the same with "
             "reference-replayed-by-candidate.parquet",
         )
 
@@ -100,20 +125,20 @@ def _endpoints(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
         shown = ", ".join([*unknown, "its weights", "kernels", "batch limits"])
         yield ReportWarning(
             "endpoint.unknown",
-            f"the {role} is a served endpoint, from which some things cannot be read back: {shown}",
+            f"the {role} is a served endpoint; these facts about it are unknown: {shown}",
         )
         yield ReportWarning(
             "endpoint.no-floor",
-            f"the {role} is a served endpoint, which cannot decode the same tokens twice: no A/A "
-            "floor of it can be measured",
+            f"the {role} is a served endpoint and cannot decode the same tokens twice, so it has "
+            "no A/A floor",
         )
         others = [n for n, h in headers.items() if n != role and h.sampled_by == n]
         if others:
             yield ReportWarning(
                 "endpoint.prefill",
-                f"the {role} is a served endpoint, which evaluates given tokens by prefill: where "
-                f"the {' or the '.join(others)} sampled, Δ also holds what prefill and decode "
-                "differ by",
+                f"the {role} is an endpoint, which evaluates given tokens by prefill. Where the "
+                f"{' or the '.join(others)} sampled, Δ includes the difference between prefill and "
+                "decode",
             )
 
 
@@ -125,8 +150,8 @@ def _mixed_distributions(headers: Mapping[str, TraceHeader]) -> Iterator[ReportW
     if raw and processed:
         yield ReportWarning(
             "mixed-distributions",
-            f"the {raw} returns raw logprobs, the {processed} processed ones: they belong to "
-            "different distributions unless T = 1 and nothing is truncated or penalised",
+            f"the {raw} returns raw logprobs, the {processed} processed ones: different "
+            "distributions unless T = 1 without truncation and penalties",
         )
 
 
@@ -138,19 +163,19 @@ def _unrequested(
             yield ReportWarning(
                 f"unrequested-difference.{difference.key}",
                 f"{difference.key} is {_shown(difference.reference)} in the {reference} and "
-                f"{_shown(difference.candidate)} in the {candidate}, which nobody asked for",
+                f"{_shown(difference.candidate)} in the {candidate}, which was not requested",
             )
 
 
 def _trainers(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
-    """What a trainer does otherwise than a rollout engine, which is part of what is compared."""
+    """Where a trainer differs from a rollout engine by design, which enters the comparison."""
     for name, header in headers.items():
         if not header.engine.trainer:
             continue
         yield ReportWarning(
             f"trainer-path.{name}",
-            f"{name} is a trainer's forward: it scores by prefill what rollout engines compute by "
-            "decode, a token a step; the two paths are part of what is compared",
+            f"{name} is a trainer's forward pass: it scores by prefill, while rollout engines "
+            "decode one token per step; Δ includes the difference between the two paths",
         )
         sampling, truncates = header.sampling, header.engine.config.get("truncation", False)
         shaping = {k: v for k, v in NEUTRAL.items() if k in PENALTIES or not truncates}
@@ -158,15 +183,15 @@ def _trainers(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
         if left_out and sampling["temperature"]:
             yield ReportWarning(
                 f"trainer-distribution.{name}",
-                f"{name} leaves out {', '.join(left_out)}, which shaped the distribution that "
-                "the tokens were sampled from",
+                f"{name} does not apply {', '.join(left_out)}, so its distribution differs from "
+                "the one that was sampled from",
             )
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return "nothing" if value in (None, "") else str(value)
+    return "not set" if value in (None, "") else str(value)
 
 
 def _checkpoint_defaults(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
@@ -174,33 +199,33 @@ def _checkpoint_defaults(headers: Mapping[str, TraceHeader]) -> Iterator[ReportW
     for defaults in sorted(filter(None, found)):
         yield ReportWarning(
             "checkpoint-sampling-defaults",
-            f"the checkpoint's generation_config.json sets {defaults}: every request here says "
-            "otherwise, but an engine that serves this checkpoint applies it to requests that "
-            'leave it out, unless it is started with generation_config = "vllm"',
+            f"the checkpoint's generation_config.json sets {defaults}. The requests here override "
+            "it. A server of this checkpoint applies it to requests that do not set these "
+            'parameters, unless it is started with generation_config = "vllm"',
         )
 
 
 def _semantics(sampling: Mapping[str, Any], families: set[str]) -> Iterator[ReportWarning]:
-    """Differences that no setting shows, where the sampling parameters make them matter."""
+    """Version differences that no setting shows, if the sampling parameters trigger them."""
     if not sampling.keys() >= set(SHAPING):
-        return  # an imported trace, which does not say
+        return  # imported trace: unknown
     temperature = sampling["temperature"]
     if sampling["top_p"] < 1 and sampling["min_p"] > 0 and families >= {"v0", "v1"} and temperature:
         yield ReportWarning(
             "semantics.top-p-and-min-p",
-            "V0 applies top_p before min_p, V1 min_p before top_p: with both they keep different "
-            "tokens (0.08 to 0.10 mean |Δ| at top_p 0.8 and min_p 0.1, and tokens that only one "
-            "side allows); no setting changes that",
+            "V0 applies top_p before min_p, V1 applies min_p before top_p: with both set they "
+            "keep different tokens (mean |Δ| of 0.08 to 0.10 at top_p 0.8 and min_p 0.1, and "
+            "tokens that only one side allows); no setting changes the order",
         )
     if temperature == 0:
         yield ReportWarning(
             "semantics.greedy",
-            "temperature 0 is greedy: logprobs are reported at T = 1, without top_k, top_p and "
+            "temperature 0 is greedy: logprobs are returned at T = 1, without top_k, top_p and "
             "min_p",
         )
     if 0 < temperature < LOWEST_TEMPERATURE:
         yield ReportWarning(
             "semantics.clamped-temperature",
-            f"vLLM raises temperature {temperature:g} to {LOWEST_TEMPERATURE:g}, and reports "
-            "logprobs at that",
+            f"vLLM raises temperature {temperature:g} to {LOWEST_TEMPERATURE:g} and returns "
+            "logprobs at that temperature",
         )

@@ -1,1 +1,1 @@
-"""parity.toml."""
+"""The configuration file, parity.toml."""

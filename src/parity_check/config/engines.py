@@ -1,4 +1,4 @@
-"""The tables of parity.toml that say what an engine is: one class a kind."""
+"""The engine tables of parity.toml: one class per kind."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -17,8 +18,29 @@ from pydantic import (
     model_validator,
 )
 
-NEEDS_ENDPOINT = 'kind = "endpoint" and the table `endpoint` need each other'
-NEEDS_TRANSFORMERS = 'the table `transformers` needs kind = "transformers", not "{}"'
+from parity_check.reading import wrong_name
+
+NEEDS_ENDPOINT = 'kind = "endpoint" requires the table `endpoint`, and vice versa'
+NEEDS_TRANSFORMERS = 'the table `transformers` requires kind = "transformers", not "{}"'
+
+
+def _name(text: str) -> str:
+    reason = wrong_name(text)
+    if reason is not None:
+        raise ValueError(reason)
+    return text
+
+
+def _variables(variables: dict[str, str]) -> dict[str, str]:
+    for name, value in variables.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise ValueError(f"{name!r} and its value cannot be an environment variable")
+    return variables
+
+
+FileName = Annotated[str, AfterValidator(_name)]
+"""A path, or what may be one: nothing that no file can be called."""
+Variables = Annotated[dict[str, str], AfterValidator(_variables)]
 
 
 class Table(BaseModel):
@@ -26,7 +48,7 @@ class Table(BaseModel):
 
 
 class Settings(Table):
-    """The four parity settings; `"default"` leaves one to the engine, and the report says so."""
+    """The four parity settings. `"default"` leaves one to the engine; the report shows that."""
 
     logprobs_mode: Literal["processed_logprobs", "raw_logprobs", "default"] = "processed_logprobs"
     enable_prefix_caching: bool | Literal["default"] = False
@@ -35,39 +57,39 @@ class Settings(Table):
 
 
 class Trainer(Table):
-    """What a trainer's forward decides for itself; nothing of it is left to transformers."""
+    """Settings of a trainer's forward pass. None is left to a default of transformers."""
 
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    """Of the body; `model.dtype` when left out."""
+    """Of the transformer body. Default: `model.dtype`."""
     lm_head_dtype: Literal["model", "float32"] = "float32"
     """float32: hidden states and head weights are upcast before the product."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     temperature: bool = True
     """Whether logits are divided by the workload's temperature."""
     truncation: bool = False
-    """Whether min_p, top_k and top_p mask logits, as few trainers do."""
+    """Whether min_p, top_k and top_p mask logits. Few trainers do this."""
     layout: Literal["padded", "packed"] = "padded"
     samples_per_batch: Annotated[int, Field(ge=1)] = 8
     tokens_per_batch: Annotated[int, Field(ge=1)] = 4096
-    """With padding; a sample that is longer goes alone."""
+    """Including padding. A longer sample gets a batch of its own."""
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
 
 
 class EndpointConfig(Table):
-    """A server that speaks OpenAI's completions API with vLLM's additions."""
+    """A server with OpenAI's completions API and vLLM's extensions."""
 
     base_url: str
-    """Up to and with the API's version, e.g. `http://127.0.0.1:8000/v1`."""
+    """Including the API version, e.g. `http://127.0.0.1:8000/v1`."""
     model: str
-    """The name that the server serves it under."""
+    """The served model name."""
     api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
-    """The environment variable that holds the key; the key itself has no place in a file."""
+    """The environment variable that holds the key. The key itself is never stored in a file."""
     concurrency: Annotated[int, Field(ge=1)] = 16
-    """Requests under way at once."""
+    """Concurrent requests."""
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """For one answer, from the request to its last byte."""
+    """For one response, from the request to the last byte."""
     retries: Annotated[int, Field(ge=0)] = 4
-    """Further attempts after 429, 5xx and broken connections, with growing pauses."""
+    """Retries after 429, 5xx and connection errors, with growing pauses."""
 
     @field_validator("base_url")
     @classmethod
@@ -76,15 +98,17 @@ class EndpointConfig(Table):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("expected http://HOST[:PORT]/v1, or https")
         if "@" in parts.netloc or parts.query or parts.fragment:
-            raise ValueError("a URL that is stored holds no user, key or query: use `api_key_env`")
+            raise ValueError(
+                "must not contain user, key or query, because it is stored: use `api_key_env`"
+            )
         return url.rstrip("/")
 
 
 class EngineTable(Table):
-    """What the tables of all kinds have in common."""
+    """What all kinds of engine tables have in common."""
 
     foreign: ClassVar[Mapping[str, str]] = {}
-    """Keys that belong to other kinds alone, and what to say of each."""
+    """Keys that only other kinds have, with the error message for each."""
 
     kind: str
 
@@ -98,17 +122,17 @@ class EngineTable(Table):
 
     @property
     def body_dtype(self) -> str | None:
-        """What the engine computes in, where that is not `model.dtype`."""
+        """The dtype that the engine computes in, if it is not `model.dtype`."""
         return None
 
 
 class Provisioned(EngineTable):
-    """An engine in an interpreter that the user names or that is made."""
+    """An engine that runs in an existing or a provisioned interpreter."""
 
-    python: str | None = None
-    """An interpreter that has vllm (transformers: torch and transformers), or `current`."""
+    python: FileName | None = None
+    """An interpreter with vllm (a trainer: with torch and transformers), or `current`."""
     requirement: str | None = None
-    """A requirement that uv provisions once into the cache, e.g. `vllm==0.18.1`."""
+    """A requirement that uv installs once into the cache, e.g. `vllm==0.18.1`."""
 
     @property
     def source(self) -> str:
@@ -118,26 +142,26 @@ class Provisioned(EngineTable):
     @model_validator(mode="after")
     def _one_interpreter(self) -> Self:
         if bool(self.python) == bool(self.requirement):
-            raise ValueError("give exactly one of `python` and `requirement`")
+            raise ValueError("set exactly one of `python` and `requirement`")
         return self
 
 
 class VllmArguments(EngineTable):
-    """What a vLLM engine, or the fake one in its place, is asked for."""
+    """What can be requested of a vLLM engine, and of the fake engine that replaces it."""
 
     family: Literal["v0", "v1"] | None = None
-    """Asserted after the engine has started; left out, it is reported."""
+    """Checked after the engine has started. If left out, it is only reported."""
     settings: Settings = Settings()
     engine_args: dict[str, Any] = {}
-    """Given to vllm.LLM untouched, over everything that parity-check would pass."""
-    env: dict[str, str] = {}
+    """Passed to vllm.LLM unchanged; overrides what parity-check would pass."""
+    env: Variables = {}
 
     @field_validator("engine_args")
     @classmethod
-    def _writable(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _storable(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         for name, value in arguments.items():
             if not _is_plain(value):
-                raise ValueError(f"{name}: neither TOML nor JSON has a word for {value!r}")
+                raise ValueError(f"{name}: {value!r} has no TOML and JSON representation")
         return arguments
 
 
@@ -153,7 +177,7 @@ class VllmTable(VllmArguments, Provisioned):
 
 
 class FakeTable(VllmArguments):
-    """No model at all, in the place of vLLM."""
+    """An engine without a model, in place of vLLM."""
 
     foreign: ClassVar[Mapping[str, str]] = {
         "endpoint": NEEDS_ENDPOINT,
@@ -166,7 +190,7 @@ class FakeTable(VllmArguments):
 
 
 class TrainerTable(Provisioned):
-    """A trainer's forward, in a worker."""
+    """A trainer's forward pass, in a worker."""
 
     foreign: ClassVar[Mapping[str, str]] = {
         "endpoint": NEEDS_ENDPOINT,
@@ -179,11 +203,11 @@ class TrainerTable(Provisioned):
 
     kind: Literal["transformers"]
     transformers: Trainer = Trainer()
-    env: dict[str, str] = {}
+    env: Variables = {}
 
     @property
     def settings(self) -> Settings:
-        """The four parity settings that are asked for, in a trainer's own words."""
+        """The four parity settings, from the trainer's own keys."""
         return Settings(
             logprobs_mode="processed_logprobs" if self.transformers.temperature else "raw_logprobs",
             lm_head_dtype=self.transformers.lm_head_dtype,
@@ -195,26 +219,26 @@ class TrainerTable(Provisioned):
 
 
 class EndpointTable(EngineTable):
-    """A server that somebody else started."""
+    """A server that parity-check did not start."""
 
     foreign: ClassVar[Mapping[str, str]] = {
         "transformers": NEEDS_TRANSFORMERS.format("endpoint"),
         **{
-            name: f'kind = "endpoint" starts nothing, and takes no `{name}`'
+            name: f'kind = "endpoint" starts no engine and takes no `{name}`'
             for name in ("python", "requirement", "engine_args", "env")
         },
     }
 
     kind: Literal["endpoint"]
     family: Literal["v0", "v1"] | None = None
-    """Checked against what the server shows; left out, it is reported."""
+    """Checked against the running server. If left out, it is only reported."""
     settings: Settings
     endpoint: EndpointConfig
 
     @model_validator(mode="before")
     @classmethod
-    def _nothing_is_asked_of_a_server(cls, tree: Any) -> Any:
-        """A server's settings are its own: one that is left out is not asked for."""
+    def _server_settings_default(cls, tree: Any) -> Any:
+        """A setting of a server that is left out is not requested."""
         if not isinstance(tree, dict):
             return tree
         if "endpoint" not in tree:
@@ -222,7 +246,7 @@ class EndpointTable(EngineTable):
         given = tree.get("settings", {})
         if isinstance(given, dict):
             given = {**dict.fromkeys(Settings.model_fields, "default"), **given}
-        # Runs of earlier versions hold these, and nothing in them.
+        # Runs of earlier versions have these keys, with empty values.
         kept = {k: v for k, v in tree.items() if (k, v) not in (("engine_args", {}), ("env", {}))}
         return {**kept, "settings": given}
 
@@ -239,11 +263,11 @@ EngineConfig = Annotated[
     | Annotated[FakeTable, Tag("fake")],
     Discriminator(_kind),
 ]
-"""One engine's table; the kind is vllm where it is left out."""
+"""The table of one engine; the default kind is vllm."""
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether TOML and JSON can both hold the value."""
+    """Whether TOML and JSON can both represent the value."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
     if isinstance(value, list):

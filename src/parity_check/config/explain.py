@@ -1,21 +1,23 @@
-"""What is wrong with a configuration, in one line that names the key."""
+"""Turn a validation error into one line that names the key."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 
+from parity_check.errors import nearest
+from parity_check.visible import value as shown
+
 UNSHOWN = ("base_url", "api_key_env")
-"""Keys into which somebody may have pasted a secret."""
+"""Keys whose value may be a secret pasted by mistake; never printed."""
 UNION_MEMBER = re.compile(r"bool|literal\[.*\]")
 
 
 def explain(root: type[BaseModel], error: ValidationError) -> str:
-    """Which key of which table is wrong, and what it takes."""
+    """Which key is wrong, and what it accepts."""
     first, *others = error.errors()
     keys, table = _located(root, first["loc"])
     place = ".".join(keys)
@@ -31,7 +33,7 @@ def explain(root: type[BaseModel], error: ValidationError) -> str:
     reasons = [each["msg"].removeprefix("Value error, ") for each in (first, *same)]
     reason = ", or ".join(each[0].lower() + each[1:] for each in reasons)
     if isinstance(first["input"], str | int | float) and not place.endswith(UNSHOWN):
-        reason += f" (got {first['input']!r})"
+        reason += f" (got {shown(first['input'])})"
     return f"{place}: {reason}"
 
 
@@ -74,5 +76,5 @@ def _unknown_key(keys: list[str], table: Any) -> str:
     *_, last = keys
     models = [m for m in (table, *get_args(table)) if isinstance(m, type)]
     known = [name for m in models if issubclass(m, BaseModel) for name in m.model_fields]
-    close = difflib.get_close_matches(last, known, n=1)
-    return f"unknown key `{'.'.join(keys)}`" + (f" (did you mean `{close[0]}`?)" if close else "")
+    near = nearest(last, known)
+    return f"unknown key `{'.'.join(keys)}`" + (f" (did you mean `{near}`?)" if near else "")

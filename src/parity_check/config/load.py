@@ -1,32 +1,43 @@
-"""A configuration: read from a file, changed by `--set`, validated, dumped for the run."""
+"""Load a configuration: read the file, apply `--set`, validate, dump for the run."""
 
 from __future__ import annotations
 
-import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from pydantic import ValidationError
 
 from parity_check.config.engines import Table
 from parity_check.config.explain import explain
 from parity_check.config.models import ROLES, SHAPING, Config, Judging, WeightSync, Workload
-from parity_check.errors import ConfigError
+from parity_check.errors import ConfigError, suggestion
+from parity_check.reading import MOST_DEPTH, MOST_NODES, read_text, wrong_name, wrong_tree
+from parity_check.visible import value as shown
+
+if TYPE_CHECKING:
+    import yaml
 
 T = TypeVar("T", bound=Table)
 
+MOST_BYTES = 1 << 18
+"""Of a configuration; the parsers take time that grows faster than the text."""
+LONG_KEY = re.compile(rf"(?<![\w\"'-])(?:[\w\"'-]+[ \t]*\.[ \t]*){{{MOST_DEPTH},}}")
+"""A dotted key of more tables than a configuration has."""
+
 
 def load_config(path: Path, overlay: Sequence[str] = ()) -> Config:
-    """Read TOML (or YAML by suffix), apply `a.b=VALUE` overlays, resolve paths beside the file.
+    """Read TOML (or YAML by suffix), apply `a.b=VALUE` overlays, resolve relative paths.
 
-    Raises ConfigError naming the file, the key and what it takes.
+    Paths are relative to the file. Raises ConfigError naming the file, the key and what it accepts.
     """
-    tree = read_tree(path)
+    tree = _checked(read_tree(path), path.name)
     for item in overlay:
         set_key(tree, item)
-    _resolve_paths(tree, path.parent)
+    _resolve_paths(_checked(tree, "--set"), path.parent)
     return parse_config(tree, source=path.name)
 
 
@@ -41,34 +52,41 @@ def _validate(table: type[T], tree: Mapping[str, Any], source: str) -> T:
         raise ConfigError(f"{source}: {explain(table, error)}") from None
 
 
+def _checked(tree: dict[str, Any], source: str) -> dict[str, Any]:
+    """The tree, if it is no deeper or larger than a configuration, and all of it can be stored."""
+    reason = wrong_tree(tree)
+    if reason is not None:
+        raise ConfigError(f"{source}: {reason}, which no configuration holds")
+    return tree
+
+
 def load_judging(path: Path | None, overlay: Sequence[str] = ()) -> Judging:
-    """How to judge stored traces: a whole configuration, or the defaults, with overlays."""
+    """How to judge stored traces: from a configuration file or the defaults, with overlays."""
     if path is not None:
         return load_config(path, overlay)
     tree: dict[str, Any] = {}
     for item in overlay:
         set_key(tree, item)
-    return _validate(Judging, tree, "--set")
+    return _validate(Judging, _checked(tree, "--set"), "--set")
 
 
 def stated_sampling(items: Sequence[str]) -> dict[str, Any]:
-    """`NAME=VALUE` of the sampling parameters, in the ranges of [workload]. Raises ConfigError."""
+    """Parse `NAME=VALUE` sampling parameters, validated as in [workload]. Raises ConfigError."""
     tree: dict[str, Any] = {}
     for item in items:
         name, _, _ = item.partition("=")
         if name.strip() not in SHAPING:
-            close = difflib.get_close_matches(name.strip(), SHAPING, n=1)
             raise ConfigError(
-                f"--sampling {item}: no sampling parameter `{name.strip()}`",
-                hint=f"did you mean {close[0]}?" if close else f"there is {', '.join(SHAPING)}",
+                f"--sampling {item}: unknown sampling parameter `{name.strip()}`",
+                hint=suggestion(name.strip(), SHAPING),
             )
         set_key(tree, item)
-    stated = _validate(Workload, tree, "--sampling")
+    stated = _validate(Workload, _checked(tree, "--sampling"), "--sampling")
     return {name: getattr(stated, name) for name in tree}
 
 
 def dump_config(config: Judging) -> dict[str, Any]:
-    """The resolved configuration: JSON- and TOML-ready, every default written out."""
+    """The resolved configuration with all defaults, ready for JSON and TOML."""
     tree = config.model_dump(mode="json", exclude_none=True)
     return {name: table for name, table in tree.items() if name != "engines" or table}
 
@@ -77,60 +95,120 @@ def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
     """Make paths that are relative to the configuration file absolute."""
     for table, key in (("model", "path"), ("workload", "prompts")):
         value = tree.get(table, {}).get(key) if isinstance(tree.get(table), dict) else None
-        if isinstance(value, str) and not value.startswith("bundled:"):
+        if _is_path(value) and not value.startswith("bundled:"):
             candidate = base / Path(value).expanduser()
-            if candidate.exists():
-                tree[table][key] = str(candidate.resolve())
+            with suppress(OSError, RuntimeError):  # a link that leads to itself
+                if candidate.exists():
+                    tree[table][key] = str(candidate.resolve())
     updates = tree.get("weight_sync")
     if isinstance(updates, dict):
-        updates["python_path"] = str(base.absolute() / updates.get("python_path", "."))
+        place = updates.setdefault("python_path", ".")
+        if _is_path(place):
+            updates["python_path"] = str(base.absolute() / place)
         updates["weights"] = _beside(updates.get("weights", WeightSync().weights), base)
     further = tree.get("engines")
     tables = [tree.get(role) for role in ROLES]
     for engine in [*tables, *(further.values() if isinstance(further, dict) else [])]:
         value = engine.get("python") if isinstance(engine, dict) else None
-        if isinstance(engine, dict) and isinstance(value, str) and "/" in value:
-            # Not resolved: a virtual environment's interpreter is a link, and must stay one.
+        if isinstance(engine, dict) and _is_path(value) and "/" in value:
+            # Not resolved: the interpreter of a virtual environment must stay a symlink.
             engine["python"] = str(base.absolute() / Path(value).expanduser())
 
 
+def _is_path(value: Any) -> TypeGuard[str]:
+    """Whether a value may name a file; what cannot is refused when it is validated."""
+    return isinstance(value, str) and wrong_name(value) is None
+
+
 def _beside(paths: Any, base: Path) -> Any:
-    """Checkpoints as absolute paths where they exist; anything else is refused later."""
+    """Checkpoints that exist, as absolute paths; anything else is rejected later."""
     if not isinstance(paths, list):
         return paths
     return [
-        str((base / path).resolve()) if isinstance(path, str) and (base / path).is_dir() else path
+        str((base / path).resolve()) if _is_path(path) and (base / path).is_dir() else path
         for path in paths
     ]
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """What a TOML file holds, or a YAML file by its suffix. Raises ConfigError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path.name}: not UTF-8 at byte {error.start}") from None
+    """Parse a TOML file, or YAML by suffix. Raises ConfigError."""
+    text = read_text(path, "the configuration", MOST_BYTES, ConfigError)
     if path.suffix in (".yaml", ".yml"):
         return _read_yaml(path, text)
     try:
+        return _parse_toml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path.name}: not valid TOML: {_reason(error)}") from None
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    """TOML in bounded time. Raises ValueError, as tomllib does, also for what is nested deeply."""
+    if LONG_KEY.search(text):
+        raise ValueError(f"a key of more than {MOST_DEPTH} parts")
+    try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path.name}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _read_yaml(path: Path, text: str) -> dict[str, Any]:
     import yaml
 
+    loader = None
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path.name}: not valid YAML: {reason}") from None
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        reason = None if node is None else _wrong_node(node)
+        tree = None if node is None or reason else loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        # Scalars that look like a number or a date raise whatever int and datetime raise.
+        reason = _reason(error)
+    except RecursionError:
+        reason = "nested too deeply"
+    finally:
+        if loader is not None:
+            loader.dispose()
+    if reason is not None:
+        raise ConfigError(f"{path.name}: not valid YAML: {reason}")
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path.name}: expected tables of keys")
+        raise ConfigError(f"{path.name}: expected tables with keys")
     return tree
+
+
+def _wrong_node(root: yaml.Node) -> str | None:
+    """Why a YAML document is not built: too deep, too large with its aliases, or a key twice."""
+    import yaml
+
+    level, count = [root], 0
+    for _ in range(MOST_DEPTH + 1):
+        below: list[yaml.Node] = []
+        for node in level:
+            if isinstance(node, yaml.MappingNode):
+                names = [(key.tag, key.value) for key, _ in node.value if _is_scalar(key)]
+                twice = next((name for _, name in names if names.count((_, name)) > 1), None)
+                if twice is not None:
+                    return f"key {shown(twice)} twice, at line {node.start_mark.line + 1}"
+                below += [part for pair in node.value for part in pair]
+            elif isinstance(node, yaml.SequenceNode):
+                below += node.value
+            if count + len(below) > MOST_NODES:
+                return f"more than {MOST_NODES:,} values, aliases counted in full"
+        if not below:
+            return None
+        count += len(below)
+        level = below
+    return f"nested more than {MOST_DEPTH} deep"
+
+
+def _is_scalar(node: yaml.Node) -> bool:
+    import yaml
+
+    return isinstance(node, yaml.ScalarNode)
+
+
+def _reason(error: Exception) -> str:
+    """An error's text on one line, without advice for programmers."""
+    return " ".join(str(error).partition(";")[0].split())
 
 
 def set_key(tree: dict[str, Any], item: str) -> None:
@@ -139,10 +217,14 @@ def set_key(tree: dict[str, Any], item: str) -> None:
     keys = dotted.strip().split(".")
     if not separator or not all(keys):
         raise ConfigError(f"--set {item}: expected KEY.KEY=VALUE")
+    if len(keys) > MOST_DEPTH:
+        raise ConfigError(f"--set {item}: a key of more than {MOST_DEPTH} parts")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = _parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    except ValueError as error:
+        raise ConfigError(f"--set {item}: {_reason(error)}") from None
     table = tree
     for key in keys[:-1]:
         table = table.setdefault(key, {})

@@ -1,4 +1,4 @@
-"""parity.toml as typed tables."""
+"""The tables of parity.toml."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from pydantic import (
     model_validator,
 )
 
-from parity_check.config.engines import EngineConfig, Table
-from parity_check.errors import ConfigError
+from parity_check.config.engines import EngineConfig, FileName, Table
+from parity_check.errors import ConfigError, suggestion
 
 Role = Literal["reference", "candidate"]
 ROLES: tuple[Role, Role] = ("reference", "candidate")
 OTHER: Mapping[Role, Role] = {"reference": "candidate", "candidate": "reference"}
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+LONGEST_S = 7 * 24 * 3600.0
 ENGINE_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 SHAPING = (
     "temperature",
@@ -38,24 +39,24 @@ T = TypeVar("T", bound=Table)
 
 
 class ModelConfig(Table):
-    path: str = "bundled:tiny"
-    """A directory, a hub name (then `revision` is needed), or `bundled:tiny`."""
+    path: FileName = "bundled:tiny"
+    """A directory, a hub name (requires `revision`), or `bundled:tiny`."""
     revision: str | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Always explicit: what `auto` means depends on the engine's transformers version."""
+    """Always explicit: the meaning of `auto` depends on the transformers version."""
 
 
 class Workload(Table):
-    prompts: str = "bundled:prompts"
+    prompts: FileName = "bundled:prompts"
     """JSONL or Parquet with prompt | prompt_token_ids | messages, prompt_id?, prompt_group?"""
     num_prompts: Annotated[int, Field(ge=1)] | None = None
-    """Use the first so many prompts; all when left out."""
+    """Use only the first N prompts. Default: all."""
     samples_per_prompt: Annotated[int, Field(ge=1)] = 2
     max_tokens: Annotated[int, Field(ge=1)] = 64
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=-1)] = -1
-    """-1 is off in every version (0.8.5 refuses 0)."""
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] = -1
+    """-1 is off in every version (0.8.5 rejects 0)."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
@@ -63,19 +64,23 @@ class Workload(Table):
     ignore_eos: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 5
     seed: int = 1234
-    """Seeds each engine; requests carry no seed of their own (V1 on CPU dies of that)."""
+    """Seeds each engine. Requests have no seed of their own, because V1 on CPU crashes on one."""
     sampled_by: Literal["both", "reference", "candidate"] = "both"
     repeats: Annotated[int, Field(ge=0)] = 1
-    """A/A runs of each engine, in another batch order and composition."""
+    """A/A runs of each engine, in a different batch order."""
+
+    def tokens(self, prompts: int) -> int:
+        """The most that an engine computes for so many prompts: sampled, replayed, repeated."""
+        return prompts * self.samples_per_prompt * self.max_tokens * (2 + self.repeats)
 
     @model_validator(mode="after")
     def _top_k_off_is_minus_one(self) -> Self:
         if self.top_k == 0:
-            raise ValueError("top_k: 0 is not accepted by every version, -1 is off")
+            raise ValueError("top_k: some versions reject 0; use -1 for off")
         return self
 
     def sampling(self) -> dict[str, float | int]:
-        """Every parameter that shapes the distribution, explicitly."""
+        """All parameters that shape the distribution."""
         return {name: getattr(self, name) for name in SHAPING}
 
     def samplers(self) -> tuple[Role, ...]:
@@ -84,19 +89,19 @@ class Workload(Table):
 
 
 class ObjectiveConfig(Table):
-    """Whose clip rate is estimated; the others are in the JSON report."""
+    """The objective whose clip rate is gated. The JSON report has all others too."""
 
     kind: str = "grpo"
     logprobs: Literal["recompute", "bypass"] | None = None
-    """Whether the loss recomputes its old logprobs with the trainer, or takes the rollout's."""
+    """Whether the loss recomputes old logprobs with the trainer or uses the rollout's."""
     epsilon_low: float | None = None
     epsilon_high: float | None = None
     positive_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of tokens with a positive advantage; an engine comparison cannot know it."""
+    """Share of tokens with a positive advantage, which an engine comparison cannot measure."""
 
 
 class GatesConfig(BaseModel):
-    """A profile, and any metric's own limit by its name, e.g. `k3_kl = 1e-3`."""
+    """A profile, and limits of single metrics, e.g. `k3_kl = 1e-3`."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, float] = Field(init=False)
@@ -109,27 +114,29 @@ class GatesConfig(BaseModel):
 
 class StatsConfig(Table):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    cluster_by: Literal["prompt", "sample"] = "prompt"
+    cluster_by: Annotated[str, Field(min_length=1)] = "prompt"
+    """What is independent: `prompt`, `group` (the prompts of a prompt_group together), `sample`, or
+    a column of the prompts; there a prompt without a value is independent of all others."""
     tail_threshold: Annotated[float, Field(gt=0)] = 1.0
     """tail_fraction counts tokens whose |Δ| is above this many nats."""
 
 
 class WeightSync(Table):
-    """What `weight-sync` does to an engine while requests are under way."""
+    """What `weight-sync` does while requests are in flight."""
 
-    weights: list[str] = Field(default_factory=lambda: ["bundled:tiny-next"], min_length=1)
-    """Checkpoints of the model's own shape, applied in order: directories of safetensors."""
+    weights: list[FileName] = Field(default_factory=lambda: ["bundled:tiny-next"], min_length=1)
+    """Checkpoints of the same shape as the model, applied in order: safetensors directories."""
     update_after_tokens: Annotated[int, Field(ge=1)] = 16
-    """Tokens of every request in flight before the first update, and between two."""
+    """Tokens that each request generates before the first update, and between updates."""
     mode: Literal["keep", "wait", "abort"] = "keep"
-    """How V1 is paused, as in `pause_generation`; V0 has its step boundary, which keeps."""
+    """How V1 is paused, as in `pause_generation`. V0 updates between two steps, like `keep`."""
     clear_cache: bool = False
     concurrency: Annotated[int, Field(ge=1)] = 8
-    """Requests in flight, each with a prompt of its own; under 8 there are no intervals."""
+    """Requests in flight, each with its own prompt. Below 8 there are no intervals."""
     update: str | None = None
-    """`module:function` of the engine's environment, called in place of the built-in loader."""
-    python_path: str | None = None
-    """Where `update` is imported from; the configuration file's own directory when left out."""
+    """`module:function` in the engine's environment, called instead of the built-in loader."""
+    python_path: FileName | None = None
+    """Where `update` is imported from. Default: the directory of the configuration file."""
     limit: Annotated[float, Field(gt=0)] = 1e-3
     """Largest mean |Δ| to a replay by a cold engine, nats; judged by the interval."""
 
@@ -142,14 +149,14 @@ class WeightSync(Table):
 
 
 class RunConfig(Table):
-    out: str = "runs"
-    """Each run gets a directory of its own in here."""
-    stall_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """A worker without any sign of progress for so long is killed."""
+    out: FileName = "runs"
+    """Parent of the run directories."""
+    stall_timeout_s: Annotated[float, Field(gt=0, le=LONGEST_S)] = 600.0
+    """A worker without progress for this long is killed."""
 
 
 class Judging(Table):
-    """The part of a configuration that needs no engine: how numbers are judged."""
+    """The part of a configuration that needs no engine: objective, gates and statistics."""
 
     objective: ObjectiveConfig = ObjectiveConfig()
     gates: GatesConfig = GatesConfig()
@@ -157,40 +164,42 @@ class Judging(Table):
 
 
 class Config(Judging):
-    """A whole parity.toml."""
+    """A complete parity.toml."""
 
     model: ModelConfig = ModelConfig()
     reference: EngineConfig
     candidate: EngineConfig
     engines: dict[str, EngineConfig] = Field(default_factory=dict)
-    """Further engines by their names, as `[engines.trainer]`: a comparison of all of them."""
+    """Further engines by name, e.g. `[engines.trainer]`, for a comparison of all of them."""
     workload: Workload = Workload()
     run: RunConfig = RunConfig()
     weight_sync: WeightSync | None = None
-    """Read by `weight-sync` alone, which has defaults for all of it."""
+    """Used only by `weight-sync`, which has defaults for every key."""
 
     @field_validator("engines")
     @classmethod
     def _names(cls, engines: dict[str, EngineConfig]) -> dict[str, EngineConfig]:
         for name in engines:
             if name in ROLES:
-                raise ValueError(f"`{name}` has a table of its own, [{name}]")
+                raise ValueError(f"`{name}` is not allowed here; use [{name}]")
             if not ENGINE_NAME.fullmatch(name):
-                raise ValueError(f"`{name}`: a name is lower-case letters, digits, - and _")
+                raise ValueError(
+                    f"`{name}`: use lower-case letters, digits, - and _, starting with a letter"
+                )
         return engines
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All engines: the two roles first."""
+        """All engines, reference and candidate first."""
         return (*ROLES, *self.engines)
 
     def engine(self, name: str) -> EngineConfig:
-        """Raises ConfigError for an engine that is not there."""
+        """The engine of that name. Raises ConfigError for an unknown one."""
         found = {"reference": self.reference, "candidate": self.candidate, **self.engines}
         if name not in found:
-            raise ConfigError(f"no engine `{name}`", hint=f"there is {', '.join(found)}")
+            raise ConfigError(f"unknown engine `{name}`", hint=suggestion(name, found))
         return found[name]
 
     def body_dtype(self, name: str) -> str:
-        """What an engine is asked to compute in."""
+        """The dtype that an engine is configured to compute in."""
         return self.engine(name).body_dtype or self.model.dtype

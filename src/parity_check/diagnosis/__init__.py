@@ -1,1 +1,1 @@
-"""From the shape of Δ, the engines' top-k logprobs and their settings to ranked causes. Pure."""
+"""Infer ranked causes from Δ, the engines' top-k logprobs and their settings. Pure functions."""

@@ -1,4 +1,4 @@
-"""Signals of alignment: whether the engines' numbers belong to the same tokens of the same text."""
+"""Signals of alignment: do the engines' logprobs belong to the same tokens of the same text?"""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from parity_check.diagnosis.evidence import Evidence, Flags, Floats, Ints
 LAGS = (-3, -2, -1, 1, 2, 3)
 FEWEST_TOKENS = 64
 TAIL = 8
-"""Tokens at the end of a sample that are compared at every lag."""
+"""Tokens at the end of a sample to compare at every lag."""
 APART = 0.3
-"""Nats. Tails that differ by less than this on average are not misplaced."""
+"""Nats. Tails that differ by less than this on average are not shifted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """The shift at which the engines' logprob series are most alike.
+    """The lag at which the engines' logprob series agree best.
 
-    `best` tokens: the candidate's row for token t + best is the reference's for t. The two
-    correlations (Pearson, over all samples) are at that lag and at lag 0.
+    `best`: the candidate's row t + best matches the reference's row t. The two Pearson
+    correlations, over all samples, are at that lag and at lag 0.
     """
 
     best: int
@@ -31,9 +31,9 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class Shifted:
-    """Samples that are aligned at their start and shifted at their end: another tokenization.
+    """Samples that are aligned at their start and shifted at their end: a different tokenization.
 
-    `tokens` [n] marks those from which on a sample is shifted.
+    `tokens` [n] marks the shifted tokens.
     """
 
     samples: int
@@ -42,7 +42,7 @@ class Shifted:
 
 
 def lag(evidence: Evidence) -> Lag | None:
-    """The best lag of the whole traces; None where they are too short."""
+    """The best lag over all samples; None if there are too few tokens."""
     found = {0: _correlation(evidence, 0)} | {each: _correlation(evidence, each) for each in LAGS}
     usable = {each: value for each, value in found.items() if value is not None}
     if 0 not in usable or len(usable) < 2:
@@ -63,7 +63,7 @@ def _correlation(evidence: Evidence, by: int) -> float | None:
 
 
 def shifted(evidence: Evidence, by: int) -> Floats:
-    """The candidate's logprob of token t + by of the same sample, at token t; NaN outside."""
+    """The candidate's logprob of token t + by of the same sample, at index t; NaN outside."""
     values = evidence.candidate[:, 0]
     places = np.arange(len(values)) + by
     inside = (places >= 0) & (places < len(values))
@@ -73,14 +73,14 @@ def shifted(evidence: Evidence, by: int) -> Floats:
 
 
 def realigned(evidence: Evidence, by: int) -> Evidence:
-    """The evidence with the candidate's series moved back; its alternatives are lost."""
+    """The evidence with the candidate's series shifted back, without its alternatives."""
     candidate = np.full_like(evidence.candidate, np.nan)
     candidate[:, 0] = shifted(evidence, by)
     return evidence.with_candidate(candidate)
 
 
 def shifted_tails(evidence: Evidence) -> Shifted:
-    """Samples whose end fits at another lag than 0, while their start fits at 0."""
+    """Samples that are aligned at lag 0 at their start, and at another lag at their end."""
     lengths = np.diff(evidence.starts)
     at_zero = np.abs(evidence.delta)
     moved = {each: np.abs(shifted(evidence, each) - evidence.reference[:, 0]) for each in LAGS}
@@ -89,7 +89,7 @@ def shifted_tails(evidence: Evidence) -> Shifted:
     long_enough = np.flatnonzero(lengths >= 2 * TAIL)
     for number in long_enough:
         first, last = int(evidence.starts[number]), int(evidence.starts[number + 1])
-        # The last rows of a shifted sample are padding: leave them out.
+        # The last rows of a shifted sample are padding: exclude them.
         tail = slice(last - max(LAGS) - TAIL, last - max(LAGS))
         straight = _mean(at_zero[tail])
         best = min(LAGS, key=lambda each: _mean(moved[each][tail]))
@@ -97,7 +97,7 @@ def shifted_tails(evidence: Evidence) -> Shifted:
             continue
         gain = at_zero[first:last] - moved[best][first:last]
         gain = np.where(np.isfinite(gain), gain, 0.0)
-        # From the token on where the shifted reading fits better for the rest of the sample.
+        # The token after which the shifted series fits better for the rest of the sample.
         onset = first + int(np.cumsum(gain[::-1])[::-1].argmax())
         samples += 1
         marked[onset:last] = True

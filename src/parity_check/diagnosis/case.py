@@ -1,7 +1,8 @@
-"""What a rule may look at, and what it answers."""
+"""The input and the output of a diagnosis rule."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,16 +12,18 @@ from parity_check.diagnosis.evidence import Evidence
 from parity_check.diagnosis.findings import Confidence, Layer
 from parity_check.traces.engine import UNKNOWN, Distribution
 
+ROLE_WORD = re.compile(r"(\[?)\b(reference|candidate)\b")
+"""A role in a sentence; behind a bracket, a table of the configuration."""
 TRUNCATING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
-"""Sampling parameters that cut the support, and what leaves it whole."""
+"""Sampling parameters that truncate the support, with the values that turn them off."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What is known of one engine beside its numbers.
+    """Facts about one engine besides its logprobs.
 
-    `floor` is E|Δ| (nats) of the engine against itself, None where that was not measured; `defects`
-    counts unusable logprobs and alternatives by kind.
+    `floor` is E|Δ| (nats) of the engine against itself, None if not measured. `defects` counts
+    invalid logprobs and alternatives by kind.
     """
 
     version: str
@@ -32,35 +35,35 @@ class EngineFacts:
     model: Mapping[str, Any]
     floor: float | None
     floor_share: float | None
-    """Share of its tokens that moved in the engine's own repeat."""
+    """Share of tokens that changed in the engine's A/A run."""
     defects: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Evidence and facts; a rule sees what the causes found before it have left."""
+    """Evidence and facts. A rule sees what earlier causes left unexplained."""
 
     evidence: Evidence
     engines: Mapping[Role, EngineFacts]
     sampling: Mapping[str, Any]
-    """As the traces record it, the same for both engines; neutral where a dump does not say."""
+    """From the traces, the same for both engines; neutral where a dump does not state it."""
     run: str
-    """What the confirming command is to be given."""
+    """The run directory, as argument of the confirming command."""
     unrequested: tuple[str, ...] = ()
-    """Settings and configuration in which the engines differ though nobody asked for it."""
+    """Settings and configuration values that differ between the engines without being requested."""
     temperature_stated: bool = True
     names: Mapping[Role, str] = field(default_factory=lambda: {role: role for role in ROLES})
-    """What the configuration calls the two engines."""
+    """The names of the two engines in the configuration."""
 
     @property
     def dumped(self) -> bool:
-        """Whether an engine is known from a dump alone: its settings are unknown, not equal."""
+        """Whether an engine is known only from a dump. Its settings are then unknown, not equal."""
         return any(self.engines[role].version == UNKNOWN for role in ROLES)
 
     def differing(self, key: str) -> tuple[Any, Any] | None:
-        """A setting's or config entry's two values where they differ; None where they do not.
+        """Both values of a setting or config entry if they differ, else None.
 
-        Also None where an engine does not state it, as a dump or a served endpoint may not.
+        Also None if one engine does not report it, as with a dump or a served endpoint.
         """
         facts = [{**self.engines[role].config, **self.engines[role].settings} for role in ROLES]
         if self.dumped or not all(key in each for each in facts):
@@ -69,11 +72,11 @@ class Case:
         return (left, right) if left != right else None
 
     def temperature(self) -> float:
-        """In force for processed logprobs: greedy sampling reports at 1."""
+        """The temperature of processed logprobs. Greedy sampling returns them at T = 1."""
         return float(self.sampling["temperature"]) or 1.0
 
     def equal_builds(self) -> bool:
-        """Whether the engines are of one version with the same settings and configuration."""
+        """Whether the engines have the same version, settings and configuration."""
         reference, candidate = (self.engines[role] for role in ROLES)
         return (
             not self.dumped
@@ -82,17 +85,27 @@ class Case:
             and reference.config == candidate.config
         )
 
+    def named(self, sentence: str) -> str:
+        """A rule's sentence, which speaks of reference and candidate, with the engines' names."""
+
+        def name(found: re.Match[str]) -> str:
+            role: Role = "reference" if found[2] == "reference" else "candidate"
+            engine = self.names[role]
+            return found[1] + (engine if not found[1] or engine in ROLES else f"engines.{engine}")
+
+        return ROLE_WORD.sub(name, sentence)
+
     def left_with(self, evidence: Evidence) -> Case:
         return replace(self, evidence=evidence)
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A rule's answer where its pattern is there.
+    """A rule's result when its pattern is present.
 
-    `after` is the evidence with the cause subtracted, where that can be done token by token;
-    otherwise `share` says how much of the remaining E|Δ| it explains, None where a share makes no
-    sense. `words` fill the rule's sentences.
+    `after` is the evidence with the cause subtracted, if that is possible token by token. Otherwise
+    `share` is the share of the remaining E|Δ| that the cause explains, None if a share makes no
+    sense. `words` fill the rule's templates.
     """
 
     engine: Role | None
@@ -102,44 +115,41 @@ class Match:
     share: float | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     settles: bool = False
-    """Whether what is left needs no other cause: nothing can be told apart behind this one."""
+    """Whether to stop here: this cause hides all others."""
 
-    def words_for(self, case: Case) -> dict[str, str]:
-        """The words of the rule's sentences: names of the engines, and the table to change."""
+    def names(self) -> dict[str, str]:
+        """Values for the rule's templates, roles included."""
         role = self.engine
-        name = case.names[role or "candidate"]
         return {
             **self.words,
-            "engine": name if role else "one engine",
-            "other": case.names[OTHER[role]] if role else "other",
-            "role": name,
-            "table": name if name in ROLES else f"engines.{name}",
-            "run": case.run,
+            "engine": role or "one engine",
+            "other": OTHER[role] if role else "other",
+            "role": role or "candidate",
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of RULES: what pattern names which cause, and what to do about it.
+    """One row of RULES: the pattern, its cause, and the fix.
 
-    `claim`, `fix` and `confirm` are templates; {engine}, {other}, {role} and {run} are always
-    there, other words come from the match.
+    `claim`, `fix` and `confirm` are templates. {engine}, {other}, {role} and {run} are always
+    available; other fields come from the match.
     """
 
     cause: str
     layer: Layer
     look: Callable[[Case], Match | None]
     pattern: str
-    """What the rule looks for, in words."""
+    """What the rule looks for, as text."""
     claim: str
     fix: str
     confirm: str
     cases: str
-    """Where the field met it."""
+    """Reports of this cause in the field."""
     vague: bool = False
-    """Whether the pattern is what any rest looks like: it counts where much of E|Δ| is left."""
+    """Whether many causes look like this: the rule then applies only if much of E|Δ| is left."""
 
 
 def percent(share: float) -> str:
-    """A share in words."""
+    """A share as text."""
     return f"{100 * share:.0f} %"

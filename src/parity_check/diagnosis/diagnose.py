@@ -1,4 +1,4 @@
-"""From a case to a Diagnosis: explain, subtract, look again at what is left."""
+"""Diagnose a case: find a cause, subtract it, search again in what is left."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from parity_check.diagnosis.rules import RULES
 from parity_check.measure.gates import Verdict
 
 MUCH = 0.3
-"""Share of E|Δ| below which what is left is not worth a vague cause: subtracting is inexact."""
+"""Below this share of E|Δ|, vague rules do not apply: subtraction is not exact."""
 CLEAN = {
-    "semantic": "both engines' logprobs mean the same",
-    "inference path": "what is left is numeric noise without a pattern",
-    "objective": "nothing in the backend explains more than noise; what a trainer sees beyond it "
-    "is its own: staleness, or the loss",
+    "semantic": "both engines' logprobs have the same meaning",
+    "inference path": "only numeric noise without a pattern",
+    "objective": "the backend adds only noise; any further off-policy effect comes from the "
+    "trainer: staleness, or the loss",
 }
 
 
 def diagnose(case: Case, verdict: Verdict) -> Diagnosis:
-    """Name the causes, judge the three layers in their order."""
+    """Find the causes and judge the three layers, in order."""
     initial = case.evidence.size()
     found: list[Finding] = []
     for rule in RULES:
@@ -38,12 +38,16 @@ def diagnose(case: Case, verdict: Verdict) -> Diagnosis:
     return Diagnosis(
         stages=_stages(found, verdict, unexplained),
         findings=tuple(found),
-        known=(*known(case), *_sampled(case)) if unexplained else (),
+        known=(*map(case.named, known(case)), *_sampled(case)) if unexplained else (),
     )
 
 
 def _finding(rule: Rule, match: Match, case: Case, initial: float) -> Finding:
-    names = match.words_for(case)
+    names = match.names()
+
+    def filled(template: str) -> str:
+        return case.named(template.format(**names, run="{run}")).replace("{run}", case.run)
+
     explained = None
     if match.after is not None:
         explained = (case.evidence.size() - match.after.size()) / initial if initial else 0.0
@@ -54,20 +58,20 @@ def _finding(rule: Rule, match: Match, case: Case, initial: float) -> Finding:
         layer=rule.layer,
         confidence=match.confidence,
         engine=None if match.engine is None else case.names[match.engine],
-        claim=rule.claim.format(**names),
-        evidence=(*match.evidence, *_sampled(case)),
+        claim=filled(rule.claim),
+        evidence=(*map(case.named, match.evidence), *_sampled(case)),
         explained=None if explained is None else min(1.0, max(0.0, explained)),
-        fix=rule.fix.format(**names),
-        confirm=rule.confirm.format(**names),
+        fix=filled(rule.fix),
+        confirm=filled(rule.confirm),
     )
 
 
 def _sampled(case: Case) -> tuple[str, ...]:
-    """Said where the traces are too long to be looked at whole."""
+    """A note if the traces are too long to be read completely."""
     seen, total = len(case.evidence.delta), case.evidence.total_tokens
     if seen >= total:
         return ()
-    return (f"seen in {seen:,} of {total:,} tokens: whole samples, evenly spread",)
+    return (f"based on {seen:,} of {total:,} tokens: whole samples, evenly spaced",)
 
 
 def _stages(found: list[Finding], verdict: Verdict, unexplained: bool) -> tuple[Stage, ...]:
@@ -79,15 +83,15 @@ def _stages(found: list[Finding], verdict: Verdict, unexplained: bool) -> tuple[
         if names:
             stages.append(Stage(layer, "fail", f"found: {', '.join(names)}"))
         elif any(stage.outcome == "fail" for stage in stages):
-            stages.append(Stage(layer, "not reached", "the layer before it has to pass first"))
+            stages.append(Stage(layer, "not reached", "the previous layer must pass first"))
         elif layer == "inference path" and unexplained:
-            stages.append(Stage(layer, "fail", "drift is there, and no rule names its cause"))
+            stages.append(Stage(layer, "fail", "drift found, cause unknown"))
         elif layer == "inference path" and verdict == "inconclusive":
-            stages.append(Stage(layer, "not reached", "no cause found, and gates are not settled"))
+            stages.append(Stage(layer, "not reached", "no cause found, and gates are inconclusive"))
         else:
             stages.append(Stage(layer, "pass", CLEAN[layer]))
     if all(stage.outcome == "pass" for stage in stages):
         stages.append(Stage("objective", "pass", CLEAN["objective"]))
     else:
-        stages.append(Stage("objective", "not reached", "the layers before it have to pass first"))
+        stages.append(Stage("objective", "not reached", "the previous layers must pass first"))
     return tuple(stages)

@@ -1,4 +1,4 @@
-"""What a diagnosis looks at: a bounded sample of paired tokens, seen as reference and candidate."""
+"""The evidence of a diagnosis: a bounded sample of paired tokens, as reference and candidate."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 BLOCK = 16
-"""Tokens of the smallest block that engines cache; shorter shared prefixes are never reused."""
+"""Tokens of the smallest prefix-cache block. Shorter shared prefixes are never reused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Tokens of both sampling directions in one orientation, flat over whole samples.
+    """Tokens of both sampling directions, in one orientation, flat over whole samples.
 
     `reference` and `candidate` [n, 1 + k] are logprobs in nats of the same ids: column 0 is the
     sampled token, the others are the ids that both engines returned as alternatives; NaN where an
-    engine has no usable logprob. D = candidate - reference, whoever sampled. `own` holds each
-    engine's complete rows (sampled token and its own alternatives), for what concerns it alone.
-    Sample s owns tokens `starts[s]:starts[s + 1]`; `seen_prompt` and `seen_output` [n, 1 + k] count
-    the id's occurrences in the prompt and in the completion so far.
+    engine has no usable logprob. D = candidate - reference, whoever sampled. `own` has each
+    engine's complete rows: the sampled token and its own alternatives. Sample s owns tokens
+    `starts[s]:starts[s + 1]`; `seen_prompt` and `seen_output` [n, 1 + k] count the id's occurrences
+    in the prompt and in the completion so far.
     """
 
     reference: Floats
@@ -50,7 +50,7 @@ class Evidence:
 
     @property
     def delta(self) -> Floats:
-        """D [n] of the sampled tokens; NaN where a side is unusable."""
+        """D [n] of the sampled tokens; NaN if a side is unusable."""
         difference: Floats = self.candidate[:, 0] - self.reference[:, 0]
         return difference
 
@@ -64,7 +64,7 @@ class Evidence:
         return bool(np.isfinite(self.reference[:, 1:] + self.candidate[:, 1:]).any())
 
     def size(self) -> float:
-        """E|D| in nats over the usable tokens; 0 where there are none."""
+        """E|D| in nats over the usable tokens; 0 if there are none."""
         usable = self.delta[np.isfinite(self.delta)]
         return float(np.abs(usable).mean()) if len(usable) else 0.0
 
@@ -107,7 +107,7 @@ def evidence_of(
 
 
 def first_samples(batch: SampleBatch, budget: int) -> SampleBatch:
-    """The first whole samples of a batch that fit into a number of tokens, at least one."""
+    """The first whole samples of a batch that fit into a token budget; at least one."""
     samples = max(1, int(np.searchsorted(batch.starts, budget, side="right")) - 1)
     if samples >= len(batch.starts) - 1:
         return batch
@@ -117,6 +117,8 @@ def first_samples(batch: SampleBatch, budget: int) -> SampleBatch:
         sample_ids=batch.sample_ids[:samples],
         prompt_ids=batch.prompt_ids[:samples],
         prompt_groups=batch.prompt_groups[:samples],
+        rollout_ids=None if batch.rollout_ids is None else batch.rollout_ids[:samples],
+        turns=None if batch.turns is None else batch.turns[:samples],
         prompt_starts=batch.prompt_starts[: samples + 1],
         prompt_token_ids=batch.prompt_token_ids[:prompts],
         starts=batch.starts[: samples + 1],
@@ -165,13 +167,13 @@ def _part(behaviour: SampleBatch, evaluating: SampleBatch, sampled_by: Role) -> 
 
 
 def _clean(logprobs: NDArray[np.float32], other: NDArray[np.float32], starts: Ints) -> Floats:
-    """Logprobs of a side, NaN where they are unusable by themselves or beside the other side's."""
+    """Logprobs of a side; NaN if they are invalid, or padding in view of the other side."""
     values = logprobs.astype(np.float64)
     padded = invalid.padding(logprobs, other, starts)
     with np.errstate(invalid="ignore"):
         values[~invalid.usable_values(logprobs)] = np.nan
     if padded is not None:
-        # Shorter runs of zeros are padding too, where there are long ones.
+        # If there are long runs of zeros, shorter ones are padding too.
         values[(logprobs == 0.0) & (other < invalid.ZERO_DISAGREES)] = np.nan
     return values
 
@@ -179,7 +181,7 @@ def _clean(logprobs: NDArray[np.float32], other: NDArray[np.float32], starts: In
 def _matched(left: SampleBatch, right: SampleBatch) -> tuple[Ints, Floats, Floats]:
     """Ids [n, 1 + k] and both sides' logprobs of the alternatives that both returned.
 
-    Column 0 belongs to the sampled token and is left to the caller.
+    Column 0, the sampled token, is filled by the caller.
     """
     n = len(left.token_ids)
     left_ids, left_values = left.top_token_ids, left.top_logprobs
@@ -207,7 +209,7 @@ def _matched(left: SampleBatch, right: SampleBatch) -> tuple[Ints, Floats, Float
 
 
 def _own(side: SampleBatch) -> Floats:
-    """One engine's rows: the sampled token's logprob, then its own alternatives; NaN for none."""
+    """One engine's rows: the sampled token's logprob, then its alternatives; NaN if missing."""
     columns = [side.logprobs[:, None]]
     if side.top_logprobs is not None and side.top_token_ids is not None:
         again = side.top_token_ids == side.token_ids[:, None]
@@ -226,7 +228,7 @@ def _occurrences(
     ids: Ints,
     before: Ints | None,
 ) -> Ints:
-    """How often each of `ids` [n, m] occurs among its sample's `tokens`, before a position."""
+    """How often each of `ids` [n, m] occurs in its sample's `tokens` before a position."""
     width = int(max(tokens.max(initial=0), ids.max(initial=0))) + 1
     length = 1 if at is None else int(at.max(initial=0)) + 2
     there = (owner * width + tokens) * length + (0 if at is None else at)
@@ -245,7 +247,7 @@ def _prompts(batch: SampleBatch) -> list[NDArray[np.int32]]:
 
 
 def _shared_prefixes(prompts: Sequence[NDArray[np.int32]]) -> Ints:
-    """The longest prefix, in whole blocks, that each prompt shares with one before it. Tokens."""
+    """Tokens of the longest prefix, in whole blocks, that a prompt shares with an earlier one."""
     met: set[int] = set()
     found = np.zeros(len(prompts), np.int64)
     for number, prompt in enumerate(prompts):
@@ -259,10 +261,10 @@ def _shared_prefixes(prompts: Sequence[NDArray[np.int32]]) -> Ints:
 
 
 def _stacked(columns: list[NDArray[Any]]) -> NDArray[Any]:
-    """Columns below each other, the narrower ones filled up."""
+    """Concatenate columns, padding the narrower ones."""
     if columns[0].ndim == 1:
         return np.concatenate(columns)
-    # An engine's own rows are wider than the common ones where the other has no alternatives.
+    # An engine's own rows are wider than the common ones if the other has no alternatives.
     width = max(column.shape[1] for column in columns)
     return np.concatenate([_widened(column, width) for column in columns])
 

@@ -1,4 +1,4 @@
-"""What a diagnosis says: three stages, and the causes that it names."""
+"""The result of a diagnosis: three stages and the causes found."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ LAYERS: tuple[Layer, ...] = ("semantic", "inference path", "objective")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One cause of the drift, named from one run."""
+    """One cause of the drift."""
 
     cause: str
     """The key of its rule, e.g. `raw_logprobs`."""
     layer: Layer
     confidence: Confidence
     engine: str | None
-    """The role that the finding accuses; None where the data cannot tell."""
+    """The role at fault; None if the data cannot tell."""
     claim: str
     """One sentence: what is wrong."""
     evidence: tuple[str, ...]
-    """Sentences with the numbers that speak for it."""
+    """Sentences with the supporting numbers."""
     explained: float | None
-    """Share of E|Δ| that it explains, 0 to 1; None where a share makes no sense (bad rows)."""
+    """Share of E|Δ| that it explains, 0 to 1; None if a share makes no sense (bad rows)."""
     fix: str
-    """What to write where, e.g. the exact config line."""
+    """What to change, e.g. the exact config line."""
     confirm: str
-    """The command that would confirm it."""
+    """The command that confirms it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One of the three layers, looked at in their order."""
+    """One of the three layers, judged in order."""
 
     layer: Layer
     outcome: Outcome
@@ -44,9 +44,9 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The stages, the findings ranked by what they explain, and what is known without a rule."""
+    """The stages, the findings ranked by explained share, and observations if nothing was found."""
 
     stages: tuple[Stage, ...]
     findings: tuple[Finding, ...]
     known: tuple[str, ...]
-    """Facts in words where drift is there and no rule matched; empty otherwise."""
+    """Observations if there is drift and no rule matched; empty otherwise."""

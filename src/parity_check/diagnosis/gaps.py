@@ -1,4 +1,4 @@
-"""Signals of the top-k gaps: the scale between the engines, and what a row has in common."""
+"""Signals of the top-k gaps: the scale between the engines, and the offset common to a row."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from parity_check.diagnosis.evidence import Evidence, Flags, Floats, Ints
 from parity_check.measure.stats import t_quantile
 
 SMALLEST_GAP = 0.5
-"""Nats. Below this, numeric noise of 0.01 moves a gap's ratio by more than 2 %."""
+"""Nats. For smaller gaps, numeric noise of 0.01 changes the ratio by more than 2 %."""
 FEWEST_ROWS = 50
 FEWEST_PROMPTS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Candidate gaps over reference gaps of the same ids: 1 where both mean the same.
+    """Candidate gaps over reference gaps of the same ids: 1 if both have the same temperature.
 
     `slope` is the median of the ratios, weighted by the reference's gap, over `rows` positions;
-    `low` and `high` its 95 % interval by prompt (by sample where there are few prompts). A raw
-    engine against one that processes at temperature T shows T or 1/T.
+    `low` and `high` are its 95 % interval by prompt (by sample if there are few prompts). Raw
+    logprobs against processed ones at temperature T give T or 1/T.
     """
 
     slope: float
@@ -31,9 +31,9 @@ class Scale:
 
 
 def scale(evidence: Evidence) -> Scale | None:
-    """The scale of the gaps; None where too few rows hold two ids apart.
+    """The scale of the gaps; None if too few rows have two ids with a wide gap.
 
-    Ids that occur in the context are left out, because a penalty moves them.
+    Ids that occur in the context are excluded, because a penalty shifts them.
     """
     fresh = (evidence.seen_prompt <= 0) & (evidence.seen_output <= 0)
     for usable in (fresh, np.ones_like(fresh)):
@@ -58,7 +58,7 @@ def scale(evidence: Evidence) -> Scale | None:
 
 
 def _widest_gaps(evidence: Evidence, usable: Flags) -> tuple[Floats, Floats, Ints]:
-    """Each row's widest gap in the reference, the candidate's gap of the same two ids, the row."""
+    """Each row's widest gap in the reference, the candidate's gap of these two ids, and the row."""
     there = usable & np.isfinite(evidence.reference) & np.isfinite(evidence.candidate)
     rows = np.flatnonzero(there.sum(axis=1) >= 2)
     if not len(rows):
@@ -81,10 +81,10 @@ def weighted_median(values: Floats, weights: Floats) -> float:
 
 
 def row_constant(evidence: Evidence, usable: Flags | None = None) -> Floats:
-    """log of candidate's mass over reference's mass on each row's common ids [n]; NaN where alone.
+    """log of candidate mass over reference mass on each row's common ids [n]; NaN below two ids.
 
-    What renormalising changes is the same for every id of a row; subtracting this compares the two
-    distributions on the ids that both returned. `usable` [n, 1 + k] narrows these ids.
+    Renormalisation shifts all ids of a row alike. Subtracting this constant compares the two
+    distributions on the ids that both returned. `usable` [n, 1 + k] restricts these ids.
     """
     there = np.isfinite(evidence.reference) & np.isfinite(evidence.candidate)
     if usable is not None:
@@ -100,6 +100,6 @@ def row_constant(evidence: Evidence, usable: Flags | None = None) -> Floats:
 
 
 def rescaled(evidence: Evidence, slope: float) -> Evidence:
-    """The evidence with the candidate's gaps divided by the slope, and rows normalised alike."""
+    """The evidence with the candidate's gaps divided by the slope, and rows renormalised."""
     moved = evidence.with_candidate(evidence.candidate / slope)
     return moved.with_candidate(moved.candidate - row_constant(moved)[:, None])

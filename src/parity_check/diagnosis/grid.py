@@ -1,4 +1,4 @@
-"""The logit-grid fingerprint: a head that ran in 16 bits leaves its gaps on a grid."""
+"""The logit-grid fingerprint: the gaps of a 16-bit lm_head lie on a grid."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 from parity_check.diagnosis.evidence import Floats
 
 TOLERANCE = 0.02
-"""In grid steps, to either side."""
+"""In grid steps, on either side."""
 FALSE_POSITIVES = 2 * TOLERANCE
-"""Share of the gaps of a float32 head that lie so near to a multiple by chance."""
+"""Share of a float32 head's gaps that are this close to a multiple by chance."""
 FINEST = 10
-"""2^-10: float32 logprobs resolve steps that large to within the tolerance."""
+"""2^-10: the finest grid that float32 logprobs resolve within the tolerance."""
 FEWEST_GAPS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """How many of an engine's top-k gaps × T are multiples of 2^-`exponent`.
+    """The share of an engine's top-k gaps × T that are multiples of 2^-`exponent`.
 
-    `exponent` is the coarsest grid on which nearly all lie that lie on any; `share` that of it.
-    `step` is the mean step of the gaps, in units of logits: that of the coarsest grid on which each
-    lies. `gaps` is their number. A float32 head shows a share of 4 %.
+    `exponent` is the coarsest grid with nearly the best share. `step` is the mean over the gaps of
+    the coarsest grid step that each lies on, in units of logits. `gaps` is their number. A float32
+    head has a share of 4 %.
     """
 
     exponent: int
@@ -33,7 +33,7 @@ class Grid:
 
 
 def grid(rows: Floats, temperature: float) -> Grid | None:
-    """The grid of an engine's rows [n, 1 + k] of logprobs at a temperature; None for too few."""
+    """The grid of an engine's logprob rows [n, 1 + k] at a temperature; None for too few gaps."""
     largest = np.nanmax(np.nan_to_num(rows, nan=-np.inf), axis=1)
     gaps = (largest[:, None] - rows) * temperature
     gaps = gaps[np.isfinite(gaps) & (gaps > 0.0)]
@@ -45,8 +45,8 @@ def grid(rows: Floats, temperature: float) -> Grid | None:
         shares.append(float((np.abs(steps - np.round(steps)) < TOLERANCE).mean()))
     best = max(shares)
     exponent = 1 + next(i for i, share in enumerate(shares) if share >= 0.95 * best)
-    # A multiple of a step is one of twice that step half of the time, and of any step by chance:
-    # without these, the gaps whose own step is 2^-k or coarser are 2 s(k) - s(k + 1).
+    # Half of the multiples of a step are multiples of twice that step, and some match by chance.
+    # Without these, the gaps with a step of 2^-k or coarser are 2 s(k) - s(k + 1).
     certain = np.maximum((np.array(shares) - FALSE_POSITIVES) / (1 - FALSE_POSITIVES), 0.0)
     coarser = np.maximum(2 * certain[: exponent - 1] - certain[1:exponent], 0.0)
     own = np.diff(np.maximum.accumulate([0.0, *coarser, certain[exponent - 1]]))
@@ -55,10 +55,10 @@ def grid(rows: Floats, temperature: float) -> Grid | None:
 
 
 def exposure(rows: Floats) -> float:
-    """How much of a logit's rounding error the sampled token's logprob takes over, on average.
+    """How much of a logit's rounding error enters the sampled token's logprob, on average.
 
-    The error of z_s - log Σ exp z is (1 - p_s) e_s - Σ p_j e_j, with independent e. A uniform e
-    within a step has a mean size of a quarter of it.
+    The error of z_s - log Σ exp z is (1 - p_s) e_s - Σ p_j e_j, with independent e. For e uniform
+    within a step, E|e| is a quarter of the step.
     """
     masses = np.nan_to_num(np.exp(rows))
     spread = np.sqrt((1.0 - masses[:, 0]) ** 2 + (masses[:, 1:] ** 2).sum(axis=1))

@@ -1,4 +1,4 @@
-"""What can be said of a drift that no rule names."""
+"""Observations about a drift that no rule explains."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from parity_check.diagnosis.case import Case, percent
 
 
 def known(case: Case) -> tuple[str, ...]:
-    """Facts in words: size and sign, where the drift is, what its scale is, what differs."""
+    """Observations as text: size and sign, location, scale, differences between the engines."""
     delta = case.evidence.delta[np.isfinite(case.evidence.delta)]
     if not len(delta):
         return ("no token has usable logprobs on both sides",)
     size = (
-        f"mean |Δ| is {np.abs(delta).mean():.2g} nats over {len(delta):,} tokens, and the "
-        f"candidate's logprobs are {delta.mean():+.2g} nats from the reference's on average"
+        f"mean |Δ| is {np.abs(delta).mean():.2g} nats over {len(delta):,} tokens; candidate minus "
+        f"reference is {delta.mean():+.2g} nats on average"
     )
     return (size, *_where(case), _scale(case), *_differing(case))
 
@@ -25,24 +25,24 @@ def known(case: Case) -> tuple[str, ...]:
 def _where(case: Case) -> Iterator[str]:
     evidence = case.evidence
     held = places.held_by_the_largest(evidence, 0.01)
-    yield f"the largest 1 % of the tokens hold {percent(held)} of Σ|Δ|"
+    yield f"the 1 % of tokens with the largest |Δ| account for {percent(held)} of Σ|Δ|"
     rare = places.unlikely(evidence)
     if rare is not None:
-        yield f"tokens with a probability below one half hold {percent(rare)} of it"
+        yield f"tokens with a probability below one half account for {percent(rare)} of Σ|Δ|"
     trend = places.growth(evidence)
     if trend is not None:
         yield f"the rank correlation of |Δ| with the position is {trend:+.2f}"
     first = places.first_token(evidence)
     if first is not None:
-        yield f"a completion's first token differs {first:.1f} times as much as the others"
+        yield f"mean |Δ| of the first token of a completion is {first:.1f} times that of the others"
 
 
 def _scale(case: Case) -> str:
     found = gaps.scale(case.evidence)
     if found is None:
         return (
-            "the traces hold no top-k alternatives, or too few: nothing can be said of "
-            "temperature, truncated support, penalties or the precision of the lm_head"
+            "the traces have no or too few top-k alternatives: temperature, truncated support, "
+            "penalties and lm_head precision cannot be checked"
         )
     return (
         f"the top-k gaps have the same scale: slope {found.slope:.4f} [{found.low:.4f}, "
@@ -52,4 +52,4 @@ def _scale(case: Case) -> str:
 
 def _differing(case: Case) -> Iterator[str]:
     if case.unrequested:
-        yield f"these differ though nobody asked for it: {', '.join(case.unrequested)}"
+        yield f"these settings differ without being requested: {', '.join(case.unrequested)}"

@@ -1,4 +1,4 @@
-"""Patterns of the inference path: the same meaning, computed in another way."""
+"""Rules of the inference path: same meaning, different execution path."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from parity_check.diagnosis.case import Case, Match, percent
 from parity_check.diagnosis.evidence import BLOCK, Flags
 
 ON_GRID = 0.8
-"""Share of gaps on a grid from which on a head ran in 16 bits."""
+"""Above this share of gaps on a grid, a head ran in 16 bits."""
 OFF_GRID = 0.3
-"""Share below which it did not."""
+"""Below this share, it did not."""
 FLOOR_SHARE = 0.2
 """An A/A floor below this share of E|Δ| is not the cause."""
 SMALLEST_FLOOR = 1e-5
-"""Nats. A floor below this is the order of float32 sums, not the batch."""
+"""Nats. A smaller floor comes from the order of float32 sums."""
 FLOOR_RATIO = 3.0
 LARGE_FLOOR = 0.02
-"""Nats. A floor above this is named even where the other engine's is no better."""
+"""Nats. A larger floor is a finding even if the other engine's is as large."""
 CACHE_RATIO = 3.0
 JUMP_RATIO = 3.0
-"""Of |Δ| across an onset, and behind it against all before: growth is no jump."""
+"""Ratio of |Δ| across an onset, and of all tokens after it to all before: growth is not a jump."""
 CLEAR = 6.0
-"""Standard errors from which on a contrast of places counts."""
+"""Smallest contrast between places that counts, in standard errors."""
 SAME_BUILD_NOISE = 1e-4
-"""Nats. Equal builds on equal weights differ by less than this in E|Δ| beyond their floors."""
+"""Nats. Equal builds with equal weights differ by less than this in E|Δ|, beyond their floors."""
 KERNEL_RMS = 0.06
-"""Nats. RMS Δ that bfloat16 and other kernels explain at most (0.039 on a 7B model with two
+"""Nats. The largest RMS Δ that bfloat16 and different kernels explain (0.039 on a 7B model with two
 bfloat16 heads, Fast-LLM#525)."""
 FEW_TOKENS = 0.01
 HELD_BY_FEW = 0.9
 UNSEEN: Mapping[bool, tuple[str, ...]] = {
     True: (),
     False: (
-        "the traces hold no alternatives, so a temperature, a penalty or truncated support on one "
-        "side is not ruled out",
+        "the traces have no alternatives, so a temperature, a penalty or truncated support on one "
+        "side cannot be ruled out",
     ),
 }
 FORMATS = ("dtype", "quantization", "kv_cache_dtype")
@@ -73,7 +73,7 @@ def lm_head_precision(case: Case) -> Match | None:
             f"2^-{step.exponent}; {percent(plain.share)} of the {OTHER[role]}'s "
             f"({percent(grid.FALSE_POSITIVES)} by chance)",
             f"lm_head_dtype in force: {_in_force(case, 'lm_head_dtype')}",
-            f"rounding to that grid moves a logprob by about {rounding:.2g} nats",
+            f"rounding to that grid changes a logprob by about {rounding:.2g} nats",
         ),
         share=float(removed),
         words={"dtype": str(dtype)},
@@ -81,12 +81,12 @@ def lm_head_precision(case: Case) -> Match | None:
 
 
 def _in_force(case: Case, key: str) -> str:
-    values = (case.engines[role].settings.get(key, "not known") for role in ROLES)
+    values = (case.engines[role].settings.get(key, "unknown") for role in ROLES)
     return ", ".join(f"{value} in the {role}" for role, value in zip(ROLES, values, strict=True))
 
 
 def prefix_cache(case: Case) -> Match | None:
-    """Δ only on requests that a prefix cache may have served, with a cache on one side."""
+    """Δ only on requests that a prefix cache may have served, with caching on."""
     caching = _caching(case)
     if not caching:
         return None
@@ -95,7 +95,7 @@ def prefix_cache(case: Case) -> Match | None:
     evidence = case.evidence
     found = [
         _apart(case, evidence.shared_prefix >= block, f"share {block} tokens or more with another"),
-        # An earlier request, which is not in the trace, may have filled the cache.
+        # A request that is not in the trace may have filled the cache.
         _apart(case, evidence.prompt_length > block, f"fill a block of {block} tokens"),
     ]
     best = max((each for each in found if each), key=lambda each: each[0].score, default=None)
@@ -113,7 +113,7 @@ def prefix_cache(case: Case) -> Match | None:
 
 
 def shared_prefix(case: Case) -> Match | None:
-    """Δ only on prompts that share a prefix, without a cache."""
+    """Δ only on prompts that share a prefix, with caching off."""
     if _caching(case) or case.dumped:
         return None
     found = _apart(case, case.evidence.shared_prefix > 0, f"share {BLOCK} tokens or more")
@@ -127,7 +127,7 @@ def _caching(case: Case) -> list[Role]:
 
 
 def _apart(case: Case, samples: Flags, words: str) -> tuple[places.Contrast, Match] | None:
-    """A match where |Δ| of these samples [S] is well above that of the others."""
+    """A match if |Δ| of these samples [S] is well above that of the others."""
     found = places.contrast(case.evidence, samples)
     if found is None or found.ratio < CACHE_RATIO or found.score < CLEAR:
         return None
@@ -135,21 +135,21 @@ def _apart(case: Case, samples: Flags, words: str) -> tuple[places.Contrast, Mat
         return None
     sentence = (
         f"mean |Δ| is {found.inside:.2g} nats in {found.samples} samples whose prompts {words}, "
-        f"{found.outside:.2g} in the {found.others} others"
+        f"and {found.outside:.2g} in the {found.others} others"
     )
     after = places.without_tokens(case.evidence, samples[case.evidence.sample])
     return found, Match(None, "medium", (sentence,), after=after)
 
 
 def batch_variance(case: Case) -> Match | None:
-    """An engine differs from itself in another batch."""
+    """An engine differs from itself in a different batch."""
     size = case.evidence.size()
     floors = {role: case.engines[role].floor or 0.0 for role in ROLES}
     role = max(ROLES, key=lambda each: floors[each])
     floor = floors[role]
     if floor < SMALLEST_FLOOR or floor < FLOOR_SHARE * size:
         return None
-    # Two engines that both repeat themselves to within kernel noise are as good as it gets.
+    # Kernel noise on both engines is normal.
     both = floor < FLOOR_RATIO * floors[OTHER[role]]
     if both and floor < LARGE_FLOOR:
         return None
@@ -158,9 +158,9 @@ def batch_variance(case: Case) -> Match | None:
         None if both else role,
         "high",
         (
-            f"the {role} against itself, in another batch order and composition: mean |Δ| "
-            f"{floor:.2g} nats, {percent(moved)} of its tokens moved; the {OTHER[role]} against "
-            f"itself: {floors[OTHER[role]]:.2g}; between the engines: {size:.2g}",
+            f"the {role} rerun in a different batch order: mean |Δ| {floor:.2g} nats, "
+            f"{percent(moved)} of its tokens changed; the {OTHER[role]} rerun: "
+            f"{floors[OTHER[role]]:.2g}; between the engines: {size:.2g}",
         ),
         share=min(1.0, floor / size) if size else 0.0,
         words={"whose": "Both engines'" if both else f"The {role}'s"},
@@ -168,18 +168,19 @@ def batch_variance(case: Case) -> Match | None:
 
 
 def rope_base(case: Case) -> Match | None:
-    """The engines read another RoPE base from the same checkpoint."""
+    """The engines read different RoPE bases from the same checkpoint."""
     bases = {role: case.engines[role].model.get("rope_theta") for role in ROLES}
     if None in bases.values() or len(set(bases.values())) < 2:
         return None
     trend = places.growth(case.evidence)
-    told = [f"RoPE base in force: {', '.join(f'{v:g} in the {r}' for r, v in bases.items())}"]
+    values = ", ".join(f"{v:g} in the {r}" for r, v in bases.items())
+    facts = [f"RoPE base in force: {values}"]
     if trend is not None:
-        told.append(f"rank correlation of |Δ| with the position: {trend:+.2f}")
+        facts.append(f"rank correlation of |Δ| with the position: {trend:+.2f}")
     return Match(
         None,
         "high",
-        tuple(told),
+        tuple(facts),
         share=1.0,
         words={"bases": " and ".join(f"{value:g}" for value in bases.values())},
         settles=True,
@@ -187,7 +188,7 @@ def rope_base(case: Case) -> Match | None:
 
 
 def numeric_format(case: Case) -> Match | None:
-    """Weights, activations or the KV cache are of another format."""
+    """Weights, activations or the KV cache have different formats."""
     differing = {key: both for key in FORMATS if (both := case.differing(key)) is not None}
     if not differing or case.evidence.size() < SAME_BUILD_NOISE:
         return None
@@ -206,7 +207,7 @@ def numeric_format(case: Case) -> Match | None:
 
 
 def onset(case: Case) -> Match | None:
-    """|Δ| jumps at a fixed position and stays."""
+    """|Δ| jumps at a fixed position and stays high."""
     found = places.onset(case.evidence)
     if found is None or found.score < CLEAR or found.after < SMALLEST_FLOOR:
         return None
@@ -217,23 +218,23 @@ def onset(case: Case) -> Match | None:
         for size in (16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048)
         if (found.context - 1) % size == 0
     ]
-    told = [
-        f"mean |Δ| is {found.before:.2g} nats with less than {found.context} tokens of "
-        f"context, {found.after:.2g} from there on ({found.score:.0f} standard errors)",
+    facts = [
+        f"mean |Δ| is {found.before:.2g} nats below {found.context} tokens of context and "
+        f"{found.after:.2g} from there on ({found.score:.0f} standard errors)",
     ]
     if boundaries:
-        told.append(f"{found.context - 1} is a multiple of {', '.join(map(str, boundaries))}")
+        facts.append(f"{found.context - 1} is a multiple of {', '.join(map(str, boundaries))}")
     return Match(
         None,
         "high",
-        tuple(told),
+        tuple(facts),
         after=places.without_tokens(case.evidence, found.tokens),
         words={"position": str(found.context)},
     )
 
 
 def outlier_tokens(case: Case) -> Match | None:
-    """A few tokens hold nearly all of the drift."""
+    """A few tokens account for nearly all of the drift."""
     delta = case.evidence.delta
     size = np.abs(delta[np.isfinite(delta)])
     huge = int((size > 1.0).sum())
@@ -245,7 +246,7 @@ def outlier_tokens(case: Case) -> Match | None:
         "low",
         (
             f"{huge:,} of {len(size):,} tokens differ by more than 1 nat; the largest "
-            f"{percent(FEW_TOKENS)} hold {percent(held)} of Σ|Δ|",
+            f"{percent(FEW_TOKENS)} account for {percent(held)} of Σ|Δ|",
         ),
         after=places.without_tokens(case.evidence, np.abs(delta) > 1.0),
         words={"count": f"{huge:,}"},
@@ -253,7 +254,7 @@ def outlier_tokens(case: Case) -> Match | None:
 
 
 def other_weights(case: Case) -> Match | None:
-    """More than kernels explain, or anything at all between equal builds."""
+    """More than kernels explain, or any difference between equal builds."""
     evidence = case.evidence
     delta = evidence.delta[np.isfinite(evidence.delta)]
     if not len(delta):
@@ -265,9 +266,9 @@ def other_weights(case: Case) -> Match | None:
     if size < least + 5.0 * floor or not (equal or rms > KERNEL_RMS):
         return None
     why = (
-        "the engines are of the same version with the same settings, which leaves no other kernel"
+        "the engines have the same version and settings, so the kernels are the same"
         if equal
-        else f"other kernels and precisions explain an RMS up to {KERNEL_RMS:g} nats"
+        else f"different kernels and precisions explain an RMS up to {KERNEL_RMS:g} nats"
     )
     return Match(
         None,
@@ -275,11 +276,11 @@ def other_weights(case: Case) -> Match | None:
         (
             f"mean |Δ| {size:.2g} nats, RMS {rms:.2g}, without a pattern of scale, offset, "
             f"alignment or position; {why}",
-            "the dump does not say which weights either side held: a rollout some updates old "
-            "looks like this"
+            "the dump does not say which weights either side used: a rollout that is a few "
+            "updates old looks like this"
             if case.dumped
-            else "the traces name the same checkpoint: what differs is in memory, or one of them "
-            "is older than the file",
+            else "the traces name the same checkpoint: the weights in memory differ, or one "
+            "engine loaded an older file",
             *UNSEEN[evidence.has_alternatives],
         ),
         share=1.0,

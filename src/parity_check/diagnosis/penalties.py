@@ -1,4 +1,4 @@
-"""Signals of penalties: logits of ids that occur in the context are moved on one side."""
+"""Signals of penalties: logits of ids in the context are shifted on one side."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Kind = Literal["presence_penalty", "frequency_penalty", "repetition_penalty"]
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """What distinguishes ids seen before from new ids of the same row.
+    """The difference between ids seen before and new ids of the same row.
 
-    `shift` is the mean of D on seen minus new ids, nats, over `rows` rows that hold both; negative
-    where the candidate penalises. `kind` is the penalty that fits best: presence moves all ids of
-    the completion alike, frequency by their count, repetition those of the prompt too and in
-    proportion to their logit. `fits` is the share of the within-row variance of D it accounts for.
-    `value` is the parameter that it implies, at temperature 1.
+    `shift` is the mean of D on seen minus new ids, nats, over the `rows` rows that have both;
+    negative if the candidate penalises. `kind` is the best-fitting penalty: presence shifts all ids
+    of the completion equally, frequency by their count, repetition also those of the prompt, in
+    proportion to their logit. `fits` is its share of the within-row variance of D. `value` is the
+    implied parameter at temperature 1.
     """
 
     kind: Kind
@@ -32,7 +32,7 @@ class Contrast:
 
 
 def contrast(evidence: Evidence) -> tuple[Contrast, Floats] | None:
-    """The best fitting penalty and its shift of D [n, 1 + k]; None without rows that tell."""
+    """The best-fitting penalty and its shift of D [n, 1 + k]; None for too few mixed rows."""
     difference = evidence.candidate - evidence.reference
     there = np.isfinite(difference)
     output, anywhere = evidence.seen_output > 0, (evidence.seen_output + evidence.seen_prompt) > 0
@@ -47,7 +47,7 @@ def contrast(evidence: Evidence) -> tuple[Contrast, Floats] | None:
     }
     rows = there.sum(axis=1) >= 2
     fitted = {kind: _fit(difference, there, columns, rows) for kind, columns in designs.items()}
-    # A second parameter fits a little better by itself.
+    # A second parameter always fits slightly better.
     kind = max(fitted, key=lambda each: fitted[each][0] - 0.02 * len(designs[each]))
     fits, slopes = fitted[kind]
     shift = np.sum([s * c for s, c in zip(slopes, designs[kind], strict=True)], axis=0)
@@ -58,22 +58,22 @@ def contrast(evidence: Evidence) -> tuple[Contrast, Floats] | None:
     moved = np.nanmean(seen, axis=1) - np.nanmean(new, axis=1)
     value = -slopes[0]
     if kind == "repetition_penalty":
-        # A penalty p leaves z / p of a positive logit z: D falls by (1 - 1/p) z. From a penalised
-        # reference the same slope has the other sign.
+        # A penalty p turns a positive logit z into z / p: D falls by (1 - 1/p) z. If the reference
+        # is penalised, the slope has the opposite sign.
         value = 1.0 / (1.0 - min(0.9, abs(slopes[1])))
     return Contrast(kind, float(value), float(np.mean(moved)), fits, int(mixed.sum())), shift
 
 
 def _levelled(evidence: Evidence, shift: Floats, seen: Flags) -> Floats:
-    """The shift with each row's own level: a logit is its logprob plus the row's normaliser.
+    """The shift plus each row's own level: a logit is its logprob plus the row's normaliser.
 
-    A row's level is read from its seen alternatives, the sampled token left out.
+    A row's level is estimated from its seen alternatives, without the sampled token.
     """
     constant = gaps.row_constant(evidence, ~seen)
     left = evidence.candidate - evidence.reference - constant[:, None] - shift
     left = np.where(seen, left, np.nan)[:, 1:]
-    told = np.isfinite(left)
-    level = np.where(told, left, 0.0).sum(axis=1) / np.maximum(1, told.sum(axis=1))
+    known = np.isfinite(left)
+    level = np.where(known, left, 0.0).sum(axis=1) / np.maximum(1, known.sum(axis=1))
     levelled: Floats = np.where(seen, shift + level[:, None], shift)
     return levelled
 
@@ -81,7 +81,7 @@ def _levelled(evidence: Evidence, shift: Floats, seen: Flags) -> Floats:
 def _fit(
     difference: Floats, there: Flags, columns: list[Floats], rows: Flags
 ) -> tuple[float, list[float]]:
-    """Least squares of D on the columns within rows: share of the variance, and slopes."""
+    """Within-row least squares of D on the columns: explained variance and slopes."""
     target = _centred(difference, there)[rows]
     design = np.stack([_centred(column, there)[rows].ravel() for column in columns], axis=1)
     total = float((target**2).sum())
@@ -93,7 +93,7 @@ def _fit(
 
 
 def _centred(values: Floats, there: Flags) -> Floats:
-    """Values less their row's mean, 0 where there is none."""
+    """Values minus their row's mean; 0 if missing."""
     known = np.where(there, values, 0.0)
     mean = known.sum(axis=1) / np.maximum(1, there.sum(axis=1))
     centred: Floats = np.where(there, values - mean[:, None], 0.0)
@@ -101,6 +101,6 @@ def _centred(values: Floats, there: Flags) -> Floats:
 
 
 def without_penalty(evidence: Evidence, shift: Floats) -> Evidence:
-    """The evidence without the shift of the seen ids, rows normalised alike."""
+    """The evidence without the shift of the seen ids, rows renormalised."""
     moved = evidence.with_candidate(evidence.candidate - shift)
     return moved.with_candidate(moved.candidate - gaps.row_constant(moved)[:, None])

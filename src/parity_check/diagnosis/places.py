@@ -1,4 +1,4 @@
-"""Signals of place: whether Δ depends on the position, the prompt's prefix, or a few tokens."""
+"""Signals of place: does Δ depend on the position, the prompt's prefix, or a few tokens?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from parity_check.diagnosis.evidence import Evidence, Flags, Floats, Ints
 
 WINDOW = 16
-"""Tokens before and after a position that are compared for a jump."""
+"""Tokens before and after a position to compare for a jump."""
 FEWEST_TOKENS = 60
 FEWEST_SAMPLES = 5
 SMALLEST = 1e-7
@@ -18,11 +18,11 @@ SMALLEST = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class Onset:
-    """The position from which on |Δ| is larger, sharply and for good.
+    """The position at which |Δ| jumps and stays high.
 
-    `context` is the number of tokens, of prompt and completion together, that the first such
-    token is computed from. `before` and `after` are E|Δ| in nats; `jump` is the ratio of the
-    geometric means across one window there, `score` its logarithm over its standard error.
+    `context` is the number of prompt and completion tokens before the first such token. `before`
+    and `after` are E|Δ| in nats; `jump` is the ratio of the geometric means across one window
+    there, `score` its logarithm over its standard error.
     """
 
     context: int
@@ -49,7 +49,7 @@ class Contrast:
 
 
 def onset(evidence: Evidence) -> Onset | None:
-    """The sharpest jump of |Δ| along the position; None where no position has enough tokens."""
+    """The sharpest jump of |Δ| along the position; None if no position has enough tokens."""
     size = np.abs(evidence.delta)
     usable = np.isfinite(size)
     place = context_length(evidence)[usable]
@@ -90,13 +90,13 @@ def onset(evidence: Evidence) -> Onset | None:
 
 
 def context_length(evidence: Evidence) -> Ints:
-    """How many tokens of prompt and completion each token [n] is computed from."""
+    """How many prompt and completion tokens precede each token [n]."""
     length: Ints = evidence.position + evidence.prompt_length[evidence.sample]
     return length
 
 
 def contrast(evidence: Evidence, samples: Flags) -> Contrast | None:
-    """|Δ| of the given samples [S] against that of the others; None where either are too few."""
+    """|Δ| of the given samples [S] against that of the others; None if a group is too small."""
     size = np.abs(evidence.delta)
     usable = np.isfinite(size)
     owner = evidence.sample[usable]
@@ -135,7 +135,7 @@ def growth(evidence: Evidence) -> float | None:
 
 
 def first_token(evidence: Evidence) -> float | None:
-    """E|Δ| of completions' first tokens over that of the others; None where either are too few."""
+    """E|Δ| of the first completion tokens over that of the others; None if there are too few."""
     size = np.abs(evidence.delta)
     usable = np.isfinite(size)
     first = usable & (evidence.position == 0)
@@ -146,7 +146,7 @@ def first_token(evidence: Evidence) -> float | None:
 
 
 def unlikely(evidence: Evidence) -> float | None:
-    """Share of Σ|Δ| on tokens that the reference gives less than one half; None without a Δ."""
+    """Share of Σ|Δ| on tokens with a reference probability below one half; None if Σ|Δ| = 0."""
     size = np.abs(evidence.delta)
     usable = np.isfinite(size)
     total = float(size[usable].sum())
@@ -156,7 +156,7 @@ def unlikely(evidence: Evidence) -> float | None:
 
 
 def held_by_the_largest(evidence: Evidence, share: float) -> float:
-    """What part of Σ|Δ| the given share of the tokens holds, the largest |Δ|."""
+    """The part of Σ|Δ| in the given share of tokens with the largest |Δ|."""
     size = np.abs(evidence.delta)
     sizes: Floats = np.sort(size[np.isfinite(size)])
     total = float(sizes.sum())

@@ -1,4 +1,4 @@
-"""Patterns of the rows: broken ones, and rows that belong to another token or another text."""
+"""Rules about rows: invalid ones, and rows of a different token or a different text."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from parity_check.diagnosis import alignment
 from parity_check.diagnosis.case import TRUNCATING, Case, Match, percent
 
 ALIGNED = 0.85
-"""Correlation that the right lag has at least."""
+"""Smallest correlation at the right lag."""
 MISALIGNED = 0.6
-"""Correlation that lag 0 has at most where another lag is right."""
+"""Largest correlation at lag 0 if another lag is right."""
 DOUBLED = 0.9
 """Share of prompts that begin with the same id twice."""
 ANOTHER_TEXT = 0.01
-"""Nats. E|Δ| above this is more than numeric noise: the engines read another text."""
-NOT_ROWS = ("negative_infinity", "top_missing", "sampled_not_returned")
-"""Defects that follow from other causes: truncated support, and rows out of place."""
+"""Nats. E|Δ| above this is more than numeric noise: the engines read different texts."""
+NOT_ROWS = ("negative_infinity", "top_missing", "sampled_not_returned", "impossible")
+"""Defects that other causes produce: truncated support, shifted rows, the sampler."""
 
 
 def off_by_one(case: Case) -> Match | None:
-    """The engines' series agree at another lag than 0."""
+    """The engines' logprob series agree at a lag other than 0."""
     found = alignment.lag(case.evidence)
     if found is None or found.best == 0:
         return None
     if found.correlation < ALIGNED or found.unshifted > MISALIGNED:
         return None
-    late = found.best > 0
+    late, lag = found.best > 0, abs(found.best)
     return Match(
         None,
         "high",
@@ -36,7 +36,10 @@ def off_by_one(case: Case) -> Match | None:
             f"{found.correlation:.3f}), not at lag 0 ({found.unshifted:.3f})",
         ),
         after=alignment.realigned(case.evidence, found.best),
-        words={"lag": str(abs(found.best)), "late": "late" if late else "early"},
+        words={
+            "lag": f"{lag} token" if lag == 1 else f"{lag} tokens",
+            "late": "late" if late else "early",
+        },
     )
 
 
@@ -49,9 +52,9 @@ def retokenised(case: Case) -> Match | None:
         None,
         "high",
         (
-            f"{found.samples} of {found.of} samples of {2 * alignment.TAIL} tokens and more agree "
-            "at their start, and agree at their end only when one side is shifted by 1 to "
-            f"{max(alignment.LAGS)} tokens: {found.tokens.sum():,} tokens are out of place",
+            f"{found.samples} of {found.of} samples with at least {2 * alignment.TAIL} tokens "
+            "agree at their start, but at their end only if one side is shifted by 1 to "
+            f"{max(alignment.LAGS)} tokens: {found.tokens.sum():,} tokens are misaligned",
         ),
         after=case.evidence.with_candidate(
             np.where(found.tokens[:, None], np.nan, case.evidence.candidate)
@@ -79,13 +82,14 @@ def bos_twice(case: Case) -> Match | None:
 
 
 def bad_rows(case: Case) -> Match | None:
-    """Logprobs or alternatives that cannot be what they claim."""
+    """Invalid logprobs or alternatives."""
     truncating = any(case.sampling[name] != off for name, off in TRUNCATING.items())
     defects = {
         role: {
             kind: count
             for kind, count in case.engines[role].defects.items()
-            if kind not in NOT_ROWS or (kind != "sampled_not_returned" and not truncating)
+            if kind not in NOT_ROWS
+            or (kind in ("negative_infinity", "top_missing") and not truncating)
         }
         for role in ROLES
     }

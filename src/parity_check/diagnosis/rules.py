@@ -1,6 +1,6 @@
-"""The RULES table: which pattern names which cause, and what to do about it.
+"""The RULES table: patterns, their causes, and fixes.
 
-Rules are looked at in this order, and each sees what the causes found before it have left.
+Rules run in this order. Each sees what earlier causes left unexplained.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ RULES = (
         layer="semantic",
         look=rows.bad_rows,
         pattern="logprobs that are missing, NaN, infinite, -9999, positive or padded with zeros; "
-        "lists of another length than the tokens; an id twice among the alternatives",
-        claim="Rows of the {engine} cannot be what they claim: {kinds}.",
-        fix="repair what writes these rows; until then drop their samples from training",
+        "more or fewer logprobs than tokens; an id twice among the alternatives",
+        claim="The {engine} returned invalid logprobs: {kinds}.",
+        fix="fix the code that writes these rows; until then exclude their samples from training",
         confirm="parity-check record -c {run}/config.toml --engine {role} -o again.parquet",
         cases="vllm#51789, #36660, #36746, SkyRL generate_wire, rllm#816",
     ),
@@ -24,11 +24,10 @@ RULES = (
         cause="off_by_one",
         layer="semantic",
         look=rows.off_by_one,
-        pattern="the engines' logprob series correlate at lag ±1 to ±3, and not at lag 0",
-        claim="The candidate's rows stand {lag} token {late}: each logprob belongs to another "
-        "token than the one it stands beside.",
-        fix="take logprobs by token id and position from the engine's own output; the first row of "
-        "prompt logprobs is empty, and a prompt token must not be counted in",
+        pattern="the engines' logprob series correlate at lag ±1 to ±3, but not at lag 0",
+        claim="The candidate's logprobs are {lag} {late}: each one is stored with the wrong token.",
+        fix="look up logprobs by position and token id in the engine's output; the first row of "
+        "prompt logprobs is empty, and prompt tokens must not be counted",
         confirm="parity-check record -c {run}/config.toml --engine candidate -o again.parquet",
         cases="eval-protocol/python-sdk#457",
     ),
@@ -36,10 +35,11 @@ RULES = (
         cause="retokenised",
         layer="semantic",
         look=rows.retokenised,
-        pattern="samples that agree at their start and, shifted by 1 to 3 tokens, at their end",
-        claim="One engine was given the completions as text and tokenized them again: the ids are "
-        "not those that were sampled.",
-        fix="pass token ids from engine to engine, never text (encode(decode(ids)) is not ids)",
+        pattern="samples that agree at their start but at their end only if shifted by 1 to 3 "
+        "tokens",
+        claim="One engine received the completions as text and tokenized them again, so its ids "
+        "differ from the sampled ones.",
+        fix="pass token ids between engines, never text: encode(decode(ids)) is not always ids",
         confirm="parity-check replay -c {run}/config.toml --engine candidate --trace "
         "{run}/reference.parquet -o again.parquet",
         cases="vllm#43317, #53692, #27433, rllm#272",
@@ -49,9 +49,9 @@ RULES = (
         layer="semantic",
         look=semantic.raw_logprobs,
         pattern="the slope of candidate top-k gaps over reference top-k gaps is T, or 1/T",
-        claim="The {engine} returns raw logprobs (T = 1) while it samples at temperature "
-        "{temperature}: {implied}.",
-        fix='[{table}.settings] logprobs_mode = "processed_logprobs"',
+        claim="The {engine} samples at temperature {temperature} but returns raw logprobs (T = "
+        "1): {implied}.",
+        fix='[{role}.settings] logprobs_mode = "processed_logprobs"',
         confirm="parity-check ablate {run} --only logprobs_mode",
         cases="trl#4159, prime-rl#697, vime#64, NeMo-RL#902, vllm#37082",
     ),
@@ -59,8 +59,8 @@ RULES = (
         cause="raw_logprobs_in_dump",
         layer="semantic",
         look=temperature.raw_in_dump,
-        pattern="without alternatives, in a dump: the slope of candidate log-odds over reference "
-        "log-odds goes from 1 towards T, or 1/T, and the tokens are likelier under the other side",
+        pattern="in a dump without alternatives: the slope of candidate over reference log-odds "
+        "lies between 1 and T or 1/T, and the tokens are likelier under the other side",
         claim="{whose}.",
         fix="{remedy}",
         confirm="parity-check compare -c parity.toml --workload-trace rollout.parquet",
@@ -71,9 +71,9 @@ RULES = (
         layer="semantic",
         look=semantic.wrong_temperature,
         pattern="the slope of the top-k gaps is neither 1, nor T, nor 1/T",
-        claim="The reference's temperature is {slope} times the candidate's: one of them did not "
-        "get the requested {temperature}.",
-        fix="[workload] temperature = {temperature}, and pass it explicitly to both engines",
+        claim="The reference's temperature is {slope} times the candidate's: one engine did not "
+        "apply the requested {temperature}.",
+        fix="[workload] temperature = {temperature}, and pass it to both engines explicitly",
         confirm="parity-check compare -c {run}/config.toml --set workload.temperature=1.0",
         cases="trl#4159, NeMo-RL#773",
     ),
@@ -81,10 +81,9 @@ RULES = (
         cause="penalty",
         layer="semantic",
         look=semantic.penalty,
-        pattern="Δ of ids that occur in the context is apart from that of new ids of the same "
-        "position",
-        claim="The {penalised}'s logprobs follow a {kind} of about {value}, the other engine's do "
-        "not; {asked}.",
+        pattern="Δ of ids in the context differs from that of new ids at the same position",
+        claim="The {penalised}'s logprobs have a {kind} of about {value}, the other engine's do "
+        "not; {requested}.",
         fix="{remedy}",
         confirm="parity-check ablate {run} {flip}",
         cases="NeMo-RL#3497, ART#140, vllm#52461, #27878",
@@ -93,10 +92,10 @@ RULES = (
         cause="truncation_order",
         layer="semantic",
         look=semantic.truncation_order,
-        pattern="an offset that all ids of a position share, or tokens outside the other engine's "
-        "support, with top_p and min_p both requested of a V0 and a V1 engine",
-        claim="V0 applies top_p before min_p, V1 min_p before top_p: with both requested they keep "
-        "different tokens.",
+        pattern="an offset common to all ids of a position, or tokens outside the other engine's "
+        "support, with top_p and min_p both set, on a V0 and a V1 engine",
+        claim="V0 applies top_p before min_p, V1 applies min_p before top_p: with both set they "
+        "keep different tokens.",
         fix="[workload] min_p = 0.0 (or top_p = 1.0): no setting changes the order",
         confirm="parity-check compare -c {run}/config.toml --set workload.min_p=0.0",
         cases="measured on vLLM 0.8.5, 0.18.1 and 0.32",
@@ -105,9 +104,9 @@ RULES = (
         cause="truncated_support",
         layer="semantic",
         look=semantic.truncated_support,
-        pattern="slope 1, and an offset of one sign that all ids of a position share: the log of "
+        pattern="slope 1, and an offset of one sign common to all ids of a position: the log of "
         "the kept mass",
-        claim="The {truncated} renormalises over the tokens that truncation keeps ({what}), the "
+        claim="The {truncated} renormalises over the tokens that truncation keeps ({what}); the "
         "{whole} does not.",
         fix="{remedy}",
         confirm="parity-check ablate {run} --only logprobs_mode",
@@ -118,9 +117,9 @@ RULES = (
         layer="semantic",
         look=rows.bos_twice,
         pattern="prompts that begin with the same id twice",
-        claim="The prompts begin with id {id} twice: a chat template and the tokenizer each add a "
-        "BOS, and an engine that drops one reads another text.",
-        fix="give prompt_token_ids with one BOS, or tokenize the templated text without special "
+        claim="The prompts begin with id {id} twice: chat template and tokenizer each add a BOS, "
+        "and an engine that drops one reads a different prompt.",
+        fix="pass prompt_token_ids with one BOS, or tokenize the templated text without special "
         "tokens",
         confirm="parity-check record -c {run}/config.toml --engine candidate -o again.parquet",
         cases="vllm#5334",
@@ -129,9 +128,9 @@ RULES = (
         cause="rope_base",
         layer="inference path",
         look=path.rope_base,
-        pattern="the RoPE bases that the engines read from the checkpoint differ",
+        pattern="the engines read different RoPE bases from the checkpoint",
         claim="The engines read different RoPE bases from the same checkpoint: {bases}.",
-        fix="[candidate.engine_args] hf_overrides = {{ rope_theta = … }}, with the base of the "
+        fix="[candidate.engine_args] hf_overrides = {{ rope_theta = … }}, with the base from the "
         "checkpoint's config.json, for the engine that misreads it",
         confirm="parity-check doctor -c {run}/config.toml",
         cases="checkpoints written by transformers 5, read by 0.8.5 and 0.18.1",
@@ -142,7 +141,7 @@ RULES = (
         look=path.lm_head_precision,
         pattern="top-k gaps × T of one engine are multiples of 2^-k, those of the other are not",
         claim="The {engine}'s lm_head ran in {dtype}, the {other}'s in float32.",
-        fix='[{table}.settings] lm_head_dtype = "float32"',
+        fix='[{role}.settings] lm_head_dtype = "float32"',
         confirm="parity-check ablate {run} --only lm_head_dtype",
         cases="vllm#19925, #24567, #48390, NeMo-RL#3936, Fast-LLM#525, prime-rl#2438",
     ),
@@ -150,11 +149,11 @@ RULES = (
         cause="prefix_cache",
         layer="inference path",
         look=path.prefix_cache,
-        pattern="Δ only where a prefix cache may have served the prompt, with caching on",
-        claim="The {engine}'s prefix cache changes the logprobs: what it holds is not what the "
-        "present weights would compute.",
-        fix="[{table}.settings] enable_prefix_caching = false (or reset the cache at every weight "
-        "update)",
+        pattern="Δ only on prompts that a prefix cache may have served, with caching on",
+        claim="The {engine}'s prefix cache changes the logprobs: cached KV does not match the "
+        "current weights.",
+        fix="[{role}.settings] enable_prefix_caching = false (or reset the cache after every "
+        "weight update)",
         confirm="parity-check ablate {run} --only enable_prefix_caching",
         cases="NeMo-RL#4018, trl#3024, vllm#42019, #42245",
     ),
@@ -162,9 +161,9 @@ RULES = (
         cause="shared_prefix",
         layer="inference path",
         look=path.shared_prefix,
-        pattern="Δ only on prompts that share a prefix with another one, with caching off",
-        claim="The drift is behind prefixes that prompts share: attention that computes a shared "
-        "prefix once for all requests (cascade attention).",
+        pattern="Δ only on prompts that share a prefix with another prompt, with caching off",
+        claim="Only prompts with a shared prefix drift: cascade attention computes a shared "
+        "prefix once for all requests.",
         fix="[candidate.engine_args] disable_cascade_attn = true",
         confirm="parity-check ablate {run} --flip disable_cascade_attn=true",
         cases="vllm#22103, flash-attention#87",
@@ -174,8 +173,8 @@ RULES = (
         layer="inference path",
         look=path.batch_variance,
         pattern="an engine's A/A floor is a fifth of E|Δ| or more",
-        claim="{whose} logprobs depend on the other requests of the batch.",
-        fix='[{table}.env] VLLM_BATCH_INVARIANT = "1" (GPU); VLLM_CPU_ATTN_SPLIT_KV = "0" (CPU)',
+        claim="{whose} logprobs depend on the other requests in the batch.",
+        fix='[{role}.env] VLLM_BATCH_INVARIANT = "1" (GPU); VLLM_CPU_ATTN_SPLIT_KV = "0" (CPU)',
         confirm="parity-check ablate {run} --flip max_num_seqs=1",
         cases="vllm#11778, #25262",
     ),
@@ -183,10 +182,10 @@ RULES = (
         cause="onset",
         layer="inference path",
         look=path.onset,
-        pattern="|Δ| jumps threefold at one position of prompt and completion, and stays",
-        claim="The drift begins with {position} tokens of context: a tile, chunk or page "
-        "boundary of the attention path, or the format of the KV cache.",
-        fix='[{table}.engine_args] kv_cache_dtype = "auto", enable_chunked_prefill = false',
+        pattern="|Δ| jumps threefold at one context length, and stays high",
+        claim="The drift begins at {position} tokens of context: a tile, chunk or page boundary "
+        "in attention, or the KV-cache format.",
+        fix='[{role}.engine_args] kv_cache_dtype = "auto", enable_chunked_prefill = false',
         confirm="parity-check ablate {run} --flip enable_chunked_prefill=false",
         cases="vllm#54035, sglang#25790, #38711, NeMo-RL model_diagnostics 2",
     ),
@@ -195,8 +194,8 @@ RULES = (
         layer="inference path",
         look=path.numeric_format,
         pattern="dtype, quantization or kv_cache_dtype differ between the engines",
-        claim="The engines compute in other formats: {keys}.",
-        fix='[{table}.engine_args] {key} = "{value}"',
+        claim="The engines use different numeric formats: {keys}.",
+        fix='[{role}.engine_args] {key} = "{value}"',
         confirm="parity-check ablate {run} --flip {key}={value}",
         cases="NeMo-RL fp8 recipes, vllm#48310",
     ),
@@ -204,10 +203,11 @@ RULES = (
         cause="outlier_tokens",
         layer="inference path",
         look=path.outlier_tokens,
-        pattern="1 % of the tokens hold 90 % of Σ|Δ|, five or more beyond 1 nat",
-        claim="{count} tokens are wholly off while the others agree: expert routing, stale state "
-        "of a few requests, or rows mixed up.",
-        fix="compare the worst tokens' requests: routed experts, length near max_model_len, drafts",
+        pattern="1 % of the tokens account for 90 % of Σ|Δ|, and at least five exceed 1 nat",
+        claim="{count} tokens are far off while the others agree: expert routing, stale state of "
+        "a few requests, or mixed-up rows.",
+        fix="check the requests of the worst tokens: routed experts, length near max_model_len, "
+        "draft tokens",
         confirm="parity-check ablate {run}",
         cases="vllm#38711, #53488, R3 paper, Megatron-LM#4256",
         vague=True,
@@ -216,10 +216,11 @@ RULES = (
         cause="other_weights",
         layer="inference path",
         look=path.other_weights,
-        pattern="E|Δ| beyond what kernels explain, or any between equal builds, with no pattern",
-        claim="The engines do not hold the same weights: another checkpoint, a part that was not "
-        "updated, or an update that one of them missed.",
-        fix="load the same checkpoint into both engines afresh; after a weight update, check that "
+        pattern="E|Δ| larger than kernels explain, or any E|Δ| between equal builds, without a "
+        "pattern",
+        claim="The engines have different weights: another checkpoint, a partial update, or an "
+        "update that one of them missed.",
+        fix="reload the same checkpoint into both engines; after a weight update, check that "
         "every tensor arrived",
         confirm="parity-check compare -c {run}/config.toml",
         cases="Megatron-LM#6723, prime-rl#2438",

@@ -1,4 +1,4 @@
-"""Patterns of the semantic layer: the returned number means something else."""
+"""Rules of the semantic layer: the returned number has a different meaning."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from parity_check.diagnosis.case import TRUNCATING, Case, Match, percent
 from parity_check.diagnosis.evidence import Floats
 
 SCALED = 0.01
-"""Slopes nearer to 1 than this are numeric noise; a temperature off by 1 % goes unseen."""
+"""Slopes closer to 1 than this are numeric noise; a temperature off by less is not detected."""
 SAME_SCALE = 0.02
-"""How near a slope must be to T, or 1/T, to be called that."""
+"""How close a slope must be to T or 1/T."""
 EXPLAINS = 0.3
-"""What removes less than this of E|Δ| is not the cause."""
+"""A cause must remove at least this share of E|Δ|."""
 PENALISED = 0.02
 """Nats. A smaller contrast between seen and new ids is noise."""
 PENALTY_FITS = 0.5
-"""Share of the within-row variance that a penalty accounts for where it is the cause."""
+"""Smallest share of the within-row variance that a penalty explains if it is the cause."""
 ONE_SIGNED = 0.9
-"""Share of a truncated row's offsets that have the same sign."""
+"""Smallest share of the offsets with the same sign if support is truncated."""
 COMMON = 0.25
-"""Largest spread within a row, over its offset, where only the normaliser differs."""
+"""Largest spread within a row, relative to its offset, if only the normaliser differs."""
 TRUNCATED_ROWS = 0.02
-"""Share of the rows with a visible offset where support is truncated on one side."""
+"""Smallest share of rows with a visible offset if support is truncated on one side."""
 
 
 def raw_logprobs(case: Case) -> Match | None:
-    """The scale between the engines is T, or 1/T, or one of them says that it is raw."""
+    """The scale between the engines is T or 1/T, or one trace says that it is raw."""
     raw: list[Role] = [role for role in ROLES if case.engines[role].distribution == "raw"]
     temperature = case.temperature()
     if not case.evidence.has_alternatives and len(raw) == 1 and temperature != 1.0:
@@ -58,7 +58,7 @@ def raw_logprobs(case: Case) -> Match | None:
             *match.evidence,
             f"implied temperature {implied[role]:.3f}, requested {temperature:g}",
             f"logprobs_mode in force in the {role}: "
-            f"{case.engines[role].settings.get('logprobs_mode', 'not known')}",
+            f"{case.engines[role].settings.get('logprobs_mode', 'unknown')}",
         ),
         after=match.after,
         words={
@@ -69,24 +69,24 @@ def raw_logprobs(case: Case) -> Match | None:
 
 
 def _stated_raw(case: Case, role: Role) -> Match:
-    """What the traces say of themselves, where there are no alternatives to measure it by."""
+    """The match from the traces' own metadata, if there are no alternatives to measure."""
     return Match(
         role,
         "medium",
         (
-            f"the traces say that the {role}'s logprobs are raw and the {OTHER[role]}'s processed; "
-            "they hold no alternatives, from which the temperature could be read",
+            f"the trace metadata say that the {role}'s logprobs are raw and the {OTHER[role]}'s "
+            "processed; without alternatives the temperature cannot be measured",
         ),
         words={
             "temperature": f"{case.temperature():g}",
-            "implied": "the traces hold no alternatives that would show it",
+            "implied": "from the trace metadata, not measured",
         },
         settles=True,
     )
 
 
 def wrong_temperature(case: Case) -> Match | None:
-    """A scale that raw logprobs do not account for."""
+    """A scale that raw logprobs do not explain."""
     scaled = _scaled(case)
     if scaled is None:
         return None
@@ -99,8 +99,8 @@ def wrong_temperature(case: Case) -> Match | None:
         "medium",
         (
             *match.evidence,
-            f"at the requested temperature {temperature:g} in the reference, the candidate's is "
-            f"{candidate:.3f}; at {temperature:g} in the candidate, the reference's is "
+            f"if the reference ran at the requested {temperature:g}, the candidate ran at "
+            f"{candidate:.3f}; if the candidate ran at {temperature:g}, the reference ran at "
             f"{reference:.3f}",
         ),
         after=match.after,
@@ -112,12 +112,12 @@ def wrong_temperature(case: Case) -> Match | None:
 
 
 def _implied(found: gaps.Scale) -> dict[Role, float]:
-    """The temperature of the other side, if this engine is raw."""
+    """The temperature of the other side if this engine is raw."""
     return {"candidate": found.slope, "reference": 1.0 / found.slope}
 
 
 def _scaled(case: Case) -> tuple[gaps.Scale, Match] | None:
-    """The change of scale between the engines, where there is one; the match names no engine."""
+    """The change of scale between the engines, if any; the match names no engine."""
     found = gaps.scale(case.evidence)
     if found is None or found.low <= 1.0 <= found.high or abs(found.slope - 1.0) < SCALED:
         return None
@@ -134,7 +134,7 @@ def _scaled(case: Case) -> tuple[gaps.Scale, Match] | None:
 
 
 def penalty(case: Case) -> Match | None:
-    """Ids that occur in the context are moved against new ids of the same row."""
+    """Ids in the context are shifted relative to new ids of the same row."""
     found = penalties.contrast(case.evidence)
     if found is None:
         return None
@@ -150,10 +150,10 @@ def penalty(case: Case) -> Match | None:
         value *= case.temperature()
     requested = case.sampling[seen.kind]
     evidence = [
-        f"Δ of ids that occur in the context is {seen.shift:+.3f} nats from that of new ids of the "
-        f"same position, n = {seen.rows:,} positions",
-        f"a {seen.kind.replace('_', ' ')} of about {value:.2f} accounts for {percent(seen.fits)} "
-        f"of what differs within a position; {requested:g} was requested",
+        f"Δ of ids in the context minus Δ of new ids at the same position is {seen.shift:+.3f} "
+        f"nats, n = {seen.rows:,} positions",
+        f"a {seen.kind.replace('_', ' ')} of about {value:.2f} explains {percent(seen.fits)} of "
+        f"the variance within positions; {requested:g} was requested",
     ]
     defaults = case.engines[role].model.get("sampling_defaults")
     if defaults:
@@ -170,7 +170,7 @@ def penalty(case: Case) -> Match | None:
             "penalised": role,
             "kind": seen.kind.replace("_", " "),
             "value": f"{value:.2f}",
-            "asked": f"{requested:g} was requested",
+            "requested": f"{requested:g} was requested",
             "remedy": remedy,
             "flip": flip,
         },
@@ -178,7 +178,7 @@ def penalty(case: Case) -> Match | None:
 
 
 def _penalty_remedy(case: Case, penalised: Role, stripped: bool, kind: str) -> tuple[str, str]:
-    """The fix, and what to ablate; `stripped`: the other engine lost the penalty."""
+    """The fix and the `ablate` option. `stripped`: the other engine did not apply the penalty."""
     other = case.engines[OTHER[penalised]]
     if stripped and other.distribution == "raw":
         return _processed(OTHER[penalised]), "--only logprobs_mode"
@@ -197,7 +197,7 @@ def _processed(role: Role) -> str:
 
 
 def truncation_order(case: Case) -> Match | None:
-    """V0 and V1 truncate in another order when top_p and min_p are both given."""
+    """V0 and V1 truncate in a different order if top_p and min_p are both set."""
     both = case.sampling["top_p"] < 1.0 and case.sampling["min_p"] > 0.0
     families = {case.engines[role].family for role in ROLES}
     if not both or len(families) < 2 or not case.sampling["temperature"]:
@@ -211,8 +211,8 @@ def truncation_order(case: Case) -> Match | None:
         return None
     role: Role = "candidate" if case.engines["candidate"].family == "v1" else "reference"
     evidence = [
-        f"top_p {case.sampling['top_p']:g} and min_p {case.sampling['min_p']:g} are both requested,"
-        " and one engine is V0, the other V1",
+        f"top_p {case.sampling['top_p']:g} and min_p {case.sampling['min_p']:g} are both set, and "
+        "one engine is V0, the other V1",
         f"{cut:,} tokens that one engine sampled are outside the other's support (logprob -inf)",
     ]
     if found is not None:
@@ -221,7 +221,7 @@ def truncation_order(case: Case) -> Match | None:
 
 
 def truncated_support(case: Case) -> Match | None:
-    """Slope 1, and an offset of one sign that all ids of a row share."""
+    """Slope 1, and an offset of one sign common to all ids of a row."""
     found = support.offset(case.evidence)
     if found is None or found.share < TRUNCATED_ROWS or found.spread > COMMON:
         return None
@@ -261,22 +261,22 @@ def _remedy(case: Case, whole: Role, truncated: Role, active: dict[str, Any]) ->
 
 
 def _offset_sentence(found: support.Offset) -> str:
-    """In words: how large, how alike, which way."""
+    """The size, agreement and sign of the offsets, as text."""
     sign = max(found.positive, 1.0 - found.positive)
     return (
-        f"the ids of a position differ by the same offset: mean {found.mean:+.4f} nats "
-        f"(kept mass {np.exp(-abs(found.mean)):.3f}), {percent(found.of_variance)} of Var(Δ); "
-        f"visible at {percent(found.share)} of {found.rows:,} positions, {percent(sign)} of the "
-        "sum of one sign"
+        f"all ids of a position differ by the same offset: mean {found.mean:+.4f} nats (kept mass "
+        f"{np.exp(-abs(found.mean)):.3f}), {percent(found.of_variance)} of Var(Δ); visible at "
+        f"{percent(found.share)} of {found.rows:,} positions, {percent(sign)} of their sum with "
+        "the same sign"
     )
 
 
 def _agreement(case: Case, predicted: Floats) -> str:
-    """How the offsets agree with those recomputed from the other engine's alternatives."""
+    """How well the offsets agree with those recomputed from the other engine's alternatives."""
     measured = gaps.row_constant(case.evidence)
     both = np.isfinite(measured) & np.isfinite(predicted)
     if not both.any():
-        return "the recorded alternatives are too few to recompute the kept mass"
+        return "too few recorded alternatives to recompute the kept mass"
     apart = float(np.median(np.abs(measured[both] - predicted[both])))
     return (
         f"recomputed from the other engine's alternatives at {both.sum():,} positions, the kept "

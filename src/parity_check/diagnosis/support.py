@@ -1,4 +1,4 @@
-"""Signals of truncated support: one side renormalised over the tokens that truncation keeps."""
+"""Signals of truncated support: one side renormalises over the tokens that truncation keeps."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from parity_check.diagnosis import gaps
 from parity_check.diagnosis.evidence import Evidence, Floats
 
 VISIBLE = 0.02
-"""Nats. A row's offset below this is numeric noise; it is a kept mass above 0.98."""
+"""Nats. A smaller offset is numeric noise (a kept mass above 0.98)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """What the ids of a row have in common: candidate - reference, the same for every id.
+    """The offset common to all ids of a row: candidate - reference.
 
-    `mean` and `share` are over rows: mean offset in nats (log of a kept mass, by its sign), and the
-    share of rows with a visible one. `positive` is the share of the visible offsets' sum that is
-    positive. `spread` is the median of what the ids of such a row differ by beside it (mean
-    |D - offset|, by probability), over the offset: 0 where only the normaliser differs.
-    `of_variance` is the offsets' share of Var(D).
+    `mean` is the mean offset over rows in nats (± log of a kept mass), `share` the share of rows
+    with a visible offset, `positive` the positive share of the sum of visible offsets. `spread` is
+    the median over these rows of mean |D - offset| (weighted by probability) over the offset: 0 if
+    only the normaliser differs. `of_variance` is the offsets' share of Var(D).
     """
 
     mean: float
@@ -36,7 +35,7 @@ class Offset:
 
 
 def offset(evidence: Evidence) -> Offset | None:
-    """The offsets of the rows; None where rows with two common ids are too few."""
+    """The offsets of the rows; None if too few rows have two common ids."""
     constant = gaps.row_constant(evidence)
     rows = np.isfinite(constant)
     if rows.sum() < gaps.FEWEST_ROWS:
@@ -44,8 +43,8 @@ def offset(evidence: Evidence) -> Offset | None:
     constant = constant[rows]
     difference = evidence.candidate[rows] - evidence.reference[rows]
     weights = np.where(np.isfinite(difference), np.exp(evidence.reference[rows]), 0.0)
-    beside = np.nan_to_num(np.abs(difference - constant[:, None]))
-    spread = (weights * beside).sum(axis=1) / weights.sum(axis=1)
+    residual = np.nan_to_num(np.abs(difference - constant[:, None]))
+    spread = (weights * residual).sum(axis=1) / weights.sum(axis=1)
     seen = np.abs(constant) > VISIBLE
     sampled = difference[:, 0]
     usable = np.isfinite(sampled)
@@ -63,12 +62,12 @@ def offset(evidence: Evidence) -> Offset | None:
 
 
 def kept_mass(evidence: Evidence, role: Role, sampling: Mapping[str, Any]) -> Floats:
-    """The mass [n] that truncation keeps of an untruncated engine's rows; NaN where unknown.
+    """The mass [n] that truncation keeps of an untruncated engine's rows; NaN if unknown.
 
-    Exact where the recorded alternatives reach beyond the last kept token.
+    Exact if the recorded alternatives include all kept tokens.
     """
     recorded = evidence.own[role].shape[1] - 1
-    # A sampled token below the alternatives is not next to the last of them: leave it out.
+    # A sampled token below the alternatives does not follow directly after them: exclude it.
     rows = -np.sort(-np.nan_to_num(evidence.own[role], nan=-np.inf), axis=1)[:, :recorded]
     masses = np.exp(rows)
     total = np.cumsum(masses, axis=1)
@@ -90,7 +89,7 @@ def kept_mass(evidence: Evidence, role: Role, sampling: Mapping[str, Any]) -> Fl
 
 
 def without_offset(evidence: Evidence, predicted: Floats | None) -> Evidence:
-    """Rows normalised alike; a row that has one id in common takes the predicted offset."""
+    """Renormalise all rows; a row with only one common id uses the predicted offset."""
     constant = gaps.row_constant(evidence)
     if predicted is not None:
         constant = np.where(np.isfinite(constant), constant, predicted)

@@ -1,9 +1,9 @@
-"""A temperature on one side alone, seen from the sampled tokens: for dumps, without alternatives.
+"""Detect a temperature on one side from the sampled tokens alone, for dumps without alternatives.
 
-With alternatives the scale of their gaps is exact (gaps.py). Without, two things remain. The
-log-odds of a token shrink with the temperature, by less than 1/T where many tokens share the rest
-of the mass. And tokens are likelier, on average, under the distribution that they were sampled from
-than under any other (Gibbs), which tells whose logprobs those are.
+With alternatives, the scale of their gaps is exact (gaps.py). Without them, two signals remain. The
+log-odds of a token shrink with the temperature, by less than 1/T if many tokens share the remaining
+mass. And tokens are likelier, on average, under the distribution they were sampled from than under
+any other (Gibbs' inequality), which shows which side is raw.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from parity_check.measure.stats import t_quantile
 from parity_check.traces.trace import UNKNOWN
 
 CERTAIN = -1e-4
-"""Nats. Log-odds of likelier tokens are rounding."""
+"""Nats. For likelier tokens, log-odds are rounding noise."""
 FEWEST_TOKENS = 200
 FEWEST_PROMPTS = 8
 RELATED = 0.9
-"""Correlation of the log-odds from which on one side is the other at another scale."""
+"""Smallest correlation of the log-odds if one side is a rescaled copy of the other."""
 CHANGED = 0.05
-"""Slopes nearer to 1 are staleness, penalties, noise."""
-CHANGED_UNTOLD = 0.12
-"""The same where nobody says at what temperature the tokens were sampled."""
+"""Slopes closer to 1 are staleness, penalties or noise."""
+CHANGED_UNSTATED = 0.12
+"""The same if the sampling temperature is not stated."""
 SHARE_OF_SCALE = (0.35, 1.3)
-"""How far the slope goes from 1 towards T, or 1/T: 0.43 to 1.07 on real engines, T 0.6 to 1.3."""
+"""How far the slope moves from 1 towards T or 1/T: 0.43 to 1.07 on real engines, T 0.6 to 1.3."""
 CLEAR = 3.0
-"""Standard errors from which on a mean is not 0."""
+"""A mean this many standard errors from 0 is not 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Log-odds of the candidate over those of the reference, as a slope that treats both alike.
+    """Slope of the candidate's log-odds over the reference's, symmetric in both.
 
     `low` and `high` are its 95 % interval by prompt.
     """
@@ -49,7 +49,7 @@ class Scale:
 
 
 def scale(evidence: Evidence) -> Scale | None:
-    """The change of scale of the sampled tokens' log-odds; None where they are too few."""
+    """The change of scale of the sampled tokens' log-odds; None for too few tokens."""
     sides = [side[:, 0] for side in (evidence.reference, evidence.candidate)]
     with np.errstate(invalid="ignore"):
         usable = (sides[0] < CERTAIN) & (sides[1] < CERTAIN)
@@ -77,9 +77,9 @@ def _log_odds(logprobs: Floats) -> Floats:
 
 
 def gain(evidence: Evidence, raw: Role) -> tuple[float, float]:
-    """How much likelier the tokens are under the other side than under `raw`: mean nats, its error.
+    """How much likelier the tokens are under the other side than under `raw`: mean nats and error.
 
-    Tokens were sampled from the other side's distribution if this is positive.
+    Positive if the tokens were sampled from the other side's distribution.
     """
     delta = evidence.delta if raw == "reference" else -evidence.delta
     usable = np.isfinite(delta)
@@ -93,14 +93,14 @@ def gain(evidence: Evidence, raw: Role) -> tuple[float, float]:
 
 
 def raw_in_dump(case: Case) -> Match | None:
-    """Log-odds on another scale, in the direction of T or 1/T where T is known."""
+    """Log-odds on a different scale; towards T or 1/T if T is known."""
     unknown = all(case.engines[role].distribution == UNKNOWN for role in ROLES)
     if not unknown or case.evidence.has_alternatives:
         return None
     found = scale(case.evidence)
     if found is None or found.correlation < RELATED or found.low <= 1.0 <= found.high:
         return None
-    least = CHANGED if case.temperature_stated else CHANGED_UNTOLD
+    least = CHANGED if case.temperature_stated else CHANGED_UNSTATED
     if abs(found.slope - 1.0) < least:
         return None
     evidence = (
@@ -108,15 +108,15 @@ def raw_in_dump(case: Case) -> Match | None:
         f"[{found.low:.3f}, {found.high:.3f}], correlation {found.correlation:.3f}, "
         f"n = {found.tokens:,} tokens",
     )
-    return _told(case, found, evidence) if case.temperature_stated else _untold(evidence)
+    return _stated(case, found, evidence) if case.temperature_stated else _unstated(evidence)
 
 
-def _told(case: Case, found: Scale, evidence: tuple[str, ...]) -> Match | None:
-    """Whose logprobs are at 1, given the temperature that the tokens were sampled at."""
+def _stated(case: Case, found: Scale, evidence: tuple[str, ...]) -> Match | None:
+    """Which side's logprobs are at T = 1, given the sampling temperature."""
     temperature = case.temperature()
     if temperature == 1.0:
         return None
-    # A raw reference is at 1 and the candidate at T: its log-odds grow by up to 1/T.
+    # If the reference is raw (T = 1), the candidate's log-odds are up to 1/T times as large.
     expected: dict[Role, float] = {"reference": 1.0 / temperature, "candidate": temperature}
     shares = {role: (found.slope - 1.0) / (each - 1.0) for role, each in expected.items()}
     raw = [r for r in ROLES if SHARE_OF_SCALE[0] <= shares[r] <= SHARE_OF_SCALE[1]]
@@ -132,13 +132,13 @@ def _told(case: Case, found: Scale, evidence: tuple[str, ...]) -> Match | None:
         "medium",
         (
             *evidence,
-            f"between 1 and {expected[role]:.3f}, as a temperature of {temperature:g} on the "
-            f"{OTHER[role]}'s side alone makes them",
+            f"this is between 1 and {expected[role]:.3f}, as expected for a temperature of "
+            f"{temperature:g} applied only by the {OTHER[role]}",
             f"the tokens are likelier under the {OTHER[role]} than under the {role}, by "
             f"{mean:.4f} ± {error:.4f} nats: they were sampled from what the {OTHER[role]} reports",
         ),
         words={
-            "whose": f"The {role}'s logprobs are raw (T = 1), though the tokens were sampled at "
+            "whose": f"The {role}'s logprobs are raw (T = 1), but the tokens were sampled at "
             f"temperature {temperature:g}",
             "remedy": 'start the rollout engine with logprobs_mode = "processed_logprobs"'
             if sampled
@@ -148,15 +148,15 @@ def _told(case: Case, found: Scale, evidence: tuple[str, ...]) -> Match | None:
     )
 
 
-def _untold(evidence: tuple[str, ...]) -> Match:
-    """One side is at another temperature, and nobody says at which the tokens were sampled."""
+def _unstated(evidence: tuple[str, ...]) -> Match:
+    """The two sides have different temperatures, and the sampling temperature is not stated."""
     return Match(
         None,
         "low",
-        (*evidence, "the trace does not say at what temperature the tokens were sampled"),
+        (*evidence, "the trace does not state the sampling temperature"),
         words={
-            "whose": "One side's logprobs are of another temperature than the other's",
-            "remedy": "import again with --sampling temperature=…, to learn whose",
+            "whose": "The two sides' logprobs are at different temperatures",
+            "remedy": "import again with --sampling temperature=… to find out which side is raw",
         },
         settles=True,
     )

@@ -1,1 +1,1 @@
-"""Everything that talks to an inference engine, each in an interpreter of its own."""
+"""Inference engines, each in its own interpreter or behind a server."""

@@ -1,8 +1,8 @@
-"""What an engine is to everything else: what it can do, how it is started, what it answers.
+"""The interface of an engine: what it can do, how it starts, what it returns.
 
-A kind of engine is a `ConfiguredEngine`, what is known of one before anything is made for it, and
-the `Spec` that it gives, which starts the `Engine`. Nothing outside a kind's own file asks which
-kind an engine is of.
+Each kind of engine has a `ConfiguredEngine`, which is known before an environment exists. It
+returns a `Spec`, which starts the `Engine`. Code outside the file of a kind does not depend on the
+kind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from parity_check.traces.engine import EngineDescription, EvaluatesBy
 
 T = TypeVar("T", bound=EngineTable)
 Progress = Callable[[str, int, int | None], None]
-"""Called with (operation, done, total) while an operation runs; total None is not known."""
+"""Called with (operation, done, total) while an operation runs; total is None if unknown."""
 Rows = list[dict[str, Any]]
 
 
@@ -36,16 +36,16 @@ class Capabilities:
     noun: str
     """The kind in a sentence: `the candidate is an endpoint`."""
     evaluates_by: EvaluatesBy
-    """How it computes the logprobs of given tokens: one a step, or all at once."""
+    """How it computes the logprobs of given tokens: one per step, or all at once."""
     samples: bool = True
     repeats: bool = True
     """Whether it can replay tokens, for the A/A floor."""
     updates_weights: bool = False
-    """Whether its weights can be changed while requests are under way."""
+    """Whether its weights can be updated while requests are in flight."""
 
 
 class Spec(Protocol):
-    """What is known of an engine before it is started."""
+    """What is known about an engine before it starts."""
 
     @property
     def role(self) -> str: ...
@@ -57,31 +57,31 @@ class Spec(Protocol):
     def settings(self) -> Settings: ...
     @property
     def repeats_with(self) -> Mapping[str, int]:
-        """Parameters of `rescore` for another batch shape in an A/A run, as a trainer has.
+        """Parameters of `rescore` that change the batch shape in an A/A run, for a trainer.
 
-        Every A/A run also has another batch order and composition.
+        Every A/A run also changes batch order and composition.
         """
 
     @property
     def pauses(self) -> Pauses | None:
-        """How it can be paused for a weight update; None where it cannot."""
+        """How it can be paused for a weight update; None if it cannot."""
 
     @property
     def devices(self) -> frozenset[str] | None:
-        """The accelerators that it will run on; None where it may be any of them."""
+        """The accelerators that it will use; None if it could be any."""
 
     def memory_share(self) -> float:
-        """The share of a device's memory that it will take."""
+        """The share of device memory that it will use."""
 
     def start(self, work: Path, log: Path, stall_timeout_s: float, progress: Progress) -> Engine:
-        """Start it, with `work` for its files; `load` is still to be called. Raises EngineError."""
+        """Start it with its files in `work`, without `load`. Raises EngineError."""
 
 
 class Engine(Protocol):
-    """A started engine, wherever it runs. One operation at a time; `kill` from any thread."""
+    """A started engine. One operation at a time; `kill` may be called from any thread."""
 
     description: EngineDescription
-    """Of the engine as it was loaded."""
+    """The engine as loaded."""
 
     @property
     def spec(self) -> Spec: ...
@@ -100,7 +100,7 @@ class Engine(Protocol):
 
 
 class Interpreter(NamedTuple):
-    """The interpreter that an engine runs in, as it is named or made: exactly one of the two."""
+    """The interpreter of an engine: exactly one of `python` and `requirement` is set."""
 
     python: str | None
     requirement: str | None
@@ -108,21 +108,21 @@ class Interpreter(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """One thing that a configuration asks of an engine."""
+    """One value that a configuration requests."""
 
     noun: str
     name: str
     value: Any
     way: Way | None
-    """How its version takes the request; None where that is not known, or as it stands."""
+    """How the engine's version applies it; None if unknown, or if it is passed on unchanged."""
 
     @property
     def honoured(self) -> bool:
-        return self.way is None or self.way.honours(self.value)
+        return self.way is None or self.way.supports(self.value)
 
 
 class Knobs(NamedTuple):
-    """What an engine can be restarted with otherwise."""
+    """What `ablate` can change when it restarts an engine."""
 
     settings: Mapping[str, str | bool]
     engine_args: Mapping[str, Any]
@@ -130,7 +130,7 @@ class Knobs(NamedTuple):
 
 @dataclass(frozen=True)
 class ConfiguredEngine(ABC, Generic[T]):
-    """One engine of a configuration, before anything is made or started for it."""
+    """One engine of a configuration, before it is provisioned or started."""
 
     can: ClassVar[Capabilities]
     role: str
@@ -140,36 +140,36 @@ class ConfiguredEngine(ABC, Generic[T]):
     @property
     @abstractmethod
     def headline(self) -> str:
-        """What it is, in one line."""
+        """The engine in one line."""
 
     @abstractmethod
     def spec(self, model_path: str, environment: Environment | None) -> Spec:
-        """How to start it; `environment` is what `resolve` gave. Raises ConfigError."""
+        """How to start it; `environment` comes from `resolve`. Raises ConfigError."""
 
     @property
     def interpreter(self) -> Interpreter | None:
-        """What it needs to have provisioned; None where that is nothing."""
+        """The interpreter that it needs; None if it needs none."""
         return None
 
     @property
     def knobs(self) -> Knobs | None:
-        """What `ablate` may change of it; None where it cannot be restarted otherwise."""
+        """What `ablate` can change; None if the engine cannot be restarted with other values."""
         return None
 
     def facts(self) -> Iterator[tuple[str, str]]:
-        """Further lines about it, beside what is known of its interpreter."""
+        """Further lines for `doctor`, in addition to its interpreter."""
         yield from ()
 
     def asked(self, plan: EnvironmentPlan) -> Iterator[Asked]:
-        """What is asked of it, and how it takes each."""
+        """The requested values, and how the engine applies them."""
         yield from ()
 
     def way(self, setting: str, plan: EnvironmentPlan) -> Way | None:
-        """How it takes a request for a parity setting; None where that is not known."""
+        """How it applies a parity setting; None if unknown."""
         return None
 
     def check_sampling(self) -> None:
-        """Refuse in advance an engine that cannot sample. Raises ConfigError."""
+        """Reject an engine that cannot sample, before it starts. Raises ConfigError."""
         if not self.can.samples:
             raise ConfigError(
                 f"the {self.role} is {self.can.noun}, which cannot sample",
@@ -177,16 +177,16 @@ class ConfiguredEngine(ABC, Generic[T]):
             )
 
     def check_evaluation(self, stated: Mapping[str, Any]) -> None:
-        """Refuse in advance tokens that cannot be evaluated. Raises ConfigError.
+        """Reject tokens that it cannot evaluate, before it starts. Raises ConfigError.
 
-        `stated` is what their trace says of how they were sampled; the configuration says the rest.
+        `stated` has the sampling parameters in their trace; the rest comes from the configuration.
         """
 
     def check_operation(self, operation: str, stated: Mapping[str, Any]) -> None:
-        """The same for one operation, `replay` or `rescore`. Raises ConfigError."""
+        """`check_evaluation` for one operation, `replay` or `rescore`. Raises ConfigError."""
         if operation == "replay" and self.can.evaluates_by == "prefill":
             raise ConfigError(
-                f"the {self.role} is {self.can.noun}, which cannot be made to decode given tokens",
+                f"the {self.role} is {self.can.noun}, which cannot decode given tokens",
                 hint="score them by prefill: --path prefill",
             )
         self.check_evaluation(stated)
@@ -194,14 +194,14 @@ class ConfiguredEngine(ABC, Generic[T]):
     # --- its environment ----------------------------------------------------------------------
 
     def plan(self) -> EnvironmentPlan | None:
-        """What `resolve` would find or make, found out without installing anything."""
+        """What `resolve` would find or provision. Installs nothing."""
         needed = self.interpreter
         if needed is None:
             return None
         return environment.plan(cache=environment.default_cache(), **needed._asdict())
 
     def resolve(self, say: Callable[[str], None]) -> Environment | None:
-        """Find or make what it needs; `say` receives short status lines.
+        """Find or provision its environment; `say` receives short status lines.
 
         Raises ConfigError and EngineEnvironmentError.
         """
@@ -221,14 +221,14 @@ class ConfiguredEngine(ABC, Generic[T]):
         return environment.mend(needed.requirement, damaged, environment.default_cache(), say)
 
     def usable(self, plan: EnvironmentPlan) -> bool:
-        """Whether it can run as it is asked to, as far as that is known before a start."""
+        """Whether it can run as configured, as far as is known before it starts."""
         return plan.state in ("ready", "to provision") and all(
             each.honoured for each in self.asked(plan)
         )
 
 
 def hub_variables(config: Config) -> dict[str, str]:
-    """Offline, unless the configuration names a hub model."""
+    """Offline unless the configuration names a hub model."""
     if config.model.revision:
         return {}
     return {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

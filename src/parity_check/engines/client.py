@@ -1,4 +1,4 @@
-"""The parent's side of the worker: spawn, talk, map failures, kill the whole group."""
+"""The parent side of the worker protocol: spawn, call, map failures, kill the process group."""
 
 from __future__ import annotations
 
@@ -61,18 +61,17 @@ class WorkerSpec:
     environ: Mapping[str, str]
     engine_args: Mapping[str, Any]
     family: str | None
-    """Asserted after the start, where it is asked for."""
+    """Checked after the start, if requested."""
     settings: Settings
     platform: str
     repeats_with: Mapping[str, int] = field(default_factory=dict)
     pauses: Pauses | None = None
     hints: Mapping[str, str] = field(default_factory=dict)
-    """What to do about a failure, by its kind; {table} is the engine's in the configuration,
-    {prefix} the directory of its environment."""
+    """Hints by kind of failure; {table} is the engine's table in the configuration."""
 
     @property
     def devices(self) -> frozenset[str] | None:
-        """The accelerators that it may see; None for all."""
+        """The accelerators visible to it; None for all."""
         if self.platform != "cuda":
             return frozenset()
         listed = self.environ.get("CUDA_VISIBLE_DEVICES")
@@ -85,11 +84,11 @@ class WorkerSpec:
     def start(
         self, work: Path, log: Path, stall_timeout_s: float, progress: Progress
     ) -> WorkerEngine:
-        """Start the worker; the engine in it is loaded by `load`. Raises EngineError."""
+        """Start the worker; `load` loads the engine. Raises EngineError."""
         return WorkerEngine(self, work, log, stall_timeout_s, progress)
 
     def hint(self, failure: str) -> str | None:
-        """What to do about a failure of this kind."""
+        """The hint for this kind of failure."""
         table = self.role if self.role in ROLES else f"engines.{self.role}"
         found = self.hints.get(failure)
         prefix = self.python.parent.parent
@@ -97,7 +96,7 @@ class WorkerSpec:
 
 
 class WorkerEngine:
-    """One engine in a worker process of its own interpreter and process group.
+    """One engine in a worker process, with its own interpreter and process group.
 
     Not thread-safe: one operation at a time. `kill` may be called from any thread.
     """
@@ -121,7 +120,7 @@ class WorkerEngine:
     # --- operations -------------------------------------------------------------------------
 
     def load(self) -> EngineDescription:
-        """Start the engine; returns its description. Raises EngineError."""
+        """Start the engine and return its description. Raises EngineError."""
         requested = self.spec.settings.model_dump()
         reply = self._call(
             "load",
@@ -142,12 +141,12 @@ class WorkerEngine:
         return self.description
 
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-        """Token ids of prompts {prompt_id, text | messages}, in their order."""
+        """Token ids of prompts {prompt_id, text | messages}, in order."""
         rows, _ = self._bulk("tokenize", Tokenized, prompts, name="prompt_id")
         return [row.token_ids for row in rows]
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token id on its own, for display."""
+        """The text of each single token id, for display."""
         found = self._typed("decode", Texts, self._call("decode", ids=list(ids)))
         if len(found.texts) != len(ids):
             self._unusable("decode", f"{len(found.texts)} texts for {len(ids)} token ids")
@@ -171,7 +170,7 @@ class WorkerEngine:
     def score(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> list[Scored]:
-        """`replay` or `rescore` as one batch; rows in the order of the requests."""
+        """Run `generate`, `replay` or `rescore` as one batch; rows in the order of the requests."""
         rows, _ = self._bulk(op, Scored, requests, **parameters)
         for request, row in zip(requests, rows, strict=True):
             tokens = len(request["completion_token_ids"])
@@ -179,13 +178,13 @@ class WorkerEngine:
         return rows
 
     def weights(self) -> WeightsInForce:
-        """What is in force: a digest of each parameter, and the logits of fixed hidden states."""
+        """The weights in force: digests of all parameters, and logits of fixed hidden states."""
         return self._typed("weights", WeightsInForce, self._call("weights"))
 
     def weight_sync(
         self, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> tuple[list[Flying], Updated]:
-        """Requests through weight updates; the last row of each, and what the updates did."""
+        """Run requests through weight updates; return the last row of each, and the result."""
         rows, result = self._bulk("weight_sync", Flying, requests, **parameters)
         for row in rows:
             if row.finish_reason is None:
@@ -199,12 +198,12 @@ class WorkerEngine:
         return rows, self._typed("weight_sync", Updated, result)
 
     def forget(self) -> None:
-        """Delete the results of finished operations: a trace holds what was wanted of them."""
+        """Delete the results of finished operations, which are in the trace by now."""
         for file in self._job_dir.glob("*.jsonl"):
             file.unlink()
 
     def close(self) -> None:
-        """End the worker: politely first, unless there is no time, then the whole group."""
+        """Shut the worker down, then kill its process group."""
         deadline = time.monotonic() + SHUTDOWN_GRACE_S
         with contextlib.suppress(OSError):
             self._send("shutdown", SHUTDOWN_GRACE_S)
@@ -218,7 +217,7 @@ class WorkerEngine:
             self._replies = None
 
     def kill(self) -> None:
-        """End the whole process group at once; safe to call again."""
+        """Kill the process group. Safe to call again."""
         processes.end(self._process)
 
     # --- process ------------------------------------------------------------------------------
@@ -253,7 +252,7 @@ class WorkerEngine:
         return process, answers, log
 
     def _environ(self) -> dict[str, str]:
-        """The caller's environment without what would leak its Python into the engine's."""
+        """The caller's environment, without variables that would affect the engine's Python."""
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -277,7 +276,7 @@ class WorkerEngine:
         name: str = "sample_id",
         **parameters: Any,
     ) -> tuple[list[Row], dict[str, Any]]:
-        """Write the requests, run the operation; a row for each of them, and its result."""
+        """Write the requests and run the operation; return its output file and its result."""
         file = f"{op}-{next(self._ids)}"
         source, out = self._job_dir / f"{file}.in.jsonl", self._job_dir / f"{file}.jsonl"
         try:
@@ -330,7 +329,7 @@ class WorkerEngine:
         raise self._crashed(op)
 
     def _read(self, op: str) -> Iterator[Reply]:
-        """Replies until the worker's end closes; raises EngineError when it hangs."""
+        """Yield replies until the worker closes the pipe. Raises EngineError if it hangs."""
         assert self._replies is not None
         alive, log_size = time.monotonic(), -1
         while True:
@@ -348,7 +347,7 @@ class WorkerEngine:
                     yield self._reply(op, line)
             elif self._process.poll() is not None:
                 return
-            # A model that loads for minutes says so in its log alone.
+            # While a model loads for minutes, only the log shows progress.
             elif (size := self._log.size()) != log_size:
                 alive, log_size = time.monotonic(), size
             elif time.monotonic() - alive > self._stall_timeout_s:
@@ -386,9 +385,9 @@ class WorkerEngine:
     def _hung(self, op: str) -> EngineError:
         self.kill()
         return self._error(
-            f"showed no sign of progress for {self._stall_timeout_s:g} s during {op}",
+            f"made no progress for {self._stall_timeout_s:g} s during {op}",
             "hung",
-            "raise run.stall_timeout_s if it only needs longer",
+            "raise run.stall_timeout_s if it needs more time",
         )
 
     def _failure(self, op: str, reply: Failed) -> ParityCheckError:
@@ -411,7 +410,7 @@ class WorkerEngine:
         if code < 0:
             cause = f"was killed by {_name(-code)}"
             if -code == signal.SIGKILL:
-                hint = "somebody killed it, or the kernel did for want of memory (see dmesg)"
+                hint = "killed from outside or by the OOM killer (see dmesg)"
         return self._error(f"{cause} during {op}", "crashed", hint, self._log.tail())
 
     def _ended(self) -> int | None:

@@ -1,4 +1,4 @@
-"""A fake engine in a worker: no model, for tests and for trying out a configuration."""
+"""A fake engine in a worker, without a model: for tests and to try a configuration."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CAN = Capabilities(noun="a fake engine", evaluates_by="decode", updates_weights=
 
 @dataclass(frozen=True)
 class ConfiguredFake(ConfiguredEngine[FakeTable]):
-    """`kind = "fake"`: it stands in for vLLM, and runs in the interpreter of parity-check."""
+    """`kind = "fake"`: it replaces vLLM and runs in parity-check's interpreter."""
 
     can = CAN
 
     @property
     def headline(self) -> str:
-        return "the fake engine, needs nothing"
+        return "fake engine, needs no environment"
 
     @property
     def knobs(self) -> Knobs:

@@ -20,6 +20,6 @@ KINDS: dict[str, type[ConfiguredEngine[Any]]] = {
 
 
 def configured_engine(role: str, config: Config) -> ConfiguredEngine[Any]:
-    """One engine of a configuration. Raises ConfigError for a role that is not there."""
+    """One engine of a configuration. Raises ConfigError for an unknown role."""
     table = config.engine(role)
     return KINDS[table.kind](role, config, table)

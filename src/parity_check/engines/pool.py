@@ -1,4 +1,4 @@
-"""Engines: side by side where each has a device, by turns where they share one."""
+"""A pool of engines: side by side on separate devices, in turns on a shared one."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ T = TypeVar("T")
 Job = Callable[[Engine], T]
 
 FULL_DEVICE = 0.95
-"""Engines that together ask for less of a device's memory than this stay loaded together."""
+"""Engines whose memory shares sum to at most this stay loaded together."""
 
 DAMAGED = ("crashed", "damaged", "internal", "load_failed", "vllm_not_installed")
 """Failures to start that a damaged environment may be behind."""
 
 
 class EnginePool:
-    """Starts engines when they are first needed, and ends them all on leaving.
+    """Starts engines when they are first needed, and closes all at the end.
 
-    On separate devices engines start and run side by side. On a shared one they run by turns, and
-    stay loaded between turns where their shares of its memory fit together. `mend` repairs the
-    environment of an engine that did not start, and says whether there was anything to repair.
+    On separate devices, engines start and run side by side. On a shared device they take turns, and
+    stay loaded between turns if their memory shares fit. `mend` repairs the environment of an
+    engine that did not start, and says whether there was anything to repair.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class EnginePool:
             engine.close()
 
     def run(self, jobs: Mapping[N, Job[T]]) -> dict[N, T]:
-        """Run one job on each named engine. The first failure ends the other engines' jobs.
+        """Run one job on each named engine. The first failure cancels the other jobs.
 
-        An engine that fails a job of its own turn is ended, and started anew by the next.
+        In turns, an engine that fails its job is closed; its next job starts it again.
         """
         if len(jobs) == 1 or not self.side_by_side:
             return {role: self._run(role, job) for role, job in self._loaded_first(jobs)}
@@ -90,7 +90,7 @@ class EnginePool:
         return {role: future.result() for role, future in futures.items()}
 
     def exchange(self, spec: Spec, log_dir: Path) -> None:
-        """Put another engine in the place of its role's, which ends; the next job starts it."""
+        """Replace the engine of a role and close the old one. The next job starts the new one."""
         role = spec.role
         self._end(role)
         self.specs[role], self._log_dirs[role] = spec, log_dir
@@ -132,13 +132,13 @@ class EnginePool:
         work, progress = self._work_dir / role, self._progress(role)
         with self._lock:
             if self._ended:
-                raise RuntimeError("the pool has ended")  # in a thread that nobody waits for
+                raise RuntimeError("the pool has ended")  # in an abandoned thread
             progress("starting the engine", 0, None)
             self._engines[role] = spec.start(work, log, self._stall_timeout_s, progress)
             return self._engines[role]
 
     def _kill(self) -> None:
-        """End all engines at once, and any that is just being started."""
+        """Kill all engines, including one that is starting."""
         with self._lock:
             self._ended = True
         for engine in self._engines.values():
@@ -153,7 +153,7 @@ def _share_a_device(one: Spec, other: Spec) -> bool:
 
 
 def _wait(futures: Iterable[Future[T]]) -> None:
-    """Until all are done or one has failed.
+    """Wait until all are done or one has failed.
 
     Raises KeyboardInterrupt after a signal.
     """
@@ -166,7 +166,7 @@ def _wait(futures: Iterable[Future[T]]) -> None:
 
 
 def _raise_first(futures: Mapping[N, Future[T]]) -> None:
-    """Raise the first failure; the ones that follow from ending the others are not news."""
+    """Raise the first failure; later ones are a consequence of it."""
     for future in futures.values():
         if future.done() and (error := future.exception()):
             raise error

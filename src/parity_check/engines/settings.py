@@ -1,6 +1,6 @@
-"""The four parity settings: how each vLLM version is asked for them, and what it can honour.
+"""The four parity settings: how each vLLM version applies them, and which values it supports.
 
-What a started engine really does is measured by the worker, in `worker/proofs.py`.
+The worker measures what is in force on a started engine, in `worker/proofs.py`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from parity_check.config.engines import Settings
 LOGPROBS_MODE_SINCE = Version("0.10.0")
 ASYNC_SCHEDULING_SINCE = Version("0.10.0")
 NATIVE_FP32_HEAD_SINCE = Version("0.26.0")
-"""From 0.10.2 on the override is accepted, and silently ignored for generation models."""
+"""From 0.10.2 to this version the override is accepted, but ignored for generation models."""
 V1_ON_CPU_SINCE = Version("0.10.0")
 FAMILY_SWITCH_UNTIL = Version("0.11.0")
-"""VLLM_USE_V1 chooses the engine below this version; later ones know V1 alone."""
+"""Below this version VLLM_USE_V1 selects the engine; later versions only have V1."""
 
 Family = Literal["v0", "v1"]
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How engines of a family, platform and range of versions take a request for a setting.
+    """How engines of a family, platform and version range apply a setting.
 
-    `only` is the one value that they can honour, None where they honour all. An empty `versions`
-    or `platform` fits every one.
+    `only` is the only supported value, None if all are supported. An empty `versions` or `platform`
+    matches every one.
     """
 
     setting: str
@@ -39,35 +39,44 @@ class Way:
     how: str
     only: str | bool | None = None
 
-    def honours(self, value: str | bool) -> bool:
+    def supports(self, value: str | bool) -> bool:
         return value == "default" or self.only is None or value == self.only
 
 
 WAYS = (
-    Way("logprobs_mode", "v0", "", "", "V0 always processes", only="processed_logprobs"),
+    Way(
+        "logprobs_mode",
+        "v0",
+        "",
+        "",
+        "V0 always returns processed logprobs",
+        only="processed_logprobs",
+    ),
     Way("logprobs_mode", "v1", "<0.10", "", "always raw before 0.10", only="raw_logprobs"),
     Way(
         *("logprobs_mode", "v1", "<0.10.2", ""),
-        "native, but `processed` leaves temperature and truncation out before 0.10.2",
+        "native, but before 0.10.2 `processed` lacks temperature and truncation",
         only="raw_logprobs",
     ),
     Way("logprobs_mode", "v1", "", "", "native"),
-    Way("enable_prefix_caching", "v0", "", "cpu", "native; on needs intel_extension_for_pytorch"),
+    Way(
+        "enable_prefix_caching", "v0", "", "cpu", "native; on requires intel_extension_for_pytorch"
+    ),
     Way("enable_prefix_caching", "v0", "", "", "native"),
     Way("enable_prefix_caching", "v1", "", "", "native"),
-    Way("async_scheduling", "v0", "", "", "V0 has none", only=False),
-    Way("async_scheduling", "v1", "<0.10", "", "not before 0.10", only=False),
+    Way("async_scheduling", "v0", "", "", "V0 has no async scheduling", only=False),
+    Way("async_scheduling", "v1", "<0.10", "", "available since 0.10", only=False),
     Way("async_scheduling", "v1", ">=0.14", "cpu", "forced off on this platform", only=False),
     Way("async_scheduling", "v1", "", "", "native"),
     Way("lm_head_dtype", "v0", "", "", "float32 by extension"),
     Way("lm_head_dtype", "v1", "<0.26", "", "float32 by extension"),
     Way("lm_head_dtype", "v1", "", "", "native: hf_overrides.head_dtype"),
 )
-"""The first that fits counts."""
+"""The first match applies."""
 
 
 def way(setting: str, family: Family, version: Version, platform: str) -> Way:
-    """How an engine takes a request for a setting; `platform` is cpu or cuda."""
+    """How an engine applies a setting; `platform` is cpu or cuda."""
     return next(
         way
         for way in WAYS
@@ -78,7 +87,7 @@ def way(setting: str, family: Family, version: Version, platform: str) -> Way:
 
 
 def usual_family(version: Version, platform: str) -> Family:
-    """The family that vLLM starts when it is not told which."""
+    """The family that vLLM starts by default."""
     return "v0" if platform == "cpu" and version < V1_ON_CPU_SINCE else "v1"
 
 
@@ -86,10 +95,10 @@ EXTENSION = "parity_check_extension.ParityExtension"
 
 
 def engine_arguments(settings: Settings, version: Version) -> dict[str, Any]:
-    """Arguments of vllm.LLM that request the settings, as far as this version has words for them.
+    """Arguments of vllm.LLM that request the settings, as far as this version has them.
 
-    What a version has no word for is left out here and settled by what is read back after start:
-    V0 has processed logprobs only, and no async scheduling.
+    Settings without an argument are checked after the start: V0 only has processed logprobs, and no
+    async scheduling.
     """
     arguments: dict[str, Any] = {}
     if settings.logprobs_mode != "default" and version >= LOGPROBS_MODE_SINCE:
@@ -106,7 +115,7 @@ def engine_arguments(settings: Settings, version: Version) -> dict[str, Any]:
 def environment_variables(
     settings: Settings, version: Version, family: str | None
 ) -> dict[str, str]:
-    """Variables that request the settings where no argument does."""
+    """Environment variables for settings without an argument."""
     variables: dict[str, str] = {}
     if settings.lm_head_dtype == "float32" and version < NATIVE_FP32_HEAD_SINCE:
         variables["PARITY_CHECK_LM_HEAD"] = "float32"

@@ -1,4 +1,4 @@
-"""A trainer's forward in a worker: torch and transformers, by prefill."""
+"""A trainer's forward pass in a worker: torch and transformers, by prefill."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from parity_check.engines.environment.environment import Environment, Environmen
 
 CAN = Capabilities(noun="a trainer", evaluates_by="prefill")
 HINTS = {
-    "transformers_not_installed": "name an interpreter that has torch and transformers",
+    "transformers_not_installed": "use an interpreter with torch and transformers",
     "setting_not_applied": "check `lm_head_dtype` in [{table}.transformers]",
     "out_of_memory": "lower tokens_per_batch in [{table}.transformers]",
     "load_failed": "check [{table}.transformers] and the model",
 }
 REPEATED_IN = 8
-"""Samples of a batch where a trainer that scores one at a time repeats itself."""
+"""Samples per batch in the A/A run of a trainer that scores one sample at a time."""
 
 
 @dataclass(frozen=True)

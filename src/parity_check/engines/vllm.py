@@ -1,4 +1,4 @@
-"""vLLM in a worker: how a version is asked for the parity settings, and started."""
+"""vLLM in a worker: how to request the parity settings of a version, and start it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from parity_check.engines.settings import Way, usual_family
 
 CAN = Capabilities(noun="a vLLM engine", evaluates_by="decode", updates_weights=True)
 HINTS = {
-    "vllm_not_installed": "name an interpreter that has vllm, or use `requirement`",
+    "vllm_not_installed": "use an interpreter with vllm, or `requirement`",
     "bad_engine_args": "check [{table}.engine_args] in the configuration",
-    "setting_not_applied": 'ask for what this engine can do, or write "default" in '
+    "setting_not_applied": 'request a supported value, or write "default" in '
     "[{table}.settings] to leave it to the engine",
-    "wrong_family": "V0 exists up to 0.10; set `family` in [{table}] to what is wanted",
+    "wrong_family": "V0 exists up to 0.10; set `family` in [{table}] accordingly",
     "out_of_memory": "lower max_model_len, max_num_seqs or gpu_memory_utilization in "
     "[{table}.engine_args] (on CPU: VLLM_CPU_KVCACHE_SPACE in [{table}.env])",
     "kv_cache_too_small": "raise or leave out num_gpu_blocks_override in [{table}.engine_args], "
@@ -46,7 +46,7 @@ HINTS = {
 
 @dataclass(frozen=True)
 class ConfiguredVllm(ConfiguredEngine[VllmTable]):
-    """`kind = "vllm"`. The user's `engine_args` and `env` win over everything else."""
+    """`kind = "vllm"`. The user's `engine_args` and `env` take precedence."""
 
     can = CAN
 
@@ -115,7 +115,7 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
             "model": model_path,
             "dtype": model.dtype,
             "seed": self.config.workload.seed,
-            # A checkpoint's generation_config.json must not change the sampling unasked.
+            # A checkpoint's generation_config.json must not change the sampling silently.
             "generation_config": "vllm",
             "max_logprobs": 20,
             "worker_extension_cls": settings.EXTENSION,

@@ -1,1 +1,1 @@
-"""Dumps of training runs, as their frameworks write them, turned into traces. One file a format."""
+"""Convert dumps of training frameworks to traces. One file per format."""

@@ -1,4 +1,4 @@
-"""`import`: the dump of a training run becomes traces."""
+"""The `import` command: convert a dump of a training run to traces."""
 
 from __future__ import annotations
 
@@ -7,16 +7,30 @@ from pathlib import Path
 
 from parity_check.config.load import stated_sampling
 from parity_check.console import Console
+from parity_check.errors import InputError
 from parity_check.files import check_writable
 from parity_check.importers import headers
-from parity_check.importers.formats import importer
+from parity_check.importers.formats import AUTO, IMPORTERS, check_format, find_format, importer
 from parity_check.importers.turns import Imported, collect
+from parity_check.reading import regular_file
 from parity_check.traces.trace import check_vocabulary, write_trace
 
 
+def format_and_files(words: Sequence[str]) -> tuple[str, list[Path]]:
+    """A format, AUTO where none is named, and the files. Raises ConfigError, InputError."""
+    first, *others = words
+    if first == AUTO or first in IMPORTERS:
+        if not others:
+            raise InputError(f"no file of {first} to import", hint="name the files of the dump")
+        return first, [Path(word) for word in others]
+    if not Path(first).exists() and Path(first).name == first and not Path(first).suffix:
+        importer(first)
+    return AUTO, [Path(word) for word in words]
+
+
 def evaluating_path(path: Path) -> Path:
-    """Where the trainer's side of an imported trace goes."""
-    return path.with_name(f"{path.stem}-trainer{path.suffix}")
+    """The path of the trainer's trace."""
+    return path.parent / f"{path.stem}-trainer{path.suffix}"
 
 
 def import_dump(
@@ -27,16 +41,26 @@ def import_dump(
     model: str | None,
     console: Console,
 ) -> None:
-    """Write the rollout's side of a dump, and the trainer's beside it where the dump holds one.
+    """Write the rollout's trace of a dump, and the trainer's trace if the dump has one.
 
-    Nothing is written before everything is read and checked. Raises ConfigError, InputError.
+    `format` is a framework's name, or AUTO. Writes nothing before everything is read and checked.
+    Raises ConfigError, InputError.
     """
+    for file in files:
+        regular_file(file, "the dump")
+    if format == AUTO:
+        format = find_format(files)
+        console.say(f"read as {format}, by content")
+    else:
+        check_format(format, files)
     how = importer(format)
     sampling = stated_sampling(stated)
     fingerprint, vocabulary = headers.stated_model(model)
     imported = collect(how.read(files))
     check_vocabulary(imported.behaviour, vocabulary, "the dump")
-    check_writable(path)
+    other = evaluating_path(path)
+    for each in [path] if imported.evaluating is None else [path, other]:
+        check_writable(each)
     labels = (how.behaviour, how.evaluating)
     written = write_trace(
         path,
@@ -49,10 +73,9 @@ def import_dump(
         f"{_left_out(imported)}"
     )
     if imported.evaluating is None:
-        console.say("the dump holds no trainer's logprobs; to measure engines on these tokens:")
+        console.say("the dump has no trainer logprobs; to compare engines on these tokens:")
         console.say(f"  parity-check compare -c parity.toml --workload-trace {path}")
         return
-    other = evaluating_path(path)
     header = headers.evaluating_header(written, how.evaluating)
     write_trace(other, imported.evaluating, header, imported.texts)
     console.say(f"wrote {other}: the same tokens, {how.evaluating}; to compare the two:")
@@ -60,13 +83,15 @@ def import_dump(
 
 
 def _left_out(imported: Imported) -> str:
-    """What of the dump is not in the trace, and what was cut into turns."""
+    """What was excluded from the trace, and what was split into turns."""
     sampled = imported.sequences - imported.unsampled
-    told = []
+    notes = []
     if len(imported.behaviour) > sampled:
-        told.append(f"{sampled} sequences became one sample a turn")
+        notes.append(f"{sampled} sequences were split into one sample per turn")
+    if imported.rollouts < sampled:
+        notes.append(f"{sampled} sequences belong to {imported.rollouts} rollouts")
     if imported.masked:
-        told.append(f"{imported.masked} masked tokens between turns are context only")
+        notes.append(f"{imported.masked} masked tokens between turns are only context")
     if imported.unsampled:
-        told.append(f"{imported.unsampled} sequences without a sampled token are left out")
-    return "".join(f"; {each}" for each in told)
+        notes.append(f"{imported.unsampled} sequences without a sampled token were skipped")
+    return "".join(f"; {each}" for each in notes)

@@ -1,41 +1,113 @@
-"""The importers by name, and whose logprobs each format holds."""
+"""The importers by name, whose logprobs each format holds, and which format a file is."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from parity_check.errors import ConfigError
-from parity_check.importers import openai, prime_rl, slime, trl, verl
-from parity_check.importers.dump import Dumped
+from parity_check.errors import ConfigError, InputError, suggestion
+from parity_check.importers import (
+    miles,
+    nemo_rl,
+    open_instruct,
+    openai,
+    pipelinerl,
+    prime_rl,
+    skyrl,
+    slime,
+    trl,
+    verl,
+)
+from parity_check.importers.dump import Dumped, json_lines
+from parity_check.importers.torch_file import is_archive, read_pickle, read_torch
+
+AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """One format: how it is read, and what its two sides are called."""
+    """One format: how it is read and recognised, and what its two sides are called.
+
+    `recognise` gets the first line of a file of JSON lines, or the object in a file of torch.
+    """
 
     read: Callable[[Sequence[Path]], Iterator[Dumped]]
+    recognise: Callable[[Any], bool]
     behaviour: str
     evaluating: str
 
 
 IMPORTERS: dict[str, Importer] = {
-    "prime-rl": Importer(prime_rl.read, "prime-rl rollout", "prime-rl trainer"),
-    "slime": Importer(slime.read, "slime rollout", "slime trainer"),
-    "verl": Importer(verl.read, "verl rollout", "verl trainer"),
-    "trl": Importer(trl.read, "TRL rollout", "TRL trainer"),
-    "openai": Importer(openai.read, "OpenAI-compatible server", "no trainer"),
+    name: Importer(module.read, module.recognise, behaviour, evaluating)
+    for name, module, behaviour, evaluating in (
+        ("prime-rl", prime_rl, "prime-rl rollout", "prime-rl trainer"),
+        ("slime", slime, "slime rollout", "slime trainer"),
+        ("miles", miles, "miles rollout", "miles trainer"),
+        ("verl", verl, "verl rollout", "verl trainer"),
+        ("trl", trl, "TRL rollout", "TRL trainer"),
+        ("pipelinerl", pipelinerl, "PipelineRL actor", "no trainer"),
+        ("nemo-rl", nemo_rl, "NeMo-RL generation", "NeMo-RL trainer"),
+        ("skyrl", skyrl, "SkyRL rollout", "SkyRL trainer"),
+        ("open-instruct", open_instruct, "open-instruct rollout", "no trainer"),
+        ("openai", openai, "OpenAI-compatible server", "no trainer"),
+    )
 }
+READ_ALIKE = {"miles": "slime"}
+"""A framework that writes another's format too."""
 
 
 def importer(name: str) -> Importer:
-    """Raises ConfigError for an unknown format."""
+    """The importer of a format. Raises ConfigError for an unknown one."""
     if name not in IMPORTERS:
-        close = difflib.get_close_matches(name, IMPORTERS, n=1)
-        raise ConfigError(
-            f"unknown format {name}",
-            hint=f"did you mean {close[0]}?" if close else f"there is {', '.join(IMPORTERS)}",
-        )
+        raise ConfigError(f"unknown format {name}", hint=suggestion(name, IMPORTERS))
     return IMPORTERS[name]
+
+
+def find_format(paths: Sequence[Path]) -> str:
+    """The one format of all files, by their content. Raises InputError."""
+    found = {path: format_of(path) for path in paths}
+    for path, name in found.items():
+        if name is None:
+            raise InputError(
+                f"{path}: not a dump of a known format",
+                hint=f"there is {', '.join(IMPORTERS)}; name yours if it is one of them",
+            )
+    names = sorted({name for name in found.values() if name is not None})
+    if len(names) > 1:
+        raise InputError(
+            f"files of several formats: {', '.join(f'{p} is {n}' for p, n in found.items())}",
+            hint="import them apart",
+        )
+    return names[0]
+
+
+def check_format(name: str, paths: Sequence[Path]) -> None:
+    """Refuse files that are plainly of another format than `name`. Raises InputError."""
+    for path in paths:
+        found = format_of(path)
+        if found not in (None, name, READ_ALIKE.get(name)):
+            raise InputError(
+                f"{path}: looks like a dump of {found}, not of {name}",
+                hint=f"parity-check import {found} {path}",
+            )
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file looks like, None for none. Raises InputError where it is damaged."""
+    content = _first_content(path)
+    return next((name for name, each in IMPORTERS.items() if each.recognise(content)), None)
+
+
+def _first_content(path: Path) -> Any:
+    """The first line of a text file, or the object in a file of torch or a pickle."""
+    if is_archive(path):
+        return read_torch(path)
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head.startswith(b"\x80"):
+        return read_pickle(path)
+    if head == b"PAR1":
+        return None
+    return next(json_lines(path), ("", None))[1]

@@ -1,4 +1,4 @@
-"""The header of an imported trace: what its dump says, and unknown for the rest."""
+"""The header of an imported trace: what the dump states; everything else is unknown."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from typing import Any
 
 from parity_check.config.engines import Settings
 from parity_check.config.models import ModelConfig
+from parity_check.errors import ConfigError
 from parity_check.importers.turns import Imported
+from parity_check.reading import wrong_name
 from parity_check.traces import checkpoint, provenance
 from parity_check.traces.engine import UNKNOWN, EngineDescription, EngineSetting
 from parity_check.traces.trace import TraceHeader
 
 
 def unknown_engine(label: str) -> EngineDescription:
-    """An engine of which a dump says no more than whose it is."""
-    setting = EngineSetting(UNKNOWN, UNKNOWN, "a dump does not say")
+    """The description of an engine that is known only from a dump."""
+    setting = EngineSetting(UNKNOWN, UNKNOWN, "not stated in the dump")
     return EngineDescription(
         label=label,
         version=UNKNOWN,
@@ -41,7 +43,7 @@ def header(
     sampling: dict[str, Any],
     model: dict[str, Any],
 ) -> TraceHeader:
-    """The header of the behaviour side. `labels` name both sides."""
+    """The header of the behaviour side. `labels` are the names of both sides."""
     now = datetime.now(UTC)
     return TraceHeader(
         run_id=f"import-{now:%Y%m%d-%H%M%S}",
@@ -67,7 +69,7 @@ def header(
 
 
 def evaluating_header(behaviour: TraceHeader, label: str) -> TraceHeader:
-    """The header of the other side, which evaluated the tokens of the written behaviour side."""
+    """The header of the evaluating side, for the tokens of the written behaviour side."""
     return replace(
         behaviour,
         evaluated_by=label,
@@ -77,9 +79,12 @@ def evaluating_header(behaviour: TraceHeader, label: str) -> TraceHeader:
 
 
 def stated_model(path: str | None) -> tuple[dict[str, Any], int | None]:
-    """The fingerprint of a checkpoint that the user names, and the size of its vocabulary."""
+    """The fingerprint and vocabulary size of the checkpoint that the user passed."""
     if path is None:
         return {}, None
+    reason = wrong_name(path)
+    if reason is not None:
+        raise ConfigError(f"--model {path}: {reason}")
     located = checkpoint.locate_model(ModelConfig(path=path, revision="main"))
     written = checkpoint.read_config(located)
     size = None if written is None else checkpoint.vocabulary_size(written)

@@ -1,17 +1,17 @@
-"""Responses of an OpenAI-compatible server as JSON lines, a response body a line.
+"""Responses of an OpenAI-compatible server as JSON lines, one response body per line.
 
-Fields as vLLM's server answers (vllm/entrypoints/openai/completion/protocol.py and
-chat_completion/protocol.py, vllm-project/vllm), asked with `logprobs`, and with
-`return_token_ids: true`, without which a response has no ids:
+Fields as returned by vLLM's server (vllm/entrypoints/openai/completion/protocol.py and
+chat_completion/protocol.py, vllm-project/vllm) for requests with `logprobs` and `return_token_ids:
+true`, which is needed to get ids:
 
     {"id": "cmpl-1", "object": "text_completion", "model": "tiny", "choices": [{"index": 0,
      "text": " 7.", "finish_reason": "stop", "prompt_token_ids": [1, 17], "token_ids": [92, 5],
      "logprobs": {"tokens": [" 7", "."], "token_logprobs": [-0.31, -1.2],
                   "top_logprobs": [{" 7": -0.31}, {".": -1.2}]}}]}
 
-A chat response has `logprobs.content` with one object a token, and `prompt_token_ids` beside
-`choices`. Where the server writes tokens as `token_id:92` (return_tokens_as_token_ids), its
-alternatives have ids too, and are kept. There is no trainer: the result is one side alone.
+A chat response has `logprobs.content` with one object per token, and `prompt_token_ids` next to
+`choices`. If the server writes tokens as `token_id:92` (return_tokens_as_token_ids), the
+alternatives have ids too and are kept. There is no trainer, so the result has one side.
 """
 
 from __future__ import annotations
@@ -36,22 +36,29 @@ from parity_check.importers.dump import (
 )
 
 Tops = list[list[tuple[str, Any]]]
-"""The alternatives of each token, by what the server calls them."""
+"""The alternatives of each token, by the server's names."""
 
 NAMED_ID = "token_id:"
-NO_IDS = "ask the server for ids: `return_token_ids: true`"
-NO_LOGPROBS = "ask the server for them: `logprobs`"
+NO_IDS = "request token ids from the server: `return_token_ids: true`"
+NO_LOGPROBS = "request them from the server: `logprobs`"
+
+
+def recognise(row: Any) -> bool:
+    """Whether the first line of a file is one of these."""
+    return isinstance(row, dict) and "choices" in row
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The choices of all responses, in their order. Raises InputError."""
+    """The choices of all responses, in order. Raises InputError."""
     models: dict[str, str] = {}
     for path in paths:
         for number, (place, body) in enumerate(json_rows(path)):
             models.setdefault(str(body.get("model")), place)
             if len(models) > 1:
                 (first, _), (other, there) = models.items()
-                raise InputError(f"{there}: a response of model {other} among those of {first}")
+                raise InputError(
+                    f"{there}: a response of model {other}, but earlier ones are of model {first}"
+                )
             for choice in objects(wanted(body, "choices", place), "choices", place):
                 name = f"{path.stem}/{number}/{choice.get('index', 0)}"
                 yield _sequence(body, choice, name, place)
@@ -100,13 +107,13 @@ def _plain(found: Mapping[str, Any], place: str) -> tuple[list[str], Logprobs, T
     values = logprob_list(wanted(found, "token_logprobs", place), "token_logprobs", place)
     tokens, tops = (found.get(name) or [] for name in ("tokens", "top_logprobs"))
     if not isinstance(tokens, list) or not isinstance(tops, list):
-        raise InputError(f"{place}: `tokens` and `top_logprobs` are lists")
+        raise InputError(f"{place}: `tokens` and `top_logprobs` must be lists")
     tops = objects([each or {} for each in tops], "top_logprobs", place)
     return [str(token) for token in tokens], values, [list(each.items()) for each in tops]
 
 
 def _chat(found: Mapping[str, Any], place: str) -> tuple[list[str], Logprobs, Tops]:
-    """The same of a chat completion."""
+    """Tokens, logprobs and alternatives of a chat completion."""
     content = objects(found["content"] or [], "content", place)
     tops = [objects(each.get("top_logprobs") or [], "top_logprobs", place) for each in content]
     values = [logprob(entry.get("logprob"), "logprob", place) for entry in content]
@@ -120,7 +127,7 @@ def _named_id(token: str) -> int | None:
 
 
 def _alternatives(tops: Tops, prompt: int, place: str) -> Alternatives | None:
-    """Alternatives that are named by their ids; texts are not unique, and are left out."""
+    """The alternatives, if they have ids. Texts are not unique and are ignored."""
     pairs = [[(_named_id(token), value) for token, value in each] for each in tops]
     if not any(pairs) or any(token is None for each in pairs for token, _ in each):
         return None

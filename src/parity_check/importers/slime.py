@@ -1,21 +1,23 @@
 """slime's dumps: `<dir>/train_data/<rollout>.pt` and `<dir>/rollout_data/<rollout>.pt`.
 
 Written with `--dump-details <dir>` by slime/observability/train_data_utils.py and
-rollout_data_utils.py (THUDM/slime), with torch.save. Train data holds both sides:
+rollout_data_utils.py (THUDM/slime), with torch.save. Train data has both sides:
 
     {"format_version": 2, "rollout_id": 3, "rank": 0, "dp_shards": […],
      "samples": [{"tokens": tensor(prompt and response), "response_lengths": 2,
                   "loss_masks": tensor([1, 1]), "rollout_log_probs": tensor([-0.31, -1.2]),
                   "log_probs": tensor([-0.30, -1.22]), "rollout_position": 0, "truncated": 0}]}
 
-where `log_probs` are Megatron's, recomputed before the step (or caught in its forward). Rollout
-data is what the engine returned, without a trainer:
+where `log_probs` are Megatron's, recomputed before the step (or taken from its forward pass).
+Rollout data is what the engine returned, without a trainer:
 
     {"rollout_id": 3, "samples": [{"tokens": […], "response_length": 2, "loss_mask": None,
      "rollout_log_probs": [-0.31, -1.2], "group_index": 0, "index": 5, "status": "completed"}]}
 
-Logprobs and masks cover the response alone. Train data lists no prompts, so equal prompts are found
-by their ids.
+Logprobs and masks cover the response alone. A rollout whose context was compacted, or that fanned
+out, is several samples of one `rollout_ids` (`rollout_id` in rollout data). Train data lists no
+prompts, so equal prompts are found by the ids of a rollout's first sample. `eval_3.pt` numbers its
+samples as `3.pt` does; the two are told apart by what they hold.
 """
 
 from __future__ import annotations
@@ -30,75 +32,115 @@ from parity_check.errors import InputError
 from parity_check.importers.dump import (
     Dumped,
     check_lengths,
+    check_masks,
     logprob_list,
     mask_list,
     text_or_none,
     token_list,
+    turns_of,
     wanted,
 )
 from parity_check.importers.torch_file import read_torch
 
 FORMAT_VERSION = 2
 FINISHED = {"completed": "stop", "truncated": "length", "aborted": "abort"}
-NO_ROLLOUT_LOGPROBS = "the generate function of this run did not keep the engine's logprobs"
+MASKS = ("loss_mask", "loss_masks", "rollout_mask_sums")
+NO_ROLLOUT_LOGPROBS = "the generate function of this run did not store the engine's logprobs"
+
+
+def recognise(tree: Any) -> bool:
+    """Whether the object in a file is one of these."""
+    return isinstance(tree, dict) and "samples" in tree and "rollout_id" in tree
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
+    names = Names()
     for path in paths:
-        tree = read_torch(path)
-        if not isinstance(tree, dict) or not isinstance(tree.get("samples"), list):
-            raise InputError(
-                f"{path}: no `samples`: not a dump of slime",
-                hint="give files of train_data/ (both sides) or rollout_data/ (the engine's)",
-            )
-        trained = "format_version" in tree
-        if trained and tree["format_version"] != FORMAT_VERSION:
-            raise InputError(
-                f"{path}: slime train dump {tree['format_version']}, this parity-check reads "
-                f"{FORMAT_VERSION}"
-            )
-        for number, sample in enumerate(tree["samples"]):
-            place = f"{path}, sample {number}"
-            if not isinstance(sample, dict):
-                raise InputError(f"{place}: expected a dictionary")
-            named = f"rollout-{tree.get('rollout_id')}/{number}"
-            plain = {key: _plain(value) for key, value in sample.items()}
-            yield (_trained if trained else _rolled_out)(plain, named, place)
+        yield from sequences(path, read_torch(path), names)
 
 
-def _trained(sample: Mapping[str, Any], named: str, place: str) -> Dumped:
-    """A sample of train data: both sides."""
+class Names:
+    """Names of the batches of several files: those of one number are told apart by content."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, dict[str, list[Any]]] = {}
+
+    def batch(self, path: Path, number: Any, samples: Sequence[Any]) -> str:
+        """The name of a batch of samples. Raises InputError where it was there already."""
+        named = f"rollout-{number}"
+        seen = self._seen.setdefault(named, {})
+        tokens = [plain(each.get("tokens")) for each in samples if isinstance(each, dict)]
+        if tokens in seen.values():
+            raise InputError(f"{path}: holds the samples of another file: the same file twice?")
+        if path.stem in seen:
+            raise InputError(f"{path}: {named} again, with other samples: files of two runs?")
+        seen[path.stem] = tokens
+        return named if len(seen) == 1 else f"{named}-{path.stem}"
+
+
+def sequences(path: Path, tree: Any, names: Names) -> Iterator[Dumped]:
+    """The sequences of one file's object. Raises InputError."""
+    if not isinstance(tree, dict) or not isinstance(tree.get("samples"), list):
+        raise InputError(
+            f"{path}: no `samples`: not a slime dump",
+            hint="pass files of train_data/ (both sides) or rollout_data/ (rollout side)",
+        )
+    trained = "format_version" in tree
+    if trained and tree["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: slime train dump version {tree['format_version']}, but this version of "
+            f"parity-check reads {FORMAT_VERSION}"
+        )
+    batch = names.batch(path, tree.get("rollout_id"), tree["samples"])
+    for number, sample in enumerate(tree["samples"]):
+        place = f"{path}, sample {number}"
+        if not isinstance(sample, dict):
+            raise InputError(f"{place}: expected a dictionary")
+        check_masks(sample, MASKS, place)
+        values = {key: plain(value) for key, value in sample.items()}
+        yield (trained_sample if trained else _rolled_out)(values, batch, number, place)
+
+
+def trained_sample(sample: Mapping[str, Any], batch: str, number: int, place: str) -> Dumped:
+    """A sample of train data: both sides. Raises InputError."""
     return _sequence(
         sample,
         place,
-        sample_id=named,
+        sample_id=f"{batch}/{number}",
+        rollout_id=_rollout(batch, sample.get("rollout_ids")),
         length=wanted(sample, "response_lengths", place),
         mask=wanted(sample, "loss_masks", place),
         evaluating=wanted(sample, "log_probs", place),
+        versions=sample.get("weight_versions"),
         group=str(sample.get("source_names") or ""),
         finish_reason="length" if sample.get("truncated") else None,
     )
 
 
-def _rolled_out(sample: Mapping[str, Any], named: str, place: str) -> Dumped:
-    """A sample of rollout data: the engine's side alone."""
+def _rolled_out(sample: Mapping[str, Any], batch: str, number: int, place: str) -> Dumped:
+    """A sample of rollout data: only the rollout side."""
     length = wanted(sample, "response_length", place)
-    mask, group = sample.get("loss_mask"), sample.get("group_index")
-    versions = sample.get("weight_versions")
-    first = str(versions[0]) if isinstance(versions, list) and versions else ""
+    group = sample.get("group_index")
+    if length == 0 and sample.get("rollout_log_probs") is None:
+        sample = {**sample, "rollout_log_probs": []}  # it ended before its first token
     return _sequence(
         sample,
         place,
-        sample_id=named,
+        sample_id=f"{batch}/{number}",
+        rollout_id=_rollout(batch, sample.get("rollout_id")),
         length=length,
-        mask=mask,
+        mask=sample.get("loss_mask"),
         evaluating=None,
-        prompt_id=None if group is None else f"{named.partition('/')[0]}/group-{group}",
+        versions=sample.get("weight_versions"),
+        prompt_id=None if group is None else f"{batch}/group-{group}",
         finish_reason=FINISHED.get(str(sample.get("status"))),
-        policy_version=int(first) if first.isdecimal() and len(first) < 19 else None,
         text=text_or_none(sample.get("response")),
     )
+
+
+def _rollout(batch: str, number: Any) -> str | None:
+    return None if number is None else f"{batch}/rollout-{number}"
 
 
 def _sequence(
@@ -108,11 +150,12 @@ def _sequence(
     length: Any,
     mask: Any,
     evaluating: Any,
+    versions: Any,
     **facts: Any,
 ) -> Dumped:
     ids = token_list(wanted(sample, "tokens", place), "tokens", place)
     if not isinstance(length, int) or not 0 <= length <= len(ids):
-        raise InputError(f"{place}: a response of {length} tokens in {len(ids)} tokens")
+        raise InputError(f"{place}: a response of {length} tokens in a sequence of {len(ids)}")
     rollout = wanted(sample, "rollout_log_probs", place, NO_ROLLOUT_LOGPROBS)
     columns: dict[str, Any] = {
         "response": ids[len(ids) - length :],
@@ -123,16 +166,34 @@ def _sequence(
         columns["log_probs"] = logprob_list(evaluating, "log_probs", place)
     check_lengths(columns, place)
     prompt = len(ids) - length
+    sampled = [False] * prompt + columns["loss_mask"]
     return Dumped(
         place=place,
         token_ids=ids,
-        sampled=[False] * prompt + columns["loss_mask"],
+        sampled=sampled,
+        policy_versions=_versions(versions, sampled),
         behaviour=[None] * prompt + columns["rollout_log_probs"],
         evaluating=None if evaluating is None else [None] * prompt + columns["log_probs"],
         **facts,
     )
 
 
-def _plain(value: Any) -> Any:
-    """A tensor as a list, or as a number."""
+def _versions(names: Any, sampled: Sequence[bool]) -> list[int | None] | None:
+    """The weight version of each token: one a call of the engine, which is one a turn mostly."""
+    if not isinstance(names, list):
+        return None
+    numbers = [int(n) for each in names if (n := str(each)).isdecimal() and len(n) < 19]
+    if not numbers or len(numbers) != len(names):
+        return None
+    turns = turns_of(sampled)
+    if len(turns) != len(numbers):
+        return [min(numbers)] * len(sampled)
+    found: list[int | None] = [None] * len(sampled)
+    for (first, last), number in zip(turns, numbers, strict=True):
+        found[first:last] = [number] * (last - first)
+    return found
+
+
+def plain(value: Any) -> Any:
+    """A tensor as a list or a number."""
     return value.tolist() if isinstance(value, np.ndarray) else value

@@ -1,8 +1,8 @@
-"""Read what torch.save wrote, without torch and without running any code that the file names.
+"""Read torch.save files without torch and without executing code from the file.
 
-A pickle may call whatever it names. This reader looks nothing up: tensors and plain containers are
-rebuilt here, everything else becomes an inert Opaque, whatever it claims to be. The format is that
-of torch/serialization.py: a zip archive with `data.pkl` and one file a storage.
+A pickle can call any function that it names. This reader imports nothing: it rebuilds tensors and
+plain containers itself, and everything else becomes an inert Opaque object. The format is that of
+torch/serialization.py: a zip archive with `data.pkl` and one file per storage.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parity_check import visible
 from parity_check.errors import InputError
+from parity_check.reading import INTEGERS, read_bytes
 
 STORAGES = {
     "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "<u2",
@@ -28,15 +31,21 @@ DTYPES = {
     "torch.int64": "<i8", "torch.int32": "<i4", "torch.int16": "<i2", "torch.int8": "<i1",
     "torch.uint8": "<u1", "torch.bool": "?",
 }  # fmt: skip
+MOST_BYTES = 1 << 36
 MALFORMED = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, LookupError, AttributeError),
     *(TypeError, ValueError, OverflowError, NotImplementedError, RecursionError, MemoryError),
+    *(RuntimeError, AssertionError, zlib.error),
 )
-"""What reading a damaged file raises."""
+"""The exceptions that reading a damaged file can raise."""
+
+
+ENCRYPTED = 1
+"""Among the flags of a member; torch.save neither encrypts nor compresses."""
 
 
 class Opaque:
-    """An object of a class that is not looked up: its name, and what the file would give it."""
+    """A placeholder for an object whose class is not imported: its name, arguments and state."""
 
     named = ""
     arguments: tuple[Any, ...]
@@ -59,36 +68,43 @@ class Opaque:
     def extend(self, *_: Any) -> None: ...
 
 
-def read_torch(path: Path) -> Any:
-    """The object in a file of torch.save, tensors as numpy arrays. Raises InputError."""
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as those of torch.save do. Raises InputError."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
     except OSError as error:
         raise InputError(f"cannot read the dump {path}: {error.strerror}") from None
+
+
+def read_torch(path: Path) -> Any:
+    """The object in a torch.save file, with tensors as numpy arrays. Raises InputError."""
+    raw = read_bytes(path, "the dump", MOST_BYTES)
     if not raw:
         raise InputError(f"{path}: the file is empty")
     if not raw.startswith(b"PK"):
         raise InputError(
-            f"{path}: not a file of torch.save",
-            hint="torch before 1.6 wrote another format: load it and save it again",
+            f"{path}: not a torch.save file",
+            hint="torch before 1.6 used another format: load and save the file again with a newer "
+            "torch",
         )
     return _guarded(path, lambda: load_archive(raw))
 
 
 def read_pickle(path: Path) -> Any:
-    """The object in a pickle, nothing of it looked up. Raises InputError."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the dump {path}: {error.strerror}") from None
+    """The object in a pickle, without importing anything. Raises InputError."""
+    raw = read_bytes(path, "the dump", MOST_BYTES)
     if not raw:
         raise InputError(f"{path}: the file is empty")
     return _guarded(path, lambda: _Unpickler(io.BytesIO(raw), None).load())
 
 
 def load_archive(raw: bytes) -> Any:
-    """The object in the bytes that torch.save wrote. Raises one of MALFORMED."""
+    """The object in the bytes of a torch.save file. Raises one of MALFORMED."""
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        for member in archive.infolist():
+            if member.flag_bits & ENCRYPTED or member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{member.filename} is encrypted or compressed")
         [pickled] = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = pickled.removesuffix("data.pkl")
         if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != (
@@ -99,19 +115,19 @@ def load_archive(raw: bytes) -> Any:
 
 
 def guarded_archive(raw: Any, path: Path) -> Any:
-    """The same for bytes found inside another file. Raises InputError."""
+    """The same for bytes inside another file. Raises InputError."""
     return _guarded(path, lambda: load_archive(raw))
 
 
 def decoded(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """bfloat16, which numpy does not have, as float32."""
+    """Convert bfloat16, which numpy does not have, to float32."""
     if "bfloat16" in dtype.lower():
         return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return values
 
 
 class _Unpickler(pickle.Unpickler):
-    """Rebuilds containers and tensors; `archive` holds the storages, under a root."""
+    """Rebuilds containers and tensors; `archive` has the storages, under a root directory."""
 
     def __init__(self, stream: io.BytesIO, archive: tuple[zipfile.ZipFile, str] | None) -> None:
         super().__init__(stream)
@@ -122,6 +138,8 @@ class _Unpickler(pickle.Unpickler):
         named = f"{module}.{name}"
         known = {
             "torch._utils._rebuild_tensor_v2": _tensor,
+            "torch._tensor._rebuild_from_type_v2": _of_type,
+            "torch.nested._internal.nested_tensor._rebuild_njt": _jagged,
             "collections.OrderedDict": dict,
             "torch.Size": tuple,
         }
@@ -136,7 +154,7 @@ class _Unpickler(pickle.Unpickler):
             name = kind.named.rpartition(".")[2]
             values = np.frombuffer(archive.read(f"{root}data/{key}"), dtype=STORAGES[name])
             if len(values) < count:
-                raise ValueError("a storage is cut short")
+                raise ValueError("a storage is truncated")
             self.storages[key] = decoded(values, name)
         return self.storages[key]
 
@@ -144,7 +162,7 @@ class _Unpickler(pickle.Unpickler):
 def _tensor(
     storage: NDArray[Any], offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> NDArray[Any]:
-    """The tensor of this shape in a storage; never a view of anything beyond it."""
+    """The tensor of this shape in a storage; checked to be inside the storage."""
     if len(size) != len(stride) or min((offset, *size, *stride), default=0) < 0:
         raise ValueError("a tensor of an impossible shape")
     count = int(np.prod(size, dtype=np.int64)) if size else 1
@@ -162,9 +180,49 @@ def _tensor(
     return found
 
 
+def _of_type(rebuild: Any, kind: Any, arguments: Any, state: Any) -> Any:
+    """A tensor with attributes of its own, or of a subclass: of those, only the jagged is known."""
+    if rebuild in (_tensor, _jagged):
+        return rebuild(*arguments)
+    return Opaque(kind, arguments, state)
+
+
+def _jagged(state: Any) -> list[NDArray[Any]]:
+    """A jagged tensor, as the list of its rows: `values` cut at `offsets`."""
+    values, offsets, lengths = state["values"], state["offsets"], state.get("lengths")
+    if state.get("_ragged_idx", 1) != 1 or offsets.ndim != 1:
+        raise ValueError("a jagged tensor that is not ragged along its second axis")
+    starts = offsets[:-1].tolist()
+    ends = offsets[1:].tolist() if lengths is None else (offsets[:-1] + lengths).tolist()
+    if any(not 0 <= first <= last <= len(values) for first, last in zip(starts, ends, strict=True)):
+        raise ValueError("a jagged tensor beyond its values")
+    return [values[first:last] for first, last in zip(starts, ends, strict=True)]
+
+
+def _refuse_huge_integers(tree: Any) -> None:
+    """An integer may have any length in a pickle. Raises OverflowError for one beyond 64 bits."""
+    seen: set[int] = set()
+    left = [tree]
+    while left:
+        value = left.pop()
+        if isinstance(value, int) and not INTEGERS[0] <= value <= INTEGERS[1]:
+            raise OverflowError("an integer beyond 64 bits")
+        if not isinstance(value, dict | list | tuple | Opaque) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            left += [*value.keys(), *value.values()]
+        elif isinstance(value, Opaque):
+            left += [value.arguments, value.state]
+        else:
+            left += value
+
+
 def _guarded(path: Path, load: Any) -> Any:
     try:
-        return load()
+        tree = load()
+        _refuse_huge_integers(tree)
+        return tree
     except MALFORMED as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{path}: damaged, or cut short: {reason}") from None
+        reason = visible.message(str(error).partition("\n")[0], 200) or type(error).__name__
+        raise InputError(f"{path}: damaged or truncated: {reason}") from None

@@ -1,1 +1,1 @@
-"""From paired logprobs to numbers with intervals and verdicts; pure."""
+"""From paired logprobs to estimates, intervals and verdicts. Pure functions."""

@@ -1,46 +1,105 @@
-"""Sums over the tokens of one sampling direction, kept per prompt while the tokens stream by.
+"""Accumulate sums over the tokens of one sampling direction, per prompt, in one pass.
 
-Memory does not grow with the number of tokens: what is kept is one row of sums a prompt, one row a
-sample, and one histogram.
+Memory does not grow with the number of tokens: it keeps one row of sums per prompt, one row per
+sample, and one histogram. The turns of a rollout may lie in different chunks: their rows are put
+together when the last chunk is there.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parity_check.measure import invalid, stats
 from parity_check.measure.metrics import COLUMN, COLUMNS, F32, I32, PairedChunk, token_columns
-from parity_check.measure.objectives import Objective, count_beyond
+from parity_check.measure.objective import STATISTICS, Objective, Side, Statistic, count_beyond
+from parity_check.measure.sequences import SEQUENCE_SUMS, SampleRows
 from parity_check.measure.stats import Floats, Ints
 
+TURN_EDGES = (0, 1, 2, 3, 4, 6, 8, 16, 32)
 POSITION_EDGES = (0, 16, 64, 256, 1024, 4096, 16384)
 BROKEN_DOWN = [COLUMN[name] for name in ("count", "log_ratio", "abs_log_ratio", "k3")]
+SIDES: tuple[Side, Side] = ("up", "down")
 _BLOCK = 1 << 15  # tokens at a time: the columns of a block stay in the processor's cache
 
 
-class Accumulator:
-    """What is kept of the chunks seen so far: sums a prompt, a row a sample, a histogram."""
+class Thresholds:
+    """What one statistic of a token is counted against: ascending, of the value and its negative.
 
-    def __init__(self, objectives: Iterable[Objective], tail_thresholds: Iterable[float]) -> None:
-        edges = [row.log_edges() for row in objectives if row.level == "token"]
-        tails = list(tail_thresholds)
+    Where the mean of each sequence's own share is asked for, `shares` names the columns that are
+    kept a sample.
+    """
+
+    def __init__(
+        self, statistic: Statistic, rows: Iterable[Objective], tails: Iterable[float] = ()
+    ) -> None:
+        own = [row for row in rows if row.level == "token" and row.statistic == statistic]
+        edges = [row.edges() for row in own]
+        self.statistic = statistic
         self.ups = np.array(sorted({*tails, *(high for _, high in edges if high < math.inf)}))
         self.downs = np.array(sorted({*tails, *(-low for low, _ in edges if low > -math.inf)}))
-        widths = {
+        self.shares = [
+            column
+            for column, (side, edge) in enumerate(self._columns())
+            if any(
+                row.averaging == "sequence" and edge == (high if side == "up" else -low)
+                for row, (low, high) in zip(own, edges, strict=True)
+            )
+        ]
+
+    def _columns(self) -> list[tuple[Side, float]]:
+        return [("up", edge) for edge in self.ups] + [("down", edge) for edge in self.downs]
+
+    @property
+    def width(self) -> int:
+        return len(self.ups) + len(self.downs)
+
+    def column(self, side: Side, edge: float) -> int:
+        """The column of an edge."""
+        if side == "up":
+            return int(np.searchsorted(self.ups, edge))
+        return len(self.ups) + int(np.searchsorted(self.downs, edge))
+
+    def least_move(self) -> float:
+        """No token whose |Δ| is smaller is beyond any of the thresholds.
+
+        |p - p'| ≤ exp |Δ| - 1, and a binary KL of x nats needs a Δ of more than x / 20: its second
+        term grows with -log(1 - p), which is 18 at most.
+        """
+        least = float(min((edge for _, edge in self._columns()), default=math.inf))
+        if self.statistic == "probability difference":
+            return math.log1p(least)
+        return least / 20 if self.statistic == "binary KL" else least
+
+
+class Accumulator:
+    """The sums over the chunks so far: per prompt, per sample, and a histogram."""
+
+    def __init__(
+        self,
+        objectives: Iterable[Objective],
+        tail_thresholds: Iterable[float],
+        tail_threshold: float = 1.0,
+    ) -> None:
+        rows = list(objectives)
+        tails = [*tail_thresholds, tail_threshold]
+        self.tail_threshold = tail_threshold
+        self.thresholds = [
+            Thresholds(name, rows, tails if name == "log ratio" else ()) for name in STATISTICS
+        ]
+        widths: dict[str, int] = {
             "totals": len(COLUMNS),
             "position": len(POSITION_EDGES) * len(BROKEN_DOWN),
             "probability": PROBABILITY_BINS * len(BROKEN_DOWN),
-            "ups": len(self.ups),
-            "downs": len(self.downs),
-            "up_shares": len(self.ups),
-            "down_shares": len(self.downs),
+            "turn": len(TURN_EDGES) * len(BROKEN_DOWN),
             "alternatives": 3,
+            "impossible": 1,
         }
+        widths |= {str(each.statistic): each.width for each in self.thresholds}
         ends = np.cumsum(list(widths.values())).tolist()
         self.parts = {
             name: slice(end - width, end)
@@ -52,8 +111,10 @@ class Accumulator:
         self.histogram = np.zeros((stats.FOLDS, stats.BINS), np.int64)
         self.largest = 0.0
         self.excluded = 0
+        self.turns = 1
         self.defects = {"behaviour": Counter[str](), "evaluating": Counter[str]()}
-        self.sequences: list[tuple[I32, Ints, Floats, Ints]] = []
+        self.samples: list[SampleRows] = []
+        self._seen = 0
 
     def add(self, chunk: PairedChunk) -> None:
         """Add the tokens of some whole samples."""
@@ -71,7 +132,7 @@ class Accumulator:
     def _grow(self, chunk: PairedChunk) -> None:
         rows = int(chunk.cluster.max(initial=-1)) + 1
         if rows > len(self.sums):
-            # Rows that are not written to yet take no memory, so room can be made in large steps.
+            # Unwritten rows take no memory, so allocate in large steps.
             sums, group = np.zeros((2 * rows, self.width)), np.zeros(2 * rows, np.int32)
             sums[: len(self.sums)], group[: len(self.group)] = self.sums, self.group
             self.sums, self.group = sums, group
@@ -119,9 +180,12 @@ class Accumulator:
         starts = chunk.starts[first : last + 1] - chunk.starts[first]
         tokens = slice(int(chunk.starts[first]), int(chunk.starts[last]))
         behaviour, evaluating = chunk.behaviour_logprob[tokens], chunk.evaluating_logprob[tokens]
+        impossible = np.zeros(size)
         begin, sample, position = _segments(starts)
         origin = starts[:-1]
         if keep is not None:
+            where = np.flatnonzero(invalid.impossible_values(behaviour))
+            np.add.at(impossible, np.searchsorted(starts, where, side="right") - 1, 1.0)
             behaviour, evaluating = behaviour[keep], evaluating[keep]
             before = np.concatenate([[0], np.cumsum(keep)])
             begin = before[begin]
@@ -130,7 +194,9 @@ class Accumulator:
             starts = before[starts]
         lengths = np.diff(starts)
         rows = np.zeros((size, self.width))
+        rows[:, self.parts["impossible"]] = impossible[:, None]
         first_differing = np.full(size, -1, np.int64)
+        smallest, largest = np.full(size, np.inf), np.full(size, -np.inf)
         if len(behaviour):
             columns = token_columns(behaviour, evaluating)
             segments = np.add.reduceat(columns, begin, axis=1).T
@@ -140,33 +206,117 @@ class Accumulator:
             by_position[sample, position] = segments[:, BROKEN_DOWN]
             rows[:, self.parts["position"]] = by_position.reshape(size, -1)
             rows[:, self.parts["probability"]] = _by_probability(behaviour, columns, owner, size)
-            self._count_thresholds(rows, columns, owner, lengths)
+            self._count_thresholds(rows, columns, behaviour, evaluating, owner)
             self._count_magnitudes(columns[COLUMN["abs_log_ratio"]], cluster, lengths)
             same = columns[COLUMN["identical"]]
             first_differing = _first_differing(same, starts, origin, keep)
             rows[:, self.parts["alternatives"]] = _alternatives(chunk, tokens, keep, owner, size)
+            delta = columns[COLUMN["log_ratio"]]
+            np.minimum.at(smallest, sample, np.minimum.reduceat(delta, begin))
+            np.maximum.at(largest, sample, np.maximum.reduceat(delta, begin))
+        self._add_turns(chunk, rows, first, last)
         np.add.at(self.sums, cluster, rows)
-        self.sequences.append(
-            (cluster, lengths, rows[:, COLUMN["log_ratio"]].copy(), first_differing)
+        self.samples.append(
+            SampleRows(
+                rollout=self._rollouts(chunk, first, last),
+                cluster=cluster,
+                sums=rows[:, [COLUMN[name] for name in SEQUENCE_SUMS]],
+                smallest=smallest,
+                largest=largest,
+                beyond=self._shares(rows),
+                tail=self._tail(rows),
+                first=first_differing,
+            )
         )
 
-    def _count_thresholds(self, rows: Floats, columns: Floats, owner: Ints, lengths: Ints) -> None:
-        beyond = np.flatnonzero(columns[COLUMN["abs_log_ratio"]] > min(self.ups[0], self.downs[0]))
-        delta, owner = columns[COLUMN["log_ratio"]][beyond], owner[beyond]
-        size = np.maximum(lengths, 1)[:, None]
-        for name, share, signed, thresholds in (
-            ("ups", "up_shares", delta, self.ups),
-            ("downs", "down_shares", -delta, self.downs),
-        ):
-            counts = count_beyond(signed, owner, thresholds, len(lengths))
-            rows[:, self.parts[name]] = counts
-            rows[:, self.parts[share]] = counts / size
+    def _rollouts(self, chunk: PairedChunk, first: int, last: int) -> Ints:
+        """The numbers of the samples' rollouts; where a chunk has none, each is one."""
+        if chunk.rollout is not None:
+            return chunk.rollout[first:last].astype(np.int64)
+        self._seen += last - first
+        return np.arange(self._seen - (last - first), self._seen)
+
+    def _shares(self, rows: Floats) -> NDArray[np.int32]:
+        """The counts of each sample that are averaged sequence by sequence."""
+        counts = [rows[:, self.parts[each.statistic]][:, each.shares] for each in self.thresholds]
+        return np.concatenate(counts, axis=1).astype(np.int32)
+
+    def _tail(self, rows: Floats) -> NDArray[np.int32]:
+        """How many tokens of each sample have |Δ| above the tail threshold."""
+        [found] = (each for each in self.thresholds if each.statistic == "log ratio")
+        up, down = (found.column(side, self.tail_threshold) for side in SIDES)
+        counts: Floats = rows[:, self.parts["log ratio"]]
+        return (counts[:, up] + counts[:, down]).astype(np.int32)
+
+    def share_column(self, statistic: Statistic, side: Side, edge: float) -> int:
+        """Where the counts of an edge stand in a sample's `beyond`."""
+        before = 0
+        for each in self.thresholds:
+            if each.statistic == statistic:
+                return before + each.shares.index(each.column(side, edge))
+            before += len(each.shares)
+        raise KeyError(statistic)
+
+    def beyond(self, statistic: Statistic, side: Side, edge: float) -> Floats:
+        """Tokens of each cluster whose statistic is above an edge, or below its negative."""
+        [found] = (each for each in self.thresholds if each.statistic == statistic)
+        return self.part(statistic)[:, found.column(side, edge)]
+
+    def _add_turns(self, chunk: PairedChunk, rows: Floats, first: int, last: int) -> None:
+        turns = np.zeros(last - first, np.int32) if chunk.turn is None else chunk.turn[first:last]
+        self.turns = max(self.turns, int(turns.max(initial=0)) + 1)
+        place = np.searchsorted(TURN_EDGES, turns, side="right") - 1
+        by_turn = np.zeros((len(turns), len(TURN_EDGES), len(BROKEN_DOWN)))
+        by_turn[np.arange(len(turns)), place] = rows[:, self.parts["totals"]][:, BROKEN_DOWN]
+        rows[:, self.parts["turn"]] = by_turn.reshape(len(turns), -1)
+
+    def _count_thresholds(
+        self, rows: Floats, columns: Floats, behaviour: F32, evaluating: F32, owner: Ints
+    ) -> None:
+        size, magnitude = len(rows), columns[COLUMN["abs_log_ratio"]]
+        for each in self.thresholds:
+            if not each.width:
+                continue
+            beyond = np.flatnonzero(magnitude > each.least_move())
+            if each.statistic == "log ratio":
+                values = columns[COLUMN["log_ratio"]][beyond]
+            else:
+                values = SIGNED[each.statistic](behaviour[beyond], evaluating[beyond])
+            counts = [
+                count_beyond(signed, owner[beyond], thresholds, size)
+                for signed, thresholds in ((values, each.ups), (-values, each.downs))
+            ]
+            rows[:, self.parts[each.statistic]] = np.concatenate(counts, axis=1)
 
     def _count_magnitudes(self, magnitudes: Floats, cluster: I32, lengths: Ints) -> None:
         self.largest = max(self.largest, float(magnitudes.max()))
         bins = stats.magnitude_bins(magnitudes.astype(np.float32))
         fold = np.repeat(cluster % stats.FOLDS, lengths)
         np.add.at(self.histogram.reshape(-1), fold * stats.BINS + bins, 1)
+
+
+def probability_difference(behaviour: F32, evaluating: F32) -> Floats:
+    """p - p' of each token, evaluating - behaviour."""
+    return np.exp(evaluating.astype(np.float64)) - np.exp(behaviour.astype(np.float64))
+
+
+def binary_kl(behaviour: F32, evaluating: F32) -> Floats:
+    """KL of (p', 1 - p') against (p, 1 - p), nats, with the sign of p - p' (arXiv 2602.04879).
+
+    Probabilities are rounded to float32, as in its frameworks: near 1 that decides what 1 - p is.
+    """
+    old, new = behaviour.astype(np.float64), evaluating.astype(np.float64)
+    p_old, p_new = (np.exp(side).astype(np.float32).astype(np.float64) for side in (old, new))
+    rest = np.log((1.0 - p_old + _TINY) / (1.0 - p_new + _TINY))
+    kl: Floats = np.sign(new - old) * (p_old * (old - new) + (1.0 - p_old) * rest)
+    return kl
+
+
+_TINY = 1e-8  # as in verl and SkyRL
+SIGNED: dict[Statistic, Callable[[F32, F32], Floats]] = {
+    "probability difference": probability_difference,
+    "binary KL": binary_kl,
+}
 
 
 def _blocks(starts: Ints) -> Iterator[tuple[int, int]]:
@@ -184,7 +334,7 @@ def _first_differing(
 ) -> Ints:
     """Position of each sample's first token that is not the same, -1 for none.
 
-    `starts` [S + 1] are those of the usable tokens, `origin` [S] where samples begin among all.
+    `starts` [S + 1] index the usable tokens; `origin` [S] is where samples begin among all tokens.
     """
     differing = np.flatnonzero(same == 0.0)
     found = np.searchsorted(differing, starts)
@@ -198,7 +348,7 @@ def _first_differing(
 
 
 def _segments(starts: Ints) -> tuple[Ints, Ints, Ints]:
-    """Cut samples at the position edges: where each piece begins, its sample and its bin."""
+    """Split samples at the position edges: start, sample and bin of each piece."""
     sample, position = np.nonzero(np.diff(starts)[:, None] > np.array(POSITION_EDGES))
     return starts[sample] + np.array(POSITION_EDGES)[position], sample, position
 
@@ -213,7 +363,7 @@ _EXPONENT_TO_BIN = np.array([_OCTAVE_TO_BIN[min(max(e - 127 + 8, 0), 11)] for e 
 
 def _by_probability(behaviour: F32, columns: Floats, owner: Ints, size: int) -> Floats:
     exponent = behaviour.view(np.uint32) >> np.uint32(23)
-    exponent &= np.uint32(255)  # without the sign, which every logprob but 0 has
+    exponent &= np.uint32(255)  # without the sign bit, which every logprob but 0 has
     index = owner * PROBABILITY_BINS
     index += _EXPONENT_TO_BIN.take(exponent)
     cells = size * PROBABILITY_BINS
@@ -227,7 +377,7 @@ def _by_probability(behaviour: F32, columns: Floats, owner: Ints, size: int) -> 
 def _alternatives(
     chunk: PairedChunk, tokens: slice, keep: NDArray[np.bool_] | None, owner: Ints, size: int
 ) -> Floats:
-    """Per sample: tokens with alternatives on both sides, agreeing ones, sum of the entropy gap."""
+    """Per sample: tokens with alternatives on both sides, same top-1, entropy difference."""
     best, entropy, there = [], [], []
     for ids, logprobs in (
         (chunk.behaviour_top_ids, chunk.behaviour_top_logprobs),
@@ -238,7 +388,7 @@ def _alternatives(
         which, values = ids[tokens], logprobs[tokens]
         if keep is not None:
             which, values = which[keep], values[keep]
-        # One row an alternative: k is small, and numpy is slow along a short last axis.
+        # One row per alternative: k is small, and numpy is slow along a short last axis.
         which, values = np.ascontiguousarray(which.T), np.ascontiguousarray(values.T)
         values = np.where((which >= 0) & (values <= invalid.ROUNDING), values, np.float32(-np.inf))
         top = values.max(axis=0)
@@ -253,7 +403,7 @@ def _alternatives(
 
 
 def _id_of(top: F32, ids: I32, logprobs: F32) -> I32:
-    """The id that holds the largest logprob, the first where several do."""
+    """The id with the largest logprob; the first one on a tie."""
     chosen: I32 = ids[-1].copy()
     for which, values in zip(ids[-2::-1], logprobs[-2::-1], strict=True):
         np.copyto(chosen, which, where=values == top)
@@ -267,7 +417,7 @@ def renormalised_entropy(logprobs: F32) -> Floats:
     )
     weights = np.exp(shifted)
     total = weights.sum(axis=0)
-    total[total == 0.0] = 1.0  # no alternative at all: such tokens are left out by the caller
+    total[total == 0.0] = 1.0  # no alternatives: the caller excludes these tokens
     np.maximum(shifted, invalid.FLOOR, out=shifted)  # keeps 0 * -inf from being NaN
     entropy: Floats = np.log(total) - (weights * shifted).sum(axis=0) / total
     return entropy

@@ -1,4 +1,4 @@
-"""The same estimates bin by bin: by position, by the behaviour engine's probability, by group."""
+"""The same estimates bin by bin: by position, turn, the behaviour engine's probability, group."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from parity_check.measure.accumulator import (
     POSITION_EDGES,
     PROBABILITY_BINS,
     SURPRISAL_EDGES,
+    TURN_EDGES,
     Accumulator,
 )
 from parity_check.measure.estimator import Estimator
@@ -20,14 +21,19 @@ from parity_check.measure.results import Bin
 
 
 def range_label(low: float, high: float) -> str:
-    """Whole numbers from `low` up to below `high`."""
+    """Label of the integers from `low` up to but excluding `high`."""
+    if high == low + 1:
+        return f"{low:g}"
     return f"{low:g}–{high - 1:g}" if high < math.inf else f"≥ {low:g}"
 
 
 def breakdowns(
     estimator: Estimator, sums: Accumulator, groups: Mapping[str, int]
 ) -> dict[str, tuple[Bin, ...]]:
-    """Bins by breakdown, empty ones left out; `groups` names the numbers of the prompt groups."""
+    """The non-empty bins of each breakdown. `groups` maps names to numbers of the prompt groups.
+
+    By turn only where a rollout has more than one.
+    """
     names = {number: name for name, number in groups.items()}
     clusters, width = len(sums.sums), len(BROKEN_DOWN)
     positions = sums.part("position").reshape(clusters, len(POSITION_EDGES), width)
@@ -52,11 +58,17 @@ def breakdowns(
         estimator.bin(names.get(group, str(group)), group, group + 1, totals[sums.group == group])
         for group in np.unique(sums.group[totals[:, 0] > 0]).tolist()
     ]
+    found = {
+        "position": by_position,
+        "behaviour_probability": by_probability,
+        "prompt_group": by_group,
+    }
+    if sums.turns > 1:
+        turns = sums.part("turn").reshape(clusters, len(TURN_EDGES), width)
+        found["turn"] = [
+            estimator.bin(f"turn {range_label(low + 1, high + 1)}", low, high, turns[:, index])
+            for index, (low, high) in enumerate(pairwise((*TURN_EDGES, math.inf)))
+        ]
     return {
-        name: tuple(entry for entry in bins if entry is not None)
-        for name, bins in (
-            ("position", by_position),
-            ("behaviour_probability", by_probability),
-            ("prompt_group", by_group),
-        )
+        name: tuple(entry for entry in bins if entry is not None) for name, bins in found.items()
     }

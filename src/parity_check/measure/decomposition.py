@@ -1,21 +1,20 @@
-"""How much of one disagreement is already in another: three engines on the same tokens.
+"""Split trainer vs. candidate into what existed before the upgrade and what the upgrade added.
 
-Per token Δ(t, c) = Δ(t, r) + Δ(r, c), with Δ(a, b) = logprob of a - logprob of b: what trainer and
-candidate differ by is what trainer and reference differed by, plus what the change of engine
-brought. The means add up as they stand. Squares do not, for the legs may pull together or apart;
-the share of a leg is therefore its part of the product with the whole,
+Per token Δ(t, c) = Δ(t, r) + Δ(r, c), with Δ(a, b) = logprob of a - logprob of b: trainer minus
+candidate is trainer minus reference plus reference minus candidate. Means add up. Squares do not,
+because the two legs are correlated. The share of a leg is therefore its projection onto the whole,
 
     share of (t, r) = Σ Δ(t, r) Δ(t, c) / Σ Δ(t, c)²,
 
-and the two shares add up to 1 exactly. A leg that pulls against the whole has a negative share. If
-t, r and c err independently and alike, the share is a half: t's own error, which is in both.
+and the two shares sum to exactly 1. A leg that is anticorrelated with the whole has a negative
+share. If t, r and c have independent errors of equal size, the share is a half: t's own error.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,7 +29,7 @@ LEGS = ("whole", "already", "added")
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """One of the three differences; `share` is its part of the whole's squares."""
+    """One of the three differences; `share` is its share of Σ Δ(whole)²."""
 
     evaluating: str
     behaviour: str
@@ -41,10 +40,10 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Decomposition:
-    """Trainer against candidate: what was there already, and what the change of engine added.
+    """Trainer vs. candidate: what existed before the upgrade, and what the upgrade added.
 
-    `tokens` have a usable logprob of all three. `share` is None where trainer and candidate are
-    the same to the last bit.
+    `tokens` counts the tokens with a usable logprob on all three engines. `share` is None if
+    trainer and candidate are bit-identical.
     """
 
     trainer: str
@@ -64,10 +63,10 @@ def decompose(
     reference: str = "reference",
     candidate: str = "candidate",
 ) -> Decomposition:
-    """Split up trainer against candidate, in one pass.
+    """Decompose trainer vs. candidate in one pass.
 
-    Of each pair of chunks the behaviour side is the candidate; the first evaluates it by the
-    trainer, the second by the reference. Raises TraceMismatchError when no token is usable.
+    In each pair of chunks the behaviour side is the candidate. The first chunk is evaluated by the
+    trainer, the second by the reference. Raises TraceMismatchError if no token is usable.
     """
     sums = np.zeros((0, 1 + 3 * len(LEGS)))
     for left, right in chunks:
@@ -88,33 +87,33 @@ def decompose(
         np.add.at(sums, owner[usable], np.stack(columns, axis=1))
     present = sums[:, 0] > 0
     if not present.any():
-        raise TraceMismatchError("nothing was compared: no token is usable on all three engines")
+        raise TraceMismatchError(
+            "nothing was compared: no token has a usable logprob on all three engines"
+        )
     count = sums[present, 0]
     names = ((trainer, candidate), (trainer, reference), (reference, candidate))
     delta, squares, shared = (sums[present, i : i + 3].T for i in (1, 4, 7))
     found = [
         Leg(
             *pair,
-            _mean("mean_log_ratio", delta[leg], count, sampled_by, level),
-            _mean("rms_log_ratio", squares[leg], count, sampled_by, level, 0.0).map(math.sqrt),
+            stats.mean_estimate(
+                "mean_log_ratio", "nats", delta[leg], count, sampled_by=sampled_by, level=level
+            ),
+            stats.mean_estimate(
+                "rms_log_ratio",
+                "nats",
+                squares[leg],
+                count,
+                sampled_by=sampled_by,
+                level=level,
+                lowest=0.0,
+                interval=stats.long_tailed_interval,
+            ).map(math.sqrt),
             _share(shared[leg], squares[0], round(count.sum()), sampled_by, level),
         )
         for leg, pair in enumerate(names)
     ]
     return Decomposition(trainer, sampled_by, round(count.sum()), *found)
-
-
-def _mean(
-    name: str,
-    sums: Floats,
-    count: Floats,
-    sampled_by: str,
-    level: float,
-    lowest: float = -math.inf,
-) -> Estimate:
-    return stats.mean_estimate(
-        name, "nats", sums, count, sampled_by=sampled_by, level=level, lowest=lowest
-    )
 
 
 def _share(
@@ -125,11 +124,7 @@ def _share(
     if not present.any():
         return None
     products, squares = products[present], squares[present]
-    value, _ = stats.ratio_of_sums(products, squares)
-    note = stats.too_few_clusters(len(squares))
-    low = high = None
-    if not note:
-        low, high = stats.skewed_interval(products, squares, level)
-    return Estimate(
-        "squared_share", sampled_by, value, low, high, level, tokens, len(squares), "share", note
+    estimate = stats.mean_estimate(
+        "squared_share", "share", products, squares, sampled_by=sampled_by, level=level
     )
+    return replace(estimate, n=tokens)

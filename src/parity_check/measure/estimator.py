@@ -1,4 +1,4 @@
-"""Sums of one sampling direction, turned into named estimates at one level."""
+"""Turn sums of one sampling direction into named estimates with intervals."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 
 from parity_check.measure import stats
-from parity_check.measure.objectives import Objective
+from parity_check.measure.objective import Objective
 from parity_check.measure.results import Bin, ClipEstimate
 from parity_check.measure.stats import Estimate, Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """Makes estimates of one sampling direction: `sums` and `weights` are per cluster."""
+    """Computes estimates of one sampling direction; `sums` and `weights` are per cluster."""
 
     sampled_by: str
     level: float
@@ -22,43 +22,61 @@ class Estimator:
     def mean(
         self, name: str, unit: str, sums: Floats, weights: Floats, lowest: float = -math.inf
     ) -> Estimate:
+        """A mean whose tails are alike."""
         return stats.mean_estimate(
             name, unit, sums, weights, sampled_by=self.sampled_by, level=self.level, lowest=lowest
         )
 
-    def share(self, name: str, sums: Floats, weights: Floats, effective_n: float) -> Estimate:
-        return stats.share_estimate(
-            name, sums, weights,
-            sampled_by=self.sampled_by, level=self.level, effective_n=effective_n,
+    def size(
+        self, name: str, unit: str, sums: Floats, weights: Floats, lowest: float = 0.0
+    ) -> Estimate:
+        """A mean with a long upper tail: of squares, magnitudes, divergences."""
+        return stats.mean_estimate(
+            name, unit, sums, weights, sampled_by=self.sampled_by, level=self.level,
+            lowest=lowest, interval=stats.long_tailed_interval,
         )  # fmt: skip
 
+    def share(
+        self, name: str, sums: Floats, weights: Floats, trials: float | None = None
+    ) -> Estimate:
+        return stats.share_estimate(
+            name, sums, weights, sampled_by=self.sampled_by, level=self.level, trials=trials
+        )
+
     def clip(
-        self, row: Objective, low: Floats, high: Floats, weights: Floats, effective_n: float
+        self,
+        row: Objective,
+        low: Floats,
+        high: Floats,
+        weights: Floats,
+        trials: float | None = None,
+        both: Floats | float = 0.0,
     ) -> ClipEstimate:
+        """The shares beyond each edge; `both` of them are beyond the two, and count once."""
         name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
         positive = self.positive_share
 
         def share(part: str, sums: Floats) -> Estimate:
-            return self.share(name + part, sums, weights, effective_n)
+            return self.share(name + part, sums, weights, trials)
 
         return ClipEstimate(
             objective=row,
             positive_share=positive,
-            counted=share("", row.counted(low, high, positive)),
-            band=share("_band", low + high),
+            counted=share("", row.counted(low, high, positive) - both),
+            band=share("_band", low + high - both),
             low=share("_low", low),
             high=share("_high", high),
             active=share("_active", positive * high + (1.0 - positive) * low),
         )
 
     def bin(self, label: str, low: float, high: float, cells: Floats) -> Bin | None:
-        """Estimates of one bin from cells [clusters, count Δ |Δ| k3]; None for an empty one."""
+        """Estimates of one bin from cells [clusters, count Δ |Δ| k3]; None for an empty bin."""
         count, delta, size, k3 = cells.T
         if not count.any():
             return None
         estimates = (
             self.mean("mean_log_ratio", "nats", delta, count),
-            self.mean("mean_abs_log_ratio", "nats", size, count, 0.0),
-            self.mean("k3_kl", "nats", k3, count, 0.0),
+            self.size("mean_abs_log_ratio", "nats", size, count),
+            self.size("k3_kl", "nats", k3, count),
         )
         return Bin(label, low, high, estimates)

@@ -1,4 +1,4 @@
-"""Logprobs that cannot be what they claim: counted by kind, and kept out of every mean."""
+"""Invalid logprobs: counted by kind, and excluded from every mean."""
 
 from __future__ import annotations
 
@@ -11,48 +11,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 FLOOR = -9000.0
-"""Anything at or below this is a stand-in for "no logprob", usually exactly -9999."""
+"""Values at or below this are placeholders for a missing logprob, usually exactly -9999."""
 
 ROUNDING = 1e-5
-"""A log softmax may round to a hair above 0; more than this is not a logprob."""
+"""Rounding may lift a log softmax slightly above 0; a larger value is not a logprob."""
+
+IMPOSSIBLE = -28.0
+"""No sampled token has a logprob below this, nats: if every entry of a vocabulary of 262,144 were
+that unlikely, they would together be drawn once in five million tokens."""
 
 ZERO_RUN = 4
-"""A run of exact zeros is taken for padding when the other engine contradicts so many of them."""
+"""A run of exact zeros counts as padding if the other engine contradicts at least this many."""
 
 ZERO_DISAGREES = -1e-3
-"""The other engine must put the token below this for a zero to be one-sided."""
+"""The other engine contradicts a zero if its logprob is below this."""
 
 UNLIKELY = -0.7
-"""And one token of the run below this, p = 1/2: where top-p keeps a single token, whole runs are
-zeros, and an engine that does not truncate puts none of them there."""
+"""And one token of the run must be below this (p = 1/2) on the other engine. Where top-p keeps a
+single token, whole runs are legitimately zero, and an engine without truncation gives none of their
+tokens so low a logprob."""
 
 KINDS: dict[str, str] = {
     "missing": "the engine returned no logprob for a token it had just sampled; seen once every "
     "few thousand rollouts in vLLM (SkyRL generate_wire)",
-    "nan": "usually a softmax over garbage: uninitialised KV pages, a bad refit, or a prefix-cache "
-    "hit on a hybrid model; a wrapper may also write NaN for a missing entry",
+    "nan": "usually a softmax over garbage: uninitialised KV pages, a failed weight update, or a "
+    "prefix-cache hit on a hybrid model; a wrapper may also write NaN for a missing entry",
     "positive_infinity": "a division by zero probability or temperature somewhere in the wrapper",
     "negative_infinity": "the sampled token was masked out of the distribution that was scored: "
     "truncated support on one side, or a row overwritten by another request of the batch",
-    "floor": "-9999 stands for a logprob that was not finite or not there; it passes as a number "
-    "and pins sequence weights at their cap",
+    "floor": "-9999, a placeholder for a missing or non-finite logprob; it passes as a number and "
+    "drives sequence weights to their cap",
     "positive": "not a logprob: a sentinel such as 1.0 for an invalid position, or a probability",
-    "zero_run": "padding in place of missing logprobs, typically after a text round trip: the "
-    "other engine does not hold these tokens for certain",
+    "zero_run": "padding instead of logprobs, typically after a text round trip: the other engine "
+    "gives these tokens a probability below 1",
+    "impossible": f"sampled although its logprob is below {IMPOSSIBLE:g}: drawn from another "
+    "distribution (raw logprobs at a temperature above 1), or at random: on CPU, torch 2.6 (vLLM "
+    "0.8.5) returns 1e-38 for one exponential variate in about 33 million; the sampler divides "
+    "each probability by a variate, so one token in (33 million / vocabulary size) is any token",
     "wrong_length": "more or fewer logprobs than tokens: an off-by-one from a prompt token, or a "
     "re-tokenised completion",
     "top_duplicate": "an id occurs twice among a token's alternatives: the sampled token was "
     "written over an alternative (vLLM 36660)",
-    "top_missing": "fewer alternatives than for other tokens: entries lost on the way",
-    "sampled_not_returned": "the sampled token is likelier than a returned alternative, yet not "
-    "among them: the ids and the logprobs belong to different positions",
+    "top_missing": "fewer alternatives than for other tokens: some entries were lost",
+    "sampled_not_returned": "the sampled token is likelier than a returned alternative but is not "
+    "among them: ids and logprobs belong to different positions",
 }
-"""Each kind, and what it usually is."""
+"""Each kind, and its usual cause."""
 
 
 @dataclass(frozen=True, slots=True)
-class HygieneCount:
-    """How many tokens (samples for `wrong_length`) of one engine show one kind of defect."""
+class InvalidCount:
+    """How many tokens (samples for `wrong_length`) of one engine have one kind of defect."""
 
     kind: str
     engine: str
@@ -60,28 +69,28 @@ class HygieneCount:
     sentence: str
 
 
-def hygiene_counts(engine: str, counts: Mapping[str, int]) -> tuple[HygieneCount, ...]:
-    """One entry a kind that occurred, in the order of KINDS."""
+def invalid_counts(engine: str, counts: Mapping[str, int]) -> tuple[InvalidCount, ...]:
+    """One entry per kind that occurred, in the order of KINDS."""
     return tuple(
-        HygieneCount(kind, engine, counts[kind], sentence)
+        InvalidCount(kind, engine, counts[kind], sentence)
         for kind, sentence in KINDS.items()
         if counts.get(kind, 0)
     )
 
 
 def looks_clean(logprobs: NDArray[np.float32]) -> bool:
-    """Whether every logprob [n] is a finite, credible number: two cheap passes."""
+    """Whether every logprob [n] is finite and plausible, in two cheap passes."""
     if len(logprobs) == 0:
         return True
-    # A NaN fails both comparisons, because minimum and maximum hand it on.
+    # A NaN fails both comparisons, because min and max propagate it.
     return bool(logprobs.min() > FLOOR and logprobs.max() <= ROUNDING)
 
 
 def count_values(logprobs: NDArray[np.float32], nulls: int = 0, voided: int = 0) -> Counter[str]:
     """Count unusable values of logprobs [n].
 
-    `nulls` of its NaN stand for entries not there, and `voided` for those of samples of a wrong
-    length, which are counted apart.
+    `nulls` of the NaN stand for missing entries, and `voided` for samples of a wrong length, which
+    are counted separately.
     """
     nan = int(np.isnan(logprobs).sum())
     return Counter(
@@ -95,23 +104,29 @@ def count_values(logprobs: NDArray[np.float32], nulls: int = 0, voided: int = 0)
 
 
 def usable_values(logprobs: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which of logprobs [n] may enter a mean."""
+    """Which logprobs [n] may enter a mean."""
     return (logprobs > FLOOR) & (logprobs <= ROUNDING)
+
+
+def impossible_values(logprobs: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which of the behaviour engine's logprobs [n] belong to tokens that it cannot have sampled."""
+    return (logprobs < IMPOSSIBLE) & (logprobs > FLOOR)
 
 
 def padding(
     logprobs: NDArray[np.float32], other: NDArray[np.float32], starts: NDArray[np.int64]
 ) -> NDArray[np.bool_] | None:
-    """Tokens in runs of exact zeros that the other engine contradicts; None when there is none.
+    """Tokens in runs of exact zeros that the other engine contradicts; None if there are none.
 
-    A zero alone is legitimate, a certain token rounds to it; a run that only one side has is
-    padding, with the certain tokens in it. Runs do not cross samples (`starts` [S + 1]).
+    A single zero is legitimate: the logprob of a certain token rounds to 0. A run of zeros on one
+    side only is padding, including its certain tokens. Runs do not cross samples (`starts` [S +
+    1]).
     """
     zero = logprobs == 0.0
     one_sided = zero & (other < ZERO_DISAGREES)
     if np.count_nonzero(one_sided) < ZERO_RUN:
         return None
-    # A run ends where the zeros do or a sample does.
+    # A run ends with its zeros or with its sample.
     breaks = np.ones(len(zero) + 1, np.bool_)
     breaks[1:-1] = zero[1:] != zero[:-1]
     breaks[starts[:-1]] = True
@@ -132,8 +147,18 @@ def inspect_logprobs(
     defects: Mapping[str, Counter[str]],
     voided: Mapping[str, int] | None = None,
 ) -> NDArray[np.bool_] | None:
-    """Add both sides' defects to `defects`; returns which tokens may enter a mean, None for all."""
+    """Add both sides' defects to `defects`. Returns which tokens may enter a mean, None for all.
+
+    `sides` holds the logprobs [n] of the behaviour and of the evaluating engine.
+    """
     masks = []
+    behaviour = sides["behaviour"]
+    # A NaN fails the comparison, because the minimum hands it on.
+    if len(behaviour) and not behaviour.min() >= IMPOSSIBLE:
+        unlikely = impossible_values(behaviour)
+        defects["behaviour"]["impossible"] += int(np.count_nonzero(unlikely))
+        if unlikely.any():
+            masks.append(~unlikely)
     for side, other in permutations(sides):
         logprobs = sides[side]
         if not looks_clean(logprobs):
@@ -155,11 +180,11 @@ def count_alternatives(
 ) -> Counter[str]:
     """Count defects of the alternatives (`ids` and `logprobs` [n, k]).
 
-    An entry that is not there has a negative id or a NaN; -inf is legitimate where the support was
-    truncated. With `token_ids` [n], the sampled token must be returned when it is likelier than
-    the least likely alternative.
+    A missing entry has a negative id or a NaN. -inf is legitimate if the support was truncated.
+    With `token_ids` [n], the sampled token must be among the alternatives if it is likelier than
+    the least likely one.
     """
-    # One row an alternative: k is small, and numpy is slow along a short last axis.
+    # One row per alternative: k is small, and numpy is slow along a short last axis.
     columns, values = np.ascontiguousarray(ids.T), np.ascontiguousarray(logprobs.T)
     there = (columns >= 0) & ~np.isnan(values)
     twice = np.zeros(len(ids), np.bool_)

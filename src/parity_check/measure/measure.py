@@ -1,71 +1,31 @@
-"""From sums to estimates: one sampling direction, measured in one pass over its tokens."""
+"""Measure one sampling direction in one pass over its tokens: from sums to estimates."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parity_check.errors import TraceMismatchError
 from parity_check.measure import invalid, stats
 from parity_check.measure.accumulator import Accumulator
 from parity_check.measure.breakdowns import breakdowns, range_label
 from parity_check.measure.estimator import Estimator
-from parity_check.measure.metrics import COLUMN, COLUMNS, I32, METRICS, RATIO_CAP, PairedChunk
-from parity_check.measure.objectives import OBJECTIVES, Objective
+from parity_check.measure.invalid import InvalidCount
+from parity_check.measure.metrics import COLUMN, COLUMNS, METRICS, RATIO_CAP, PairedChunk
+from parity_check.measure.objective import Objective, Side
+from parity_check.measure.objectives import OBJECTIVES
 from parity_check.measure.results import ClipEstimate, FirstDivergence, Measurement
-from parity_check.measure.stats import Estimate, Floats, Ints
+from parity_check.measure.sequences import Rollouts, rollouts_of
+from parity_check.measure.stats import Estimate, Floats
 
 TAIL_THRESHOLDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 LENGTH_EDGES = (0, 128, 512, 2048, 8192)
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sequences:
-    """One row a sample that has usable tokens: its prompt, its tokens, its mean and sum of Δ."""
-
-    cluster: I32
-    length: Ints
-    total: Floats
-    first: Ints
-    clusters: int
-
-    def sums(self, values: Floats | NDArray[np.bool_] | Ints) -> Floats:
-        sums = np.bincount(self.cluster, weights=values, minlength=self.clusters)
-        return sums.astype(np.float64, copy=False)
-
-    def effective(self) -> float:
-        """Sequences over the design effect of their |mean Δ|."""
-        size = np.abs(self.total / self.length)
-        counts = self.sums(np.ones(len(size)))
-        present = counts > 0
-        deff = stats.design_effect(
-            self.sums(size)[present], self.sums(size * size)[present], counts[present]
-        )
-        return len(size) / deff
-
-    def clip(self, estimator: Estimator, row: Objective) -> ClipEstimate:
-        value = self.total if row.level == "sequence-sum" else self.total / self.length
-        weight = np.ones(len(value)) if row.averaging == "sequence" else self.length.astype(float)
-        low, high = row.log_edges()
-        return estimator.clip(
-            row,
-            self.sums(weight * (value < low)),
-            self.sums(weight * (value > high)),
-            self.sums(weight),
-            self.effective(),
-        )
-
-    def between(self, low: int, high: float) -> _Sequences:
-        where = (self.length >= low) & (self.length < high)
-        return _Sequences(
-            self.cluster[where], self.length[where], self.total[where], self.first[where],
-            self.clusters,
-        )  # fmt: skip
+BURST_SHARE = 1 / 20
+"""A sequence is a burst if this share of its tokens has |Δ| above the tail threshold."""
 
 
 def measure(
@@ -77,56 +37,47 @@ def measure(
     tail_threshold: float = 1.0,
     positive_share: float = 0.5,
     groups: Mapping[str, int] | None = None,
-    seed: int = 0,
 ) -> Measurement:
     """Measure one sampling direction in one pass over its chunks.
 
-    `objective` is the one that `clip_fraction` reports (GRPO as TRL counts it by default); all rows
-    of OBJECTIVES are estimated beside it. `positive_share` is the share of tokens with a positive
-    advantage, unknown to an engine comparison. `groups` names the numbers of the prompt groups; it
-    is read after the last chunk. `seed` feeds the bootstrap of `ess`, nothing else.
-    Raises TraceMismatchError when not one token could be compared.
+    Numbers of sequences are of whole rollouts: all turns of one together. `objective` is the one
+    that `clip_fraction` reports (`grpo` by default); all rows of OBJECTIVES are estimated beside
+    it. `positive_share` is the share of tokens with a positive advantage, unknown to an engine
+    comparison. `groups` names the numbers of the prompt groups; it is read after the last chunk.
+    If one side has no usable logprob at all, every estimate is NaN and `invalid` has the counts.
+    Raises TraceMismatchError if there is no token.
     """
     objective = OBJECTIVES["grpo"] if objective is None else objective
     rows = {**OBJECTIVES, objective.name: objective}
     thresholds = sorted({*TAIL_THRESHOLDS, tail_threshold})
-    sums = Accumulator(rows.values(), thresholds)
+    sums = Accumulator(rows.values(), thresholds, tail_threshold)
     for chunk in chunks:
         sums.add(chunk)
     column = {name: sums.part("totals")[:, index] for index, name in enumerate(COLUMNS)}
     count = column["count"]
     tokens = round(count.sum())
     if tokens == 0:
-        raise TraceMismatchError(
-            "nothing was compared: no token has a usable logprob on both sides",
-            hint=f"{sums.excluded} tokens were excluded; see the hygiene counts",
-        )
+        return _nothing_usable(sums, sampled_by, level, rows.values(), positive_share)
     estimator = Estimator(sampled_by, level, positive_share)
-    sequences = _sequences(sums)
-    present = count > 0
-    clusters = int(present.sum())
-    deff = stats.design_effect(
-        column["abs_log_ratio"][present], column["squared_log_ratio"][present], count[present]
-    )
+    sequences = rollouts_of(sums.samples, len(sums.sums))
+    clusters = int(np.count_nonzero(count))
     clips = {
-        name: _token_clip(estimator, sums, sequences, row, tokens / deff)
+        name: _token_clip(estimator, sums, sequences, row)
         if row.level == "token"
-        else sequences.clip(estimator, row)
+        else _sequence_clip(estimator, sequences, row)
         for name, row in rows.items()
     }
-    tails = tuple(
-        (threshold, _tail(estimator, sums, threshold, tokens / deff)) for threshold in thresholds
-    )
+    tails = tuple((threshold, _tail(estimator, sums, threshold)) for threshold in thresholds)
+    impossible = sums.part("impossible")[:, 0]
     estimates = [
         *_token_means(estimator, column),
         dict(tails)[tail_threshold],
         replace(clips[objective.name].counted, name="clip_fraction"),
-        stats.effective_sample_size(
-            count, column["ratio"], column["squared_ratio"],
-            sampled_by=sampled_by, level=level, seed=seed,
-        ),
+        *_effective_sample_sizes(estimator, column, sequences),
+        *_bursts(estimator, sequences),
         *_sequence_means(estimator, sequences),
-        estimator.share("identical_fraction", column["identical"], count, tokens / deff),
+        estimator.share("identical_fraction", column["identical"], count),
+        estimator.share("impossible_fraction", impossible, count + impossible),
         *_alternative_means(estimator, sums.part("alternatives")),
     ]  # fmt: skip
     order = list(METRICS)
@@ -136,8 +87,10 @@ def measure(
         level=level,
         tokens=tokens,
         excluded=sums.excluded,
-        samples=len(sequences.length),
+        samples=sum(int(np.count_nonzero(each.sums[:, 0])) for each in sums.samples),
+        rollouts=len(sequences.length),
         clusters=clusters,
+        effective_clusters=float(stats.effective_clusters(count)),
         estimates=tuple(sorted(estimates, key=lambda estimate: order.index(estimate.name))),
         tails=tails,
         quantiles={
@@ -148,38 +101,86 @@ def measure(
             for probability in QUANTILES
         },
         largest=sums.largest,
-        first_divergence=_first_divergence(sequences),
+        first_divergence=_first_divergence(sums),
         clips=tuple(clips.values()),
         breakdowns=breakdowns(estimator, sums, groups or {}),
         clips_by_length=tuple(
-            (f"{range_label(low, high)} tokens", part.clip(estimator, by_length))
+            (f"{range_label(low, high)} tokens", _sequence_clip(estimator, part, by_length))
             for low, high in zip(LENGTH_EDGES, (*LENGTH_EDGES[1:], math.inf), strict=True)
             if len((part := sequences.between(low, high)).length)
         ),
-        hygiene=tuple(
-            entry
-            for side, counts in sums.defects.items()
-            for entry in invalid.hygiene_counts(side, counts)
-        ),
+        invalid=_invalid(sums),
     )  # fmt: skip
 
 
+def _nothing_usable(
+    sums: Accumulator,
+    sampled_by: str,
+    level: float,
+    rows: Iterable[Objective],
+    positive_share: float,
+) -> Measurement:
+    """The measurement of a direction in which no token has a usable logprob on both sides."""
+    if not sums.excluded:
+        raise TraceMismatchError("nothing was compared: the traces hold no completion token")
+    note = f"none of {sums.excluded:,} tokens has a usable logprob on both sides"
+
+    def nothing(name: str, unit: str) -> Estimate:
+        return Estimate(name, sampled_by, math.nan, None, None, level, 0, 0, unit, note)
+
+    def no_clip(row: Objective) -> ClipEstimate:
+        name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
+        return ClipEstimate(row, positive_share, *[nothing(name, "share")] * 5)
+
+    return Measurement(
+        sampled_by=sampled_by,
+        level=level,
+        tokens=0,
+        excluded=sums.excluded,
+        samples=0,
+        rollouts=0,
+        clusters=0,
+        effective_clusters=0.0,
+        estimates=tuple(nothing(row.name, row.unit) for row in METRICS.values()),
+        tails=(),
+        quantiles={},
+        largest=math.nan,
+        first_divergence=FirstDivergence(0, 0, None, None),
+        clips=tuple(map(no_clip, rows)),
+        breakdowns={},
+        clips_by_length=(),
+        invalid=_invalid(sums),
+    )
+
+
+def _invalid(sums: Accumulator) -> tuple[InvalidCount, ...]:
+    return tuple(
+        entry
+        for side, counts in sums.defects.items()
+        for entry in invalid.invalid_counts(side, counts)
+    )
+
+
 def _token_means(estimator: Estimator, column: dict[str, Floats]) -> list[Estimate]:
-    count, mean = column["count"], estimator.mean
+    count, mean, size = column["count"], estimator.mean, estimator.size
     delta, squares = column["log_ratio"], column["squared_log_ratio"]
     return [
         mean("mean_log_ratio", "nats", delta, count),
-        mean("rms_log_ratio", "nats", squares, count, 0.0).map(math.sqrt),
-        mean("mean_abs_log_ratio", "nats", column["abs_log_ratio"], count, 0.0),
-        mean("mean_importance_ratio", "ratio", column["ratio"], count, 0.0),
+        size("rms_log_ratio", "nats", squares, count).map(math.sqrt),
+        size("mean_abs_log_ratio", "nats", column["abs_log_ratio"], count),
+        stats.allow_unseen(
+            mean("mean_importance_ratio", "ratio", column["ratio"], count, 0.0),
+            stats.UNSEEN["mean_importance_ratio"],
+        ),
+        mean("truncated_importance_ratio", "ratio", column["truncated_ratio"], count, 0.0),
         mean("geometric_mean_ratio", "ratio", delta, count).map(_capped_exp),
         mean("k1_kl", "nats", -delta, count),
-        mean("k2_kl", "nats", squares / 2, count, 0.0),
-        mean("k3_kl", "nats", column["k3"], count, 0.0),
-        mean("reverse_k3_kl", "nats", column["reverse_k3"], count, 0.0),
-        mean("multiplicative_error", "ratio", column["multiplicative"], count, 1.0),
+        size("k2_kl", "nats", squares / 2, count),
+        stats.allow_unseen(size("k3_kl", "nats", column["k3"], count), stats.UNSEEN["k3_kl"]),
+        size("reverse_k3_kl", "nats", column["reverse_k3"], count),
+        size("multiplicative_error", "ratio", column["multiplicative"], count, 1.0),
         mean("chi2_token", "1", column["squared_ratio"] - count, count, -1.0),
-        mean("probability_difference", "probability", column["probability_difference"], count, 0.0),
+        size("probability_difference", "probability", column["probability_difference"], count),
     ]
 
 
@@ -187,14 +188,65 @@ def _capped_exp(value: float) -> float:
     return math.exp(min(value, RATIO_CAP))
 
 
-def _sequence_means(estimator: Estimator, sequences: _Sequences) -> list[Estimate]:
-    counts = sequences.sums(np.ones(len(sequences.length)))
-    totals = np.clip(sequences.total, -RATIO_CAP, RATIO_CAP)
-    means = np.clip(sequences.total / sequences.length, -RATIO_CAP, RATIO_CAP)
+def _effective_sample_sizes(
+    estimator: Estimator, column: dict[str, Floats], sequences: Rollouts
+) -> Iterator[Estimate]:
+    product = np.exp(np.clip(sequences.sums["log_ratio"], -RATIO_CAP, RATIO_CAP))
+    weights = {
+        "ess": (column["count"], column["ratio"], column["squared_ratio"]),
+        "ess_truncated": (
+            column["count"], column["truncated_ratio"], column["squared_truncated_ratio"],
+        ),
+        "ess_sequence": (
+            sequences.ones(), sequences.by_cluster(product), sequences.by_cluster(product**2),
+        ),
+    }  # fmt: skip
+    for name, sums in weights.items():
+        yield stats.effective_sample_size(
+            name, *sums, sampled_by=estimator.sampled_by, level=estimator.level
+        )
+
+
+def _bursts(estimator: Estimator, sequences: Rollouts) -> Iterator[Estimate]:
+    """The shares of the sequences, and of the prompts, that have tokens in the tail.
+
+    The bound on sequences assumes that they fail one by one, that on prompts that prompts do.
+    """
+    every = sequences.ones()
+    prompts = (every > 0).astype(np.float64)
+    for kind, hit in (
+        ("burst", sequences.tail >= BURST_SHARE * sequences.length),
+        ("tail", sequences.tail > 0),
+    ):
+        hits = sequences.by_cluster(hit)
+        suffix = "sample_" if kind == "tail" else ""
+        yield estimator.share(f"{kind}_{suffix}fraction", hits, every)
+        yield estimator.share(f"{kind}_prompt_fraction", (hits > 0).astype(np.float64), prompts)
+
+
+def _sequence_means(estimator: Estimator, sequences: Rollouts) -> list[Estimate]:
+    counts = sequences.ones()
+    totals = np.clip(sequences.sums["log_ratio"], -RATIO_CAP, RATIO_CAP)
+    means = np.clip(sequences.mean, -RATIO_CAP, RATIO_CAP)
     return [
-        estimator.mean(name, "1", sequences.sums(np.expm1(2 * values)), counts, -1.0)
-        for name, values in (("chi2_sequence_product", totals), ("chi2_sequence_geometric", means))
-    ]
+        *(
+            estimator.mean(name, "1", sequences.by_cluster(np.expm1(2 * each)), counts, -1.0)
+            for name, each in (
+                ("chi2_sequence_product", totals),
+                ("chi2_sequence_geometric", means),
+            )
+        ),
+        *(
+            estimator.mean(
+                name, "ratio", sequences.by_cluster(sequences.sums[ratio] / sequences.length),
+                counts, 0.0,
+            )
+            for name, ratio in (
+                ("sequence_importance_ratio", "ratio"),
+                ("clamped_importance_ratio", "clamped_ratio"),
+            )
+        ),
+    ]  # fmt: skip
 
 
 def _alternative_means(estimator: Estimator, cells: Floats) -> list[Estimate]:
@@ -202,58 +254,63 @@ def _alternative_means(estimator: Estimator, cells: Floats) -> list[Estimate]:
     if not count.any():
         return []
     return [
-        estimator.share("top1_agreement", agree, count, count.sum()),
+        estimator.share("top1_agreement", agree, count),
         estimator.mean("entropy_difference", "nats", gap, count),
     ]
 
 
-def _tail(
-    estimator: Estimator, sums: Accumulator, threshold: float, effective_n: float
-) -> Estimate:
-    beyond = (
-        sums.part("ups")[:, np.searchsorted(sums.ups, threshold)]
-        + sums.part("downs")[:, np.searchsorted(sums.downs, threshold)]
-    )
+def _tail(estimator: Estimator, sums: Accumulator, threshold: float) -> Estimate:
+    beyond = sums.beyond("log ratio", "up", threshold) + sums.beyond("log ratio", "down", threshold)
     count = sums.part("totals")[:, COLUMN["count"]]
-    return estimator.share("tail_fraction", beyond, count, effective_n)
+    return estimator.share("tail_fraction", beyond, count)
 
 
 def _token_clip(
-    estimator: Estimator,
-    sums: Accumulator,
-    sequences: _Sequences,
-    row: Objective,
-    effective_n: float,
+    estimator: Estimator, sums: Accumulator, sequences: Rollouts, row: Objective
 ) -> ClipEstimate:
-    by_token = row.averaging == "token"
-    ups, downs = ("ups", "downs") if by_token else ("up_shares", "down_shares")
-    low_edge, high_edge = row.log_edges()
-    nothing = np.zeros(len(sums.sums))
-    low = high = nothing
-    if high_edge < math.inf:
-        high = sums.part(ups)[:, np.searchsorted(sums.ups, high_edge)]
-    if low_edge > -math.inf:
-        low = sums.part(downs)[:, np.searchsorted(sums.downs, -low_edge)]
-    weights = (
-        sums.part("totals")[:, COLUMN["count"]]
-        if by_token
-        else sequences.sums(np.ones(len(sequences.length)))
+    assert row.statistic is not None
+    statistic, by_token = row.statistic, row.averaging == "token"
+
+    def beyond(side: Side, edge: float) -> Floats:
+        if edge == math.inf:
+            return np.zeros(len(sums.sums))
+        if by_token:
+            return sums.beyond(statistic, side, edge)
+        column = sums.share_column(statistic, side, edge)
+        return sequences.by_cluster(sequences.beyond[:, column] / sequences.length)
+
+    low, high = row.edges()
+    count = sums.part("totals")[:, COLUMN["count"]]
+    weights = count if by_token else sequences.ones()
+    return estimator.clip(row, beyond("down", -low), beyond("up", high), weights, count.sum())
+
+
+def _sequence_clip(estimator: Estimator, sequences: Rollouts, row: Objective) -> ClipEstimate:
+    low_edge, high_edge = row.edges()
+    below, above = sequences.compared(row)
+    low, high = (below < low_edge).astype(float), (above > high_edge).astype(float)
+    both = low * high
+    if row.moved:
+        length, up = sequences.length, sequences.sums["increased"]
+        low = high * (length - up - sequences.sums["identical"]) / length
+        high = high * up / length
+    weight = np.ones(len(low)) if row.averaging == "sequence" else sequences.length
+    return estimator.clip(
+        row,
+        sequences.by_cluster(weight * low),
+        sequences.by_cluster(weight * high),
+        sequences.by_cluster(weight),
+        len(sequences.length),
+        both=sequences.by_cluster(weight * both),
     )
-    return estimator.clip(row, low, high, weights, effective_n)
 
 
-def _sequences(sums: Accumulator) -> _Sequences:
-    cluster, length, total, first = (
-        np.concatenate(column) for column in zip(*sums.sequences, strict=True)
-    )
-    filled = length > 0
-    return _Sequences(cluster[filled], length[filled], total[filled], first[filled], len(sums.sums))
-
-
-def _first_divergence(sequences: _Sequences) -> FirstDivergence:
-    where = sequences.first[sequences.first >= 0]
+def _first_divergence(sums: Accumulator) -> FirstDivergence:
+    """Of every sample: a turn of a rollout is replayed by itself."""
+    first = np.concatenate([each.first[each.sums[:, 0] > 0] for each in sums.samples])
+    where = first[first >= 0]
     return FirstDivergence(
-        samples=len(sequences.first),
+        samples=len(first),
         diverged=len(where),
         earliest=int(where.min()) if len(where) else None,
         median=float(np.median(where)) if len(where) else None,

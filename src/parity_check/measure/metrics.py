@@ -1,7 +1,7 @@
-"""What is measured of each token, and the METRICS table: every number's name and meaning.
+"""Per-token quantities, and the METRICS table: the name and meaning of every number.
 
-Δ is always logprob(evaluating engine) - logprob(behaviour engine) of the same token, and the
-behaviour engine, which sampled, is the denominator of every ratio.
+Δ is always logprob(evaluating engine) - logprob(behaviour engine) of the same token. The behaviour
+engine, which sampled, is the denominator of every ratio.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from parity_check.measure.invalid import IMPOSSIBLE
 from parity_check.measure.stats import Floats, Ints
 
 F32 = NDArray[np.float32]
@@ -20,12 +21,14 @@ I32 = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class PairedChunk:
-    """Some whole samples, paired token by token (flat arrays over tokens, ragged by `starts`).
+    """Whole samples, paired token by token: flat arrays over tokens, split by `starts`.
 
     Sample s owns tokens `starts[s]:starts[s + 1]`; `cluster` and `group` [S] number its prompt and
-    its prompt group. A logprob that an engine did not return is NaN; `*_nulls` say how many of the
-    NaN are such, and `*_voided` how many belong to the `*_wrong_lengths` samples whose logprobs
-    match no tokens. The alternatives are [n, k], on both sides or on neither.
+    its prompt group. A missing logprob is NaN: `*_nulls` count the NaN that stand for missing
+    logprobs, `*_voided` those of the `*_wrong_lengths` samples, whose logprobs do not match their
+    tokens. Alternatives are [n, k], on both sides or on neither. `rollout` and `turn` [S] number
+    the rollout of which a sample is a turn, and the turn; None where each sample is a whole
+    rollout.
     """
 
     behaviour_logprob: F32
@@ -44,14 +47,16 @@ class PairedChunk:
     evaluating_wrong_lengths: int = 0
     behaviour_voided: int = 0
     evaluating_voided: int = 0
+    rollout: I32 | None = None
+    turn: I32 | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One row of the METRICS table: what a number is, and how to read it.
+    """One row of the METRICS table: what a number means, and how to read it.
 
-    `better` says which way is good: nearest to `target`, or lower or higher; `gated` metrics can
-    have a limit, the others are shown.
+    `better` says which direction is good: close to `target`, lower, or higher. `gated` metrics have
+    a limit in the profiles.
     """
 
     name: str
@@ -69,7 +74,7 @@ _ROWS = (
     Metric(
         "mean_log_ratio", "mean Δlogprob", "nats", "target", 0.0, True,
         "mean Δ",
-        "TRL sampling_logp_difference (absolute there), torchtitan logprob_diff/mean",
+        "torchtitan logprob_diff/mean",
         "any bias of either engine: temperature, truncated support, penalties, precision",
     ),
     Metric(
@@ -79,14 +84,18 @@ _ROWS = (
     ),
     Metric(
         "mean_abs_log_ratio", "mean |Δlogprob|", "nats", "lower", 0.0, False,
-        "mean |Δ|", "slime train_rollout_logprob_abs_diff",
+        "mean |Δ|",
+        "TRL sampling_logp_difference/mean; slime train_rollout_logprob_abs_diff is the mean of "
+        "each sequence's own",
         "the same noise, with less weight on outliers",
     ),
     Metric(
         "mean_importance_ratio", "mean importance ratio", "ratio", "target", 1.0, True,
         "mean exp Δ (Δ cut at ±20, as in verl)",
-        "NeMo-RL sampling_importance_ratio, PipelineRL ratio_new_old",
-        "the behaviour engine's bookkeeping only: raw logprobs, truncated support, shifted tokens",
+        "prime-rl importance_ratio, SkyRL is_ratio_mean; NeMo-RL sampling_importance_ratio where "
+        "nothing is truncated",
+        "only wrong logprobs recorded by the behaviour engine: raw logprobs, truncated support, "
+        "shifted tokens",
     ),
     Metric(
         "geometric_mean_ratio", "geometric mean ratio", "ratio", "target", 1.0, False,
@@ -109,23 +118,44 @@ _ROWS = (
         "k3_kl", "k3 KL", "nats", "lower", 0.0, True,
         "mean (exp Δ - 1 - Δ), estimates KL(behaviour ‖ evaluating)",
         "Schulman; prime-rl mismatch_kl, verl k3_kl, NeMo-RL gen_kl_error",
-        "noise and bias alike; a few tokens carry it, so read it beside the tail fraction",
+        "noise and bias; dominated by a few tokens, so read it together with the tail fraction",
     ),
     Metric(
         "reverse_k3_kl", "k3 KL, roles swapped", "nats", "lower", 0.0, False,
         "mean (exp -Δ - 1 + Δ)",
         "NeMo-RL policy_kl_error",
-        "tokens that the evaluating engine finds unlikely dominate it",
+        "dominated by tokens that are unlikely on the evaluating engine",
     ),
     Metric(
         "multiplicative_error", "multiplicative error", "ratio", "lower", 1.0, False,
         "mean exp|Δ|", "NeMo-RL token_mult_prob_error",
-        "noise of either engine; above 1.05 NeMo-RL asks for an investigation",
+        "noise of either engine; NeMo-RL recommends investigating above 1.05",
     ),
     Metric(
         "tail_fraction", "tokens with |Δ| above the tail threshold", "share", "lower", 0.0, True,
         "share of tokens with |Δ| > threshold", "slime mis_catastrophic_token_fraction",
         "rare, large failures: routing flips, corrupted cache, overwritten rows",
+    ),
+    Metric(
+        "burst_fraction", "samples with a burst of the tail", "share", "lower", 0.0, True,
+        "share of samples of which a twentieth of the tokens or more has |Δ| > threshold",
+        "SkyRL outlier_token_mask and TRL sequence_mask drop such samples whole",
+        "failures that hit whole requests: a wrong adapter, a corrupted cache, an overwritten row",
+    ),
+    Metric(
+        "burst_prompt_fraction", "prompts with such a sample", "share", "lower", 0.0, True,
+        "share of prompts with a burst in any sample", "the same, counted by prompt",
+        "failures that hit all samples of a prompt: a corrupted prefix in the cache",
+    ),
+    Metric(
+        "tail_sample_fraction", "samples with a token in the tail", "share", "lower", 0.0, False,
+        "share of samples with any |Δ| > threshold", "the tail fraction, counted by sample",
+        "as the tail fraction; grows with length where such tokens come alone",
+    ),
+    Metric(
+        "tail_prompt_fraction", "prompts with a token in the tail", "share", "lower", 0.0, False,
+        "share of prompts with any |Δ| > threshold", "the tail fraction, counted by prompt",
+        "as the tail fraction",
     ),
     Metric(
         "clip_fraction", "clip fraction of the objective", "share", "lower", 0.0, True,
@@ -135,8 +165,37 @@ _ROWS = (
     ),
     Metric(
         "ess", "effective sample size", "share", "higher", 1.0, True,
-        "(Σ r)² / (n Σ r²)", "Kish 1965; verl rollout_is_eff_sample_size, PipelineRL rl/ess",
+        "(Σ r)² / (n Σ r²)", "Kish 1965; PipelineRL rl/ess",
         "spread of the ratio; a few large ratios",
+    ),
+    Metric(
+        "ess_truncated", "effective sample size, truncated", "share", "higher", 1.0, False,
+        "(Σ w)² / (n Σ w²) with w = min(r, 2)", "verl rollout_corr/rollout_is_eff_sample_size",
+        "spread of the ratio below the cap: the tail that ess shows is cut",
+    ),
+    Metric(
+        "ess_sequence", "effective sample size, sequences", "share", "higher", 1.0, False,
+        "(Σ w)² / (n Σ w²) with w = exp ΣΔ of each sequence (ΣΔ cut at ±20)", "Kish 1965",
+        "bias and noise times length",
+    ),
+    Metric(
+        "truncated_importance_ratio", "mean ratio, truncated", "ratio", "target", 1.0, False,
+        "mean min(r, 2)",
+        "NeMo-RL sampling_importance_ratio with tis, verl rollout_corr/rollout_is_mean",
+        "as the mean ratio, without its upper tail",
+    ),
+    Metric(
+        "sequence_importance_ratio", "mean ratio, by sequence", "ratio", "target", 1.0, False,
+        "mean over sequences of each one's mean r",
+        "PipelineRL rl/ratio_new_old (ppo, gspo), ROLL actor/train_infer_ratio_token_mean",
+        "as the mean ratio; short sequences weigh as much as long ones",
+    ),
+    Metric(
+        "clamped_importance_ratio", "mean ratio, clamped, by sequence", "ratio", "target", 1.0,
+        False,
+        "mean over sequences of each one's mean min(r, 1.02)",
+        "PipelineRL rl/ratio_new_old (reinforce)",
+        "below 1 wherever there is noise: what is above the clamp is cut, what is below stays",
     ),
     Metric(
         "chi2_token", "χ², token", "1", "target", 0.0, False,
@@ -156,13 +215,19 @@ _ROWS = (
     Metric(
         "probability_difference", "mean |p - p'|", "probability", "lower", 0.0, False,
         "mean |exp(logprob) - exp(logprob')|", "verl training/rollout_probs_diff_mean",
-        "noise on tokens of middling probability; above 0.01 verl suspects the engine",
+        "noise on tokens of medium probability; verl suspects the engine above 0.01",
     ),
     Metric(
         "identical_fraction", "bit-identical tokens", "share", "higher", 1.0, False,
         "share of tokens whose two logprobs are the same float32",
         "torchtitan ratio_tokens_different, the complement",
-        "anything at all; 100 % is what batch-invariant engines reach",
+        "any difference; batch-invariant engines reach 100 %",
+    ),
+    Metric(
+        "impossible_fraction", "sampled tokens that cannot be sampled", "share", "lower", 0.0,
+        True, f"share of sampled tokens with a behaviour logprob below {IMPOSSIBLE:g} nats",
+        "a vocabulary of 262,144 such tokens is drawn once in five million tokens",
+        "a sampler that draws random tokens; logprobs of another distribution",
     ),
     Metric(
         "top1_agreement", "top-1 agreement", "share", "higher", 1.0, False,
@@ -173,7 +238,7 @@ _ROWS = (
         "entropy_difference", "entropy difference, top-k", "nats", "target", 0.0, False,
         "mean of evaluating - behaviour entropy of the recorded alternatives, renormalised; not "
         "the entropy of the full distribution",
-        "the entropy curve that trainers log, from what a trace holds",
+        "the entropy curve that trainers log, from the recorded top-k",
         "temperature and truncation on one side",
     ),
 )  # fmt: skip
@@ -181,25 +246,34 @@ _ROWS = (
 METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
 
 RATIO_CAP = 20.0
-"""Exponentials take Δ up to this (verl's SAFETY_BOUND): e^20 is a broken token, e^800 is inf."""
+"""Exponentials clamp Δ to ± this (verl's SAFETY_BOUND): e^20 is a broken token, e^800 is inf."""
+
+TRUNCATION_CAP = 2.0
+"""Where verl, slime, SkyRL and open-instruct cut an importance weight by default."""
+REINFORCE_CLAMP = 1.02
+"""Where PipelineRL's default loss cuts the ratio (epsilon_high 2e-2 of conf/finetune/base.yaml)."""
 
 COLUMNS = (
     "count", "log_ratio", "abs_log_ratio", "squared_log_ratio", "ratio", "squared_ratio", "k3",
-    "reverse_k3", "multiplicative", "probability_difference", "identical",
+    "reverse_k3", "multiplicative", "probability_difference", "identical", "deviation",
+    "truncated_ratio", "squared_truncated_ratio", "clamped_ratio", "increased",
 )  # fmt: skip
-"""The quantities of a token that are summed; `token_columns` gives them in this order."""
+"""The per-token quantities that are summed, in the order of `token_columns`."""
 COLUMN = {name: index for index, name in enumerate(COLUMNS)}
 
 
 def token_columns(behaviour: F32, evaluating: F32) -> Floats:
-    """Every summed quantity of each token, float64 [columns, n], in the order of COLUMNS.
+    """All summed quantities of each token, float64 [columns, n], in the order of COLUMNS.
 
-    k3 keeps the identity k3 = ratio - 1 - Δ and is never negative. For small |Δ| exp Δ - 1 is
-    computed as such, or rounding would drown k3.
+    k3 satisfies k3 = ratio - 1 - Δ and is never negative. exp Δ - 1 is computed by expm1, because
+    for small |Δ| rounding would otherwise dominate k3.
     """
     n = len(behaviour)
     columns = np.empty((len(COLUMNS), n))
-    count, delta, size, square, ratio, squared_ratio, k3, reverse, multiple, moved, same = columns
+    count, delta, size, square, ratio, squared_ratio, k3, reverse, multiple, moved, same = columns[
+        :11
+    ]
+    deviation, truncated, squared_truncated, clamped, increased = columns[11:]
     count[:] = 1.0
     np.subtract(evaluating, behaviour, out=delta, dtype=np.float64)
     np.abs(delta, out=size)
@@ -208,8 +282,12 @@ def token_columns(behaviour: F32, evaluating: F32) -> Floats:
     np.expm1(exponent, out=k3)
     np.add(k3, 1.0, out=ratio)
     np.square(ratio, out=squared_ratio)
-    np.abs(k3, out=moved)
-    moved *= np.exp(behaviour)
+    np.abs(k3, out=deviation)
+    np.multiply(deviation, np.exp(behaviour), out=moved)
+    np.minimum(ratio, TRUNCATION_CAP, out=truncated)
+    np.square(truncated, out=squared_truncated)
+    np.minimum(ratio, REINFORCE_CLAMP, out=clamped)
+    np.greater(delta, 0.0, out=increased)
     k3 -= delta
     np.maximum(k3, 0.0, out=k3)
     np.expm1(-exponent, out=reverse)

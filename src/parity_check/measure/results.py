@@ -1,21 +1,21 @@
-"""What is known of one sampling direction: every estimate, breakdown and clip rate."""
+"""The results of one sampling direction: estimates, breakdowns and clip rates."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parity_check.measure.invalid import HygieneCount
-from parity_check.measure.objectives import Objective
+from parity_check.measure.invalid import InvalidCount
+from parity_check.measure.objective import Objective
 from parity_check.measure.stats import Estimate
 
 
 @dataclass(frozen=True, slots=True)
 class ClipEstimate:
-    """What one objective would do to these tokens at its first step.
+    """What one objective does to these tokens at its first step.
 
-    `low` and `high` are the shares beyond each edge, `band` their sum, `active` the share whose
-    clipping changes a gradient when `positive_share` of the advantages are positive, and `counted`
-    what the framework's own counter would show.
+    `low` and `high` are the shares beyond each edge, `band` is their sum. `active` is the share
+    whose clipping changes a gradient if `positive_share` of the advantages are positive. `counted`
+    is what the framework's own counter would show.
     """
 
     objective: Objective
@@ -29,7 +29,7 @@ class ClipEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """One bin of a breakdown, from `low` up to below `high`, with its estimates."""
+    """One bin of a breakdown, from `low` (inclusive) to `high` (exclusive), with its estimates."""
 
     label: str
     low: float
@@ -39,7 +39,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class FirstDivergence:
-    """Where samples first differ in a bit: positions count completion tokens from 0."""
+    """Where samples first stop being bit-identical. Positions count completion tokens from 0."""
 
     samples: int
     diverged: int
@@ -49,14 +49,20 @@ class FirstDivergence:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Everything measured of one sampling direction."""
+    """All results of one sampling direction.
+
+    `samples` have usable tokens; where they are turns, `rollouts` of them are whole sequences.
+    """
 
     sampled_by: str
     level: float
     tokens: int
     excluded: int
     samples: int
+    rollouts: int
     clusters: int
+    effective_clusters: float
+    """How many prompts of equal size they are worth, (Σn)² / Σn² over their tokens."""
     estimates: tuple[Estimate, ...]
     tails: tuple[tuple[float, Estimate], ...]
     quantiles: dict[str, Estimate]
@@ -65,11 +71,11 @@ class Measurement:
     clips: tuple[ClipEstimate, ...]
     breakdowns: dict[str, tuple[Bin, ...]]
     clips_by_length: tuple[tuple[str, ClipEstimate], ...]
-    hygiene: tuple[HygieneCount, ...]
+    invalid: tuple[InvalidCount, ...]
 
     def __getitem__(self, name: str) -> Estimate:
         return {estimate.name: estimate for estimate in self.estimates}[name]
 
     def get(self, name: str) -> Estimate | None:
-        """The named estimate, or None where it was not recorded."""
+        """The named estimate, or None if it was not recorded."""
         return {estimate.name: estimate for estimate in self.estimates}.get(name)

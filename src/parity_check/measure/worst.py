@@ -1,4 +1,4 @@
-"""The tokens on which two engines disagree most."""
+"""The tokens with the largest |Δ|."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parity_check.measure.metrics import PairedChunk
 
 @dataclass(frozen=True, slots=True)
 class Outlier:
-    """A token with a large |Δ|; `sample` counts samples, `position` completion tokens, from 0."""
+    """A token with a large |Δ|. `sample` and `position` (in the completion) count from 0."""
 
     sample: int
     position: int
@@ -26,7 +26,7 @@ class Outlier:
 
 
 class Outliers:
-    """Collects the `keep` largest |Δ| while chunks stream through `watch`."""
+    """Collects the `keep` largest |Δ| of the chunks that pass through `watch`."""
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
@@ -39,7 +39,7 @@ class Outliers:
             yield chunk
 
     def largest(self) -> tuple[Outlier, ...]:
-        """Largest |Δ| first; ties in the order of the trace. Unusable logprobs are left out."""
+        """Largest |Δ| first; ties in trace order. Unusable logprobs are excluded."""
         return tuple(self._found)
 
     def _add(self, chunk: PairedChunk) -> None:

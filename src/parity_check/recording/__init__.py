@@ -1,1 +1,1 @@
-"""Engines at work: rollouts sampled, replayed and written into a run's directory."""
+"""Run engines: sample and replay rollouts, and write them into a run directory."""

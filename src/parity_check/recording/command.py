@@ -19,7 +19,7 @@ from parity_check.recording.session import (
     session,
     tokenize_prompts,
 )
-from parity_check.traces.prompts import read_prompts
+from parity_check.traces.prompts import read_workload
 from parity_check.traces.trace import read_header
 
 
@@ -27,7 +27,7 @@ def record(config: Config, role: str, path: Path, console: Console) -> None:
     """Sample rollouts with one engine into a trace."""
     configured_engine(role, config).check_sampling()
     check_writable(path)
-    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    prompts = read_workload(config.workload)
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as run,
         session(config, [role], run, console) as live,
@@ -46,7 +46,7 @@ def replay(
     path: Path,
     console: Console,
 ) -> None:
-    """Put a trace's tokens through one engine, into another trace."""
+    """Replay the tokens of a trace on one engine, into another trace."""
     configured_engine(role, config).check_operation(operation, read_header(source).sampling)
     check_writable(path)
     with (

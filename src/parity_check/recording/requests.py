@@ -1,4 +1,4 @@
-"""Sampling and scoring on an engine: requests in, samples out."""
+"""Sample and score on an engine: requests in, samples out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LogprobOperation = Literal["replay", "rescore"]
 
 
 def tokenize(engine: Engine, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Token ids of every prompt, with the engine's own tokenizer where they are not given."""
+    """Token ids of every prompt, by the engine's own tokenizer unless they are given."""
     texts = [
         {"prompt_id": prompt.prompt_id, "text": prompt.text, "messages": prompt.messages}
         for prompt in prompts
@@ -31,7 +31,7 @@ def tokenize(engine: Engine, prompts: Sequence[Prompt]) -> list[list[int]]:
 def check_same_ids(
     prompts: Sequence[Prompt], ids: Mapping[str, Sequence[list[int]]], one: str, other: str
 ) -> None:
-    """Refuse two tokenizers that disagree. Raises InputError naming the first difference."""
+    """Check that two tokenizers agree. Raises InputError with the first difference."""
     for prompt, left, right in zip(prompts, ids[one], ids[other], strict=True):
         if left == right:
             continue
@@ -43,7 +43,7 @@ def check_same_ids(
         raise InputError(
             f"prompt {prompt.prompt_id}: the engines' tokenizers differ at token {place}: "
             f"{found[0]} in the {one}, {found[1]} in the {other}",
-            hint="give `prompt_token_ids` in the prompts file, or align the tokenizers",
+            hint="use `prompt_token_ids` in the prompts file, or align the tokenizers",
         )
 
 
@@ -81,6 +81,7 @@ def generate(
             seed=None,
             policy_version=None,
             text=row.text,
+            labels=prompt.labels,
             **_logprob_columns(row),
         )
         for (prompt, ids, index), row in zip(planned, rows, strict=True)
@@ -96,11 +97,11 @@ def score(
     shuffle: int | None = None,
     **parameters: Any,
 ) -> list[Sample]:
-    """The same samples with this engine's logprobs: through decode, or through prefill.
+    """The same samples with this engine's logprobs, through decode or prefill.
 
-    `parameters` are those of the operation, e.g. a trainer's `samples_per_batch`. All go in as one
-    batch, in their order. With `shuffle`, a seed, the order is random and they go in as two
-    batches of one and two thirds, so that every token is computed in other company.
+    `parameters` are those of the operation, e.g. a trainer's `samples_per_batch`. All samples are
+    sent as one batch, in order. With `shuffle` (a seed), the order is random and they are sent as
+    two batches of one and two thirds, so that every token is computed in a different batch.
     """
     originals = list(samples)
     requests = [
@@ -129,7 +130,7 @@ def score(
 
 
 def vocabulary(engine: Engine, samples: Iterable[Sample]) -> dict[int, str]:
-    """The text of every token id that occurs in the samples."""
+    """The text of every token id in the samples."""
     ids = sorted(
         {
             token

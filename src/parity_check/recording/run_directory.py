@@ -1,4 +1,4 @@
-"""A run's directory: what was made is kept, and nothing unfinished looks whole."""
+"""The run directory: keeps finished work, and no unfinished file looks complete."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from parity_check.files import cannot_write, write_text
 
 
 class RunDirectory:
-    """`runs/<id>/`, made before any engine starts so that a bad path fails in the first second.
+    """`runs/<id>/`, created before any engine starts so that a bad path fails immediately.
 
-    On leaving with an error, samples that were finished but not yet part of a trace are kept as
-    `<role>-<operation>.partial.jsonl`, and the error says what was kept. Ctrl-C becomes
-    Interrupted here.
+    After an error, samples that were finished but are not yet in a trace are kept as
+    `<role>-<operation>.partial.jsonl`, and the error says what was kept. Ctrl-C becomes Interrupted
+    here.
     """
 
     def __init__(self, parent: Path, config: dict[str, Any]) -> None:
@@ -64,14 +64,14 @@ class RunDirectory:
             error.kept = kept
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file of the run whole, or not at all. Raises OutputError, KeyboardInterrupt."""
+        """Write a file of the run atomically. Raises OutputError."""
         interrupts.check()
         path = self.path / name
         write_text(path, text)
         return path
 
     def _kept(self) -> str | None:
-        """What the directory holds of recorded work, in words."""
+        """The recorded work in the directory, as text."""
         recorded = (".parquet", ".jsonl")
         names = sorted(file.name for file in self.path.iterdir() if file.suffix in recorded)
         return f"kept in {self._shown}: {', '.join(names)}" if names else None
@@ -81,7 +81,7 @@ class RunDirectory:
             operation = output.name.partition("-")[0]
             if ".in." in output.name or operation == "tokenize":
                 continue
-            # The disk may be full: renaming and cutting short need no space, copying does.
+            # The disk may be full: renaming and truncating need no space, copying does.
             with suppress(OSError):
                 if _cut_to_whole_lines(output):
                     output.replace(self._free_name(f"{output.parent.name}-{operation}"))
@@ -93,7 +93,7 @@ class RunDirectory:
 
 
 def _cut_to_whole_lines(path: Path) -> int:
-    """Drop a last line that a killed worker left unfinished; returns the size that is left."""
+    """Remove an unfinished last line of a killed worker; return the remaining size."""
     size = path.read_bytes().rfind(b"\n") + 1
     os.truncate(path, size)
     return size

@@ -1,4 +1,4 @@
-"""Engines under way: provisioned, started, and turned into traces."""
+"""Engine sessions: provision and start engines, and record traces with them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PATH_OF: Mapping[LogprobOperation, LogprobPath] = {"replay": "decode", "rescore"
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What every command with engines needs, once it is under way."""
+    """The context of a command with engines."""
 
     config: Config
     run_id: str
@@ -49,7 +49,7 @@ class Session:
 def session(
     config: Config, roles: Sequence[str], run: RunDirectory, console: Console
 ) -> Iterator[Session]:
-    """Provision, then hand out a pool of engines whose work is shown; all ended on leaving."""
+    """Provision environments and yield a session; closes all engines at the end."""
     model_path = checkpoint.locate_model(config.model)
     with console.activity() as activity:
         engines = [configured_engine(role, config) for role in roles]
@@ -58,7 +58,12 @@ def session(
         by_role = {each.role: each for each in engines}
         mend = partial(_mended, by_role, environments, activity, console)
         with EnginePool(
-            specs, run.work, run.path, config.run.stall_timeout_s, partial(_shower, activity), mend
+            specs,
+            run.work,
+            run.path,
+            config.run.stall_timeout_s,
+            partial(_progress_of, activity),
+            mend,
         ) as pool:
             yield Session(
                 config=config,
@@ -73,7 +78,7 @@ def session(
 
 
 def exchange(session: Session, role: str, config: Config, log_dir: Path) -> Session:
-    """The session with another configuration of one engine, which starts with its next job."""
+    """The session with a new configuration of one engine, which starts with its next job."""
     engine = configured_engine(role, config)
     spec = engine.spec(session.model_path, session.environments[role])
     session.engines.exchange(spec, log_dir)
@@ -96,7 +101,7 @@ def _mended(
     console: Console,
     role: str,
 ) -> bool:
-    """Make a damaged environment anew, in its place; whether it was one."""
+    """Rebuild a damaged environment in its place; whether it was damaged."""
     damaged = environments[role]
     if damaged is None:
         return False
@@ -108,12 +113,12 @@ def _mended(
     return True
 
 
-def _shower(activity: Activity, role: str) -> Progress:
+def _progress_of(activity: Activity, role: str) -> Progress:
     return lambda operation, done, total: activity.update(role, operation, done, total)
 
 
 def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Start all engines, check how they read the model, tokenize, insist that they agree."""
+    """Start all engines, check how they read the model, tokenize, and check that they agree."""
 
     def job(engine: Engine) -> list[list[int]]:
         check_reading(session, engine)
@@ -127,7 +132,7 @@ def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[i
 
 
 def check_reading(session: Session, engine: Engine) -> None:
-    """Refuse a started engine that reads the checkpoint otherwise than it is written."""
+    """Check that a started engine reads the checkpoint's configuration correctly."""
     written = checkpoint.read_config(session.model_path)
     if written is not None:
         role = engine.spec.role
@@ -136,25 +141,25 @@ def check_reading(session: Session, engine: Engine) -> None:
 
 
 def fingerprint(config: ModelConfig) -> dict[str, Any]:
-    """What traces say of a configuration's model."""
+    """The fingerprint of the configured model, for traces."""
     return provenance.model_fingerprint(checkpoint.locate_model(config), config.revision)
 
 
 def check_model(loaded: Mapping[str, Any], source: Path) -> None:
-    """Refuse a trace of another model than this one. Raises TraceMismatchError."""
+    """Check that a trace is of this model. Raises TraceMismatchError."""
     recorded = read_header(source).model
     for key in recorded:
         if recorded[key] != loaded.get(key):
             raise TraceMismatchError(
-                f"{source} was recorded with another model: {key}: "
-                f"{recorded[key]} ≠ {loaded.get(key)}"
+                f"{source} was recorded with another model: {key}: {recorded[key]} ≠ "
+                f"{loaded.get(key)}"
             )
 
 
 def replay_with_repeats(
     session: Session, source: Path, path: Path, directory: Path, engine: Engine
 ) -> None:
-    """A trace's tokens on an engine, and its A/A runs on them."""
+    """Replay a trace's tokens on an engine, and make its A/A runs."""
     score_trace(session, "replay", source, path, engine)
     repeat(session, path, directory, engine)
 
@@ -166,7 +171,7 @@ def sample_with_repeats(
     token_ids: Sequence[list[int]],
     engine: Engine,
 ) -> None:
-    """An engine's own rollouts, and its A/A runs on them."""
+    """Sample an engine's own rollouts, and make its A/A runs."""
     role = engine.spec.role
     sampled = directory / sampled_name(role)
     record_trace(session, prompts, token_ids, sampled, engine)
@@ -174,12 +179,12 @@ def sample_with_repeats(
 
 
 def repeats_of(config: Config, name: str) -> int:
-    """How many A/A runs an engine gets; a server cannot replay tokens, so it gets none."""
+    """The number of A/A runs of an engine: none for a server, which cannot replay tokens."""
     return config.workload.repeats if configured_engine(name, config).can.repeats else 0
 
 
 def repeat(session: Session, source: Path, directory: Path, engine: Engine) -> None:
-    """An engine's A/A runs on a trace."""
+    """Make an engine's A/A runs on a trace."""
     for number in range(1, repeats_of(session.config, engine.spec.role) + 1):
         path = directory / repeat_name(engine.spec.role, number)
         score_trace(session, evaluation(engine), source, path, engine, shuffle=number)
@@ -213,9 +218,9 @@ def score_trace(
     engine: Engine,
     shuffle: int | None = None,
 ) -> TraceHeader:
-    """Put a trace's tokens through one engine and write its logprobs as another trace.
+    """Score a trace's tokens on one engine, and write its logprobs as another trace.
 
-    Sampling parameters that an imported trace does not state are those of the configuration.
+    Sampling parameters that an imported trace lacks are taken from the configuration.
     """
     trace = Trace(source)
     otherwise = {} if shuffle is None else engine.spec.repeats_with
@@ -270,7 +275,7 @@ def _header(
 
 
 def _sampling(workload: Workload) -> dict[str, Any]:
-    """What a trace says of how its tokens were sampled."""
+    """The sampling parameters for a trace header."""
     return {
         **workload.sampling(),
         "max_tokens": workload.max_tokens,

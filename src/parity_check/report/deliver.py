@@ -38,7 +38,8 @@ def deliver(document: Document, delivery: Delivery, console: Console) -> ExitCod
     for path, format in delivery.write.items():
         write_text(path, render(document, format))
     quiet = console.verbosity < 0 and delivery.format == "text"
-    console.data(document.verdict_line if quiet else render(document, delivery.format))
+    show = console.commands if delivery.format == "github" else console.data
+    show(document.verdict_line if quiet else render(document, delivery.format))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         _annotate(document, delivery, console)
     if delivery.exit_zero and document.verdict is not None:
@@ -50,7 +51,7 @@ def deliver(document: Document, delivery: Delivery, console: Console) -> ExitCod
 def _annotate(document: Document, delivery: Delivery, console: Console) -> None:
     """Annotations where stdout is for people, and the step summary in any case."""
     if delivery.format == "text":
-        console.data(render(document, "github"))
+        console.commands(render(document, "github"))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         try:

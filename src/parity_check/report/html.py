@@ -7,7 +7,8 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from parity_check.report import svg, visible
+from parity_check import visible
+from parity_check.report import svg
 from parity_check.report.document import (
     MARKS,
     OUTCOME_MARKS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from parity_check.report import github, html, json, junit, markdown, text, visible
+from parity_check import visible
+from parity_check.report import github, html, json, junit, markdown, text
 from parity_check.report.document import Document
 
 Format = Literal["text", "json", "markdown", "html", "github", "junit"]

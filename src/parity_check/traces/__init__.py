@@ -1,1 +1,1 @@
-"""Rollouts on disk, and what is read beside them."""
+"""Traces: rollouts on disk, and related inputs."""

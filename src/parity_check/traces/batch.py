@@ -1,4 +1,4 @@
-"""Some whole samples of a trace as flat columns."""
+"""A batch of whole samples of a trace, as flat columns."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ BATCH_COLUMNS = [
     "logprobs",
     "top_token_ids",
     "top_logprobs",
+    "rollout_id",
+    "turn",
 ]
-"""The columns of a trace that a batch is made of."""
+"""The columns of a trace that a batch is made of; the last two are not in every trace."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleBatch:
     """Whole samples as flat columns: sample s owns tokens `starts[s]:starts[s + 1]`.
 
-    `logprobs` holds NaN where the engine returned none, `nulls` of them. The top-k arrays are
-    [tokens, k], absent where none were recorded; a missing entry has id -1 and logprob NaN.
-    `wrong_lengths` samples held another number of logprobs than of tokens: nobody knows which
-    belongs to which, so all their tokens, `voided` of them, have NaN.
+    `logprobs` is NaN where the engine returned none (`nulls` of them). The top-k arrays are
+    [tokens, k], None if not recorded; a missing entry has id -1 and logprob NaN. `wrong_lengths`
+    samples have more or fewer logprobs than tokens, so that they cannot be matched: all their
+    tokens (`voided` of them) have NaN.
     """
 
     sample_ids: list[str]
@@ -47,10 +49,14 @@ class SampleBatch:
     top_logprobs: NDArray[np.float32] | None
     wrong_lengths: int = 0
     voided: int = 0
+    rollout_ids: list[str] | None = None
+    turns: NDArray[np.int32] | None = None
+    labels: list[str | None] | None = None
+    """The values of one further column, where it was asked for."""
 
 
-def batch_of(table: pa.Table) -> SampleBatch:
-    """The batch of a table of samples."""
+def batch_of(table: pa.Table, label: str | None = None) -> SampleBatch:
+    """Convert a table of samples to a batch, with the values of a `label` column."""
     import pyarrow as pa
 
     table = table.combine_chunks()
@@ -65,8 +71,14 @@ def batch_of(table: pa.Table) -> SampleBatch:
     prompts = column("prompt_token_ids")
     prompt_starts = np.asarray(prompts.offsets, dtype=np.int64)
     tokens = int(starts[-1] - starts[0])
+    samples = column("sample_id").to_pylist()
+    rollouts = turns = None
+    if "rollout_id" in table.column_names and "turn" in table.column_names:
+        named = zip(column("rollout_id").to_pylist(), samples, strict=True)
+        rollouts = [sample if rollout is None else rollout for rollout, sample in named]
+        turns = np.asarray(column("turn").fill_null(0), np.int32)
     return SampleBatch(
-        sample_ids=column("sample_id").to_pylist(),
+        sample_ids=samples,
         prompt_ids=column("prompt_id").to_pylist(),
         prompt_groups=column("prompt_group").to_pylist(),
         prompt_starts=prompt_starts - prompt_starts[0],
@@ -79,13 +91,20 @@ def batch_of(table: pa.Table) -> SampleBatch:
         top_logprobs=_rectangle(column("top_logprobs"), tokens, np.float32, np.nan),
         wrong_lengths=int(np.count_nonzero(~fits)),
         voided=int(np.diff(starts)[~fits].sum()),
+        rollout_ids=rollouts,
+        turns=turns,
+        labels=None if label is None else [_text(each) for each in column(label).to_pylist()],
     )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _logprobs(
     column: Any, lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], int, NDArray[np.bool_]]:
-    """The logprobs of samples of these lengths, how many are null, and which samples fit."""
+    """The logprobs of samples of these lengths, the number of nulls, and which samples fit."""
     flat = column.flatten()
     ends: NDArray[np.int64] = np.asarray(column.offsets, dtype=np.int64)
     own = np.diff(ends)
@@ -102,13 +121,13 @@ def _logprobs(
 def _rectangle(
     column: Any, tokens: int, dtype: type[np.generic], nothing: float
 ) -> NDArray[Any] | None:
-    """[tokens, k] from a list<list<…>> column, or None where nothing was recorded.
+    """[tokens, k] from a list<list<…>> column, or None if nothing was recorded.
 
-    A token with fewer than k entries is filled up with `nothing`.
+    A token with fewer than k entries is padded with `nothing`.
     """
     rows = column.flatten()
     if len(rows) != tokens:
-        return None  # some sample has none at all
+        return None  # at least one sample has none
     ends = np.asarray(rows.offsets, dtype=np.int64)
     widths = np.diff(ends)
     width = int(widths.max(initial=0))

@@ -1,8 +1,7 @@
-"""The model to load, and whether each engine reads its configuration as it was written."""
+"""Locate the model, and check that engines read its configuration correctly."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +9,14 @@ from typing import Any
 
 from parity_check.config.models import ModelConfig
 from parity_check.errors import ConfigError, InputError
+from parity_check.reading import parse_json, read_text
 from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import bundled
+from parity_check.visible import value as shown
 
+MOST_BYTES = 1 << 24
+"""Of a config.json."""
+LARGEST = 2**63
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -27,33 +31,55 @@ def locate_model(model: ModelConfig) -> str:
         raise InputError(f"model {path}: no such directory")
     if model.revision is None:
         raise ConfigError(
-            f"model.path: no directory {path} here, and a hub name needs a revision",
+            f"model.path: no directory {path}, and a hub name needs a revision",
             hint="set model.revision to a commit, e.g. --set model.revision=main",
         )
     return path
 
 
 def read_config(path: str) -> dict[str, Any] | None:
-    """The checkpoint's own config.json; None for a hub model, which only the engines can see."""
+    """The checkpoint's config.json; None for a hub model, which only the engines load."""
     file = Path(path) / "config.json"
     if not file.is_file():
         return None
-    try:
-        loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: not valid JSON: {error}") from None
+    loaded = parse_json(read_text(file, "the model's configuration", MOST_BYTES), str(file))
+    if not isinstance(loaded, dict):
+        raise InputError(f"{file}: expected an object")
+    text = _object(loaded, "text_config", file) or loaded
+    for table in (text, _object(text, "rope_parameters", file)):
+        _check_number(table, "rope_theta", file)
+    _check_number(text, "vocab_size", file)
+    names = loaded.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise InputError(f"{file}: `architectures` is {shown(names)}, expected a list of names")
     return loaded
 
 
+def _object(table: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
+    """A table in a table, empty where it is not there or null."""
+    found = table.get(name)
+    if not isinstance(found, dict | None):
+        raise InputError(f"{file}: `{name}` is {shown(found)}, expected an object")
+    return found or {}
+
+
+def _check_number(table: Mapping[str, Any], name: str, file: Path) -> None:
+    """Refuse what is there and is no number of a common size."""
+    value = table.get(name)
+    fits = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (fits and abs(value) < LARGEST):
+        raise InputError(f"{file}: `{name}` is {shown(value)}, expected a number")
+
+
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
-    """How many token ids a config.json gives its model; None where it does not say."""
-    size = config.get("text_config", config).get("vocab_size")
+    """The vocabulary size in a config.json; None if it is not there."""
+    size = (config.get("text_config") or config).get("vocab_size")
     return size if isinstance(size, int) else None
 
 
 def rope_theta(config: Mapping[str, Any]) -> float | None:
-    """The RoPE base that a config.json states, in the form of transformers 4 or 5."""
-    text = config.get("text_config", config)
+    """The RoPE base in a config.json, in the format of transformers 4 or 5."""
+    text = config.get("text_config") or config
     parameters = text.get("rope_parameters")
     if isinstance(parameters, dict) and "rope_theta" in parameters:
         return float(parameters["rope_theta"])
@@ -64,19 +90,19 @@ def rope_theta(config: Mapping[str, Any]) -> float | None:
 def check_reading(
     role: str, description: EngineDescription, dtype: str, config: Mapping[str, Any]
 ) -> None:
-    """Refuse an engine that reads another RoPE base or dtype than was written.
+    """Check that an engine reads the checkpoint's RoPE base and dtype. Raises InputError.
 
     A checkpoint saved by transformers 5 loads in 0.8.5 and 0.18.1 with a base of 10000, silently:
-    then the two engines run different models. Raises InputError.
+    the two engines then run different models.
     """
     written, read = rope_theta(config), description.model.get("rope_theta")
     if written is not None and read is not None and float(read) != written:
         raise InputError(
-            f"the {role} engine reads rope_theta {float(read):g} from this checkpoint, its "
-            f"config.json says {written:g}",
+            f"the {role} engine reads rope_theta {float(read):g} from this checkpoint, but its "
+            f"config.json has {written:g}",
             hint='its transformers is older than the checkpoint: write "rope_theta" and '
             '"torch_dtype" at the top level of config.json, as transformers 4 does',
         )
     loaded = description.config.get("dtype", dtype)
     if loaded != dtype:
-        raise InputError(f"the {role} engine runs in {loaded}, {dtype} was asked for")
+        raise InputError(f"the {role} engine runs in {loaded}, but {dtype} was requested")

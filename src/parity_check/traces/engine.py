@@ -1,4 +1,4 @@
-"""What a started engine is and what is in force in it, as its worker or server and its traces say.
+"""A started engine and the settings in force, as its worker, server or traces describe it.
 
 A description is validated where it comes from outside: a worker's reply, or a trace's header.
 """
@@ -13,18 +13,18 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 UNKNOWN: Literal["unknown"] = "unknown"
-"""What a trace says where its source does not: a dump holds no engine's settings."""
+"""A value that the source of a trace does not state, e.g. engine settings of a dump."""
 LogprobPath = Literal["decode", "prefill", "unknown"]
 Distribution = Literal["processed", "raw", "unknown"]
 EvaluatesBy = Literal["decode", "prefill"]
 
 PREFILL_ALONE = ("endpoint", "transformers")
-"""Backends that evaluate by prefill, in traces of the time before `evaluates_by`."""
+"""Backends that evaluate by prefill, for traces written before `evaluates_by` existed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Something in force, and what proves it."""
+    """A value in force, and its proof."""
 
     in_force: str
     proof: str
@@ -32,7 +32,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class EngineSetting:
-    """One parity setting: what was asked for, what is in force, and how that is known."""
+    """One parity setting: requested, in force, and how that was proved."""
 
     requested: str | bool
     in_force: str | bool
@@ -41,7 +41,7 @@ class EngineSetting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineDescription:
-    """One engine. `config`, `packages`, `environment` and `model` hold whatever its kind knows.
+    """One engine. What `config`, `packages`, `environment` and `model` hold depends on its kind.
 
     An optional field that is None is not written: an imported trace has no backend.
     """
@@ -52,43 +52,43 @@ class EngineDescription:
     family: str
     """v0, v1, trainer, or unknown."""
     evaluates_by: EvaluatesBy = "decode"
-    """How it computes the logprobs of given tokens where nobody asks for the other way."""
+    """How it computes the logprobs of given tokens by default."""
     packages: Mapping[str, str]
     platform: str | None = None
     """cpu or cuda; unknown for a server."""
     device: str
     settings: Mapping[str, EngineSetting]
     prompt_logprobs: Fact | None = None
-    """Of a server: the distribution of a prompt's own logprobs, raw, processed or unknown."""
+    """For a server: the distribution of prompt logprobs, raw, processed or unknown."""
     self_check_s: float | None = None
-    """Seconds that it took to prove the settings."""
+    """Duration of the proofs of settings, seconds."""
     config: Mapping[str, Any]
     environment: Mapping[str, str]
     model: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def imported(self) -> bool:
-        """Whether only a dump is known of it."""
+        """Whether it is known only from a dump."""
         return self.version == UNKNOWN
 
     @property
     def served(self) -> bool:
-        """Whether it is a server, which was only asked: what it runs on is not known."""
+        """Whether it is a server, whose hardware and software are unknown."""
         return self.platform == UNKNOWN
 
     @property
     def trainer(self) -> bool:
-        """Whether it is a trainer's forward."""
+        """Whether it is a trainer's forward pass."""
         return self.family == "trainer"
 
     @property
     def distribution(self) -> Distribution:
-        """The distribution that its decode logprobs belong to."""
+        """The distribution of its decode logprobs."""
         mode = self.settings["logprobs_mode"].in_force
         return "processed" if mode == "processed_logprobs" else "raw"
 
     def stated(self) -> dict[str, Any]:
-        """JSON-ready, without what is not known."""
+        """A JSON-ready tree, without fields that are None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -99,7 +99,7 @@ def described(
     requested: Mapping[str, str | bool],
     evaluates_by: EvaluatesBy,
 ) -> EngineDescription:
-    """A worker's reply to `load`, with what its spec says: what was requested of each setting.
+    """A worker's reply to `load`, with the requested value of each setting from its spec.
 
     Raises ValidationError, of which `first_fault` is the one line to show.
     """
@@ -116,7 +116,7 @@ def described(
 
 
 def completed(stored: Any) -> Any:
-    """The engine of a stored header, with what earlier traces do not say; not yet validated."""
+    """The engine of a stored header, with fields that earlier traces lack; not yet validated."""
     if isinstance(stored, Mapping) and "evaluates_by" not in stored:
         by = "prefill" if stored.get("backend") in PREFILL_ALONE else "decode"
         return {**stored, "evaluates_by": by}

@@ -1,4 +1,4 @@
-"""What a run was asked to record, and the digest of every trace that it recorded: run.json."""
+"""run.json: the traces that a run was configured to record, and the digest of each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from parity_check.errors import InputError
 from parity_check.files import write_text
+from parity_check.reading import kind_of
 from parity_check.traces.run_files import evaluated_name, repeat_name, sampled_name
 
 MANIFEST = "run.json"
@@ -19,7 +20,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One trace of a run: whose tokens, whose logprobs, and which A/A run it is, if it is one.
+    """One trace of a run: who sampled, who evaluated, and the number of an A/A run.
 
     In a repeat both names are the engine's own.
     """
@@ -41,7 +42,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`parts` were asked for; `sha256` of each file is there once the run is finished."""
+    """`parts` were requested; `sha256` of each file is set once the run is finished."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -78,12 +79,12 @@ def parts_of(
 
 
 def begin(directory: Path, run_id: str, parts: Sequence[Part]) -> None:
-    """Say what a run will record, before it does. Raises OutputError."""
+    """Write what a run will record, before it starts. Raises OutputError."""
     _write(directory, Manifest(run_id, tuple(parts)))
 
 
 def finish(directory: Path) -> None:
-    """Add the digest of every trace. Raises InputError for one that was not recorded."""
+    """Add the digest of every trace. Raises InputError if one was not recorded."""
     manifest = read_manifest(directory)
     assert manifest is not None
     found = {part.file: _digest(directory, part) for part in manifest.parts}
@@ -91,14 +92,17 @@ def finish(directory: Path) -> None:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """None for a run recorded before there were manifests. Raises InputError."""
+    """None for a run recorded before manifests existed. Raises InputError."""
     path = directory / MANIFEST
     try:
-        text = path.read_bytes()
+        kind = kind_of(path)
+        text = b"" if kind else path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if kind:
+        raise InputError(f"cannot read {path}: {kind}, expected a file")
     try:
         manifest = _ADAPTER.validate_json(text)
     except ValidationError as error:
@@ -106,17 +110,17 @@ def read_manifest(directory: Path) -> Manifest | None:
         place = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(f"{path}: not a run's manifest: {place}: {first['msg']}") from None
     if any(Path(part.file).name != part.file for part in manifest.parts):
-        raise InputError(f"{path}: not a run's manifest: a trace lies outside the directory")
+        raise InputError(f"{path}: not a run's manifest: a trace is outside the directory")
     if manifest.schema_version != SCHEMA_VERSION:
         raise InputError(
-            f"{path}: manifest schema {manifest.schema_version}, this parity-check reads "
-            f"{SCHEMA_VERSION}"
+            f"{path}: manifest schema {manifest.schema_version}, but this version of parity-check "
+            f"reads {SCHEMA_VERSION}"
         )
     return manifest
 
 
 def check_whole(directory: Path, manifest: Manifest) -> None:
-    """Refuse a run that is unfinished, or whose traces are not those that it recorded.
+    """Reject a run that is unfinished, or whose traces are not those that it recorded.
 
     Raises InputError naming the first trace that is missing, or is another file.
     """
@@ -129,20 +133,23 @@ def check_whole(directory: Path, manifest: Manifest) -> None:
         if _digest(directory, part) != manifest.sha256[part.file]:
             raise InputError(
                 f"{directory / part.file}: not the file that the run recorded ({part}): it was "
-                "changed, swapped or damaged since"
+                "changed, replaced or damaged since"
             )
 
 
 def missing(directory: Path, part: Part) -> InputError:
-    """The error to raise for a trace that is not there."""
+    """The error for a missing trace."""
     return InputError(
         f"{directory / part.file} is missing: the {part}",
-        hint="a verdict needs every trace that the run was asked for: put it back, or record again",
+        hint="a verdict needs all traces of the run: restore it, or record again",
     )
 
 
 def _digest(directory: Path, part: Part) -> str:
     try:
+        kind = kind_of(directory / part.file)
+        if kind:
+            raise InputError(f"cannot read {directory / part.file}: {kind}, expected a file")
         with (directory / part.file).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:

@@ -1,12 +1,14 @@
-"""Match two traces token by token; refuse, naming the first mismatch."""
+"""Match two traces token by token, or raise an error with the first mismatch."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parity_check.errors import TraceMismatchError
 from parity_check.measure.metrics import PairedChunk
@@ -16,7 +18,7 @@ from parity_check.traces.trace import TraceHeader
 
 
 class Index:
-    """Numbers for names, in the order of their first appearance."""
+    """Assigns numbers to names, in the order of their first appearance."""
 
     def __init__(self) -> None:
         self.names: dict[str, int] = {}
@@ -29,24 +31,23 @@ class Index:
 def check_headers(
     behaviour: TraceHeader, evaluating: TraceHeader, *, same_distribution: bool = True
 ) -> None:
-    """Refuse two traces whose logprobs cannot be compared. Raises TraceMismatchError.
+    """Check that the logprobs of two traces can be compared. Raises TraceMismatchError.
 
-    Raw against processed is refused too, unless that is what a run was asked to compare. The paths
-    may differ where an engine evaluates by prefill, as a server or a trainer does.
+    With `same_distribution`, raw against processed is an error too. The paths may differ if an
+    engine evaluates by prefill, as a server or a trainer does.
     """
     if evaluating.replayed_from != behaviour.token_digest:
         replayed = evaluating.replayed_from
         raise TraceMismatchError(
-            "the evaluating trace was not replayed from this behaviour trace: it names token "
-            f"digest {replayed[:12] if replayed else 'none'}, expected "
-            f"{behaviour.token_digest[:12]}",
+            "the evaluating trace was not replayed from this behaviour trace: its token digest is "
+            f"{replayed[:12] if replayed else 'none'}, expected {behaviour.token_digest[:12]}",
             hint="replay it with `parity-check replay --trace`",
         )
     check_siblings(behaviour, evaluating, same_distribution=same_distribution)
 
 
 def check_siblings(one: TraceHeader, other: TraceHeader, *, same_distribution: bool = True) -> None:
-    """The same for two traces of which neither need be a replay of the other."""
+    """The same for two traces that need not be replays of each other."""
     imported = UNKNOWN in (one.logprob_path, other.logprob_path)
     for key in _stated(one.model, other.model, both=imported):
         left, right = one.model.get(key), other.model.get(key)
@@ -66,31 +67,38 @@ def check_siblings(one: TraceHeader, other: TraceHeader, *, same_distribution: b
 
 
 def _stated(left: Mapping[str, Any], right: Mapping[str, Any], *, both: bool) -> list[str]:
-    """The keys to compare: those that `both` state, where an imported trace may not know them."""
+    """The keys to compare: all, or with `both` only those that both traces state."""
     return sorted(left.keys() & right.keys() if both else left.keys() | right.keys())
 
 
 def pair(
     behaviour: Iterable[SampleBatch],
     evaluating: Iterable[SampleBatch],
-    cluster_by: Literal["prompt", "sample"],
+    cluster_by: str,
     clusters: Index,
     groups: Index,
+    prefixes: Prefixes | None = None,
 ) -> Iterator[PairedChunk]:
-    """Pair batch by batch; `clusters` and `groups` collect the names behind the numbers.
+    """Pair batch by batch; `clusters` and `groups` collect the names of the numbers.
 
-    Raises TraceMismatchError at the first sample or token that differs.
+    `cluster_by` is `prompt`, `group`, `sample`, or the column with which the behaviour batches were
+    read. Clustered by sample, the turns of a rollout are one cluster all the same. Raises
+    TraceMismatchError at the first sample or token that differs.
     """
+    rollouts = Index()
     for left, right in zip_longest(behaviour, evaluating):
         if left is None or right is None:
             raise TraceMismatchError("one trace has more samples than the other")
         check_same_tokens(left, right)
         topk = left.top_token_ids is not None and right.top_token_ids is not None
+        cluster = clusters.number(cluster_names(left, cluster_by))
+        if prefixes is not None:
+            prefixes.add(left, cluster)
         yield PairedChunk(
             behaviour_logprob=left.logprobs,
             evaluating_logprob=right.logprobs,
             starts=left.starts,
-            cluster=clusters.number(left.prompt_ids if cluster_by == "prompt" else left.sample_ids),
+            cluster=cluster,
             group=groups.number(left.prompt_groups),
             behaviour_top_ids=left.top_token_ids if topk else None,
             behaviour_top_logprobs=left.top_logprobs if topk else None,
@@ -103,18 +111,86 @@ def pair(
             evaluating_wrong_lengths=right.wrong_lengths,
             behaviour_voided=left.voided,
             evaluating_voided=right.voided,
+            rollout=None if left.rollout_ids is None else rollouts.number(left.rollout_ids),
+            turn=left.turns,
         )
+
+
+def label_column(cluster_by: str) -> str | None:
+    """The column that has to be read for `cluster_by`, if it is not one that every batch has."""
+    return None if cluster_by in ("prompt", "group", "sample") else cluster_by
+
+
+def cluster_names(batch: SampleBatch, cluster_by: str) -> list[str]:
+    """The cluster of each sample; without a value in its column, a prompt is its own cluster."""
+    if cluster_by == "group":
+        return batch.prompt_groups
+    if cluster_by == "sample":
+        return batch.sample_ids if batch.rollout_ids is None else batch.rollout_ids
+    if batch.labels is None:
+        return batch.prompt_ids
+    return [
+        f"prompt {prompt}" if label is None else label
+        for label, prompt in zip(batch.labels, batch.prompt_ids, strict=True)
+    ]
+
+
+SHORTEST_PREFIX = 16
+"""Tokens: shorter common beginnings, such as a chat template's, are ignored."""
+
+
+class Prefixes:
+    """Finds prompts that begin with the same tokens, for half of their length or more.
+
+    A beginning that all prompts share does not count. Keeps a few hashes per prompt.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._prompts: Counter[tuple[int, int]] = Counter()
+        self._cluster: dict[tuple[int, int], int | None] = {}
+
+    def add(self, batch: SampleBatch, clusters: NDArray[np.int32]) -> None:
+        starts = batch.prompt_starts
+        for number, prompt in enumerate(batch.prompt_ids):
+            if prompt in self._seen:
+                continue
+            ids = batch.prompt_token_ids[starts[number] : starts[number + 1]]
+            length = SHORTEST_PREFIX
+            key = (0, 0)
+            while length <= len(ids):
+                key = (length, hash(ids[:length].tobytes()))
+                self._prompts[key] += 1
+                cluster = int(clusters[number])
+                if self._cluster.setdefault(key, cluster) != cluster:
+                    self._cluster[key] = None  # more than one
+                length *= 2
+            self._seen[prompt] = key  # the longest that is a power of two: half of it or more
+
+    def counted_apart(self) -> tuple[int, int]:
+        """How many prompts share their beginning with a prompt of another cluster, and of how many.
+
+        Both are 0 if none does.
+        """
+        everyone = len(self._seen)
+        shared = sum(
+            1 < self._prompts[key] < everyone and self._cluster[key] is None
+            for key in self._seen.values()
+        )
+        return (shared, everyone) if shared else (0, 0)
 
 
 def check_same_tokens(left: SampleBatch, right: SampleBatch) -> None:
     """Raises TraceMismatchError at the first sample or token that differs."""
     for ours, theirs in zip_longest(left.sample_ids, right.sample_ids):
         if ours != theirs:
-            raise TraceMismatchError(f"sample {ours} meets sample {theirs}: other samples or order")
+            raise TraceMismatchError(
+                f"sample {ours} is paired with sample {theirs}: different samples or order"
+            )
     if not np.array_equal(left.starts, right.starts):
         sample = int(np.argmax(left.starts[1:] != right.starts[1:]))
         raise TraceMismatchError(
-            f"sample {left.sample_ids[sample]}: {np.diff(left.starts)[sample]} tokens meet "
+            f"sample {left.sample_ids[sample]}: {np.diff(left.starts)[sample]} tokens against "
             f"{np.diff(right.starts)[sample]}"
         )
     unequal = left.token_ids != right.token_ids
@@ -122,8 +198,8 @@ def check_same_tokens(left: SampleBatch, right: SampleBatch) -> None:
         token = int(np.argmax(unequal))
         sample = int(np.searchsorted(left.starts, token, side="right")) - 1
         raise TraceMismatchError(
-            f"sample {left.sample_ids[sample]}, token {token - int(left.starts[sample])}: "
-            f"id {left.token_ids[token]} meets id {right.token_ids[token]}"
+            f"sample {left.sample_ids[sample]}, token {token - int(left.starts[sample])}: id "
+            f"{left.token_ids[token]} against id {right.token_ids[token]}"
         )
     if not (
         np.array_equal(left.prompt_starts, right.prompt_starts)

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from parity_check.errors import InputError
+from parity_check.config.models import Workload
+from parity_check.errors import ConfigError, InputError
+from parity_check.reading import (
+    MOST_BYTES,
+    parse_json,
+    read_text,
+    regular_file,
+    wrong_text,
+    wrong_tree,
+)
+from parity_check.traces.trace import Sample
 
 ASSETS = Path(__file__).parents[1] / "assets"
 CONTENT = ("prompt", "prompt_token_ids", "messages")
+RESERVED = tuple(each.name for each in fields(Sample))
+"""Columns that a trace has anyway."""
+LARGEST_ID = 2**31 - 1
+LONGEST_NAME = 1000
+MOST_TOKENS = 100_000_000
+"""Of a workload, for one engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +40,12 @@ class Prompt:
     text: str | None
     messages: list[dict[str, Any]] | None
     token_ids: list[int] | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """The other columns that hold one value, as text."""
 
 
 def bundled(reference: str, kind: str) -> Path | None:
-    """The path behind `bundled:NAME`, None for anything else. Raises InputError."""
+    """The path of `bundled:NAME`, None for anything else. Raises InputError."""
     prefix, _, name = reference.partition(":")
     if prefix != "bundled":
         return None
@@ -37,12 +55,26 @@ def bundled(reference: str, kind: str) -> Path | None:
     }
     if name not in known[kind]:
         names = ", ".join(f"bundled:{each}" for each in known[kind])
-        raise InputError(f"{reference}: no such bundled {kind}", hint=f"there is {names}")
+        raise InputError(f"{reference}: no such bundled {kind}", hint=f"expected one of: {names}")
     return known[kind][name]
 
 
+def read_workload(workload: Workload) -> list[Prompt]:
+    """The prompts of a workload of bounded size. Raises InputError, ConfigError."""
+    prompts = read_prompts(workload.prompts, workload.num_prompts)
+    tokens = workload.tokens(len(prompts))
+    if tokens > MOST_TOKENS:
+        raise ConfigError(
+            f"workload: {len(prompts):,} prompts × {workload.samples_per_prompt:,} samples × "
+            f"{workload.max_tokens:,} tokens, sampled, replayed and repeated {workload.repeats:,} "
+            f"times, are up to {tokens:,} tokens an engine; the most is {MOST_TOKENS:,}",
+            hint="lower num_prompts, samples_per_prompt, max_tokens or repeats",
+        )
+    return prompts
+
+
 def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
-    """Read and check all prompts. Raises InputError naming the file and line at fault."""
+    """Read and check all prompts. Raises InputError with file and line."""
     path = bundled(source, "prompts") or Path(source)
     rows = _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)
     prompts = [_prompt(row, place, number) for number, (place, row) in enumerate(rows)][:limit]
@@ -55,33 +87,33 @@ def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read the prompts {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
-    # Not splitlines: a JSON string may hold U+2028 and its like as they are.
+    text = read_text(path, "the prompts")
+    # Not splitlines: a JSON string may contain U+2028 and the like unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{path}, line {number}"
-            try:
-                yield place, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{place}: not valid JSON: {error.msg}") from None
+            yield place, parse_json(line, place)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    regular_file(path, "the prompts", MOST_BYTES)
     try:
         with path.open("rb") as file:
-            rows = pq.read_table(file).to_pylist()
-    except OSError as error:
-        raise InputError(f"cannot read the prompts {path}: {error.strerror}") from None
-    except pa.ArrowInvalid:
-        raise InputError(f"{path}: not a Parquet file, or cut short") from None
+            table = pq.read_table(file)
+        table.validate(full=True)
+        twice = len(set(table.column_names)) < table.num_columns
+        rows = [] if twice else table.to_pylist()
+    except pa.ArrowInvalid as error:
+        kind = "not UTF-8" if "UTF8" in str(error) else "not a Parquet file, or truncated"
+        raise InputError(f"{path}: {kind}") from None
+    except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"cannot read the prompts {path}: {reason}") from None
+    if twice:
+        raise InputError(f"{path}: two columns of one name")
     for number, row in enumerate(rows):
         yield f"{path}, row {number}", row
 
@@ -93,41 +125,68 @@ def _prompt(row: Any, place: str, number: int) -> Prompt:
     given = [name for name in CONTENT if name in row]
     if len(given) != 1:
         found = " and ".join(given) or "none of them"
-        raise InputError(f"{place}: give exactly one of {', '.join(CONTENT)} (found {found})")
+        raise InputError(f"{place}: needs exactly one of {', '.join(CONTENT)} (found {found})")
     value = row[given[0]]
     if not value:
         raise InputError(f"{place}: `{given[0]}` is empty")
     _check_type(given[0], value, place)
     return Prompt(
-        prompt_id=str(row.get("prompt_id", f"p{number:04d}")),
-        group=str(row.get("prompt_group", "all")),
+        prompt_id=_name(row.get("prompt_id", f"p{number:04d}"), "prompt_id", place),
+        group=_name(row.get("prompt_group", "all"), "prompt_group", place),
         text=row.get("prompt"),
         messages=row.get("messages"),
         token_ids=row.get("prompt_token_ids"),
+        labels=_labels(row),
     )
+
+
+def _labels(row: Mapping[str, Any]) -> dict[str, str]:
+    """The columns of short text and of numbers that are no content and no column of a trace."""
+    return {
+        name: str(value)
+        for name, value in row.items()
+        if name not in (*CONTENT, *RESERVED)
+        and isinstance(value, str | int | float)
+        and len(str(value)) <= LONGEST_NAME
+        and not wrong_text(str(value))
+    }
+
+
+def _name(value: Any, name: str, place: str) -> str:
+    if type(value) not in (str, int) or not 0 < len(text := str(value)) <= LONGEST_NAME:
+        raise InputError(
+            f"{place}: `{name}` must be a string of 1 to {LONGEST_NAME} characters, or an integer"
+        )
+    if wrong_text(text):
+        raise InputError(f"{place}: `{name}` must be a string of valid Unicode")
+    return text
 
 
 def _check_type(name: str, value: Any, place: str) -> None:
     if name == "prompt":
-        fits, wanted = isinstance(value, str) and _is_unicode(value), "a string of valid Unicode"
+        fits, wanted = isinstance(value, str) and not wrong_text(value), "a string of valid Unicode"
     elif name == "prompt_token_ids":
-        fits = isinstance(value, list) and _all(value, lambda x: type(x) is int and x >= 0)
+        fits = isinstance(value, list) and all(map(_is_token_id, value))
         wanted = "a list of token ids"
     else:
-        fits = isinstance(value, list) and _all(value, lambda x: isinstance(x, dict))
+        fits = isinstance(value, list) and all(isinstance(each, dict) for each in value)
         wanted = "a list of chat messages"
+        reason = wrong_tree(value) or _not_json(value) if fits else None
+        if reason is not None:
+            raise InputError(f"{place}: `messages` holds what no chat message has: {reason}")
     if not fits:
         raise InputError(f"{place}: `{name}` must be {wanted}")
 
 
-def _is_unicode(text: str) -> bool:
-    """Whether the text can be encoded: JSON can spell a lone surrogate."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _is_token_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST_ID
 
 
-def _all(values: Iterable[Any], test: Any) -> bool:
-    return all(test(value) for value in values)
+def _not_json(value: Any) -> str | None:
+    """What a worker could not be sent; None where there is nothing. The depth is bounded."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return next(filter(None, map(_not_json, inner)), None)
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "a number that is not finite"
+    return None if value is None or isinstance(value, str | int) else f"a {type(value).__name__}"

@@ -28,7 +28,7 @@ TOKENIZER = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One fact in which the two engines differ; `requested` when the configuration says so."""
+    """One fact that differs between the engines. `requested`: by the configuration."""
 
     key: str
     reference: Any
@@ -37,17 +37,17 @@ class Difference:
 
 
 def model_fingerprint(path: str, revision: str | None) -> dict[str, Any]:
-    """What a trace says of its model: name, config and tokenizer digests, weights fingerprint.
+    """The model in a trace header: name, config and tokenizer digests, weights fingerprint.
 
-    Weights are fingerprinted by name, size and 64 evenly spaced 64 KiB blocks a file: complete
-    for files up to 4 MiB, quick for 100 GB. A hub model is identified by name and revision.
+    The fingerprint covers name, size and 64 evenly spaced 64 KiB blocks of each weights file:
+    complete up to 4 MiB, fast for 100 GB. A hub model is identified by name and revision.
     """
     directory = Path(path)
     if not directory.is_dir():
         return {"name": path, "revision": revision}
     weights = hashlib.sha256()
     for file in sorted(directory.iterdir()):
-        if file.suffix in WEIGHTS:
+        if file.suffix in WEIGHTS and file.is_file():
             _sample_file(file, weights)
     return {
         "name": directory.name,
@@ -58,7 +58,7 @@ def model_fingerprint(path: str, revision: str | None) -> dict[str, Any]:
 
 
 def host_fingerprint() -> dict[str, Any]:
-    """The machine that ran parity-check; its name only as a hash."""
+    """The machine that ran parity-check. Its host name is only stored as a hash."""
     return {
         "parity_check": __version__,
         "hostname_sha256": hashlib.sha256(platform.node().encode()).hexdigest()[:16],
@@ -74,18 +74,19 @@ def differences(
     candidate: EngineDescription,
     requested: dict[str, tuple[Any, Any]],
 ) -> tuple[Difference, ...]:
-    """Settings and effective configuration in which two engines differ.
+    """Settings and effective configuration that differ between two engines.
 
-    `requested` maps a setting to what each engine was asked for; a difference is requested when
-    the two requests already differed, and unrequested otherwise. Unrequested ones come first.
-    What is unknown of an engine is not known to differ. Two backends differ only in what both
-    have a word for.
+    `requested` maps a name to both engines' requested values. A difference is requested if the
+    requested values differ. Unrequested differences come first. Unknown values do not count as a
+    difference. Different backends are compared only in what both report.
     """
     found = []
     for key, left, right in _pairs(reference, candidate):
         if left != right and UNKNOWN not in (left, right):
-            asked = requested.get(key)
-            found.append(Difference(key, left, right, asked is not None and asked[0] != asked[1]))
+            wanted = requested.get(key)
+            found.append(
+                Difference(key, left, right, wanted is not None and wanted[0] != wanted[1])
+            )
     return tuple(sorted(found, key=lambda difference: difference.requested))
 
 
@@ -98,11 +99,11 @@ def _pairs(
         if name in candidate.settings
     ]
     if reference.imported or candidate.imported:
-        return settings  # nobody knows its configuration
+        return settings  # known only from a dump: no configuration
     left, right = reference.config, candidate.config
     keys = list(dict.fromkeys([*left, *right]))
     if reference.backend != candidate.backend:
-        # What a server does not tell is unknown, not different.
+        # What a server does not report is unknown, not different.
         keys = [key for key in left if key in right]
     return settings + [(key, left.get(key), right.get(key)) for key in keys]
 

@@ -1,13 +1,12 @@
-"""Traces: rollouts on disk, with their provenance. Parquet, one row a sample."""
+"""Traces: rollouts on disk with their provenance, as Parquet with one row per sample."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +17,31 @@ from pydantic import TypeAdapter, ValidationError
 from parity_check import interrupts
 from parity_check.errors import InputError
 from parity_check.files import whole
+from parity_check.reading import parse_json, regular_file
 from parity_check.traces.batch import BATCH_COLUMNS, SampleBatch, batch_of
 from parity_check.traces.engine import UNKNOWN as UNKNOWN
 from parity_check.traces.engine import (
     Distribution,
-    EngineDescription,
     LogprobPath,
     completed,
     first_fault,
 )
+from parity_check.traces.schema import (
+    ConfigFacts,
+    Count,
+    EngineFacts,
+    HostFacts,
+    ModelFacts,
+    Number,
+    known_fields,
+    label_names,
+    optional_fields,
+    trace_schema,
+    wrong_alternatives,
+    wrong_columns,
+    wrong_rows,
+)
+from parity_check.visible import value as shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,15 +50,22 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 METADATA_KEY = b"parity_check"
 VOCABULARY_KEY = b"parity_check_vocabulary"
+CHECKSUM_KEY = b"parity_check_sha256"
+NEXT_INTEGER = b"\x15"
+"""In Thrift's compact protocol: the next field, a 32-bit integer."""
+LONGEST_START = 24
+"""Bytes of a page's header that four integers may take."""
 ROWS_PER_GROUP = 1024
+LONGEST_ID = 10
+"""Digits of a token id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One completion of one prompt.
 
-    `logprobs[t]` (nats) belongs to `completion_token_ids[t]`; None is a logprob that the engine
-    did not return. `top_token_ids[t]` are the most likely ids, by rank.
+    `logprobs[t]` (nats) belongs to `completion_token_ids[t]`; None if the engine did not return
+    one. `top_token_ids[t]` are the most likely ids, by rank.
     """
 
     sample_id: str
@@ -59,16 +81,22 @@ class Sample:
     seed: int | None
     policy_version: int | None
     text: str | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Other columns of the prompts file, as text: `stats.cluster_by` can name one."""
     entropy: Sequence[float] | None = None
-    """Of the full distribution at each token, nats, where an engine says."""
+    """Entropy of the full distribution at each token, nats, if the engine returns it."""
+    rollout_id: str | None = None
+    """The rollout that this sample is a turn of; None where the sample is a whole rollout."""
+    turn: int | None = None
+    """Which turn of its rollout, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceHeader:
-    """Where a trace comes from. Stored as JSON in the Parquet schema's metadata.
+    """The provenance of a trace, stored as JSON in the Parquet schema metadata.
 
-    `token_digest` is the SHA-256 of all sample ids and token ids in order; a replayed trace names
-    the digest that it was replayed from.
+    `token_digest` is the SHA-256 of all sample ids and token ids, in order. `replayed_from` is the
+    digest of the trace whose tokens were replayed.
     """
 
     run_id: str
@@ -76,17 +104,17 @@ class TraceHeader:
     command: str
     sampled_by: str
     evaluated_by: str
-    engine: EngineDescription
-    model: dict[str, Any]
-    sampling: dict[str, float | int | bool]
+    engine: EngineFacts
+    model: ModelFacts
+    sampling: dict[str, Number | bool]
     logprob_path: LogprobPath
     logprob_distribution: Distribution
-    host: dict[str, Any]
-    config: dict[str, Any]
+    host: HostFacts
+    config: ConfigFacts
     replayed_from: str | None = None
     token_digest: str = ""
-    samples: int = 0
-    tokens: int = 0
+    samples: Count = 0
+    tokens: Count = 0
     schema_version: int = SCHEMA_VERSION
 
 
@@ -102,23 +130,23 @@ def token_digest(samples: Iterable[Sample]) -> str:
 
 
 def check_vocabulary(samples: Iterable[Sample], size: int | None, source: str) -> None:
-    """Refuse token ids beyond a model's vocabulary, of `size` ids. Raises InputError."""
+    """Check that token ids are inside a model's vocabulary of `size` ids. Raises InputError."""
     for sample in samples if size is not None else ():
         largest = max((*sample.prompt_token_ids, *sample.completion_token_ids), default=0)
         if size is not None and largest >= size:
             raise InputError(
                 f"{source}, sample {sample.sample_id}: token id {largest} is outside the model's "
-                f"vocabulary of {size}: these are another model's tokens"
+                f"vocabulary of {size}: the tokens are of another model"
             )
 
 
 def write_trace(
     path: Path, samples: Sequence[Sample], header: TraceHeader, vocabulary: Mapping[int, str]
 ) -> TraceHeader:
-    """Write atomically; returns the header with its counts and digest filled in.
+    """Write atomically; return the header with its counts and digest filled in.
 
-    `vocabulary` gives the text of every token id that occurs, for display.
-    Raises OutputError when the file cannot be written; nothing that looks whole is left behind.
+    `vocabulary` has the text of every token id, for display. Raises OutputError if the file cannot
+    be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -133,60 +161,88 @@ def write_trace(
         METADATA_KEY: json.dumps({**asdict(header), "engine": header.engine.stated()}).encode(),
         VOCABULARY_KEY: json.dumps(dict(vocabulary)).encode(),
     }
-    columns = list(trace_schema())
-    if any(sample.entropy is not None for sample in samples):
-        columns.append(pa.field("entropy", pa.list_(pa.float32())))
+    metadata[CHECKSUM_KEY] = _checksum(metadata)
+    columns = [
+        *trace_schema(),
+        *(
+            field
+            for field in optional_fields()
+            if any(getattr(sample, field.name) is not None for sample in samples)
+        ),
+    ]
     rows = [{each.name: getattr(sample, each.name) for each in columns} for sample in samples]
+    labels = sorted({name for sample in samples for name in sample.labels})
+    columns += [pa.field(name, pa.string()) for name in labels]
+    for row, sample in zip(rows, samples, strict=True):
+        row.update(sample.labels)
     with whole(path) as partial:
         pq.write_table(
             pa.Table.from_pylist(rows, schema=pa.schema(columns).with_metadata(metadata)),
             partial,
             compression="zstd",
             row_group_size=ROWS_PER_GROUP,
+            write_page_checksum=True,
         )
     return header
 
 
 def read_header(path: Path) -> TraceHeader:
-    """The provenance, without the data. Raises InputError on anything that is no trace."""
+    """The provenance without the data. Raises InputError if the file is not a trace."""
     return _header(_open(path), path)
 
 
 class Trace:
-    """A trace on disk: the header at once, the samples a row group at a time."""
+    """A trace on disk. Reads the header at once, and samples one row group at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = _open(path)
         self.header = _header(self._file, path)
-        missing = set(trace_schema().names) - set(self._file.schema_arrow.names)
-        if missing:
-            raise InputError(f"{path}: a column is missing: {', '.join(sorted(missing))}")
+        reason = wrong_columns(self._file.schema_arrow)
+        if reason is not None:
+            raise InputError(f"{path}: {reason}")
+        self._columns = [field.name for field in known_fields(self._file.schema_arrow)]
+        self._columns += label_names(self._file.schema_arrow)
         if self._file.metadata.num_rows == 0:
             raise InputError(f"{path}: the trace has no samples")
 
+    @property
+    def has_checksums(self) -> bool:
+        """Whether damage to the trace would be found; a file that another program wrote has none.
+
+        Pages are verified while they are read, where they have checksums.
+        """
+        stored = self._file.schema_arrow.metadata or {}
+        return CHECKSUM_KEY in stored and _pages_have_checksums(self.path, self._file.metadata)
+
     def vocabulary(self) -> dict[int, str]:
-        """The text of every token id that occurs in the trace."""
+        """The text of every token id in the trace."""
         raw = (self._file.schema_arrow.metadata or {}).get(VOCABULARY_KEY, b"{}")
-        return {int(token): text for token, text in json.loads(raw).items()}
+        tree = parse_json(raw, f"{self.path}: its vocabulary")
+        fits = isinstance(tree, dict) and all(
+            token.isdecimal() and len(token) <= LONGEST_ID and isinstance(text, str)
+            for token, text in tree.items()
+        )
+        if not fits:
+            raise InputError(f"{self.path}: its vocabulary is not a text for each token id")
+        return {int(token): text for token, text in tree.items()}
 
     def samples(self) -> Iterator[Sample]:
         for index in range(self._file.num_row_groups):
-            for row in self._read(index).to_pylist():
-                yield Sample(**row)
+            yield from map(_sample, self._read(index).to_pylist())
 
     def sample(self, number: int) -> Sample:
-        """One sample by its place in the trace."""
+        """One sample by its index in the trace."""
         for index in range(self._file.num_row_groups):
             rows = self._file.metadata.row_group(index).num_rows
             if number < rows:
                 [row] = self._read(index).slice(number, 1).to_pylist()
-                return Sample(**row)
+                return _sample(row)
             number -= rows
         raise IndexError(number)
 
     def mean_entropy(self) -> float | None:
-        """Of the full distribution, nats, over all tokens; None where the engine does not say."""
+        """Mean entropy of the full distribution over all tokens, nats; None if not recorded."""
         if "entropy" not in self._file.schema_arrow.names:
             return None
         found: list[float] = []
@@ -199,11 +255,27 @@ class Trace:
     def row_groups(self) -> int:
         return int(self._file.num_row_groups)
 
-    def batches(self, groups: Sequence[int] | None = None) -> Iterator[SampleBatch]:
-        """Row groups in order, or those given; the next is read while the caller works."""
+    def batches(
+        self, groups: Sequence[int] | None = None, label: str | None = None
+    ) -> Iterator[SampleBatch]:
+        """The given row groups, or all, in order; reads ahead by one.
+
+        `label` is a further column to read. Raises InputError if the trace does not have it.
+        """
+        there = set(self._file.schema_arrow.names)
+        own = label_names(self._file.schema_arrow)
+        if label is not None and label not in own:
+            known = ", ".join(("prompt", "group", "sample", *own))
+            raise InputError(
+                f"stats.cluster_by: {self.path} has no column {label!r}", hint=f"one of: {known}"
+            )
+        columns = [name for name in BATCH_COLUMNS if name in there]
+        columns += [] if label is None else [label]
 
         def read(index: int) -> SampleBatch:
-            return batch_of(self._read(index, BATCH_COLUMNS))
+            table = self._read(index, columns)
+            self._refuse(index, wrong_alternatives(table))
+            return batch_of(table, label)
 
         first, *others = range(self.row_groups) if groups is None else groups
         with ThreadPoolExecutor(max_workers=1) as reader:
@@ -219,71 +291,112 @@ class Trace:
 
         interrupts.check()
         try:
-            return self._file.read_row_group(index, columns=columns)
-        except (OSError, pa.ArrowException) as error:
+            table = self._file.read_row_group(index, columns=columns or self._columns)
+            table.validate(full=True)
+        except (OSError, ValueError, pa.ArrowException) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{self.path}: cannot be read: {reason}") from None
+        self._refuse(index, wrong_rows(table))
+        return table
+
+    def _refuse(self, index: int, reason: str | None) -> None:
+        if reason is not None:
+            raise InputError(f"{self.path}, row group {index}, {reason}")
 
 
-def trace_schema() -> pa.Schema:
-    """The columns of every trace; `entropy` is written where there is any."""
-    import pyarrow as pa
-
-    ids, logprobs = pa.list_(pa.int32()), pa.list_(pa.float32())
-    columns: list[pa.Field[Any]] = [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("sample_index", pa.int32(), nullable=False),
-        pa.field("prompt_group", pa.string(), nullable=False),
-        pa.field("prompt_token_ids", ids, nullable=False),
-        pa.field("completion_token_ids", ids, nullable=False),
-        pa.field("logprobs", logprobs, nullable=False),
-        pa.field("top_token_ids", pa.list_(ids)),
-        pa.field("top_logprobs", pa.list_(logprobs)),
-        pa.field("finish_reason", pa.string()),
-        pa.field("seed", pa.int64()),
-        pa.field("policy_version", pa.int64()),
-        pa.field("text", pa.string()),
-    ]
-    return pa.schema(columns)
+def _sample(row: dict[str, Any]) -> Sample:
+    """A row's sample: columns that it has no field for are its labels."""
+    known = {each.name: row.pop(each.name) for each in fields(Sample) if each.name in row}
+    return Sample(**known, labels={name: text for name, text in row.items() if text is not None})
 
 
 def _open(path: Path) -> pq.ParquetFile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    regular_file(path, "the trace")
     try:
-        return pq.ParquetFile(path)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
-        raise InputError(f"cannot read the trace {path}: {reason}") from None
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        file.schema_arrow  # noqa: B018 - read here, where it can be refused
     except pa.ArrowInvalid:
-        raise InputError(f"{path}: not a Parquet file, or cut short") from None
+        raise InputError(f"{path}: not a Parquet file, or truncated") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"cannot read the trace {path}: damaged: {reason}") from None
+    return file
 
 
 def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
-    raw = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
+    metadata = file.schema_arrow.metadata or {}
+    raw = metadata.get(METADATA_KEY)
     if raw is None:
         raise InputError(f"{path}: a Parquet file, but not a parity-check trace")
-    unknown = f"{path}: its metadata is not the provenance of a trace"
-    try:
-        fields_read = json.loads(raw)
-        version = fields_read.get("schema_version")
-    except (ValueError, AttributeError):
-        raise InputError(unknown) from None
-    if version != SCHEMA_VERSION:
+    unknown = f"{path}: its metadata is not a valid trace header"
+    tree = parse_json(raw, unknown)
+    if not isinstance(tree, dict):
+        raise InputError(f"{unknown}: expected an object")
+    version = tree.get("schema_version")
+    if version != SCHEMA_VERSION or not isinstance(version, int):
         raise InputError(
-            f"{path}: trace schema {version}, this parity-check reads {SCHEMA_VERSION}",
+            f"{path}: trace schema {shown(version)}, but this version of parity-check reads "
+            f"{SCHEMA_VERSION}",
             hint="record it again, or use the parity-check version that wrote it",
         )
+    foreign = sorted(tree.keys() - TraceHeader.__dataclass_fields__.keys())
+    if foreign:
+        raise InputError(f"{unknown}: unknown field {shown(foreign[0])}")
     try:
-        return _adapter().validate_python(
-            {**fields_read, "engine": completed(fields_read.get("engine"))}
-        )
+        header = _adapter().validate_python({**tree, "engine": completed(tree.get("engine"))})
     except ValidationError as error:
         raise InputError(f"{unknown}: {first_fault(error)}") from None
+    # A program that rewrites a trace keeps its metadata, and writes pages without checksums.
+    own = CHECKSUM_KEY in metadata and _pages_have_checksums(path, file.metadata)
+    if own and metadata[CHECKSUM_KEY] != _checksum(metadata):
+        raise InputError(f"{path}: damaged: its metadata does not match its checksum")
+    rows = file.metadata.num_rows
+    if rows and header.samples != rows:
+        raise InputError(f"{path}: {rows} samples, its metadata counts {header.samples}")
+    return header
 
 
 @cache
 def _adapter() -> TypeAdapter[TraceHeader]:
     return TypeAdapter(TraceHeader)
+
+
+def _checksum(metadata: Mapping[bytes, bytes]) -> bytes:
+    """Of the header and the vocabulary; the pages of the columns have checksums of their own."""
+    digest = hashlib.sha256(metadata[METADATA_KEY])
+    digest.update(b"\0" + metadata.get(VOCABULARY_KEY, b""))
+    return digest.hexdigest().encode()
+
+
+def _pages_have_checksums(path: Path, metadata: pq.FileMetaData) -> bool:
+    """Whether the first page of every column chunk has one.
+
+    pyarrow does not say. A page starts with a Thrift struct in the compact protocol
+    (apache/parquet-format, PageHeader): type, uncompressed and compressed size, and crc, optional,
+    each of them a 32-bit integer.
+    """
+    with path.open("rb") as file:
+        for group in range(metadata.num_row_groups):
+            for number in range(metadata.num_columns):
+                chunk = metadata.row_group(group).column(number)
+                starts = (chunk.dictionary_page_offset, chunk.data_page_offset)
+                file.seek(min((start for start in starts if start and start > 0), default=0))
+                if not _fourth_integer(file.read(LONGEST_START)):
+                    return False
+    return True
+
+
+def _fourth_integer(raw: bytes) -> bool:
+    """Whether a struct of the compact protocol begins with four 32-bit integers."""
+    place = 0
+    for _ in range(3):
+        if raw[place : place + 1] != NEXT_INTEGER:
+            return False
+        place += 1
+        while raw[place : place + 1] >= b"\x80":
+            place += 1
+        place += 1
+    return raw[place : place + 1] == NEXT_INTEGER

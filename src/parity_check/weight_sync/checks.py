@@ -56,7 +56,7 @@ class Check:
 
 
 def stale_parameters(run: EngineRun) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names that still hold the old weights, and names that hold neither the old nor the new."""
+    """Parameters with the old weights, and parameters with neither old nor new weights."""
     wanted = run.cold[run.newest].parameters
     off = [name for name, digest in wanted.items() if run.after.parameters.get(name) != digest]
     unchanged = [n for n in off if run.after.parameters.get(n) == run.before.parameters.get(n)]
@@ -133,7 +133,7 @@ def lm_head_refreshed(run: EngineRun) -> Check:
 
 
 def if_arrived(arrived: Check, check: Check) -> Check:
-    """The check, but inconclusive where the new weights did not arrive.
+    """The check, but inconclusive if the new weights did not arrive.
 
     A distance to them then shows nothing about the cache.
     """
@@ -240,7 +240,7 @@ def in_flight_as_declared(run: EngineRun, ruler: Ruler, floor: Distance) -> tupl
 
 
 def if_reset(run: EngineRun, check: Check) -> Check:
-    """The check, but drift where a declared cache reset was refused, whatever the tokens show."""
+    """The check, but drift if a declared cache reset was refused, regardless of the tokens."""
     if not (run.clear_cache and run.refused_reset):
         return check
     return replace(
@@ -317,7 +317,7 @@ def _staggered(run: EngineRun) -> bool:
 
 
 def _versions(request: Request, length: int) -> Ints:
-    """[length] versions, -1 where the request has no token."""
+    """Versions [length], -1 where the request has no token."""
     padded: Ints = np.full(length, -1, dtype=np.int64)
     padded[: len(request.logprobs)] = request.versions
     return padded

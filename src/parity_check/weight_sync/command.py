@@ -31,7 +31,7 @@ from parity_check.report.deliver import Delivery, deliver
 from parity_check.report.document import Document, Head
 from parity_check.report.renderers import render
 from parity_check.traces import provenance
-from parity_check.traces.prompts import read_prompts
+from parity_check.traces.prompts import read_workload
 from parity_check.weight_sync.checks import reference_analogue
 from parity_check.weight_sync.document import document
 from parity_check.weight_sync.observed import EngineRun, Mode, Request, Update, Weights, declared
@@ -62,7 +62,7 @@ def weight_sync(
 
 
 def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
-    """Render a finished run again, as it was judged. Raises InputError for a damaged report."""
+    """Render a finished run again, with its stored verdict. Raises InputError."""
     delivery.check()
     path = directory / REPORT
     try:
@@ -70,12 +70,12 @@ def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
     except (OSError, ValueError, KeyError) as error:
         missing = isinstance(error, KeyError)
         reason = f"{error} is missing" if missing else str(error).splitlines()[0]
-        raise InputError(f"{path}: not the report of a weight-sync run: {reason}") from None
+        raise InputError(f"{path}: not a weight-sync report: {reason}") from None
     return deliver(shown, delivery, console)
 
 
 def is_weight_sync(directory: Path) -> bool:
-    """Whether a run's directory is one of `weight-sync`."""
+    """Whether a run directory is of `weight-sync`."""
     return any(directory.glob(rollouts_name("*")))
 
 
@@ -85,7 +85,7 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Doc
     config = config.model_copy(update={"weight_sync": settings})
     _check_weights(config, roles)
     _check_lengths(settings, config.workload.max_tokens)
-    prompts = read_prompts(config.workload.prompts, config.workload.num_prompts)
+    prompts = read_workload(config.workload)
     checkpoints = [locate_checkpoint(path) for path in settings.weights]
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(_in_process(config, roles), roles, run, console) as live:
@@ -94,7 +94,7 @@ def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Doc
             ways = declared_ways(pauses, settings)
             ids = tokenize_prompts(live, prompts)
             plan = plan_requests(prompts, ids, settings.concurrency)
-            job = partial(_recorded, plan, config, checkpoints, run)
+            job = partial(_run_and_store, plan, config, checkpoints, run)
             recordings = live.engines.run(dict.fromkeys(roles, job))
             first = live
         versions = [config.model, *(_model(config, path) for path in checkpoints)]
@@ -124,8 +124,8 @@ def _check_lengths(settings: WeightSync, max_tokens: int) -> None:
     last = settings.update_after_tokens * len(settings.weights)
     if max_tokens <= last:
         raise ConfigError(
-            f"workload.max_tokens: requests of {max_tokens} tokens have ended before the last "
-            f"update, which comes after {last}"
+            f"workload.max_tokens: requests of {max_tokens} tokens end before the last update, "
+            f"which happens after {last} tokens"
         )
 
 
@@ -134,12 +134,12 @@ def _check_weights(config: Config, roles: Sequence[Role]) -> None:
         can = configured_engine(role, config).can
         if not can.updates_weights:
             raise ConfigError(
-                f"weight_sync: the {role} is {can.noun}: its weights cannot be changed from here"
+                f"weight_sync: the {role} is {can.noun}, whose weights parity-check cannot update"
             )
 
 
 def _in_process(config: Config, roles: Sequence[Role]) -> Config:
-    """Engines that can be stepped from outside; what the user sets in `env` wins."""
+    """Engines that parity-check can step itself; the user's `env` takes precedence."""
     tree = dump_config(config)
     for role in roles:
         tree[role]["env"] = {**IN_PROCESS, **tree[role]["env"]}
@@ -147,7 +147,7 @@ def _in_process(config: Config, roles: Sequence[Role]) -> Config:
 
 
 def _cold_config(config: Config, roles: Sequence[Role], model: ModelConfig) -> Config:
-    """Engines that start with given weights, and take nothing from a prefix cache."""
+    """Engines started with the given weights and without prefix caching."""
     tree = dump_config(_in_process(config, roles))
     for role in roles:
         tree[role]["settings"]["enable_prefix_caching"] = False
@@ -158,7 +158,7 @@ def _model(config: Config, path: str) -> ModelConfig:
     return config.model.model_copy(update={"path": path, "revision": None})
 
 
-def _recorded(
+def _run_and_store(
     plan: Sequence[Planned],
     config: Config,
     checkpoints: Sequence[str],

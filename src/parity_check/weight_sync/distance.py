@@ -27,7 +27,7 @@ class Distance:
 
 @dataclass(frozen=True, slots=True)
 class Ruler:
-    """How distances of one engine are measured and judged.
+    """Measures and judges the distances of one engine.
 
     A mean is outside the limit when its interval is. |Δ| has no sign and a long tail, so that takes
     many prompts; a mean is therefore also outside when so many prompts have a mean above the limit
@@ -41,7 +41,7 @@ class Ruler:
     def measure(
         self, requests: Sequence[Request], distance: Callable[[Request], Floats]
     ) -> Distance | None:
-        """Mean over the tokens that `distance` returns, clustered by prompt; None without any."""
+        """Mean over the tokens that `distance` returns, clustered by prompt; None for no token."""
         sums: dict[str, float] = {}
         sizes: dict[str, float] = {}
         for request in requests:
@@ -80,8 +80,8 @@ class Ruler:
         verdict, own = self.inside(distance), self.inside(floor)
         if own != "parity" and not floor.estimate.note:
             return "inconclusive", (
-                f"; the engine differs from itself by {floor.value:.5f} before any update, too "
-                f"much for a limit of {self.limit:g}"
+                f"; the engine differs from itself by {floor.value:.5f} before any update, which "
+                f"is too much for a limit of {self.limit:g}"
             )
         if "inconclusive" in (verdict, own):
             note = distance.estimate.note or floor.estimate.note

@@ -1,4 +1,4 @@
-"""What an engine did under weight updates, as arrays: requests, weights, the updates themselves."""
+"""Observations of an engine during weight updates, as arrays: requests, weights, updates."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Request:
 
     @property
     def versions(self) -> Ints:
-        """[tokens] policy version under which each token was sampled."""
+        """Policy version [tokens] under which each token was sampled."""
         places = np.arange(len(self.logprobs))
         return self.started + np.searchsorted(self.switches, places, side="right")
 
     @property
     def lags(self) -> Ints:
-        """[tokens] updates that each token is behind when its request ends."""
+        """How many updates each token [tokens] is behind at the end of its request."""
         return self.started + len(self.switches) - self.versions
 
     def to_cold(self, version: int | None = None) -> Floats:

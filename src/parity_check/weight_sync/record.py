@@ -1,4 +1,4 @@
-"""report.json of a weight-sync run: what is written, and how it is read back."""
+"""The content of a weight-sync run's report.json, and how to read it back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class WeightSyncRecord(Record):
 
 
 def record(report: WeightSyncReport) -> WeightSyncRecord:
-    """What report.json holds."""
+    """The content of report.json."""
     return WeightSyncRecord(
         **opening(report.head, report.verdict, report.exit_code),
         checkpoints=report.checkpoints,

@@ -21,7 +21,7 @@ class WeightSyncReport:
     checkpoints: tuple[dict[str, Any], ...]
     engines: tuple[EngineReport, ...]
     requests: dict[str, int]
-    """How many there were in each phase."""
+    """Number of requests per phase."""
     results: tuple[EngineResult, ...]
     """One per engine, in the order of `engines`."""
     timeline: tuple[TimelineStep, ...]

@@ -30,7 +30,7 @@ SHARED = 16
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A request before it is run."""
+    """A request of the plan."""
 
     sample_id: str
     prompt_id: str
@@ -98,7 +98,7 @@ def _spread(token_ids: Sequence[list[int]], count: int, taken: Sequence[int]) ->
 
 
 def _shared(place: int, others: Sequence[int], token_ids: Sequence[list[int]]) -> int:
-    """The longest run of leading tokens that a prompt has in common with any of the others."""
+    """The longest prefix that a prompt shares with any of the others, in tokens."""
     return max((_common(token_ids[place], token_ids[other]) for other in others), default=0)
 
 
@@ -118,9 +118,9 @@ def locate_checkpoint(path: str) -> str:
 def declared_ways(
     pauses: Mapping[Role, Pauses], settings: WeightSync
 ) -> dict[Role, tuple[Mode, bool]]:
-    """(mode, clear_cache) of each engine. Raises ConfigError for what a version does not have.
+    """(mode, clear_cache) of each engine. Raises ConfigError for an unsupported mode.
 
-    The mode is V1's: beside a V1 engine V0 updates at its own boundary, which keeps everything.
+    The mode is V1's. Next to a V1 engine, V0 updates between two steps and keeps everything.
     """
     ways: dict[Role, tuple[Mode, bool]] = {}
     families = {each.family for each in pauses.values()}

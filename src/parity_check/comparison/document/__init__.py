@@ -67,7 +67,7 @@ def _count(report: ComparisonReport, verdict: Verdict) -> int:
 
 
 def _lead(report: ComparisonReport) -> str:
-    """The likeliest cause of the worst pair, or the first gate that decided the verdict."""
+    """The likeliest cause in the first pair with the verdict, or the first gate that decided it."""
     if report.verdict != "parity":
         for pair in report.pairs:
             if pair.diagnosis.findings and any(g.verdict == report.verdict for g in pair.gates):
@@ -86,7 +86,7 @@ def _sections(report: ComparisonReport) -> Iterator[Section]:
     yield Section("gates", "Gates", tuple(_gates(report)), early=True)
     yield Section("findings", "Findings", tuple(findings.blocks(report)), early=True)
     yield Section("warnings", "Warnings", tuple(_warnings(report)), early=True)
-    yield Section("samples", "Worst samples", tuple(findings.worst(report)))
+    yield Section("samples", "Worst tokens", tuple(findings.worst(report)))
     yield Section("settings", "Settings", (PageOnly(tuple(engines.facts(report))),))
     yield Section("repeat", "Repeat this run", (PageOnly(tuple(_repeat(report))),))
 

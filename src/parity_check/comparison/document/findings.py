@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from parity_check import visible
 from parity_check.comparison.labels import pair_label
 from parity_check.comparison.pictures.samples import SHADES, WorstSample
-from parity_check.comparison.report import ComparisonReport, Pair
+from parity_check.comparison.report import ComparisonReport, Pair, ReportPictures
 from parity_check.diagnosis.findings import Diagnosis, Finding
-from parity_check.report import document as blocks_of
-from parity_check.report import visible
 from parity_check.report.document import (
     Block,
     Cause,
@@ -19,8 +18,10 @@ from parity_check.report.document import (
     Heading,
     PageOnly,
     Row,
+    Sample,
     Samples,
     Sentence,
+    Stage,
     Stages,
     Table,
     Token,
@@ -51,10 +52,7 @@ def _open(pair: Pair) -> bool:
 def _diagnosis(diagnosis: Diagnosis) -> Iterator[Block]:
     yield Stages(
         "layers, in this order",
-        tuple(
-            blocks_of.Stage(stage.layer, stage.outcome, stage.sentence)
-            for stage in diagnosis.stages
-        ),
+        tuple(Stage(stage.layer, stage.outcome, stage.sentence) for stage in diagnosis.stages),
     )
     unknown = None
     if diagnosis.known:
@@ -73,20 +71,21 @@ def _cause(finding: Finding) -> Cause:
 
 def worst(report: ComparisonReport) -> Iterator[Block]:
     """Whole samples for the page, and the worst tokens in their context."""
-    pictures = () if report.pictures is None else report.pictures.pairs
-    for pair, drawn in zip(report.pairs, pictures, strict=False):
-        share = len(drawn.worst_samples) // len(report.pairs)
-        samples = drawn.worst_samples[: max(FEWEST, share)]
-        if len(report.pairs) > 1:
-            yield PageOnly((Heading(pair_label(pair)),))
-        if samples:
-            shown = Samples(tuple(map(_sample, samples)), SHADES)
-            yield PageOnly((shown,))
-        else:
-            yield PageOnly((Sentence("No token differs."),))
+    if report.pictures is not None:
+        samples = tuple(_samples(report, report.pictures))
+        yield PageOnly((Samples(samples, SHADES) if samples else Sentence("No token differs."),))
     for pair in report.pairs:
         if pair.worst_tokens:
             yield Details(_worst_title(report, pair), (_worst_tokens(report, pair),))
+
+
+def _samples(report: ComparisonReport, pictures: ReportPictures) -> Iterator[Sample]:
+    """The worst samples of every pair, fewer of each where there are several."""
+    for pair, drawn in zip(report.pairs, pictures.pairs, strict=True):
+        most = max(FEWEST, len(drawn.worst_samples) // len(report.pairs))
+        which = "" if len(report.pairs) == 1 else f"{pair_label(pair)} · "
+        for sample in drawn.worst_samples[:most]:
+            yield _sample(sample, which)
 
 
 def _worst_title(report: ComparisonReport, pair: Pair) -> str:
@@ -114,11 +113,11 @@ def _worst_tokens(report: ComparisonReport, pair: Pair) -> Table:
     return Table(title, (Column(title), *headings, Column("context")), rows, verbatim=True)
 
 
-def _sample(sample: WorstSample) -> blocks_of.Sample:
-    return blocks_of.Sample(
+def _sample(sample: WorstSample, which: str) -> Sample:
+    return Sample(
         title=sample.sample_id,
-        facts=f"sampled by the {sample.sampled_by} · {sample.length:,} tokens · mean Δ "
-        f"{sample.mean_log_ratio:+.4f} · largest |Δ| {sample.largest:.4f} · "
+        facts=f"{which}sampled by the {sample.sampled_by} · {sample.length:,} tokens · mean Δ "
+        f"{sample.mean_log_ratio:+z.4f} · largest |Δ| {sample.largest:.4f} · "
         f"{100 * sample.share:.1f} % of the Σ Δ² of its direction",
         prompt_end=sample.prompt_end,
         length=sample.length,

@@ -60,20 +60,12 @@ def _explained(report: ComparisonReport, objective: Objective) -> str:
         "logprobs (recompute): the ratio is 1 at the first step, and only the importance weight "
         "sees Δ.",
     }[objective.wiring]
+    if objective.wiring == "recompute" and objective.kind == "clip":
+        wiring = f"This is not the framework's own number: {objective.counter.difference}."
     return (
-        f"{share_label(objective)}: {sentence}; {_edges(objective)}, as in {objective.counter} "
-        f"({objective.source}). {wiring}"
+        f"{share_label(objective)}: {sentence}; {objective.edges_in_words()}, as in "
+        f"{objective.counter} ({objective.source}). {wiring}"
     )
-
-
-def _edges(objective: Objective) -> str:
-    low, high = objective.low, objective.high
-    what = {"token": "", "sequence-mean": "geometric mean ", "sequence-sum": "product of "}
-    unit = objective.unit + ("s" if objective.level == "sequence-sum" else "")
-    name = f"{what[objective.level]}{unit}"
-    if low is None:
-        return f"{name} above {high:g}"
-    return f"{name} outside {low:g} to {high:g}"
 
 
 def _loss(report: ComparisonReport) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from parity_check.comparison.document import numbers as direction_numbers
-from parity_check.comparison.labels import SHARE_OF, share_label
+from parity_check.comparison.labels import SHARE_OF
 from parity_check.comparison.report import (
     ComparisonReport,
     FirstStep,
@@ -14,6 +14,7 @@ from parity_check.comparison.report import (
     Scored,
 )
 from parity_check.measure.decomposition import Decomposition, Leg
+from parity_check.measure.objectives import Objective
 from parity_check.measure.results import Measurement
 from parity_check.measure.stats import Estimate
 from parity_check.report import numbers
@@ -137,7 +138,7 @@ def _interval(share: Estimate) -> str:
 
 def _percent(share: float) -> str:
     """A share that may be negative, or above one."""
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:z.1f} %"
 
 
 def _first_step(step: FirstStep) -> str:
@@ -146,10 +147,15 @@ def _first_step(step: FirstStep) -> str:
     seen = "ratio 1 if the trainer repeats itself (not measured: workload.repeats = 0)"
     if step.ratio is not None and step.clip is not None:
         own = ", from the trainer's own batch noise" if step.logprobs == "recompute" else ""
-        clip = f"{share_label(step.clip.objective)} {numbers.value(step.clip.counted)}"
+        clip = f"{_share(step.clip.objective)} {numbers.value(step.clip.counted)}"
         seen = f"mean ratio {numbers.value(step.ratio)}, {clip}{own}"
     weight = "no importance weight"
     if step.truncation is not None:
         counted = numbers.value(step.truncation.counted)
-        weight = f"importance weight: {share_label(step.truncation.objective)} {counted}"
+        weight = f"importance weight: {_share(step.truncation.objective)} {counted}"
     return f"{step.trainer}: {loss} {LOSS[step.logprobs]}: {seen}; {weight}"
+
+
+def _share(objective: Objective) -> str:
+    """What an objective changes, inside a sentence."""
+    return f"{SHARE_OF[objective.kind]} ({objective.name})"

@@ -41,6 +41,7 @@ SHOWN = (
 )
 """Metrics that have a row whether gated or not."""
 BREAKDOWNS = {
+    "turn": "By turn of the rollout",
     "position": "By position in the completion",
     "behaviour_probability": "By the probability that the behaviour engine gave",
     "prompt_group": "By prompt group",
@@ -77,6 +78,7 @@ def direction_blocks(report: ComparisonReport, pair: Pair, direction: Direction)
             *(
                 Details(f"{title}, {where}", (_breakdown(direction, name, f"{title}, {where}"),))
                 for name, title in BREAKDOWNS.items()
+                if name in direction.measurement.breakdowns
             ),
             Details(
                 f"What every objective would clip, cut or mask, {where}",

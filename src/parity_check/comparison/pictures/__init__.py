@@ -1,1 +1,1 @@
-"""What the pictures of a report show, computed before anything is drawn."""
+"""The plot data of a report, computed before anything is drawn."""

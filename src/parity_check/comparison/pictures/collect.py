@@ -1,6 +1,6 @@
-"""One sampling direction's pictures, as numbers: collected while its tokens stream by.
+"""Collect the plot data of one sampling direction in one pass over its tokens.
 
-Memory grows with the samples, three numbers each, and not with their tokens.
+Memory grows with the number of samples (three numbers each), not with their tokens.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 DRAWN_SEQUENCES = 240
 RATIO_BINS = 61
 POSITION_EDGES = (0, 1, 2, 3, *(edge for k in range(2, 20) for edge in (2**k, 3 * 2 ** (k - 1))))
-"""Two bins a doubling, from the first token to the millionth."""
+"""Two bins per octave, from the first token to the millionth."""
 _FINE_STEP = 0.0025
 _FINE_REACH = 2.5  # nats: beyond every edge of a token objective
 _FINE_BINS = 2 * round(_FINE_REACH / _FINE_STEP) + 1
 _FINE_EDGES = (np.arange(_FINE_BINS + 1) - _FINE_BINS / 2) * _FINE_STEP
-_WITHIN = 0.999  # share of the ratios that a histogram shows whatever the band
+_OTHER_REACH = 0.2  # nats, where the objective compares something else than the ratio
+_WITHIN = 0.999  # share of the ratios that a histogram always covers
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,9 @@ class RatioHistogram:
 
 @dataclass(frozen=True, slots=True)
 class SequenceMeans:
-    """Mean Δ of sequences, ascending: some of them evenly spaced by rank, both ends among them.
+    """Mean Δ of sequences, ascending: a selection, evenly spaced by rank, with both ends.
 
-    `half_widths` are 1.96 standard errors of a mean over its own tokens. `n` is all sequences.
+    `half_widths` are 1.96 standard errors over the sequence's tokens. `n` counts all sequences.
     """
 
     means: Floats
@@ -74,7 +75,7 @@ class SequenceMeans:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What the pictures of one sampling direction show."""
+    """Plot data of one sampling direction."""
 
     sampled_by: Role
     evaluated_by: Role
@@ -93,7 +94,7 @@ class Pictures:
 
 
 class Collector:
-    """Collects what a direction's pictures show."""
+    """Collects the plot data of a direction."""
 
     def __init__(self, sampled_by: Role, objective: Objective, scales: dict[Role, float]) -> None:
         self._sampled_by = sampled_by
@@ -105,6 +106,7 @@ class Collector:
         self._gaps = GapCounter(sampled_by, scales)
         self._worst = WorstSamples(WORST_SAMPLES)
         self._rows: list[Floats] = []  # one [samples, 3] a chunk: usable tokens, Σ Δ, Σ Δ²
+        self._rollouts: list[NDArray[np.integer]] = []
 
     def add(self, chunk: PairedChunk) -> None:
         """Add the tokens of some whole samples."""
@@ -128,6 +130,8 @@ class Collector:
         self._lattice.add(*(both if self._sampled_by == "reference" else both[::-1]))
         rows = _sums_per_sample(owner[usable], kept, len(chunk.starts) - 1)
         self._rows.append(rows)
+        if chunk.rollout is not None:
+            self._rollouts.append(chunk.rollout)
         self._worst.add(chunk, delta, rows[:, 2])
         self._gaps.add(chunk)
 
@@ -140,7 +144,7 @@ class Collector:
         return float(sum(rows[:, 2].sum() for rows in self._rows))
 
     def pictures(self) -> Pictures:
-        rows = np.concatenate(self._rows)
+        rows = self._sequences()
         rows = rows[rows[:, 0] > 0]
         counts: Ints = self._positions.sum(axis=0)
         return Pictures(
@@ -157,15 +161,26 @@ class Collector:
             gaps=self._gaps.found(),
         )
 
+    def _sequences(self) -> Floats:
+        """The rows of whole rollouts: those of its turns added up."""
+        rows = np.concatenate(self._rows)
+        if not self._rollouts:
+            return rows
+        names, owner = np.unique(np.concatenate(self._rollouts), return_inverse=True)
+        whole = np.zeros((len(names), rows.shape[1]))
+        np.add.at(whole, owner, rows)
+        return whole
+
     def _gspo_band(self) -> tuple[float, float]:
-        """The band of the run's own objective where it compares means, else the paper's."""
+        """The run's own band if it compares sequence means, else the GSPO paper's."""
         own = self._objective
-        return (own if own.level == "sequence-mean" else OBJECTIVES["gspo"]).log_edges()
+        means = own.level == "sequence-mean" and own.statistic == "log ratio"
+        return (own if means else OBJECTIVES["gspo"]).log_edges()
 
     def _ratios(self, rows: Floats) -> RatioHistogram:
-        low, high = self._objective.log_edges()
-        band = max(abs(edge) for edge in (low, high) if math.isfinite(edge))
-        if self._objective.level == "token":
+        edges_of_ratio = [abs(edge) for edge in self._objective.log_edges() if math.isfinite(edge)]
+        band = max(edges_of_ratio, default=_OTHER_REACH)
+        if self._objective.level in ("token", "sequence-extreme"):
             return _from_fine(self._fine, band)
         values = rows[:, 1] / rows[:, 0] if self._objective.level == "sequence-mean" else rows[:, 1]
         reach = max(2.0 * band, 1.02 * float(np.quantile(np.abs(values), _WITHIN)))
@@ -182,7 +197,7 @@ def spread_of(chunk: PairedChunk) -> Ints:
 
 
 def log_ratios(chunk: PairedChunk) -> tuple[Floats, NDArray[np.bool_]]:
-    """Δ of every token, NaN where unusable, and which are usable: the same as in every mean."""
+    """Δ of every token (NaN where unusable) and which are usable, as in every mean."""
     sides = {"behaviour": chunk.behaviour_logprob, "evaluating": chunk.evaluating_logprob}
     defects = {side: Counter[str]() for side in sides}
     usable = invalid.inspect_logprobs(sides, dict.fromkeys(sides, 0), chunk.starts, defects)
@@ -209,7 +224,7 @@ def _quantile_bins(table: Ints, edges: tuple[float, ...]) -> tuple[QuantileBin, 
 
 
 def _from_fine(fine: Ints, band: float) -> RatioHistogram:
-    """Fine bins as few: as far as the band and nearly all ratios reach."""
+    """Merge fine bins into few, covering the band and nearly all ratios."""
     inner = fine[1:-1]
     middle = len(inner) // 2
     sizes = inner[middle:] + inner[middle::-1]

@@ -1,4 +1,4 @@
-"""The pictures of a comparison's page: titles, what a healthy one looks like, a panel a direction.
+"""The figures of a comparison's page: title, healthy appearance, and one panel per direction.
 
 Panels are drawn when a page is rendered.
 """

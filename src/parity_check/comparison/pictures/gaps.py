@@ -1,10 +1,9 @@
-"""What the recorded alternatives of a token tell: gaps between their logprobs, on both engines.
+"""Top-k gaps: logprob differences between the recorded alternatives of a token, on both engines.
 
-A gap is the logprob of the behaviour engine's likeliest alternative minus that of another one; the
-normalisation cancels, what is left is a difference of logits over the temperature. Candidate
-against reference, its slope is 1 for engines that agree, T or 1/T where one of them returns raw
-logprobs. Logits that an lm_head computed in bf16 are multiples of a power of two, and so are their
-gaps.
+A gap is the logprob of the behaviour engine's likeliest alternative minus that of another one. The
+normalisation cancels, which leaves a logit difference over the temperature. The slope of candidate
+over reference gaps is 1 for engines that agree, and T or 1/T if one of them returns raw logprobs.
+Logits of a bf16 lm_head are multiples of a power of two, and so are their gaps.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from parity_check.measure.metrics import F32, I32, PairedChunk
 from parity_check.measure.stats import Floats, Ints
 
 EXPONENTS = tuple(range(1, FINEST + 1))
-"""Grids of 2⁻ᵏ that are tried. Units of logits."""
+"""Exponents k of the grids 2⁻ᵏ to test, in units of logits."""
 TOKENS_PER_CHUNK = 4096
 POINTS = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Pairs of gaps: a sample to draw [points] and its slope, and the logits' grid of all `pairs`.
+    """Pairs of gaps: a sample to draw [points] with its slope, and the logit grid of all `pairs`.
 
-    `slope` is the median of candidate over reference, weighted by the reference's gap; None where
-    no gap is wide. `on_grid` holds, for each engine, the share of its gaps that are multiples of
-    2⁻ᵏ for each k of EXPONENTS; numbers off any grid show FALSE_POSITIVES.
+    `slope` is the median of candidate over reference, weighted by the reference's gap; None if no
+    gap is wide. `on_grid` has, for each engine and each k of EXPONENTS, the share of gaps that are
+    multiples of 2⁻ᵏ; by chance that is FALSE_POSITIVES.
     """
 
     reference: Floats
@@ -43,10 +42,10 @@ class Gaps:
 
 
 class GapCounter:
-    """Collects gaps from an evenly spaced part of every chunk's tokens.
+    """Collects gaps from evenly spaced tokens of every chunk.
 
-    `scales` are what an engine's logprobs must be multiplied by to be differences of logits: the
-    temperature where they are processed, 1 where they are raw.
+    `scales` turn logprob differences into logit differences: the temperature for processed
+    logprobs, 1 for raw ones.
     """
 
     def __init__(self, sampled_by: Role, scales: dict[Role, float]) -> None:
@@ -77,7 +76,7 @@ class GapCounter:
                 self._on_grid[role][place] += int(np.count_nonzero(off < TOLERANCE))
 
     def found(self) -> Gaps | None:
-        """None where no alternatives were recorded."""
+        """None if no alternatives were recorded."""
         if not self._pairs:
             return None
         reference, candidate = (
@@ -100,12 +99,12 @@ class GapCounter:
 
 
 def _evenly(size: int, most: int) -> Ints:
-    """At most `most` of the numbers below `size`, evenly spaced."""
+    """At most `most` evenly spaced numbers below `size`."""
     return np.unique(np.linspace(0, size - 1, min(size, most)).astype(np.int64))
 
 
 def _gaps(chunk: PairedChunk) -> tuple[Floats, Floats] | None:
-    """Gaps of the behaviour and the evaluating engine, of the ids that both of them returned."""
+    """Gaps of the behaviour and the evaluating engine, over the ids that both returned."""
     ids, logprobs = chunk.behaviour_top_ids, chunk.behaviour_top_logprobs
     other_ids, other_logprobs = chunk.evaluating_top_ids, chunk.evaluating_top_logprobs
     if ids is None or logprobs is None or other_ids is None or other_logprobs is None:

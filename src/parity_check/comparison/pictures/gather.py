@@ -1,4 +1,4 @@
-"""From the traces of a run to what a page draws: a second pass, for pages alone."""
+"""Compute the plot data of a page from the traces of a run, in a second pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parity_check.comparison.judgement import Judgement, judgement
+from parity_check.comparison.judgement import Judgement, at_first_step, judgement
 from parity_check.comparison.pictures import spread
 from parity_check.comparison.pictures.collect import WORST_SAMPLES, Collector, spread_of
 from parity_check.comparison.pictures.samples import Candidate, WorstSample, shown_tokens
@@ -21,17 +21,17 @@ from parity_check.traces.pairing import Index, pair
 from parity_check.traces.trace import Trace
 
 PROMPT_END = 100
-"""Characters of a prompt that are shown."""
+"""The number of characters shown from the end of a prompt."""
 
 
 def gather(directory: Path, config: Config) -> ReportPictures:
-    """What the pages of a run draw. Raises InputError, TraceMismatchError."""
-    return _pictures(open_run(directory, config), judgement(config))
+    """The plot data of a run. Raises InputError, TraceMismatchError."""
+    return _pictures(open_run(directory, config), judgement(at_first_step(config)))
 
 
 def gather_pair(one: Path, other: Path, judging: Judging) -> ReportPictures:
-    """What the page of two stored traces draws. Raises InputError, TraceMismatchError."""
-    return _pictures(open_pair(one, other), judgement(judging))
+    """The plot data of two stored traces. Raises InputError, TraceMismatchError."""
+    return _pictures(open_pair(one, other), judgement(at_first_step(judging)))
 
 
 def _pictures(run: StoredRun, how: Judgement) -> ReportPictures:
@@ -59,7 +59,7 @@ def _pair_pictures(run: StoredRun, one: str, other: str, how: Judgement) -> Pair
 
 
 def _collected(role: Role, behaviour: Trace, evaluating: Trace, how: Judgement) -> Collector:
-    """`role` is the sampler's in its pair."""
+    """`role` is that of the sampling engine in its pair."""
     scales = {role: _logit_scale(behaviour), OTHER[role]: _logit_scale(evaluating)}
     collector = Collector(role, how.objective, scales)
     for chunk in _chunks(behaviour, evaluating):
@@ -68,7 +68,7 @@ def _collected(role: Role, behaviour: Trace, evaluating: Trace, how: Judgement) 
 
 
 def _logit_scale(trace: Trace) -> float:
-    """What turns differences of logprobs into differences of logits."""
+    """The factor that turns logprob differences into logit differences."""
     temperature = float(trace.header.sampling["temperature"])
     # Greedy logprobs are reported at T = 1.
     processed = trace.header.logprob_distribution == "processed" and temperature > 0
@@ -80,7 +80,7 @@ def _chunks(behaviour: Trace, evaluating: Trace) -> Iterator[PairedChunk]:
 
 
 def _floors(repeats: Iterable[Repeat]) -> Iterator[FloorPicture]:
-    """The A/A runs of each engine, all of its repeats together."""
+    """The A/A runs of each engine, with all repeats pooled."""
     counts: dict[str, Ints] = {}
     for each in repeats:
         total = counts.setdefault(each.engine, np.zeros(spread.BINS, np.int64))

@@ -1,4 +1,4 @@
-"""Points of a plane counted on a lattice of hexagons, as they stream by."""
+"""Count points of a plane in hexagonal bins, in one pass."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from parity_check.measure.stats import Floats, Ints
 
 WIDTH = 0.25
-"""From one centre to the next along a row. Nats."""
+"""Distance of neighbouring centres in a row. Nats."""
 ROW = WIDTH * np.sqrt(3.0)
-"""From one row to the next but one, which lies in line with it."""
+"""Distance of every second row, which are aligned."""
 LOWEST = -20.0
-"""Logprobs below this are counted there."""
+"""Lower logprobs are counted here."""
 _COLUMNS, _ROWS = (int(np.ceil(-LOWEST / step)) + 2 for step in (WIDTH, ROW))
 
 
 @dataclass(frozen=True, slots=True)
 class Hexagons:
-    """The hexagons that hold a point: their centres [n] and how many points each holds [n]."""
+    """The non-empty hexagons: their centres [n] and point counts [n]."""
 
     x: Floats
     y: Floats
@@ -27,7 +27,7 @@ class Hexagons:
 
 
 class Lattice:
-    """Two rectangular grids, one in the holes of the other; a point belongs to the nearest."""
+    """Hexagons as two interleaved rectangular grids; a point belongs to the nearest centre."""
 
     def __init__(self) -> None:
         self._even = np.zeros((_COLUMNS, _ROWS), np.int64)

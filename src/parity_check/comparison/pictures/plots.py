@@ -39,6 +39,7 @@ RATIO_UNIT = {
     "token": "importance ratio of a token",
     "sequence-mean": "geometric mean ratio of a sequence",
     "sequence-sum": "product of a sequence's ratios",
+    "sequence-extreme": "importance ratio of a token",
 }
 
 
@@ -71,7 +72,7 @@ def log_ratio(axes: Axes, pictures: Pictures, floors: Sequence[Again]) -> None:
             )  # fmt: skip
     reach = highest - lowest + 1
     steps = range(1, reach + 1)
-    every = max(1, reach // 4)
+    every = math.ceil(reach / 4)
     shown = [step for step in steps if (reach - step) % every == 0 and step > 1]
     names = [_power(lowest + step - 1) for step in shown]
     axes.set_xticks(
@@ -111,7 +112,7 @@ def exceedance(
         lowest = min(lowest, share / 3)
         axes.fill_between(
             [threshold, 100], share, 3, color=COLOURS["bad"], alpha=0.22, linewidth=0,
-            label="beyond the tail limit",
+            label="tail limit",
         )  # fmt: skip
     axes.set_ylim(lowest, 1.3)
     axes.xaxis.set_major_formatter(_power_of)
@@ -183,10 +184,11 @@ def ratios(axes: Axes, pictures: Pictures, objective: Objective) -> None:
     total = found.counts.sum() + found.below + found.above
     edges = np.exp(found.edges)
     low, high = (math.exp(edge) for edge in objective.log_edges())
-    axes.axvspan(
-        max(low, edges[0]), min(high, edges[-1]), color=COLOURS["good"], alpha=0.18, linewidth=0,
-        label=f"band of {objective.name}",
-    )  # fmt: skip
+    if objective.statistic == "log ratio":
+        axes.axvspan(
+            max(low, edges[0]), min(high, edges[-1]), color=COLOURS["good"], alpha=0.18,
+            linewidth=0, label=f"band of {objective.name}",
+        )  # fmt: skip
     axes.stairs(
         np.maximum(found.counts / total, NOTHING), edges, baseline=NOTHING, fill=True,
         color=COLOURS["data"], alpha=0.6,

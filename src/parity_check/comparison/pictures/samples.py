@@ -12,16 +12,16 @@ from parity_check.measure.metrics import F32, RATIO_CAP, PairedChunk
 from parity_check.measure.stats import Floats
 
 SHADES = (0.01, 0.05, 0.2, 1.0)
-"""|Δ| from which a token is shaded, and from which it is shaded more. Nats."""
+"""|Δ| at which the shade of a token gets darker. Nats."""
 MOST_TOKENS = 128
 """A longer sample is cut to this many tokens around its largest |Δ|."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One sample that may be among the worst: its number in the trace, and its tokens' numbers.
+    """A sample that may be among the worst: its index in the trace, and its tokens' logprobs.
 
-    `log_ratio` is NaN where a logprob is unusable.
+    `log_ratio` is NaN if a logprob is unusable.
     """
 
     number: int
@@ -33,7 +33,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class ShownToken:
-    """One token of a shown sample. `log_ratio` is None where a logprob is unusable."""
+    """One token of a shown sample. `log_ratio` is None if a logprob is unusable."""
 
     position: int
     token_id: int
@@ -48,7 +48,7 @@ class ShownToken:
 
 @dataclass(frozen=True, slots=True)
 class WorstSample:
-    """A sample with a large sum of Δ², and the part of it that is shown."""
+    """A sample with a large Σ Δ², and the part of it to show."""
 
     sampled_by: str
     sample_id: str
@@ -63,7 +63,7 @@ class WorstSample:
 
 
 class WorstSamples:
-    """Collects the `keep` samples with the largest Σ Δ² while chunks stream by."""
+    """Collects the `keep` samples with the largest Σ Δ², in one pass over the chunks."""
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
@@ -71,7 +71,7 @@ class WorstSamples:
         self._found: list[Candidate] = []
 
     def add(self, chunk: PairedChunk, log_ratio: Floats, squares: Floats) -> None:
-        """`squares` [samples] are the sums of `log_ratio` [tokens] squared, where it is no NaN."""
+        """`squares` [samples] is each sample's Σ Δ² over its usable tokens."""
         for sample in np.argsort(-squares, kind="stable")[: self._keep].tolist():
             tokens = slice(int(chunk.starts[sample]), int(chunk.starts[sample + 1]))
             if squares[sample] > 0.0:
@@ -96,7 +96,7 @@ class WorstSamples:
 def shown_tokens(
     candidate: Candidate, token_ids: Sequence[int], texts: Mapping[int, str]
 ) -> tuple[ShownToken, ...]:
-    """The tokens of a sample, or those around its largest |Δ| where it is long."""
+    """The tokens of a sample; of a long one, those around its largest |Δ|."""
     delta = candidate.log_ratio
     first = _window(len(delta), int(np.nanargmax(np.abs(delta))))
     return tuple(

@@ -1,7 +1,7 @@
-"""A signed quantity by its size: counts on a signed log scale, and what can be read from them.
+"""Histogram of a signed quantity on a signed log scale, and its quantiles.
 
-A picture must show Δ of 1e-7 (an engine against itself) and of 10 (a broken token) at once, from
-tokens that stream by once. Bins are 4 % wide in size, so a quantile is known to 2 %.
+A figure must show Δ of 1e-7 (an engine against itself) and of 10 (a broken token) at once, from one
+pass over the tokens. Bins are 4 % wide, so a quantile is accurate to 2 %.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ def bins_of(values: Floats) -> Ints:
 
 
 def middles() -> Floats:
-    """The value that stands for each bin [BINS]: the geometric middle, 0 for the bin of 0."""
+    """The representative value of each bin [BINS]: its geometric mean; 0 for the bin of 0."""
     upper = np.sqrt(SIZES[:-1] * SIZES[1:])
     return np.concatenate([-upper[::-1], [0.0], upper])
 
 
 def quantiles(counts: Ints, probabilities: tuple[float, ...]) -> tuple[float, ...]:
-    """Quantiles of what was counted [BINS], each the middle of its bin."""
+    """Quantiles of a histogram [BINS], each the middle of its bin."""
     ranks = np.cumsum(counts)
     places = np.searchsorted(ranks, np.array(probabilities) * ranks[-1], side="left")
     return tuple(float(value) for value in middles()[np.minimum(places, BINS - 1)])
 
 
 def shares_above(counts: Ints) -> Floats:
-    """The share of |x| at or above each of SIZES [SIDE + 1], of what was counted [BINS]."""
+    """The share of |x| at or above each of SIZES [SIDE + 1], from a histogram [BINS]."""
     sizes = counts[SIDE + 1 :] + counts[SIDE - 1 :: -1]
     above = np.concatenate([np.cumsum(sizes[::-1])[::-1], [0]])
     shares: Floats = above / counts.sum()
@@ -51,7 +51,7 @@ def shares_above(counts: Ints) -> Floats:
 
 
 def coarser(counts: Ints, factor: int) -> tuple[Ints, Floats]:
-    """Every `factor` bins of a side as one: counts, and the sizes between them on one side."""
+    """Merge every `factor` bins of a side: counts, and the bin edges on one side."""
     upper = counts[SIDE + 1 :].reshape(-1, factor).sum(axis=1)
     lower = counts[SIDE - 1 :: -1].reshape(-1, factor).sum(axis=1)[::-1]
     return np.concatenate([lower, counts[SIDE : SIDE + 1], upper]), SIZES[::factor]

@@ -1,1 +1,1 @@
-"""A server as an engine."""
+"""A running server as an engine."""

@@ -1,8 +1,8 @@
-"""OpenAI's completions API with vLLM's additions: what to ask, and how to read an answer.
+"""OpenAI's completions API with vLLM's extensions: build requests and parse responses.
 
-Token ids go in as `prompt`; `return_token_ids` and `return_tokens_as_token_ids` bring ids back in
-place of text. vLLM writes logprobs as the shortest decimals that read back as the same float32,
-so nothing is lost on the way, and -9999 where JSON has no word for -inf.
+`prompt` takes token ids; `return_token_ids` and `return_tokens_as_token_ids` return ids instead of
+text. vLLM writes logprobs as the shortest decimals that round-trip to the same float32, so no
+precision is lost, and writes -9999 for -inf, which JSON cannot represent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from parity_check.engines.endpoint.answers import PromptLogprobs, RankedLogprob
 from parity_check.engines.replies import Sampled, Scored, UnusableError, typed
 
 FLOOR = -9999.0
-"""vLLM's stand-in for -inf: a token that truncation left no probability."""
+"""vLLM's placeholder for -inf: a token that truncation removed."""
 TOKEN = "token_id:"
 
 
@@ -27,15 +27,13 @@ def _shape_checked() -> Iterator[None]:
     except UnusableError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise UnusableError(
-            f"it has not the shape of a completion ({type(error).__name__}: {error})"
-        ) from None
+        raise UnusableError(f"not a completion ({type(error).__name__}: {error})") from None
 
 
 def generate_body(
     model: str, request: Mapping[str, Any], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Sample one completion. Every sampling parameter is sent: a server has defaults of its own."""
+    """Sample one completion. Send every sampling parameter, because servers have own defaults."""
     return {
         **_common(model, parameters["sampling"]),
         "prompt": request["prompt_token_ids"],
@@ -48,7 +46,7 @@ def generate_body(
 def rescore_body(
     model: str, request: Mapping[str, Any], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Score prompt and completion as one prompt; vLLM insists on one new token."""
+    """Score prompt and completion as one prompt; vLLM requires one new token."""
     return {
         **_common(model, parameters["sampling"]),
         "prompt": request["prompt_token_ids"] + request["completion_token_ids"],
@@ -78,19 +76,19 @@ def read_generated(
     choice = _choice(answer, model, request["prompt_token_ids"])
     columns = choice.get("logprobs")
     if not isinstance(columns, Mapping) or not columns.get("token_logprobs"):
-        raise UnusableError("it holds no logprobs")
+        raise UnusableError("it has no logprobs")
     named = [_token_id(text) for text in columns["tokens"]]
     tokens = choice.get("token_ids") or named
     if tokens != named:
-        raise UnusableError(f"its {len(tokens)} token ids are not those of its logprobs")
+        raise UnusableError(f"its {len(tokens)} token ids differ from those of its logprobs")
     logprobs = columns["token_logprobs"]
     if len(logprobs) != len(tokens):
         raise UnusableError(f"{len(logprobs)} logprobs for {len(tokens)} tokens")
     finish, limit = choice.get("finish_reason"), parameters["max_tokens"]
     if finish not in ("stop", "length"):
-        raise UnusableError(f"it ends after {len(tokens)} tokens for the reason {finish!r}")
+        raise UnusableError(f"it ends after {len(tokens)} tokens with finish_reason {finish!r}")
     if len(tokens) > limit or (len(tokens) < limit and finish == "length"):
-        raise UnusableError(f"{len(tokens)} tokens, {limit} were asked for")
+        raise UnusableError(f"{len(tokens)} tokens instead of the requested {limit}")
     top = parameters["top_logprobs"]
     ranked = [
         _alternatives(token, entries, top)
@@ -141,10 +139,10 @@ def read_rescored(
 def read_prompt_logprobs(
     answer: Any, model: str, sent: Sequence[int]
 ) -> list[Mapping[int, RankedLogprob]]:
-    """{token id: logprob and rank} of every token but the first. Raises UnusableError."""
+    """{token id: {logprob, rank}} of every token except the first. Raises BadAnswerError."""
     choice = _choice(answer, model, sent)
     if not choice.get("prompt_logprobs"):
-        raise UnusableError("it holds no prompt_logprobs")
+        raise UnusableError("it has no prompt_logprobs")
     rows = typed(PromptLogprobs, choice).prompt_logprobs
     found = [row for row in rows[1:] if row is not None]
     if len(rows) != len(sent) or len(found) != len(rows) - 1:
@@ -153,17 +151,19 @@ def read_prompt_logprobs(
 
 
 def _choice(answer: Any, model: str, sent: Sequence[int]) -> Mapping[str, Any]:
-    """The one choice of an answer, after everything that can be checked of its frame."""
+    """The only choice of a response, after checking model and prompt."""
     if not isinstance(answer, Mapping) or len(answer.get("choices") or ()) != 1:
-        raise UnusableError("it is no completion with one choice")
+        raise UnusableError("not a completion with one choice")
     if answer.get("model") != model:
         raise UnusableError(f"it comes from the model {answer.get('model')!r}, not {model!r}")
     choice: Mapping[str, Any] = answer["choices"][0]
     returned = choice.get("prompt_token_ids")
-    if returned is None:  # before 0.10.2: the number of tokens is all that can be checked
+    if returned is None:  # before 0.10.2 only the number of tokens can be checked
         count = (answer.get("usage") or {}).get("prompt_tokens")
         if count != len(sent):
-            raise UnusableError(f"the server read {count} prompt tokens where {len(sent)} went in")
+            raise UnusableError(
+                f"the server read {count} prompt tokens instead of the {len(sent)} sent"
+            )
     elif list(returned) != list(sent):
         place = next(
             (i for i, pair in enumerate(zip(sent, returned, strict=False)) if pair[0] != pair[1]),
@@ -172,7 +172,7 @@ def _choice(answer: Any, model: str, sent: Sequence[int]) -> Mapping[str, Any]:
         found = returned[place] if place < len(returned) else "nothing"
         given = sent[place] if place < len(sent) else "nothing"
         raise UnusableError(
-            f"the server tokenized the prompt anew: token {place} is {found}, {given} went in"
+            f"the server tokenized the prompt again: token {place} is {found}, but {given} was sent"
         )
     return choice
 
@@ -180,7 +180,7 @@ def _choice(answer: Any, model: str, sent: Sequence[int]) -> Mapping[str, Any]:
 def _token_id(text: Any) -> int:
     if not isinstance(text, str) or not text.removeprefix(TOKEN).isdigit():
         raise UnusableError(
-            f"it names tokens by their text ({text!r}): the server knows no "
+            f"it has token texts instead of ids ({text!r}): the server does not support "
             "return_tokens_as_token_ids"
         )
     return int(text.removeprefix(TOKEN))
@@ -189,8 +189,8 @@ def _token_id(text: Any) -> int:
 def _alternatives(token: int, entries: Any, top: int) -> list[tuple[int, float]]:
     """The `top` likeliest tokens, by rank.
 
-    An answer holds the sampled token first, then the likeliest by rank; one that is both stands
-    first. So without a place of its own the sampled token goes where its logprob puts it.
+    A response lists the sampled token first, then the likeliest by rank. A sampled token that is
+    among the likeliest is listed only once, so sort it in by its logprob.
     """
     if not isinstance(entries, Mapping):
         return []
@@ -201,5 +201,5 @@ def _alternatives(token: int, entries: Any, top: int) -> list[tuple[int, float]]
 
 
 def _finite(logprob: float) -> float:
-    """An alternative's logprob, -inf again where the server had to write a number."""
+    """An alternative's logprob, with the placeholder turned back into -inf."""
     return -math.inf if logprob <= FLOOR else logprob

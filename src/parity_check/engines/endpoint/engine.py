@@ -1,4 +1,4 @@
-"""A served endpoint as an engine: no process of ours, what it proves, and what stays unknown."""
+"""A served endpoint as an engine: operations, proofs, and what stays unknown."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CAN = Capabilities(noun="an endpoint", evaluates_by="prefill", repeats=False)
 
 @dataclass(frozen=True)
 class ConfiguredEndpoint(ConfiguredEngine[EndpointTable]):
-    """`kind = "endpoint"`: nothing is made or started for it."""
+    """`kind = "endpoint"`: nothing is provisioned or started."""
 
     can = CAN
 
@@ -49,7 +49,7 @@ class ConfiguredEndpoint(ConfiguredEngine[EndpointTable]):
         variable = self.table.endpoint.api_key_env
         state = "set" if variable and os.environ.get(variable) else "not set"
         yield ("key", "none" if variable is None else f"{variable}, {state}")
-        yield ("setting", "what is in force shows when it is asked: doctor --start")
+        yield ("setting", "use doctor --start to see what is in force")
 
     def check_evaluation(self, stated: Mapping[str, Any]) -> None:
         sampling = {**self.config.workload.sampling(), **stated}
@@ -57,8 +57,8 @@ class ConfiguredEndpoint(ConfiguredEngine[EndpointTable]):
         changed = left_out(sampling, prompt_logprobs)
         if changed and self.table.settings.logprobs_mode != "raw_logprobs":
             raise ConfigError(
-                f"the {self.role} is an endpoint, which scores given tokens by its prompt "
-                f"logprobs, and those leave out {', '.join(changed)}",
+                f"the {self.role} is an endpoint, which scores given tokens by prompt logprobs; "
+                f"those do not include {', '.join(changed)}",
                 hint=WAYS_OUT,
             )
 
@@ -75,11 +75,11 @@ class ConfiguredEndpoint(ConfiguredEngine[EndpointTable]):
 
 @dataclass(frozen=True, slots=True)
 class EndpointSpec:
-    """One served endpoint, ready to be asked. The key is read when the engine is made."""
+    """One served endpoint. The key is read when the engine is created."""
 
     can: ClassVar[Capabilities] = CAN
     repeats_with: ClassVar[Mapping[str, int]] = {}
-    """It cannot decode tokens again that it has sampled."""
+    """None: it cannot replay its tokens."""
     pauses: ClassVar[None] = None
     devices: ClassVar[frozenset[str]] = frozenset()
 
@@ -88,7 +88,7 @@ class EndpointSpec:
     family: str | None
     settings: Settings
     dtype: str
-    """What the model is said to run in; the server itself does not tell."""
+    """The configured dtype of the model; the server does not report it."""
 
     @property
     def label(self) -> str:
@@ -100,27 +100,33 @@ class EndpointSpec:
     def start(
         self, work: Path, log: Path, stall_timeout_s: float, progress: Progress
     ) -> EndpointEngine:
-        """Each request has the endpoint's own deadline in place of `stall_timeout_s`."""
+        """Each request has the endpoint's timeout instead of `stall_timeout_s`."""
         return EndpointEngine(self, work, log, progress)
 
 
 def read_key(role: str, endpoint: EndpointConfig) -> str | None:
-    """The API key, from the one place where it may be. Raises ConfigError."""
+    """The API key from the environment. Raises ConfigError if it is not set."""
     if endpoint.api_key_env is None:
         return None
     key = os.environ.get(endpoint.api_key_env, "").strip()
     if not key:
         raise ConfigError(
             f"{role}.endpoint.api_key_env names {endpoint.api_key_env}, which is not set",
-            hint="export it, or leave `api_key_env` out for a server without a key",
+            hint="export it, or remove `api_key_env` for a server without a key",
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(
+            f"{role}.endpoint.api_key_env names {endpoint.api_key_env}, which holds no API key: "
+            "spaces, control characters or letters beyond ASCII",
+            hint="export the key alone, on one line",
         )
     return key
 
 
 def left_out(sampling: Mapping[str, Any], prompt_logprobs: str) -> list[str]:
-    """The parameters in use that prompt logprobs do not show.
+    """The parameters in use that prompt logprobs do not include.
 
-    V1's are raw: those of T = 1, without penalties and truncation. V0's lack the penalties alone.
+    V1's prompt logprobs are raw (T = 1, no penalties, no truncation). V0's lack only penalties.
     """
     changed = [name for name, value in PLAIN.items() if sampling[name] != value]
     if sampling["temperature"] == 0.0:  # greedy logprobs are those of T = 1
@@ -131,7 +137,7 @@ def left_out(sampling: Mapping[str, Any], prompt_logprobs: str) -> list[str]:
 class EndpointEngine:
     """The operations of an engine as requests to a server.
 
-    It samples, and scores given tokens by prefill; it cannot be made to decode them.
+    It can sample, and score given tokens by prefill. It cannot decode given tokens.
     """
 
     def __init__(self, spec: EndpointSpec, job_dir: Path, log: Path, progress: Progress) -> None:
@@ -148,7 +154,7 @@ class EndpointEngine:
     # --- operations ---------------------------------------------------------------------------
 
     def load(self) -> EngineDescription:
-        """Find the model on the server and probe what is in force. Raises EngineError."""
+        """Find the model on the server and probe the settings in force. Raises EngineError."""
         started = time.perf_counter()
         card = self._card()
         longest = card.max_model_len
@@ -189,7 +195,7 @@ class EndpointEngine:
         return self.description
 
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-        """Token ids of prompts {prompt_id, text | messages}, in their order, by /tokenize."""
+        """Token ids of prompts {prompt_id, text | messages}, in order, by /tokenize."""
         calls = [
             Call(
                 "/tokenize",
@@ -205,7 +211,7 @@ class EndpointEngine:
         if any(answer is None for answer in answers):
             raise InputError(
                 f"the {self.spec.role} endpoint has no /tokenize",
-                hint="give `prompt_token_ids` in the prompts file",
+                hint="use `prompt_token_ids` in the prompts file",
             )
         return [
             self._server.read("tokenize", call.name, TokenIds, answer).tokens
@@ -213,7 +219,7 @@ class EndpointEngine:
         ]
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token id on its own, by /detokenize; its number where there is none."""
+        """The text of each single token id, by /detokenize, or its number without that route."""
         calls = [
             Call("/detokenize", {"model": self._model, "tokens": [token]}, optional=True)
             for token in ids
@@ -240,10 +246,10 @@ class EndpointEngine:
     def score(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
     ) -> list[Scored]:
-        """`rescore`; rows in the order of the requests. Raises EngineError."""
+        """Run `generate` or `rescore`; rows in the order of the requests. Raises EngineError."""
         if op != "rescore":
             raise self._server.error(
-                f"cannot {op}: a server samples, and scores by prefill",
+                f"cannot {op}: a server can only sample, and score by prefill",
                 kind="unsupported",
                 hint=WAYS_OUT,
             )
@@ -253,16 +259,16 @@ class EndpointEngine:
         )
 
     def forget(self) -> None:
-        """Delete the results of finished operations: a trace holds what was wanted of them."""
+        """Delete the results of finished operations, which are in the trace by now."""
         for file in self._job_dir.glob("*.jsonl"):
             file.unlink()
 
     def close(self) -> None:
-        """Nothing is kept open between operations."""
+        """Close the engine. No connection stays open between operations."""
         self.kill()
 
     def kill(self) -> None:
-        """Break off what is under way; safe to call again, from any thread."""
+        """Cancel running requests. Safe to call again, and from any thread."""
         self._server.end()
 
     # --- answers ------------------------------------------------------------------------------
@@ -328,7 +334,7 @@ class EndpointEngine:
             raise self._server.bad_answer(op, about, error) from None
 
     def _card(self) -> Card:
-        """What /models says of the model. Raises EngineError where it is not there."""
+        """The entry of the model in /models. Raises EngineError if it is not served."""
         answer = self._server.ask("load", Call("models"))
         named = {card.id: card for card in self._server.read("load", "/models", Cards, answer).data}
         if self._model not in named:
@@ -346,7 +352,7 @@ class EndpointEngine:
         wanted, found = self.spec.family, self.description.family
         if wanted and found not in (wanted, UNKNOWN):
             raise self._server.error(
-                f"runs vLLM's {found.upper()} engine, {wanted.upper()} was asked for",
+                f"runs vLLM's {found.upper()} engine, but {wanted.upper()} was requested",
                 kind="wrong_family",
             )
 
@@ -354,14 +360,15 @@ class EndpointEngine:
         for name, found in self.description.settings.items():
             if found.requested != "default" and found.in_force not in (found.requested, UNKNOWN):
                 raise self._server.error(
-                    f"could not be taken: {name} = {json.dumps(found.requested)} was asked for, "
-                    f"{json.dumps(found.in_force)} is in force ({found.proof})",
+                    f"does not match the configuration: {name} = {json.dumps(found.requested)} was "
+                    f"requested, but {json.dumps(found.in_force)} is in force ({found.proof})",
                     kind="setting_not_applied",
-                    hint="start the server otherwise, or leave the setting out",
+                    hint="restart the server with this setting, or remove it from the "
+                    "configuration",
                 )
 
     def _check_rescore(self, sampling: Mapping[str, Any]) -> None:
-        """Refuse where prompt logprobs would belong to another distribution than asked for."""
+        """Reject a rescore whose prompt logprobs would belong to a different distribution."""
         assert self.description.prompt_logprobs is not None
         prompt = self.description.prompt_logprobs.in_force
         decode = self.description.settings["logprobs_mode"].in_force
@@ -372,7 +379,8 @@ class EndpointEngine:
         changed = left_out(sampling, prompt)
         if changed and (prompt, decode) != ("raw", "raw_logprobs"):
             raise self._server.error(
-                f"scores given tokens by its prompt logprobs, which leave out {', '.join(changed)}",
+                "scores given tokens by prompt logprobs, which do not include "
+                f"{', '.join(changed)}",
                 kind="unsupported",
                 hint=WAYS_OUT,
             )

@@ -1,4 +1,4 @@
-"""Ask a server a few fixed questions whose answers prove what is in force on it."""
+"""Probe a server with a few fixed requests whose responses prove the settings in force."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ PLAIN = {
     "frequency_penalty": 0.0,
     "repetition_penalty": 1.0,
 }
-"""Sampling parameters that change no distribution."""
+"""Sampling parameters that do not change the distribution."""
 STEPS = 8
 TOP = 5
 REPEATED = 300
-"""Tokens of the repeated prompt: two blocks of 128, the largest that is usual."""
+"""Tokens of the repeated prompt: two blocks of 128, the largest common block size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a server says of itself, and what its answers prove."""
+    """What a server reports about itself, and what its responses prove."""
 
     version: str
     family: str
     prompt_logprobs: Fact
-    """raw, processed or unknown: what a prompt's own logprobs are."""
+    """The distribution of prompt logprobs: raw, processed or unknown."""
     cache: Mapping[str, str]
     settings: Mapping[str, Finding]
 
 
 def probe(server: Server, model: str, dtype: str, longest: int) -> Facts:
-    """`dtype` is what the model is said to run in, `longest` is in tokens. Raises EngineError."""
+    """Probe a server. `dtype` is the configured one, `longest` is in tokens. Raises EngineError."""
     told = server.ask("load", Call("/version", optional=True))
     version: str = UNKNOWN
     if told is not None:
@@ -67,19 +67,19 @@ def probe(server: Server, model: str, dtype: str, longest: int) -> Facts:
         settings={
             "logprobs_mode": proofs.logprobs_mode(warm, cold, cut),
             "enable_prefix_caching": caching,
-            "async_scheduling": (UNKNOWN, "no answer of a server shows it"),
+            "async_scheduling": (UNKNOWN, "no response of a server shows it"),
             "lm_head_dtype": proofs.lm_head_dtype(warm, dtype),
         },
     )
 
 
 def fixed_ids(length: int, turn: int = 0) -> list[int]:
-    """Plain tokens of any vocabulary: small ids, beyond the special ones at its start."""
+    """Plain tokens of any vocabulary: small ids after the special tokens at its start."""
     return [100 + (37 * (place + turn)) % 97 for place in range(length)]
 
 
 def _first_tokens(server: Server, model: str) -> tuple[list[Row], list[Row], Row]:
-    """Top-k logprobs of the first token: of each prompt at T = 1 and T = 1/2, and at top_k = 1."""
+    """Top-k logprobs of the first token, for each prompt at T = 1 and T = 1/2, and at top_k = 1."""
     prompts = [fixed_ids(STEPS, turn) for turn in range(STEPS)]
     plans: list[tuple[list[int], Mapping[str, float]]] = [
         *((prompt, PLAIN) for prompt in prompts),
@@ -110,7 +110,7 @@ def _first_tokens(server: Server, model: str) -> tuple[list[Row], list[Row], Row
 
 
 def _prompt_logprobs(server: Server, model: str) -> Fact:
-    """Which distribution a prompt's own logprobs belong to."""
+    """The distribution of prompt logprobs, and the proof."""
     prompt = fixed_ids(STEPS)
     request = {"prompt_token_ids": prompt, "completion_token_ids": []}
     rows: list[list[Row]] = []
@@ -129,7 +129,7 @@ def _prompt_logprobs(server: Server, model: str) -> Fact:
 
 
 def _prefix_cache(server: Server, model: str, length: int) -> tuple[Finding, str]:
-    """What two equal requests show, and the text of /metrics, empty where there is none."""
+    """The finding of two identical requests, and the text of /metrics (empty if there is none)."""
     request = {"prompt_token_ids": fixed_ids(length)}
     parameters = {"sampling": PLAIN, "max_tokens": 1, "ignore_eos": True, "top_logprobs": 0}
     call = Call("completions", generate_body(model, request, parameters), "probe")
@@ -147,7 +147,7 @@ def _metrics(server: Server) -> str:
 
 
 def _family(version: str, prompt_logprobs: str) -> str:
-    """By the version, else by what V0 alone does: to apply the temperature to a prompt."""
+    """By the version; else by prompt logprobs, to which only V0 applies the temperature."""
     try:
         if Version(version) >= ONLY_V1_SINCE:
             return "v1"

@@ -1,6 +1,6 @@
-"""What is in force on a server for each of the four parity settings, as far as answers prove it.
+"""The four parity settings in force on a server, as far as its responses prove them.
 
-Nothing can be read back from a server, and nothing is assumed: what no answer shows is `unknown`.
+A server's settings cannot be read back and are not assumed: without a proof they are `unknown`.
 
     logprobs_mode          The first tokens after eight prompts at T = 1 and T = 1/2. The gaps
                            between top-k logprobs double when the returned logprobs include the
@@ -8,8 +8,8 @@ Nothing can be read back from a server, and nothing is assumed: what no answer s
                            include the truncation.
     lm_head_dtype          Logits of half precision lie on a coarse grid, and so do the gaps.
     enable_prefix_caching  Two equal requests, one after the other: `cached_tokens` of the second
-                           (`--enable-prompt-tokens-details`), or the server's own count of hits
-                           and its own word in /metrics.
+                           (`--enable-prompt-tokens-details`), or the count of cache hits and
+                           the setting in /metrics.
     async_scheduling       No answer shows it.
 """
 
@@ -26,7 +26,7 @@ COLD = 0.5
 GRID_BITS = {"bfloat16": 10, "float16": 13}
 """A logit of at least 1/8 (bfloat16) or 1/4 (float16) is a multiple of 2^-bits."""
 GRID_ERROR = 4e-6
-"""Of a difference of two float32 logprobs of size 10, in nats."""
+"""Error of a difference of two float32 logprobs of size 10, in nats."""
 ROUNDING = 1e-5
 HITS = re.compile(
     r"^vllm:prefix_cache_hits(?:_total)?\{[^}]*\} (\d+(?:\.\d+)?(?:e[+-]?\d+)?)$", re.MULTILINE
@@ -39,20 +39,20 @@ Finding = tuple[str | bool, str]
 
 
 def gaps(row: Row, ids: Sequence[int]) -> list[float]:
-    """Differences of these tokens' logprobs to the largest of them, in nats."""
+    """Largest logprob of these tokens minus each of the others, in nats."""
     values = [row[token] for token in ids if math.isfinite(row[token])]
     return [max(values) - value for value in values if value < max(values)]
 
 
 def gap_ratio(warm: Sequence[Row], cold: Sequence[Row]) -> float:
-    """Sum of the gaps at T = 1/2 over their sum at T = 1, of the tokens that both rows name."""
+    """Sum of the gaps at T = 1/2 over their sum at T = 1, for the tokens in both rows."""
     pairs = [(w, c, sorted(set(w) & set(c))) for w, c in zip(warm, cold, strict=True)]
     total = sum(sum(gaps(w, ids)) for w, _, ids in pairs if ids)
     return sum(sum(gaps(c, ids)) for _, c, ids in pairs if ids) / total if total else math.nan
 
 
 def tempered(ratio: float) -> bool:
-    """Whether logprobs include the temperature; half-way between 1 and 2 on a log scale."""
+    """Whether logprobs include the temperature: ratio above the geometric mean of 1 and 2."""
     return ratio > math.sqrt(1 / COLD)
 
 
@@ -76,7 +76,7 @@ def logprobs_mode(warm: Sequence[Row], cold: Sequence[Row], cut: Row) -> Finding
 
 
 def lm_head_dtype(warm: Sequence[Row], dtype: str) -> Finding:
-    """`model`, or the dtype that the head must have instead; `dtype` is what the model runs in."""
+    """`model`, or the dtype that the head must have instead. `dtype` is that of the model."""
     coarse = dtype if dtype in GRID_BITS else "bfloat16"
     bits = GRID_BITS[coarse]
     found = [gap * 2**bits for row in warm for gap in gaps(row, list(row))]
@@ -89,29 +89,32 @@ def lm_head_dtype(warm: Sequence[Row], dtype: str) -> Finding:
 
 
 def prefix_caching(usage: Usage, before: str | None, after: str | None) -> Finding:
-    """`usage` of the second of two equal requests, /metrics before the first and after both."""
+    """From `usage` of the second of two identical requests, and /metrics before and after both."""
     details = usage.prompt_tokens_details
     cached = None if details is None else details.cached_tokens
     if cached:
-        return True, f"the second of two equal requests took {cached} tokens from the cache"
-    told = cache_config(after or "").get("enable_prefix_caching")
+        return True, f"the second of two identical requests took {cached} tokens from the cache"
+    reported = cache_config(after or "").get("enable_prefix_caching")
     hits = _hits(after) - _hits(before)
     if hits > 0:
-        return True, f"two equal requests, and /metrics counts {hits:g} more tokens from the cache"
-    if told == "False":
+        return True, f"after two identical requests, /metrics counts {hits:g} more tokens from the "
+        "cache"
+    if reported == "False":
         return (
             False,
-            "/metrics says enable_prefix_caching=False, and two equal requests hit nothing",
+            "/metrics reports enable_prefix_caching=False, and two identical requests had no "
+            "cache hit",
         )
     if cached == 0:
-        return False, "the second of two equal requests took 0 tokens from the cache"
-    if told == "True":
-        return UNKNOWN, "/metrics says on, but the second of two equal requests hit nothing"
-    return UNKNOWN, "the server tells neither `cached_tokens` nor hits in /metrics"
+        return False, "the second of two identical requests took 0 tokens from the cache"
+    if reported == "True":
+        return UNKNOWN, "/metrics reports on, but the second of two identical requests had no "
+        "cache hit"
+    return UNKNOWN, "the server reports neither `cached_tokens` nor cache hits in /metrics"
 
 
 def cache_config(metrics: str) -> dict[str, str]:
-    """What vLLM says of its cache in /metrics; empty where it says nothing."""
+    """vLLM's cache configuration in /metrics; empty if it is not there."""
     found = CACHE_CONFIG.search(metrics)
     return dict(LABEL.findall(found[1])) if found else {}
 

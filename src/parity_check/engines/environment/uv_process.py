@@ -1,4 +1,4 @@
-"""Run uv, and say in one line why it failed."""
+"""Run uv, and explain a failure in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parity_check.errors import EngineEnvironmentError
 
 
 class UvFailedError(EngineEnvironmentError):
-    """uv stopped; `cause` is its own explanation on one line."""
+    """uv failed; `cause` is its explanation as one line."""
 
     def __init__(self, cause: str, log: Path) -> None:
         super().__init__(cause, log=log)
@@ -32,7 +32,7 @@ class UvFailedError(EngineEnvironmentError):
 def run_uv(
     arguments: Sequence[str], location: Path, tell: Callable[[str], None] | None = None
 ) -> None:
-    """Run uv on the environment at `location`, its talk going to `provision.log` there.
+    """Run uv on the environment at `location`; its output goes to `provision.log` there.
 
     `tell` receives uv's lines as they come. uv keeps its own cache whole however it ends. Raises
     UvFailedError.
@@ -50,7 +50,7 @@ def run_uv(
         file.flush()
         ended = processes.run(
             [uv.find_uv_bin(), *arguments],
-            # Elsewhere, uv would read the settings of the project that the user stands in.
+            # In another directory, uv would read the settings of the user's project.
             cwd=location,
             environ=environ,
             tell=note,
@@ -60,10 +60,10 @@ def run_uv(
         raise UvFailedError(cause_of(ended.stderr), log)
 
 
-def cause_of(talk: str) -> str:
-    """uv's explanation of a failure as one line, without its decoration."""
-    start = re.search(r"^(error: |\s*[×x] )", talk, re.MULTILINE)
-    text = talk[start.start() :] if start else talk
+def cause_of(output: str) -> str:
+    """uv's explanation of a failure as one line, without decoration."""
+    start = re.search(r"^(error: |\s*[×x] )", output, re.MULTILINE)
+    text = output[start.start() :] if start else output
     text = re.sub(r"^\s*(error:|cause:|hint:|[×╰─▶├│]+)\s*", "", text, flags=re.MULTILINE)
     line = " ".join(text.split())
     line = line.removesuffix(", we can conclude that your requirements are unsatisfiable.")

@@ -2,7 +2,7 @@
 
     {python} {this directory} JOB_DIR REPLY_FD
 
-The parent writes one JSON object a line to stdin:
+The parent writes one JSON object per line to stdin:
 
     {"id": 3, "op": "generate", ...}
 
@@ -15,11 +15,11 @@ then exactly one of
     {"id": 3, "ok": true, "result": {...}}
     {"id": 3, "ok": false, "kind": "bad_engine_args", "message": "one line", "traceback": "..."}
 
-stdout and stderr belong to the engine's chatter and go to its log. Bulk data are JSON lines in
-files of JOB_DIR: `requests` names the input; the output appears as `out` + ".part", a line a
-sample in the order of completion, and is renamed to `out` when whole. Floats are written as
-repr(float64), which carries a float32 exactly. When stdin closes, the parent is gone and the
-whole process group ends.
+stdout and stderr are the engine's own and go to its log. Bulk data are JSON lines in files of
+JOB_DIR: `requests` names the input. The output is written to `out` + ".part", one line per sample
+in the order of completion, and renamed to `out` when complete. Floats are written as repr(float64),
+which represents a float32 exactly. When stdin closes, the parent is gone, and the whole process
+group exits.
 
 op          payload                                    result
 load        backend, engine_args, family, settings     as describe
@@ -37,19 +37,19 @@ weight_sync requests {sample_id, prompt_token_ids,     out {sample_id, token_ids
             clear_cache, update, python_path, ...        weights_before, weights_after}
 shutdown                                               {}
 
-`weight_sync` generates the requests that are in flight (forced, where they bring their tokens),
-and each time they have `update_after_tokens` more tokens it pauses the engine, loads the next
-checkpoint and resumes; then it runs the others. `switches` names the tokens before which the
-weights changed. At each pause `out` also gets a row for every open request, with the tokens so
-far and finish_reason null; a later row of the same sample replaces it.
+`weight_sync` generates the requests in flight (with forced tokens, if a request has them). Whenever
+all have `update_after_tokens` more tokens, it pauses the engine, loads the next checkpoint and
+resumes. Then it runs the other requests. `switches` are the tokens before which the weights
+changed. At each pause `out` also gets a row for every open request, with the tokens so far and
+finish_reason null; a later row of the same sample replaces it.
 
 Known failures have a `kind`: vllm_not_installed, transformers_not_installed, bad_engine_args,
 wrong_family, setting_not_applied, unsupported, out_of_memory, prompt_too_long,
 token_out_of_vocabulary, replay_mismatch, load_failed, disk_full, bad_update, update_failed,
 no_device, missing_package, kv_cache_too_small; everything else is `internal`, with a traceback.
 
-This directory runs in the engine's own interpreter (Python 3.9 and later): the standard library
-and that environment's packages, nothing of parity-check.
+This directory runs in the engine's own interpreter (Python 3.9 and later). It uses the standard
+library and the packages of that environment, and imports nothing of parity-check.
 """
 
 import contextlib
@@ -94,7 +94,7 @@ class Channel:
 
 
 class Output:
-    """A bulk output: a line a sample, flushed as it comes, renamed into place when whole."""
+    """A bulk output: one line per sample, flushed immediately, renamed when complete."""
 
     def __init__(self, channel, command, total, unit="samples"):
         self._channel, self._id, self._total, self._unit = channel, command["id"], total, unit
@@ -112,7 +112,7 @@ class Output:
         self.tick()
 
     def note(self, **row):
-        """A line that is not a finished sample."""
+        """Write a line that is not a finished sample."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
@@ -126,14 +126,14 @@ class Output:
 
 
 def make_engine(command):
-    """The backend `vllm` is the class VllmEngine of vllm_engine.py, and so are the others."""
+    """For the backend `vllm`, the class VllmEngine in vllm_engine.py; likewise for others."""
     backend = command["backend"]
     module = importlib.import_module(f"{backend}_engine")
     return getattr(module, f"{backend.title()}Engine")(command)
 
 
 def run(engine, channel, command):
-    """Carry out one command; returns the engine (made by `load`) and the result."""
+    """Run one command; return the engine (created by `load`) and the result."""
     op = command["op"]
     if op == "load":
         engine = make_engine(command)
@@ -163,7 +163,7 @@ def describe_error(error):
 
 
 def read_commands(commands):
-    """Feed the queue from stdin; end the whole group when the parent is gone."""
+    """Fill the queue from stdin; kill the process group when the parent is gone."""
     for line in sys.stdin:
         commands.put(json.loads(line))
     os.killpg(0, signal.SIGKILL)
@@ -178,7 +178,7 @@ def main():
         command = commands.get()
         if command["op"] == "shutdown":
             channel.send(id=command["id"], ok=True, result={})
-            # An engine's own teardown can hang for seconds; nothing of it is wanted.
+            # Skip the engine's own teardown, which can hang for seconds.
             os._exit(0)
         try:
             engine, result = run(engine, channel, command)
@@ -186,7 +186,7 @@ def main():
             traceback.print_exc()
             channel.send(id=command["id"], ok=False, kind=failure.kind, message=failure.message)
         except BaseException as error:
-            # The log may be on the full disk that this is about.
+            # The log may be on the same full disk.
             with contextlib.suppress(OSError):
                 traceback.print_exc()
             channel.send(

@@ -1,8 +1,8 @@
-"""How a trainer puts samples together: rows that are padded, or one row that is packed."""
+"""The batch layouts of a trainer: padded rows, or one packed row."""
 
 
 def batches(requests, layout, most_samples, most_tokens):
-    """Runs of requests that fit into a batch; one that is too long for any goes alone."""
+    """Split requests into batches; a request that exceeds the limit gets its own batch."""
     batch, sizes = [], []
     for request in requests:
         size = len(request["prompt_token_ids"]) + len(request["completion_token_ids"])
@@ -31,7 +31,7 @@ def places(samples, layout):
 
 
 def padded(ids, device):
-    """Inputs of a model: a row a sample, filled up on the right."""
+    """Model inputs with one row per sample, padded on the right."""
     import torch
 
     longest = max(map(len, ids))
@@ -46,7 +46,7 @@ def padded(ids, device):
 
 
 def packed(ids, device, attention, dtype):
-    """Inputs of a model: one row of all samples, each of which sees itself alone."""
+    """Model inputs with all samples in one row; each attends only to itself."""
     import torch
 
     positions = torch.cat([torch.arange(len(row), device=device) for row in ids])
@@ -54,7 +54,7 @@ def packed(ids, device, attention, dtype):
         "input_ids": torch.tensor([[token for row in ids for token in row]], device=device),
         "position_ids": positions[None],
     }
-    if not attention.startswith("flash"):  # which reads the samples off the positions
+    if not attention.startswith("flash"):  # flash attention finds the samples by their positions
         owner = (positions == 0).cumsum(0)
         seen = (owner[:, None] == owner[None, :]).tril()
         mask = torch.zeros(seen.shape, dtype=dtype, device=device)

@@ -1,8 +1,8 @@
-"""Logprobs as vLLM returns them, as columns of a result."""
+"""Convert vLLM's logprobs to the columns of a result."""
 
 
 def logprob_columns(tokens, logprobs, top):
-    """The given tokens' logprobs (None where the engine gave none), and the top-k by rank."""
+    """The given tokens' logprobs (None if missing), and the top-k by rank."""
     chosen, top_ids, top_logprobs = [], [], []
     for token, entries in zip(tokens, logprobs):
         entry = entries.get(token)

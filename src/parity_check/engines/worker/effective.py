@@ -1,23 +1,23 @@
-"""What a started engine runs with, after its own defaults; public names of vLLM."""
+"""The effective configuration of a started engine, from public names of vLLM."""
 
 import os
 import platform
 
 ENVIRONMENT_PREFIXES = ("VLLM_", "NCCL_", "CUDA_", "TORCH", "OMP_", "LD_PRELOAD", "PARITY_CHECK_")
 SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
-# As given: vllm sets more of its own when it is imported, some of them random.
+# As given: vllm sets more variables when it is imported, some of them random.
 ENVIRONMENT = {
     name: value
     for name, value in sorted(os.environ.items())
     if name.startswith(ENVIRONMENT_PREFIXES) and not name.endswith(SECRET_SUFFIXES)
 }
 
-# What vLLM takes from a generation_config.json, unless it is told not to.
+# What vLLM applies from a generation_config.json by default.
 INJECTED = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
 
 
 def plain(value):
-    """A JSON-ready rendering of a config value."""
+    """A config value as JSON data."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if hasattr(value, "value") and type(value).__module__ != "builtins":  # an enum
@@ -26,7 +26,7 @@ def plain(value):
 
 
 def describe(engine):
-    """The engine's fingerprint, as the protocol gives it to the parent."""
+    """The engine's fingerprint for the parent."""
     import torch
     import transformers
     from vllm.platforms import current_platform
@@ -77,7 +77,7 @@ def effective_config(engine, observed):
         "max_model_len": model.max_model_len,
         "seed": model.seed,
         "enforce_eager": bool(model.enforce_eager),
-        # Until 0.11 a level, 0 for none; since then a mode with a name.
+        # Until 0.11 a level, 0 for none; since then a named mode.
         "compilation": "NONE" if level in (0, None) else plain(getattr(level, "name", level)),
         "custom_ops": ",".join(getattr(compilation, "custom_ops", None) or []),
         "cudagraph_mode": "NONE" if graphs is None else plain(getattr(graphs, "name", graphs)),
@@ -106,14 +106,14 @@ def checkpoint_defaults(model_config):
         loaded = GenerationConfig.from_pretrained(
             model_config.model, revision=model_config.revision
         )
-    except OSError:  # there is none
+    except OSError:  # there is no such file
         return {}
     written = loaded.to_diff_dict()
     return {name: written[name] for name in INJECTED if written.get(name) is not None}
 
 
 def listed(parameters):
-    """{"top_p": 0.8, "top_k": 20} as one value that can be compared and shown."""
+    """{"top_p": 0.8, "top_k": 20} as one string, to compare and to show."""
     return ", ".join(f"{name} {value}" for name, value in sorted(parameters.items()))
 
 
@@ -123,6 +123,6 @@ def tied_embeddings(model_config):
 
 
 def adds_bos(tokenizer):
-    """Whether the tokenizer puts a BOS before a plain text."""
+    """Whether the tokenizer adds a BOS to plain text."""
     bos = tokenizer.bos_token_id
     return bos is not None and tokenizer.encode("a")[:1] == [bos]

@@ -1,4 +1,4 @@
-"""Prompts to token ids, the same way for every engine that has a tokenizer of transformers."""
+"""Convert prompts to token ids, for every engine with a transformers tokenizer."""
 
 from failures import WorkerFailure
 

@@ -2,7 +2,7 @@
 
 
 class WorkerFailure(Exception):
-    """A known failure: `kind` is a word of the protocol, `message` is one line."""
+    """A known failure. `kind` is an error kind of the protocol, `message` is one line."""
 
     def __init__(self, kind, message):
         super().__init__(message)

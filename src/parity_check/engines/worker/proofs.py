@@ -1,15 +1,15 @@
-"""What is in force for each of the four parity settings, measured on the started engine.
+"""The four parity settings in force, measured on the started engine.
 
-A flag can be accepted and ignored, so every setting is proved by what it does to a few fixed
-token ids. The requests are forced or greedy, the workers' random states are put back and the
-prefix cache is emptied, so that the engine samples afterwards as it would have without.
+A flag can be accepted and ignored, so every setting is proved by its effect on a few fixed token
+ids. The requests are forced or greedy, random states are restored and the prefix cache is reset, so
+that the engine samples afterwards as if it had not been probed.
 
     logprobs_mode          The same forced tokens at T = 1 and T = 1/2. The differences between
                            top-k logprobs ("gaps") double when the returned logprobs include the
                            temperature and stay when they do not. What top_k = 1 cuts off has
                            logprob -inf when they include the truncation (ties stay).
     lm_head_dtype          Logits of half precision lie on a coarse grid, and so do the gaps, which
-                           the normalisation leaves alone. Beside it the dtype of the projection's
+                           the normalisation does not change. Also the dtype of the projection's
                            output, and how many projections the extension took over.
     enable_prefix_caching  Two equal requests, longer than a block: how many tokens of the second
                            the engine took from its cache.
@@ -29,7 +29,7 @@ COLD = 0.5
 GRID_BITS = {"bfloat16": 10, "float16": 13}
 """A logit of at least 1/8 (bfloat16) or 1/4 (float16) is a multiple of 2^-bits."""
 GRID_ERROR = 4e-6
-"""Of a difference of two float32 logprobs of size 10, in nats."""
+"""Error of a difference of two float32 logprobs of size 10, in nats."""
 IPEX = "intel_extension_for_pytorch"
 
 
@@ -47,7 +47,7 @@ def platform_limit(setting, family, device, version):
 
 
 def self_check(engine):
-    """{setting: (in force, proof)} of a VllmEngine; the engine is left as it was found."""
+    """{setting: (in force, proof)} of a VllmEngine; restores the engine's state."""
     engine.llm.collective_rpc("parity_check_keep_random_state")
     logprobs = probe_logprobs(engine)
     cached = probe_prefix_cache(engine)
@@ -65,19 +65,21 @@ def self_check(engine):
 
 
 def fixed_ids(engine, length):
-    """Plain tokens of any vocabulary: the special ones are at its ends."""
+    """Plain tokens of any vocabulary: special tokens are at its ends."""
     return [(100 + 37 * place) % engine.vocabulary_size() for place in range(length)]
 
 
 def probe_logprobs(engine):
-    """Top-k logprobs of the same tokens at T = 1 (warm) and T = 1/2 (cold), and of top_k = 1.
+    """Top-k logprobs of the same tokens at T = 1 (warm) and T = 1/2 (cold), and at top_k = 1.
 
     A row is a step: {token id: logprob}.
     """
     limit = engine.model_config.max_logprobs
     top = TOP if limit < 0 else min(TOP, limit, engine.vocabulary_size())
     if top < 2:
-        raise WorkerFailure("unsupported", "the self-check of the settings needs max_logprobs >= 2")
+        raise WorkerFailure(
+            "unsupported", "the self-check of the settings requires max_logprobs >= 2"
+        )
     forced = {FORCED: fixed_ids(engine, 2 * STEPS)[STEPS:]}
     probes = {
         "warm": {"temperature": 1.0, "max_tokens": STEPS, "extra_args": forced},
@@ -96,7 +98,7 @@ def probe_logprobs(engine):
         completion = result.outputs[0]
         tokens = list(completion.token_ids)
         if "extra_args" in probes[request["name"]] and tokens != forced[FORCED]:
-            raise WorkerFailure("unsupported", "this engine does not take the tokens it is given")
+            raise WorkerFailure("unsupported", "forced decode does not work on this engine")
         columns = logprob_columns(tokens, completion.logprobs, top)
         found[request["name"]] = [
             dict(zip(ids, values))
@@ -106,7 +108,7 @@ def probe_logprobs(engine):
 
 
 def probe_prefix_cache(engine):
-    """Tokens of a request that its equal predecessor left in the cache; None: cannot be told."""
+    """Tokens of a request served from the cache of an identical earlier one; None if unknown."""
     block = engine.config.cache_config.block_size
     length = min(2 * block, engine.model_config.max_model_len - 2, engine.kv_capacity() - 2)
     if length < block:
@@ -124,13 +126,13 @@ def probe_prefix_cache(engine):
 
 
 def gaps(row, ids):
-    """Differences of these tokens' logprobs to the largest of them, in nats."""
+    """Largest logprob of these tokens minus each of the others, in nats."""
     values = [row[token] for token in ids if math.isfinite(row[token])]
     return [max(values) - value for value in values if value < max(values)]
 
 
 def gap_ratio(warm, cold):
-    """Sum of the gaps at T = 1/2 over their sum at T = 1, of the tokens that both rows name."""
+    """Sum of the gaps at T = 1/2 over their sum at T = 1, for the tokens in both rows."""
     pairs = [(w, c, sorted(set(w) & set(c))) for w, c in zip(warm, cold)]
     total = sum(sum(gaps(w, ids)) for w, _, ids in pairs if ids)
     return sum(sum(gaps(c, ids)) for _, c, ids in pairs if ids) / total if total else math.nan
@@ -144,9 +146,9 @@ def logprobs_mode(engine, logprobs):
         f"gaps at T = {COLD} are {ratio:.3f} times those at T = 1 (processed: {1 / COLD:g}, raw: "
         f"1); top_k = 1 leaves {left} of {len(candidates)} top logprobs finite (raw: all)"
     )
-    told = engine.configured_logprobs_mode()
-    if told.endswith("_logits"):  # not normalised: not one of the two that can be asked for
-        return told, proof
+    configured = engine.configured_logprobs_mode()
+    if configured.endswith("_logits"):  # not normalised, and not a valid setting
+        return configured, proof
     tempered, truncated = ratio > math.sqrt(1 / COLD), left < len(candidates)
     if tempered and truncated:
         return "processed_logprobs", proof
@@ -163,12 +165,12 @@ def on_grid(rows, bits):
 
 
 def lm_head_dtype(engine, rows, observed):
-    """`model` or a dtype. Half-precision output is half precision; float32 must also be fine."""
+    """`model` or a dtype. float32 output counts as float32 only if it is not on the coarse grid."""
     model, output = engine.dtype(), observed["lm_head_dtype"]
     taken = observed["fp32_heads"]
     proof = f"the projection's output is {output}"
     if observed["fp32_requested"]:
-        proof += f", the extension took over {taken} projection{'' if taken == 1 else 's'}"
+        proof += f", the extension patched {taken} projection{'' if taken == 1 else 's'}"
     found = output
     if model in GRID_BITS:
         bits = GRID_BITS[model]
@@ -180,19 +182,19 @@ def lm_head_dtype(engine, rows, observed):
 
 
 def prefix_caching(engine, cached):
-    told = bool(engine.config.cache_config.enable_prefix_caching)
+    configured = bool(engine.config.cache_config.enable_prefix_caching)
     if cached is None:
-        return told, "cache_config.enable_prefix_caching; a hit cannot be seen here"
-    proof = f"the second of two equal requests took {cached} tokens from the cache"
+        return configured, "cache_config.enable_prefix_caching; cache hits cannot be observed here"
+    proof = f"the second of two identical requests took {cached} tokens from the cache"
     return cached > 0, with_limit(engine, "enable_prefix_caching", proof)
 
 
 def async_scheduling(engine, scheduler):
-    told = bool(getattr(engine.config.scheduler_config, "async_scheduling", False))
+    configured = bool(getattr(engine.config.scheduler_config, "async_scheduling", False))
     if engine.family == "v0":
         return False, platform_limit("async_scheduling", "v0", engine.device, engine.release)
     if scheduler is None:
-        return told, "scheduler_config.async_scheduling; the scheduler is in another process"
+        return configured, "scheduler_config.async_scheduling; the scheduler is in another process"
     proof = with_limit(engine, "async_scheduling", f"the live scheduler is {scheduler}")
     return scheduler == "AsyncScheduler", proof
 

@@ -1,6 +1,6 @@
-"""A trainer's forward pass: transformers scores given tokens by prefill, a batch at a time.
+"""A trainer's forward pass: transformers scores given tokens by prefill, in batches.
 
-What trainers decide for themselves is explicit in `engine_args`:
+The choices of a trainer are explicit in `engine_args`:
 
     dtype = "bfloat16"      of the body
     lm_head_dtype           "float32": hidden states and head weights are upcast before the product,
@@ -12,9 +12,9 @@ What trainers decide for themselves is explicit in `engine_args`:
     samples_per_batch, tokens_per_batch       the batch shape; padding counts
     device = "cpu"
 
-Logits are upcast to float32 before temperature and softmax. `rescore` may be given another
-`samples_per_batch`: a trainer's own noise is what the batch shape does. `generate` samples one
-token at a time through the key-value cache, one sample after another: slow, and plain.
+Logits are upcast to float32 before temperature and softmax. `rescore` accepts a different
+`samples_per_batch`, because a trainer's noise comes from the batch shape. `generate` samples one
+token at a time through the KV cache, one sample after another: slow but simple.
 """
 
 import platform
@@ -52,7 +52,7 @@ def first_line(error):
 
 
 class Head:
-    """An lm_head that projects chosen positions alone: trainers leave the prompt out as well."""
+    """An lm_head that only projects selected positions, as trainers skip the prompt."""
 
     def __init__(self, linear, upcast):
         import torch
@@ -78,7 +78,7 @@ class Head:
 
 
 class TransformersEngine:
-    """Loads on construction; raises WorkerFailure when that cannot be done as asked."""
+    """Loads on construction. Raises WorkerFailure if it cannot load as requested."""
 
     def __init__(self, command):
         self.torch, self.transformers = import_transformers()
@@ -98,7 +98,7 @@ class TransformersEngine:
         arguments, torch = self.arguments, self.torch
         if arguments.device.startswith("cuda") and not torch.cuda.is_available():
             raise WorkerFailure("unsupported", f"device = {arguments.device!r}: torch sees no GPU")
-        # Renamed by transformers 4.56, and the old name is no longer there in 5.
+        # Renamed in transformers 4.56; the old name was removed in 5.
         release = tuple(int(part) for part in self.version.split(".")[:2])
         dtype = "dtype" if release >= (4, 56) else "torch_dtype"
         try:
@@ -118,7 +118,7 @@ class TransformersEngine:
     # --- what is in force -----------------------------------------------------------------------
 
     def prove(self):
-        """{setting: (in force, proof)}; the lm_head's by what it does to a few fixed tokens."""
+        """{setting: (in force, proof)}; the lm_head is proved by its effect on fixed tokens."""
         vocabulary = self.model.config.vocab_size
         ids = [token % vocabulary for token in PROBE]
         logits = self.forward([(ids[:8], ids[8:])], "padded")
@@ -140,7 +140,7 @@ class TransformersEngine:
         if in_force != wanted:
             raise WorkerFailure(
                 "setting_not_applied",
-                f"lm_head_dtype = {wanted!r} was asked for, {in_force!r} is in force ({proof})",
+                f"lm_head_dtype = {wanted!r} was requested, but {in_force!r} is in force ({proof})",
             )
         divided = self.arguments.temperature
         return {
@@ -148,10 +148,10 @@ class TransformersEngine:
                 "processed_logprobs" if divided else "raw_logprobs",
                 "the trainer divides its logits by the temperature"
                 if divided
-                else "the trainer leaves its logits as they are",
+                else "the trainer does not scale its logits",
             ),
             "enable_prefix_caching": (False, "each sample is scored from its first token"),
-            "async_scheduling": (False, "there is no scheduler"),
+            "async_scheduling": (False, "a trainer has no scheduler"),
             "lm_head_dtype": (in_force, proof),
         }
 
@@ -211,7 +211,7 @@ class TransformersEngine:
     # --- scoring --------------------------------------------------------------------------------
 
     def check_tokens(self, requests, new_tokens):
-        """Refuse what would not fit: lengths in tokens, ids in [0, vocabulary size)."""
+        """Reject requests that are too long or have ids outside the vocabulary."""
         limit, vocabulary = self.longest(), self.model.config.vocab_size
         for request in requests:
             tokens = [*request["prompt_token_ids"], *(request.get("completion_token_ids") or [])]
@@ -250,7 +250,7 @@ class TransformersEngine:
         return self.torch.tensor(rows, device=self.arguments.device)
 
     def logprobs(self, logits, sampling):
-        """What the trainer makes of its logits: float32 [n, vocabulary], -inf outside support."""
+        """The trainer's logprobs: float32 [n, vocabulary], -inf outside the support."""
         logits = logits.float()
         if self.arguments.temperature and sampling["temperature"] > 0:
             logits = logits / sampling["temperature"]
@@ -259,7 +259,7 @@ class TransformersEngine:
         return logits.log_softmax(-1)
 
     def truncated(self, logits, sampling):
-        """Mask what min_p, then top_k, then top_p leave out."""
+        """Apply min_p, then top_k, then top_p."""
         inf = self.torch.inf
         if sampling["min_p"] > 0:
             probabilities = logits.softmax(-1)
@@ -277,7 +277,7 @@ class TransformersEngine:
         return logits
 
     def columns(self, logprobs, tokens, top):
-        """The columns of a result: of the tokens, of the likeliest `top`, and the entropy."""
+        """The columns of a result: logprobs of the tokens, top-k, and entropy."""
         places = self.torch.arange(len(tokens), device=logprobs.device)
         chosen = logprobs[places, self.tensor(tokens)]
         best = logprobs.topk(top) if top else None
@@ -307,21 +307,22 @@ class TransformersEngine:
                 )
 
     def replay(self, requests, command, output):
-        raise WorkerFailure("unsupported", "a trainer scores by prefill: rescore instead")
+        raise WorkerFailure("unsupported", "a trainer only scores by prefill: use rescore")
 
     # --- sampling -------------------------------------------------------------------------------
 
     def check_sampling(self, sampling):
-        """Refuse to sample from another distribution than the one that is recorded."""
+        """Refuse to sample from a distribution that differs from the recorded one."""
         neutral = dict(PENALTIES)
         if not self.arguments.truncation:
             neutral.update(TRUNCATIONS)
         if not self.arguments.temperature:
             neutral["temperature"] = 1.0
-        asked = [name for name, value in neutral.items() if sampling[name] != value]
-        if asked and sampling["temperature"] != GREEDY:
+        unsupported = [name for name, value in neutral.items() if sampling[name] != value]
+        if unsupported and sampling["temperature"] != GREEDY:
             raise WorkerFailure(
-                "unsupported", f"this trainer applies no {', '.join(asked)}: it cannot sample so"
+                "unsupported",
+                f"this trainer does not apply {', '.join(unsupported)}: it cannot sample with it",
             )
 
     def generate(self, requests, command, output):
@@ -340,7 +341,7 @@ class TransformersEngine:
             )
 
     def sample(self, prompt, command, ends):
-        """Tokens of one completion, and a row of logprobs [1, vocabulary] for each."""
+        """The tokens of one completion, and a row of logprobs [1, vocabulary] for each."""
         tokens, rows, cache, ids = [], [], None, prompt
         self.head.rows, self.head.columns = [0], [-1]
         while len(tokens) < command["max_tokens"]:

@@ -1,4 +1,4 @@
-"""A vLLM engine, V0 or V1, from 0.8.5 to the newest."""
+"""A vLLM engine, V0 or V1, since 0.8.5."""
 
 import contextlib
 import difflib
@@ -44,7 +44,7 @@ def known_arguments():
 
 
 def check_arguments(engine_args):
-    """Refuse what this version does not know, and what forced decode cannot do."""
+    """Reject arguments that this version does not have or that break forced decode."""
     known = known_arguments()
     for name in engine_args:
         if name not in known:
@@ -55,7 +55,7 @@ def check_arguments(engine_args):
         if engine_args.get(name):
             raise WorkerFailure("unsupported", f"forced decode does not work with `{name}`")
     if engine_args.get("num_scheduler_steps", 1) != 1:
-        raise WorkerFailure("unsupported", "forced decode needs `num_scheduler_steps = 1`")
+        raise WorkerFailure("unsupported", "forced decode requires `num_scheduler_steps = 1`")
     if engine_args.get("pipeline_parallel_size", 1) != 1:
         raise WorkerFailure(
             "unsupported",
@@ -78,7 +78,7 @@ def check_device():
 
 
 def inspect_models_in_process():
-    """0.8.5 inspects the model class in a fresh process, which costs it 6 to 14 s a start."""
+    """0.8.5 inspects the model class in a new process, which costs 6 to 14 s per start."""
     from vllm.model_executor.models import registry
 
     if hasattr(registry, "_run_in_subprocess") and hasattr(registry, "_LazyRegisteredModel"):
@@ -88,11 +88,11 @@ def inspect_models_in_process():
 
 
 def load_failure(error):
-    """The worker's word for an exception that vLLM raised while it started."""
+    """The typed failure for an exception that vLLM raised during start."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError):
         return WorkerFailure("out_of_memory", first_line(text))
-    if "unquantized lm_head" in text.lower():  # said by vLLM and by the extension alike
+    if "unquantized lm_head" in text.lower():  # raised by vLLM and by the extension
         return WorkerFailure("setting_not_applied", first_line(text))
     if isinstance(error, (TypeError, ValueError)):  # pydantic's ValidationError is a ValueError
         return WorkerFailure("bad_engine_args", first_line(text))
@@ -101,7 +101,7 @@ def load_failure(error):
 
 @contextlib.contextmanager
 def failures_named():
-    """Turn what vLLM raises while it starts into the worker's words, and log the rest of it."""
+    """Turn exceptions of vLLM's start into typed failures, and log their tracebacks."""
     try:
         yield
     except WorkerFailure:
@@ -112,13 +112,13 @@ def failures_named():
 
 
 def first_line(text):
-    """The first line that says something; pydantic puts the reason on the lines behind it."""
+    """The first non-empty line; for a pydantic error, also the lines with the reason."""
     lines = [line.strip() for line in text.partition(" [type=")[0].splitlines() if line.strip()]
     return " ".join(lines[:3]) if "validation error" in lines[0] else lines[0]
 
 
 class VllmEngine:
-    """Loads on construction; raises WorkerFailure when that cannot be done as asked."""
+    """Loads on construction. Raises WorkerFailure if it cannot load as requested."""
 
     def __init__(self, command):
         vllm = import_vllm()
@@ -141,15 +141,15 @@ class VllmEngine:
         if wanted and wanted != self.family:
             raise WorkerFailure(
                 "wrong_family",
-                f"vLLM {self.version} started its {self.family.upper()} engine, "
-                f"{wanted.upper()} was asked for",
+                f"vLLM {self.version} started its {self.family.upper()} engine, but "
+                f"{wanted.upper()} was requested",
             )
         self.tokenizer = self.llm.get_tokenizer()
         self._counter = 0
-        self.refuse_what_the_platform_lacks()
+        self.check_platform()
         self.check_capacity("the self-check of the settings", 2 * proofs.STEPS)
         started = time.perf_counter()
-        with failures_named():  # these are the first tokens that the engine computes
+        with failures_named():  # the first tokens that the engine computes
             self.settings = proofs.self_check(self)
         self.self_check_s = round(time.perf_counter() - started, 3)
         self.check_settings(command["settings"])
@@ -157,18 +157,18 @@ class VllmEngine:
     # --- what is in force -----------------------------------------------------------------------
 
     def observed(self):
-        """What the extension saw in the (first) worker process."""
+        """What the extension observed in the first worker process."""
         return self.llm.collective_rpc("parity_check_observed")[0]
 
-    def refuse_what_the_platform_lacks(self):
-        """Some engines start with a prefix cache that fails them at the first prefill."""
+    def check_platform(self):
+        """Reject a prefix cache that would crash the engine at its first prefill."""
         limit = proofs.platform_limit(
             "enable_prefix_caching", self.family, self.device, self.release
         )
         if limit and self.config.cache_config.enable_prefix_caching:
             raise WorkerFailure(
                 "setting_not_applied",
-                f"enable_prefix_caching = true was asked for, false is in force ({limit})",
+                f"enable_prefix_caching = true was requested, but false is in force ({limit})",
             )
 
     def kv_capacity(self):
@@ -199,12 +199,12 @@ class VllmEngine:
                 continue  # a float32 model has a float32 head
             raise WorkerFailure(
                 "setting_not_applied",
-                f"{name} = {json.dumps(wanted)} was asked for, "
-                f"{json.dumps(found)} is in force ({proof})",
+                f"{name} = {json.dumps(wanted)} was requested, but {json.dumps(found)} is in force "
+                f"({proof})",
             )
 
     def configured_logprobs_mode(self):
-        """What the engine's own config says; V0 has no word for what it always does."""
+        """The mode in the engine's config; V0 has no such field and always processes."""
         if self.family == "v0":
             return "processed_logprobs"
         return plain(getattr(self.model_config, "logprobs_mode", "raw_logprobs"))
@@ -243,7 +243,7 @@ class VllmEngine:
     def finished(self, requests, params, tick=lambda: None):
         """Run all requests as one batch; yield (request, output) in the order of completion.
 
-        `tick` is called after every step, a sign of life while no request finishes.
+        `tick` is called after every step, to show progress while no request finishes.
         """
         by_id = self.admit(requests, params)
         while self.engine.has_unfinished_requests():
@@ -254,7 +254,7 @@ class VllmEngine:
                     yield by_id[result.request_id], result
 
     def admit(self, requests, params):
-        """Hand requests to the engine; {its id for the request: request}."""
+        """Add requests to the engine; return {engine's request id: request}."""
         by_id = {}
         for request, request_params in zip(requests, params):
             self._counter += 1
@@ -266,7 +266,7 @@ class VllmEngine:
         return by_id
 
     def check_tokens(self, requests, new_tokens):
-        """Refuse what would not fit: lengths in tokens, ids in [0, vocabulary size)."""
+        """Reject requests that are too long or have ids outside the vocabulary."""
         limit, vocabulary = self.model_config.max_model_len, self.vocabulary_size()
         for request in requests:
             prompt = request["prompt_token_ids"]
@@ -324,7 +324,7 @@ class VllmEngine:
             if tokens != request["completion_token_ids"]:
                 raise WorkerFailure(
                     "replay_mismatch",
-                    f"sample {request['sample_id']}: the engine did not take the given tokens",
+                    f"sample {request['sample_id']}: the engine did not produce the forced tokens",
                 )
             output.write(
                 sample_id=request["sample_id"],
@@ -332,7 +332,7 @@ class VllmEngine:
             )
 
     def rescore(self, requests, command, output):
-        """Score by prefill: prompt + completion go in as one prompt, its own logprobs come out."""
+        """Score by prefill: read the prompt logprobs of prompt + completion."""
         self.check_rescore(command["sampling"])
         scored = [
             dict(
@@ -342,7 +342,7 @@ class VllmEngine:
             )
             for request in requests
         ]
-        self.check_tokens(scored, 1)  # vLLM insists on one new token
+        self.check_tokens(scored, 1)  # vLLM requires one new token
         params = self.sampling_params(
             max_tokens=1, prompt_logprobs=command["top_logprobs"], **command["sampling"]
         )
@@ -364,15 +364,15 @@ class VllmEngine:
         return weight_sync.Scenario(self, command, output).run(requests)
 
     def check_rescore(self, sampling):
-        """Refuse where this version's prompt logprobs would mean something else than asked."""
+        """Reject a rescore whose prompt logprobs would have a different meaning."""
         changed = [name for name, value in NEUTRAL_PENALTIES.items() if sampling[name] != value]
         if self.settings["enable_prefix_caching"][0]:
-            raise WorkerFailure("unsupported", "rescore needs enable_prefix_caching = false")
+            raise WorkerFailure("unsupported", "rescore requires enable_prefix_caching = false")
         if self.family == "v0":
             if changed:
                 raise WorkerFailure(
                     "unsupported",
-                    f"V0 leaves {', '.join(changed)} out of prompt logprobs: replay instead",
+                    f"V0 does not apply {', '.join(changed)} to prompt logprobs: use replay",
                 )
             return
         changed += [name for name, value in NEUTRAL_TRUNCATION.items() if sampling[name] != value]
@@ -381,6 +381,6 @@ class VllmEngine:
         if self.settings["logprobs_mode"][0] == "processed_logprobs" and changed:
             raise WorkerFailure(
                 "unsupported",
-                f"V1 returns raw prompt logprobs, without {', '.join(changed)}: replay instead, "
+                f"V1 returns raw prompt logprobs, without {', '.join(changed)}: use replay, "
                 'or set logprobs_mode = "raw_logprobs"',
             )

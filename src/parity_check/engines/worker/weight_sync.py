@@ -1,12 +1,12 @@
-"""The weight-update scenario on a VllmEngine: requests under way, a pause, new weights, on.
+"""The weight-update scenario on a VllmEngine: requests in flight, pause, new weights, resume.
 
-The engine runs in this process, so that a pause falls between two steps and the same schedule
-gives the same tokens before it, run after run. V0 has no other pause than that boundary. V1 is
-paused as `pause_generation(mode, clear_cache)` does it, through the same scheduler calls.
+The engine runs in this process, so that a pause is between two steps and the same schedule gives
+the same tokens before it in every run. V0 can only be paused there. V1 is paused like
+`pause_generation(mode, clear_cache)`, through the same scheduler calls.
 
-`wait` is what the engine's own process does with it: no new request is scheduled, those under
-way run to their end, then the caches are cleared if that was asked for. vLLM refuses the call
-in-process, because it would have to step the engine itself; here the steps are ours.
+`wait` does what the engine's own process does: no new request is scheduled, running requests
+finish, then the caches are cleared if requested. vLLM refuses this call in-process, because it
+would have to step the engine itself; here the scenario does the steps.
 """
 
 import time
@@ -17,7 +17,7 @@ from proofs import FORCED
 
 
 class StepBoundary:
-    """V0: between two steps the engine stands still; nothing is declared to it, nothing cleared."""
+    """V0: the engine is idle between two steps; no call is needed, nothing is cleared."""
 
     def __init__(self, engine):
         self.scheduler = engine.engine.scheduler[0]
@@ -31,14 +31,15 @@ class StepBoundary:
 
 
 class PausedScheduler:
-    """V1: the scheduler is paused in one of its modes, and its caches are cleared or kept."""
+    """V1: pause the scheduler in one of its modes, and clear or keep its caches."""
 
     def __init__(self, engine, mode, clear_cache):
         self.core = getattr(engine.engine.engine_core, "engine_core", None)
         if self.core is None:
             raise WorkerFailure(
                 "unsupported",
-                "weight-sync steps the engine itself: leave VLLM_ENABLE_V1_MULTIPROCESSING at 0",
+                "weight-sync steps the engine itself: do not change "
+                "VLLM_ENABLE_V1_MULTIPROCESSING = 0",
             )
         self.scheduler, self.preempt = self.core.scheduler, "_preempt_request"
         self.mode, self.clear_cache = mode, clear_cache
@@ -48,7 +49,7 @@ class PausedScheduler:
             from vllm.v1.core.sched.interface import PauseState
 
             self.scheduler.set_pause_state(PauseState.PAUSED_NEW)
-            while self.scheduler.running:  # what still waits for its turn is not scheduled now
+            while self.scheduler.running:  # waiting requests are not scheduled
                 flight.step()
             if self.clear_cache:
                 self.core._reset_caches()
@@ -56,7 +57,7 @@ class PausedScheduler:
         self.core.pause_scheduler(mode=self.mode, clear_cache=self.clear_cache)
         if self.mode == "abort":
             flight.abort()
-        while getattr(self.core, "batch_queue", None):  # a step that async scheduling had begun
+        while getattr(self.core, "batch_queue", None):  # a step that async scheduling had started
             flight.step()
 
     def resume(self):
@@ -64,7 +65,7 @@ class PausedScheduler:
 
 
 class Watch:
-    """What the scheduler did during a scenario: cache resets and their answers, preemptions."""
+    """Records what the scheduler does: cache resets with their results, and preemptions."""
 
     def __init__(self, boundary):
         self._scheduler, self._names = boundary.scheduler, ("reset_prefix_cache", boundary.preempt)
@@ -91,8 +92,8 @@ class Watch:
             delattr(self._scheduler, name)
 
 
-class Flight:
-    """Requests under way, step by step, each with its tokens so far and where weights changed."""
+class InFlight:
+    """Requests in flight: their tokens so far, and the tokens at which the weights changed."""
 
     def __init__(self, engine, requests, params, output):
         self._engine, self._output = engine, output
@@ -105,7 +106,7 @@ class Flight:
         return bool(self._open)
 
     def step(self):
-        """One step of the engine; finished requests are written."""
+        """Run one step of the engine and write finished requests."""
         for result in self._engine.engine.step():
             if result.request_id not in self._open:
                 continue
@@ -119,31 +120,31 @@ class Flight:
             self.step()
 
     def abort(self):
-        """The scheduler has aborted all requests: end them here with the tokens that they have."""
+        """Write all requests, which the scheduler has aborted, with their tokens so far."""
         for request_id in list(self._open):
             self._engine.engine.abort_request([request_id])
             request = self._open.pop(request_id)
             self._write(request, self._results.get(request_id), finish_reason="abort")
 
     def tokens(self):
-        """{sample: tokens so far} of the requests that are still under way."""
+        """{sample: tokens so far} of the open requests."""
         return {
             request["sample_id"]: self._count(request_id)
             for request_id, request in self._open.items()
         }
 
     def due(self, tokens):
-        """Whether every open request has so many more tokens than at the last update."""
+        """Whether every open request has at least `tokens` more tokens than at the last update."""
         return all(n >= self._marks[sample] + tokens for sample, n in self.tokens().items())
 
     def switched(self):
-        """New weights are in force from the next token on."""
+        """Record that the weights change before the next token."""
         for sample, count in self.tokens().items():
             self.switches[sample].append(count)
             self._marks[sample] = count
 
     def note(self):
-        """Write down what the open requests have so far: an interrupted pause keeps it."""
+        """Write the tokens of the open requests, to keep them if the pause is interrupted."""
         for request_id, request in self._open.items():
             result = self._results.get(request_id)
             self._output.note(**self._row(request, result, finish_reason=None))
@@ -170,7 +171,7 @@ class Flight:
 
 
 class Scenario:
-    """One command: its requests in flight while the weights change, then those that come after."""
+    """One command: requests in flight while the weights change, then the later requests."""
 
     def __init__(self, engine, command, output):
         self._engine, self._command, self._output = engine, command, output
@@ -186,7 +187,7 @@ class Scenario:
         before = weights(self._engine)
         in_flight = [request for request in requests if request["in_flight"]]
         with Watch(self._boundary) as watch:
-            flight = self._fly(in_flight)
+            flight = self._start(in_flight)
             for checkpoint in self._command["checkpoints"]:
                 while flight and not flight.due(self._command["update_after_tokens"]):
                     flight.step()
@@ -194,7 +195,7 @@ class Scenario:
             flight.drain()
             total = watch.preemptions
         after = weights(self._engine)
-        self._fly([request for request in requests if not request["in_flight"]]).drain()
+        self._start([request for request in requests if not request["in_flight"]]).drain()
         return {
             "updates": self._updates,
             "preemptions": total,
@@ -202,8 +203,8 @@ class Scenario:
             "weights_after": after,
         }
 
-    def _fly(self, requests):
-        return Flight(self._engine, requests, [self._params(r) for r in requests], self._output)
+    def _start(self, requests):
+        return InFlight(self._engine, requests, [self._params(r) for r in requests], self._output)
 
     def _params(self, request):
         from vllm.sampling_params import RequestOutputKind
@@ -265,13 +266,13 @@ class Scenario:
             )
 
     def _failed(self, error, before):
-        """The update raised: say so, and in what state it left the model."""
+        """The failure of an update that raised, with the state of the model."""
         then, now = before["parameters"], weights(self._engine)["parameters"]
         changed = sum(now.get(name) != found for name, found in then.items())
-        state = "the model still has its old weights"
+        state = "the model still has the old weights"
         if changed:
             state = (
-                f"{changed} of {len(then)} parameters have changed: the model is half updated, and "
+                f"{changed} of {len(then)} parameters changed: the model is partially updated and "
                 "must not be used"
             )
         what = one_line(f"{type(error).__name__}: {error}")
@@ -279,7 +280,7 @@ class Scenario:
 
 
 def weights(engine):
-    """What is in force, of all processes together; ranks are told apart where there are several."""
+    """The weights in force in all processes; names include the rank if there are several."""
     found = engine.llm.collective_rpc("parity_check_weights")
     parameters = {
         f"rank {rank}: {name}" if len(found) > 1 else name: digest

@@ -1,18 +1,18 @@
-"""vLLM worker extension: teacher-forced decode, the fp32 lm_head, and what was observed.
+"""vLLM worker extension: teacher-forced decode, the fp32 lm_head, and observations.
 
 vLLM imports this module in every worker process before it builds the model, through
-`worker_extension_cls="parity_check_extension.ParityExtension"`: the one hook that exists from
-0.8.5 to the newest and changes nothing about what is measured. (`logits_processors=` would switch
-the model runner on 0.22 to 0.30.) Importing is the patch point, methods are the RPC endpoints.
+`worker_extension_cls="parity_check_extension.ParityExtension"`: the only hook that exists from
+0.8.5 to the newest version and does not change what is measured. (`logits_processors=` would switch
+the model runner on 0.22 to 0.30.) The import applies the patches; the methods are RPC endpoints.
 
-Forced decode: a request that carries `extra_args={"parity_check_forced": [ids]}` gets these ids,
-one a step, in place of what was sampled. Logits, processing and the returned logprobs are left
-as the engine made them, so a forced token's logprob is the one that the engine would have
-returned had it sampled that token. The step is computed from token counts, never from the list
-of outputs: right under chunked prefill, preemption, async scheduling and batch reordering.
+Forced decode: a request with `extra_args={"parity_check_forced": [ids]}` gets these ids, one per
+step, instead of sampled ones. Logits, processing and returned logprobs are unchanged, so a forced
+token's logprob is the one that the engine would have returned if it had sampled that token. The
+step is computed from token counts, not from the list of outputs, which is correct under chunked
+prefill, preemption, async scheduling and batch reordering.
 
-fp32 lm_head: `PARITY_CHECK_LM_HEAD=float32` in the environment. Hidden states and weight are
-upcast at call time, so it stays right after an in-place weight update and with tied embeddings.
+fp32 lm_head: `PARITY_CHECK_LM_HEAD=float32` in the environment. Hidden states and weight are upcast
+at call time, which is correct after an in-place weight update and with tied embeddings.
 """
 
 import inspect
@@ -74,7 +74,7 @@ def _patch_v0():
 
 # --- forced decode: V1, model runner v1 ---------------------------------------------------------
 
-_rows = []  # (row, token) of the step that is being sampled
+_rows = []  # (row, token) of the current sampling step
 
 
 def _patch_v1_runner_v1():
@@ -83,7 +83,7 @@ def _patch_v1_runner_v1():
         from vllm.v1.worker.gpu_model_runner import GPUModelRunner
     except ImportError:
         return
-    if not hasattr(GPUModelRunner, "_sample"):  # before 0.10 sampling was not a step of its own
+    if not hasattr(GPUModelRunner, "_sample"):  # before 0.10 sampling was not a separate step
         return
     execute, runner_sample, sample = (
         GPUModelRunner.execute_model,
@@ -136,7 +136,7 @@ def _patch_v1_runner_v1():
 def _patch_v1_runner_v2():
     try:
         from vllm.v1.worker.gpu.sample.sampler import Sampler
-    except Exception:  # absent before 0.12, and not importable where there is no Triton
+    except Exception:  # absent before 0.12, and not importable without Triton
         return
     if not hasattr(Sampler, "add_request"):  # its first versions keep no state per request
         return
@@ -176,7 +176,7 @@ def _patch_v1_runner_v2():
 
 
 def _observe_scheduler():
-    """Note the class of the scheduler, where it is built in this process; V0 has another one."""
+    """Record the scheduler's class, if it is created in this process; not for V0."""
     try:
         from vllm.v1.core.sched.scheduler import Scheduler
     except ImportError:
@@ -194,7 +194,7 @@ def _observe_scheduler():
 
 
 def _observe_lm_head():
-    """Note the dtype in which the projection's output leaves the logits processor."""
+    """Record the dtype of the logits processor's output."""
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
     forward = LogitsProcessor.forward
@@ -208,7 +208,7 @@ def _observe_lm_head():
     LogitsProcessor.forward = observed_forward
 
 
-_fp32_heads = set()  # the identities of the projections that were taken over
+_fp32_heads = set()  # ids of the patched projections
 
 
 def _fp32_projection(hidden_states, weight):
@@ -250,13 +250,13 @@ _random_state = {}
 
 
 class ParityExtension(WeightEndpoints):
-    """RPC endpoints; the prefix keeps them clear of the worker's own attributes."""
+    """RPC endpoints; the prefix avoids collisions with the worker's own attributes."""
 
     def parity_check_observed(self):
         runner = self.model_runner
         model = runner.get_model() if hasattr(runner, "get_model") else runner.model
         modules = list(model.modules())
-        # A config can say one base and the model be built with another: ask the model.
+        # The model may be built with another base than its config says: read it from the model.
         bases = {m.base for m in modules if "RotaryEmbedding" in type(m).__name__}
         backends = {
             type(m.impl).__name__

@@ -1,7 +1,7 @@
-"""The weights of a running engine: loaded in place, and what is in force of them.
+"""The weights of a running engine: load them in place, and probe what is in force.
 
-`load_in_place` is the update that parity-check trusts. Two probes say what an engine computes
-with, whoever updated it:
+`load_in_place` is the trusted update. Two probes show what an engine computes with, independent of
+the update:
 
 parameters   A digest of every parameter and buffer. Where a layer keeps only a packed copy of its
              weight, as linear layers of V1 do on CPU, the copy is read back by projecting the
@@ -32,7 +32,7 @@ def model_of(worker):
 
 
 def read_checkpoint(directory):
-    """(name, tensor) of all tensors in a directory's safetensors files."""
+    """Yield (name, tensor) of all tensors in a directory's safetensors files."""
     from safetensors import safe_open
 
     for file in sorted(Path(directory).glob("*.safetensors")):
@@ -42,10 +42,10 @@ def read_checkpoint(directory):
 
 
 def load_in_place(worker, checkpoint):
-    """Overwrite the model's weights; returns the name of vLLM's function that did it.
+    """Overwrite the model's weights; return the name of the vLLM function used.
 
-    `reload_weights` (0.16) restores what was packed after the last load, loads and packs again.
-    Before it there is `model.load_weights` alone, which fails halfway through a packed model.
+    `reload_weights` (since 0.16) unpacks, loads and packs again. Earlier versions only have
+    `model.load_weights`, which fails halfway through a packed model.
     """
     weights = read_checkpoint(checkpoint)
     reload = getattr(worker.model_runner, "reload_weights", None)
@@ -71,7 +71,7 @@ def named_function(name, directory):
 
 
 def digest(tensor):
-    """Of the tensor's bytes; a tensor without memory says so."""
+    """Digest of a tensor's bytes; "no memory" for a meta tensor."""
     if tensor.is_meta:
         return "no memory"
     flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -79,13 +79,13 @@ def digest(tensor):
 
 
 def is_packed(module):
-    """Whether a layer has given its weight away to a packed copy."""
+    """Whether a layer keeps only a packed copy of its weight."""
     weight = getattr(module, "weight", None)
     return hasattr(module, "cpu_linear") and weight is not None and not weight.numel()
 
 
 def packed_digest(layer):
-    """Of the weight that a packed layer projects with, row by row of the identity."""
+    """Digest of a packed layer's weight, read by projecting the identity."""
     width = getattr(layer, "input_size_per_partition", None) or layer.input_size
     found = hashlib.sha256()
     for start in range(0, width, IDENTITY_ROWS):
@@ -97,7 +97,7 @@ def packed_digest(layer):
 
 @torch.inference_mode()
 def parameter_digests(model):
-    """{name in the engine: digest} of everything that the model computes with."""
+    """{name in the engine: digest} of all parameters and buffers."""
     found = {}
     for prefix, module in model.named_modules():
         dot = prefix + "." if prefix else ""
@@ -112,7 +112,7 @@ def parameter_digests(model):
 
 @torch.inference_mode()
 def head_probe(model):
-    """Logits of fixed hidden states; None where this process has no head."""
+    """Logits of fixed hidden states; None if this process has no head."""
     lm_head = getattr(model, "lm_head", None)
     processors = [m for m in model.modules() if type(m).__name__ == "LogitsProcessor"]
     if getattr(lm_head, "weight", None) is None or not processors:
@@ -136,7 +136,7 @@ class WeightEndpoints:
     """RPC endpoints that ParityExtension inherits."""
 
     def parity_check_find_update(self, function, directory):
-        """Why the user's function cannot be called, or nothing."""
+        """Why the user's function cannot be called; empty if it can."""
         try:
             found = named_function(function, directory)
         except Exception as error:
@@ -144,7 +144,7 @@ class WeightEndpoints:
         return "" if callable(found) else "it is not callable"
 
     def parity_check_update(self, checkpoint, function=None, directory=None):
-        """Load a checkpoint in place, with the user's function where one is named."""
+        """Load a checkpoint in place, with the user's function if there is one."""
         if function is None:
             return load_in_place(self, checkpoint)
         named_function(function, directory)(self, checkpoint)

@@ -102,6 +102,6 @@ def test_a_nan_alternative_is_a_missing_one() -> None:
 
 
 def test_entries_come_in_table_order_with_their_sentence() -> None:
-    entries = invalid.hygiene_counts("candidate", {"positive": 2, "missing": 1, "nan": 0})
+    entries = invalid.invalid_counts("candidate", {"positive": 2, "missing": 1, "nan": 0})
     assert [(entry.kind, entry.count) for entry in entries] == [("missing", 1), ("positive", 2)]
     assert all(entry.sentence == invalid.KINDS[entry.kind] for entry in entries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 import unicodedata
 
 SPACE, TAB, NEWLINE = "·", "⇥", "↵"
@@ -11,9 +12,13 @@ SHOWN = {" ": SPACE, "\t": TAB, "\n": NEWLINE}
 LONGEST = 120
 """Characters of a token that are shown."""
 _UNSAFE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ud800-\udfff]"
 )
+_COMMAND = re.compile(r"^([^\S\n]*):(?=:)|#(#)(?=\[)", re.MULTILINE)
+"""Where GitHub's runner begins to read a command of the workflow, in any line of a log."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 def token(text: str) -> str:
@@ -36,6 +41,31 @@ def document(text: str) -> str:
     become escapes, which mean the same in JSON.
     """
     return _UNSAFE.sub(lambda found: _escape(found[0]), text)
+
+
+def log(text: str) -> str:
+    """A document for a terminal or a workflow's log: none of its lines is a command to either."""
+    return _COMMAND.sub(_disarmed, document(text))
+
+
+def message(text: str, longest: int | None = None) -> str:
+    """A log on one line, of so many characters at the most: the middle is left out."""
+    shown = log(text).replace("\n", "\\n")
+    if longest is None or len(shown) <= longest:
+        return shown
+    return f"{shown[: longest // 2]} … {shown[-longest // 2 :]}"
+
+
+def value(found: object) -> str:
+    """A value of any kind and size, short enough to stand in a message."""
+    try:
+        return _SHORT.repr(found)
+    except (ValueError, RecursionError):  # an integer of more digits than Python prints
+        return f"a {type(found).__name__} that is too large to show"
+
+
+def _disarmed(found: re.Match[str]) -> str:
+    return f"#{_escape('#')}" if found[2] else f"{found[1]}{_escape(':')}"
 
 
 def _sign(text: str, place: int) -> str:

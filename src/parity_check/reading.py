@@ -1,0 +1,177 @@
+"""What comes from outside, within limits: names, regular files, and the trees that they hold."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parity_check.errors import InputError, ParityCheckError
+
+MOST_BYTES = 1 << 30
+"""Of a file that is read as a whole."""
+MOST_DEPTH = 32
+MOST_NODES = 100_000
+INTEGERS = (-(2**63), 2**63 - 1)
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes that Linux takes."""
+KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def wrong_name(name: str) -> str | None:
+    """Why no file can have this name or path; None where one can."""
+    if not name:
+        return "an empty name"
+    if "\0" in name:
+        return "a name with a NUL byte"
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        return "a name that is not UTF-8"
+    if len(encoded) > LONGEST_PATH or max(map(len, encoded.split(b"/"))) > LONGEST_NAME:
+        return "a name that is too long"
+    if name.startswith("~") and not os.path.expanduser(name).startswith("/"):  # noqa: PTH111
+        return f"no home directory for {name.partition('/')[0]}"
+    return None
+
+
+def wrong_path(path: Path) -> str | None:
+    """The same for a path as it stands: `~` is a character like others."""
+    return wrong_name(f"./{path}" if str(path).startswith("~") else str(path))
+
+
+def kind_of(path: Path) -> str | None:
+    """What a path is, where it is no regular file; None for one. Raises OSError."""
+    mode = stat.S_IFMT(path.stat().st_mode)
+    return None if mode == stat.S_IFREG else KINDS.get(mode, "no file")
+
+
+def regular_file(
+    path: Path,
+    what: str,
+    largest: int | None = None,
+    error: type[ParityCheckError] = InputError,
+) -> Path:
+    """The path, if it is a file that ends: no directory, device or FIFO, and not too large."""
+    reason = wrong_path(path)
+    try:
+        reason = reason or kind_of(path)
+        size = 0 if reason else path.stat().st_size
+    except OSError as failure:
+        raise error(f"cannot read {what} {path}: {failure.strerror}") from None
+    if reason == KINDS[stat.S_IFDIR]:
+        raise error(f"cannot read {what} {path}: {os.strerror(errno.EISDIR)}")
+    if reason:
+        raise error(f"cannot read {what} {path}: {reason}, expected a file")
+    if largest is not None and size > largest:
+        raise error(f"cannot read {what} {path}: {size:,} bytes, the most is {largest:,}")
+    return path
+
+
+def read_bytes(
+    path: Path,
+    what: str,
+    largest: int = MOST_BYTES,
+    error: type[ParityCheckError] = InputError,
+) -> bytes:
+    """A regular file as a whole."""
+    try:
+        return regular_file(path, what, largest, error).read_bytes()
+    except OSError as failure:
+        raise error(f"cannot read {what} {path}: {failure.strerror}") from None
+
+
+def read_text(
+    path: Path,
+    what: str,
+    largest: int = MOST_BYTES,
+    error: type[ParityCheckError] = InputError,
+) -> str:
+    """A regular file of UTF-8 as a whole; a byte order mark is left out."""
+    raw = read_bytes(path, what, largest, error)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        raise error(f"{path}: not UTF-8 at byte {failure.start}") from None
+
+
+def parse_json(text: str | bytes, place: str, problem: str = "not valid JSON") -> Any:
+    """JSON without a key twice in one object. Raises InputError."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at character {error.pos}"
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 at byte {error.start}"
+    except RecursionError:
+        reason = "nested too deeply"
+    except ValueError as error:  # a key twice, or an integer of more digits than Python reads
+        reason = str(error).partition(";")[0]
+    raise InputError(f"{place}: {problem}: {reason}")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice[:60]!r} twice in one object")
+    return found
+
+
+def wrong_tree(tree: Any, depth: int = MOST_DEPTH, nodes: int = MOST_NODES) -> str | None:
+    """Why nested dicts and lists are beyond what any file of ours holds; None where they are not.
+
+    Looked for: depth, number of values, keys that are no strings, integers beyond 64 bits, and
+    lone surrogates. Objects that hold themselves are too deep.
+    """
+    level: list[Any] = [tree]
+    count = 0
+    for _ in range(depth + 1):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, Mapping):
+                below += [*value.keys(), *value.values()]
+                if not all(isinstance(key, str) for key in value):
+                    return "a key that is not a string"
+            elif isinstance(value, list | tuple):
+                below += value
+            elif reason := wrong_scalar(value):
+                return reason
+            if count + len(below) > nodes:
+                return f"more than {nodes:,} values"
+        if not below:
+            return None
+        count += len(below)
+        level = below
+    return f"nested more than {depth} deep"
+
+
+def wrong_scalar(value: Any) -> str | None:
+    """Why a single value cannot be handed on; None where it can."""
+    if isinstance(value, str):
+        return wrong_text(value)
+    if isinstance(value, int) and not INTEGERS[0] <= value <= INTEGERS[1]:
+        return "an integer beyond 64 bits"
+    if isinstance(value, bytes | set):
+        return "a value that is neither text nor number"
+    return None
+
+
+def wrong_text(text: str) -> str | None:
+    """Why a string is no text; None where it is one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "a character that is not valid Unicode"
+    return None
