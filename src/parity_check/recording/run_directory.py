@@ -51,12 +51,10 @@ class RunDirectory:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None and interrupts.came():
-            error = KeyboardInterrupt()
-        if error is not None:
+        if kind is not None:
             self._keep_partial()
         shutil.rmtree(self.work, ignore_errors=True)
-        no_engine_was_started = error is not None and not any(self.path.rglob("*.log"))
+        no_engine_was_started = kind is not None and not any(self.path.rglob("*.log"))
         kept = None if no_engine_was_started else self._kept()
         if no_engine_was_started:
             shutil.rmtree(self.path, ignore_errors=True)
