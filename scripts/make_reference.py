@@ -25,10 +25,18 @@ from parity_check.measure.invalid import KINDS
 from parity_check.measure.measure import LENGTH_EDGES, QUANTILES, TAIL_THRESHOLDS
 from parity_check.measure.metrics import METRICS, RATIO_CAP, Metric
 from parity_check.measure.objectives import NOT_ESTIMATED, OBJECTIVES, VERSIONS, Objective
-from parity_check.measure.stats import FEWEST_CLUSTERS, FOLDS
+from parity_check.measure.stats import (
+    FEWEST_CLUSTERS,
+    FOLDS,
+    LONG_TAIL_DEGREES,
+    SKEWNESS_BIAS,
+    UNSEEN_LOG_RATIO,
+)
 from parity_check.report.numbers import number
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
+SIMULATED = Path(__file__).parent / "simulated_intervals.md"
+"""What `simulate_intervals.py` printed."""
 BETTER = {"lower": "lower is better", "higher": "higher is better"}
 VALUES = Path(__file__).parents[1] / "tests" / "data" / "framework-values.json"
 
@@ -53,51 +61,73 @@ ratio off 1 means that the behaviour engine recorded the wrong logprobs.
 INTERVALS = """\
 ## Intervals
 
-Tokens of one prompt share a context, and samples share a prompt, so every interval is clustered by
-prompt (`stats.cluster_by`):
+Tokens of one prompt share a context and samples share a prompt, so every interval is clustered by
+prompt. `stats.cluster_by` says what is independent: `"prompt"`, `"group"` (all prompts of one
+`prompt_group` together), `"sample"`, or a column of the prompts file, where a prompt without a
+value is independent of all others. Prompts that begin alike are not independent: families of 8 with
+an effect of 0.2, counted as prompts, cover the truth in half of the runs. A run whose prompts share
+half of their tokens says so (`shared-prefixes`).
 
-- means: the ratio of sums M = Σsᵢ / Σnᵢ over clusters, SE² = G/(G−1) · Σ(sᵢ − M nᵢ)² / (Σnᵢ)², M ±
-  t(G−1) · SE (Miller, arXiv 2411.00640), never narrower than with Hall's correction for skewness
-  (JRSS B 1992), which widens the interval towards the long tail;
-- shares: never narrower than the exact binomial interval of n over its design effect (Korn and
-  Graubard 1998). Zero events also have an upper bound, 3.7 / effective n at 95 %;
-- quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide;
-- effective sample size: BCa bootstrap over at most {folds} groups of clusters, 1,999 resamples, a
-  fixed seed;
-- fewer than {fewest} clusters: no interval, and no verdict.
+- Means: M = Σsᵢ / Σnᵢ over clusters, SE² = Σ(sᵢ − M nᵢ)² / (1 − hᵢ) / (Σnᵢ)² with hᵢ = nᵢ / Σn, the
+  CR2 correction for few and unequal clusters (Bell and McCaffrey 2002); t with Satterthwaite's
+  degrees of freedom (Imbens and Kolesár 2016) under variances that grow as nᵢ². Hall's correction
+  for skewness (JRSS B 1992) widens the end on the side of the longer tail, with the skewness times
+  1 + {bias:g} / √(degrees + 1), because few clusters show too little of it.
+- Quantities with one long tail (k3, |Δ|, ESS, shares): the upper end uses the degrees of freedom
+  over {degrees:g}, because the error is small in the runs in which the mean is.
+- Shares: never narrower than the exact binomial interval. Nothing seen has an upper end all the
+  same, 3.7 / n at 95 %. **That takes such tokens to come one by one.** Where whole requests fail,
+  the number of samples counts: `burst_fraction` and `burst_prompt_fraction` are bounded and gated
+  by samples and by prompts.
+- k3, the mean ratio and ESS: no sample bounds a mean by itself, as a tail that was never met may
+  carry it. Their far end allows for unseen tokens, of the share that the tail's bound leaves open,
+  {unseen:g} nats up: 16, 19 and 364 (of 1 / ESS − 1) over 3.7 / n. Larger ones show in the other
+  direction, where they are e^Δ times as many; a run of one direction cannot exclude them.
+- ESS: the interval of 1 / ESS − 1, linearised.
+- Quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide, over at
+  most {folds} groups of clusters.
+- Under {fewest} clusters there is no interval and no verdict. What counts is their effective
+  number, (Σn)² / Σn² (`effective_clusters`): 50 prompts of 1 to 4,000 tokens are worth 12.
 
-Coverage of the printed 95 % interval, and how often a drift that is exactly at its limit is called
-parity (nominal: at most 2.5 %), in 2,000 simulated runs each. Tokens are 90 % normal and 10 %
-Student's t with 6 or 4 degrees of freedom, each sample and each prompt has its own offset, lengths
-vary, two samples per prompt:
+How often the printed 95 % interval covers the truth, in 2,000 simulated runs each
+(`python scripts/simulate_intervals.py`; the method was chosen with other seeds). In brackets with
+what is allowed for unseen tokens, where that changes it. Tokens of a prompt correlate, or are
+Student's t; ESS has no truth under t, whose exponential has no mean.
 
-| tails | clusters | mean Δ | share of \\|Δ\\| > 0.03 | mean Δ² | false parity at the limit |
-|---|---:|---:|---:|---:|---:|
-| t6 | 16 | 96.2 % | 96.7 % | 94.2 % | 0.0 % |
-| t6 | 64 | 94.8 % | 95.7 % | 95.5 % | 1.7 % |
-| t6 | 256 | 95.9 % | 96.2 % | 95.7 % | 2.3 % |
-| t4 | 16 | 95.3 % | 96.8 % | 93.1 % | 0.0 % |
-| t4 | 64 | 95.9 % | 96.6 % | 92.8 % | 0.4 % |
-| t4 | 256 | 94.6 % | 96.5 % | 94.2 % | 2.5 % |
+{coverage}
 
-To reproduce: `pytest tests/unit/test_coverage.py -s`. With t4 tails, Δ² has no finite variance, so
-intervals of its mean, and of k2, k3 and RMS Δ, cannot reach their nominal coverage for every such
-noise: over 6,000 runs they covered 91.8, 92.9 and 93.7 % (without the correction for skewness 85 to
-91 %). A few tokens that a sample happens to miss dominate the value. That is why a tail fraction is
-gated together with k3: its interval is valid for any tail.
+Rare tokens and bursts are in few samples of this size. Their k3, tail share and ESS are known by
+the allowance alone, and where whole samples or prompts fail, by the burst share alone.
+
+How often a value at its limit, or at twice the limit, is called parity, and one at half its limit
+drift: the worst of the metrics above, of bursts that of the burst share.
+
+{errors}
 
 ## Verdicts
 
-A limit is judged by the printed interval: inside is **parity**, wholly outside is **drift**,
-anything else is **inconclusive**. A run is in parity only if every gate is, so no multiple-testing
-correction is needed. Each gate reports a false drift in 2.5 % of runs whose true value is at its
-limit. If an engine against itself is outside the limit, the gate is inconclusive, because no
-verdict on the other engine is possible. If all compared tokens are bit-identical, parity does not
-require the upper bound of rare events to be inside the limit. `required_limit` is the tightest
-limit that would have passed. `prompts_needed` is (3.6 s / d)², with s the standard deviation of a
-cluster's mean and d the distance from the estimate to its limit: a 90 % chance of parity if there
-is no drift. For a share with zero events it follows the rule of three.
-"""
+A limit is judged by the printed interval: inside it is **parity**, wholly outside **drift**,
+anything else **inconclusive**. Parity of a run needs every gate, so no correction for their number
+is due. Drift needs one: each gate calls it falsely in at most 2.5 % of runs that sit exactly on its
+limit, which is not corrected, because a verdict would then no longer be that of the printed
+interval. Over the gates of a run:
+
+{runs}
+
+Where an engine against itself is outside the limit, the gate is inconclusive: no verdict on the
+other engine is possible. When every token compared is bit-identical, the bound that a small sample
+puts on rare events does not stand in the way of parity. A side without one usable logprob is drift,
+by its counts. `required_limit` is the limit that would just have passed. `prompts_needed` is the
+least G with 3.6 s / √G + u / G within the distance from the estimate to its limit, with s the
+spread of a cluster's mean and u what a prompt leaves unseen: a 90 % chance of parity if nothing
+drifts.
+
+A sampled token below −28 nats cannot have been sampled; `impossible_fraction` counts such tokens
+and keeps them out of every mean. vLLM divides the probabilities by exponential variates and takes
+the largest quotient. torch 2.6 on CPU (vLLM 0.8.5) returns 1.2e-38 in place of a variate once in
+about 33 million, and then any token wins whose probability float32 can hold: one token in 33
+million / vocabulary size, 1 in 8,000 with 4,096 entries, 1 in 220 with 151,936. torch 2.10 does
+not. """
 
 
 CAUSES = """\
@@ -158,11 +188,21 @@ NOT_SHOWN = (
 
 def metrics_page() -> str:
     """The text of metrics.md."""
+    coverage, errors, runs = SIMULATED.read_text(encoding="utf-8").rstrip().split("\n\n")
     parts = [
         INTRODUCTION.format(cap=RATIO_CAP),
         *_metrics(),
         *_shown(),
-        INTERVALS.format(folds=FOLDS, fewest=FEWEST_CLUSTERS),
+        INTERVALS.format(
+            folds=FOLDS,
+            fewest=FEWEST_CLUSTERS,
+            bias=SKEWNESS_BIAS,
+            degrees=LONG_TAIL_DEGREES,
+            unseen=UNSEEN_LOG_RATIO,
+            coverage=coverage,
+            errors=errors,
+            runs=runs,
+        ),
         *_profiles(),
         *_objectives(),
         *_invalid(),

@@ -377,7 +377,7 @@ def write_assets(
             folder: write_checkpoint(aside / folder, tokenizer, model, tied=tied)
             for folder, model in models.items()
         }
-        lines = [json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts]
+        lines = [json.dumps(prompt.row(), ensure_ascii=False) + "\n" for prompt in prompts]
         (aside / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
         text = readme(count(models["tiny"]), digests)
         (aside / "README.md").write_text(text, encoding="utf-8")

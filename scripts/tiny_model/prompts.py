@@ -19,6 +19,14 @@ class Prompt:
     prompt_id: str
     prompt_group: str
     prompt: str
+    family: str | None = None
+    """What prompts with a common beginning have in common: `stats.cluster_by = "family"`."""
+
+    def row(self) -> dict[str, str]:
+        """Its line of prompts.jsonl."""
+        family = {} if self.family is None else {"family": self.family}
+        names = {"prompt_id": self.prompt_id, "prompt_group": self.prompt_group}
+        return {**names, **family, "prompt": self.prompt}
 
 
 # Lengths in tokens at which documents are cut.
@@ -100,7 +108,10 @@ def family_prompts(tokenizer: Tokenizer) -> Iterator[Prompt]:
             if ending not in endings:
                 endings.append(ending)
         for member, ending in enumerate(endings):
-            yield Prompt(f"shared-{family}-{member:03d}", "shared-prefix", prefix + ending)
+            name_of = f"shared-{family}"
+            yield Prompt(
+                f"{name_of}-{member:03d}", "shared-prefix", prefix + ending, family=name_of
+            )
 
 
 def make_prompts(tokenizer: Tokenizer) -> list[Prompt]:

@@ -146,7 +146,7 @@ class Stream:
         try:
             return act(self._stream)
         except OSError as error:
-            # Python tries once more when it exits, and would complain again.
+            # Python flushes stdout again at exit, and would report the error a second time.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             if self._quiet:
                 return None

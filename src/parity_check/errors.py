@@ -88,8 +88,9 @@ class Interrupted(ParityCheckError):
 
     exit_code = ExitCode.INTERRUPTED
 
-    def __init__(self) -> None:
+    def __init__(self, kept: str | None = None) -> None:
         super().__init__("interrupted")
+        self.kept = kept
 
 
 class EngineEnvironmentError(ParityCheckError):

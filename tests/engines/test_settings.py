@@ -126,8 +126,8 @@ def untied(
         for number, sample in enumerate(samples)
     ]
     sampling = engine.config.workload.model_copy(update={"temperature": 1.0}).sampling()
-    rows = engine.worker.sample("replay", requests, sampling=sampling, top_logprobs=1)
-    float32 = {**engine.worker.description.stated(), "logprobs": [row["logprobs"] for row in rows]}
+    rows = engine.worker.score("replay", requests, sampling=sampling, top_logprobs=1)
+    float32 = {**engine.worker.description.stated(), "logprobs": [row.logprobs for row in rows]}
     return Heads({"model": flipped, "float32": float32}, forward("untied", samples))
 
 

@@ -5,6 +5,7 @@ What a real server answers is tested in tests/engines/test_endpoint.py; here it 
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import math
@@ -58,6 +59,8 @@ class Stub(ThreadingHTTPServer):
         self.metrics: str | None = None
         self.cached: int | None = None
         self.tokenizes = True
+        self.instead: dict[str, bytes] = {}
+        """Bytes in place of the answer of a path, said to be JSON."""
         self.seen: list[tuple[str, dict[str, Any] | None, dict[str, str]]] = []
         self.samples = count()
         self.over = threading.Event()
@@ -166,6 +169,9 @@ class Handler(BaseHTTPRequestHandler):
             "/version": stub.version and {"version": stub.version},
             "/metrics": stub.metrics,
         }
+        if self.path in stub.instead:
+            self.send(stub.instead[self.path])
+            return
         if self.path == "/v1/completions":
             assert body is not None
             answer: Any = stub.complete(body)
@@ -189,8 +195,12 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, content: Any, status: int) -> None:
         text = isinstance(content, str)
         data = (content if text else json.dumps(content)).encode()
+        self.send(data, status, **{"content-type": "text/plain"} if text else {})
+
+    def send(self, data: bytes, status: int = 200, **headers: str) -> None:
         self.send_response(status)
-        self.send_header("content-type", "text/plain" if text else "application/json")
+        for name, value in {"content-type": "application/json", **headers}.items():
+            self.send_header(name, value)
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -205,10 +215,23 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b'{"model": "tiny", "choices": [')
         elif how == "half":  # half of an answer, in good order
+            self.send(b'{"model": ')
+        elif how == "deep":
+            self.send(b'{"choices": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+        elif how == "digits":
+            self.send(b'{"choices": [' + b"9" * 5000 + b"]}")
+        elif how == "no gzip":
+            self.send(b"{}", **{"content-encoding": "gzip"})
+        elif how == "half a gzip":
+            self.send(gzip.compress(b"x" * 1000)[:-12], **{"content-encoding": "gzip"})
+        elif how == "bomb":
+            self.send(gzip.compress(bytes(1 << 22)), **{"content-encoding": "gzip"})
+        elif how == "endless":  # something comes all the time
             self.send_response(200)
-            self.send_header("content-length", "10")
+            self.send_header("content-type", "application/json")
             self.end_headers()
-            self.wfile.write(b'{"model": ')
+            while not self.server.over.wait(0.05):
+                self.wfile.write(b" ")
         elif how == "die":
             self.server.shutdown()
             self.server.socket.close()

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import numpy as np
 import pytest
 import tomli_w
 
-from parity_check.cli.main import INTERRUPTS, main
+from parity_check.cli.main import main
 from parity_check.measure.metrics import PairedChunk
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="parity-check-tests-"))
@@ -30,7 +29,7 @@ atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 
 UNWANTED = ("PYTHONDONTWRITEBYTECODE", "PARITY_CHECK_", "GITHUB_", "FORCE_COLOR", "NO_COLOR")
 COMMAND = [sys.executable, "-m", "parity_check"]
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 SMALL = {"num_prompts": 4, "samples_per_prompt": 1, "max_tokens": 4, "repeats": 0}
 """A workload that takes no time; its verdict is always `inconclusive`."""
 
@@ -65,12 +64,9 @@ def run_cli(*arguments: object, cwd: Path, **options: Any) -> Finished:
 def call_cli(*arguments: object, cwd: Path, encoding: str = "utf-8") -> Finished:
     """The same within this process: `main` with its catch site, without a second's imports.
 
-    Engines are processes all the same. `encoding` is the terminal's.
+    Engines are processes all the same. Signals are not listened for.
     """
-    stdout, stderr = (
-        io.TextIOWrapper(io.BytesIO(), encoding, newline="", write_through=True) for _ in range(2)
-    )
-    handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
+    stdout, stderr = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", ["parity-check", *map(str, arguments)]),
         mock.patch.dict(os.environ, environment(), clear=True),
@@ -78,16 +74,8 @@ def call_cli(*arguments: object, cwd: Path, encoding: str = "utf-8") -> Finished
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
     ):
-        try:
-            main()
-        except SystemExit as exit:
-            code = exit.code
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-    assert isinstance(code, int)
-    texts = [each.detach().getvalue().decode(encoding) for each in (stdout, stderr)]
-    return Finished(sys.argv, int(code), *texts)
+        code = main()
+    return Finished(sys.argv, int(code), stdout.getvalue(), stderr.getvalue())
 
 
 def start_cli(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
@@ -155,24 +143,25 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 
 def processes_naming(text: object) -> list[int]:
     """The ids of the living processes whose command line contains the text, zombies left out."""
-    found = []
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (directory / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if str(text) in command and int(directory.name) != os.getpid():
-            found.append(int(directory.name))
-    return found
+    pids = (int(directory.name) for directory in Path("/proc").glob("[0-9]*"))
+    return [pid for pid in pids if str(text) in command_of(pid) and pid != os.getpid()]
+
+
+def command_of(pid: int) -> str:
+    """A process's command line; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def worker_of(role: str, directory: Path) -> int:
-    """The process id of a running engine's worker."""
+    """The process id of a running engine's worker; what launches it becomes it."""
     [pid] = wait_for(
         lambda: [
             pid
             for pid in processes_naming(f".work/{role}")
-            if str(directory) in Path(f"/proc/{pid}/cmdline").read_text()
+            if str(directory) in (command := command_of(pid)) and "launch.py" not in command
         ],
         f"the {role} worker",
     )

@@ -195,17 +195,23 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> Fault:
     [
         (after(2, 500), "answered 500 (this is a 500) during generate, 2 times in a row"),
         (after(2, 400), "answered 400 during generate for "),
-        (after(2, "cut"), "closed the connection ("),
-        (
-            after(2, "half"),
-            "returned a truncated response during generate: 10 bytes that are not JSON",
-        ),
-        (after(2, "hang"), "did not respond within 1 s during generate"),
+        (after(2, "cut"), "broke off its answer ("),
+        (after(2, "half"), "broke off its answer during generate: 10 bytes that are not JSON"),
+        (after(2, "hang"), "gave no answer within 1 s during generate"),
+        (after(2, "endless"), "gave no answer within 1 s during generate"),
         (after(2, "die"), "during generate, 2 times in a row"),
+        (after(2, "deep"), "during generate: 200013 bytes that are not JSON (recursion limit"),
+        (after(2, "digits"), "during generate: 5015 bytes that are not JSON (number out of range"),
+        (after(2, "no gzip"), "cannot be used during generate, "),
+        (after(2, "half a gzip"), "during generate: "),
+        (after(2, "bomb"), "cannot be used during generate, "),
     ],
-    ids=["500", "400", "cut", "half", "slow", "killed"],
+    ids=str,
 )
-def test_a_server_that_fails(tmp_path: Path, fault: Fault, message: str) -> None:
+def test_a_server_that_fails(
+    tmp_path: Path, fault: Fault, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LONGEST_ANSWER", 1 << 20)
     with serving(fault=fault) as stub:
         done = record(stub, tmp_path, endpoint={"timeout_s": 1.0, "concurrency": 1})
     run = only_run(tmp_path)
@@ -256,6 +262,33 @@ def test_an_answer_that_is_not_what_was_asked_for(
         done = record(stub, tmp_path, endpoint={"concurrency": 1})
     assert_fails(done, 3, "returned an unusable response during generate, sample ", message)
     assert lines_of("candidate-generate.partial.jsonl", only_run(tmp_path)) == 2
+
+
+ODD = [
+    b"",
+    b"null",
+    b"7",
+    b"[]",
+    b"{}",
+    b"[" * 1000,
+    b'"text"',
+    b"\xff\xfe",
+    b'{"data": 3, "version": 3, "tokens": 3, "prompt": 3}',
+    b'{"data": [3], "version": [], "tokens": "a", "prompt": []}',
+    b'{"data": [{"id": 3}], "version": null, "tokens": ["a"], "prompt": null}',
+    b'{"data": [{"id": "tiny", "max_model_len": "long"}], "tokens": [-1], "prompt": {}}',
+    b'{"data": [{"id": "tiny", "max_model_len": -1}], "tokens": [1.5]}',
+]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/version", "/tokenize", "/detokenize"])
+@pytest.mark.parametrize("content", ODD, ids=range(len(ODD)))
+def test_odd_answers_of_the_other_paths(tmp_path: Path, path: str, content: bytes) -> None:
+    """Each an error of the engine with a log, and never a number."""
+    with serving(instead={path: content}) as stub:
+        done = record(stub, tmp_path)
+    assert_fails(done, 3, "the candidate engine (endpoint http://127.0.0.1:", "candidate.log")
+    assert_tidy(tmp_path)
 
 
 def test_a_missing_logprob_is_counted_and_not_averaged(tmp_path: Path) -> None:

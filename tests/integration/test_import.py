@@ -81,7 +81,7 @@ def test_a_format_is_found_and_said(tmp_path: Path, words: list[str]) -> None:
 def test_rollouts_of_several_samples_are_sequences_and_clusters(tmp_path: Path) -> None:
     """36 samples of slime are 12 rollouts of 3 prompts, and so is what counts sequences."""
     done = import_dump("slime", DUMPS / "slime-compact-train.pt", cwd=tmp_path)
-    assert "36 sequences are of 12 rollouts" in done.stderr
+    assert "36 sequences belong to 12 rollouts" in done.stderr
     report = report_of("T.parquet", "T-trainer.parquet", cwd=tmp_path)
     assert report["workload"]["prompts"] == 3
     counted = {
@@ -166,7 +166,7 @@ def test_defects_are_counted_and_never_dropped(tmp_path: Path) -> None:
         (("auto", "log.jsonl"), "log.jsonl: not a dump of a known format"),
         (("auto", "whole.jsonl", SAMPLES / "slime.pt"), "files of several formats"),
         (("trl", "masked.jsonl"), "`frame_mask` looks like a mask"),
-        (("verl", "text.jsonl"), "rollout_data_dir holds text"),
+        (("verl", "text.jsonl"), "rollout_data_dir has only text"),
         (("trl", "whole.jsonl", "--sampling", "temprature=1"), "hint: did you mean temperature?"),
         (("trl", "whole.jsonl", "--sampling", "temperature=-1"), "--sampling: temperature: "),
         (("trl", "whole.jsonl", "whole.jsonl"), "already occurred at whole.jsonl, line 1"),

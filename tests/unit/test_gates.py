@@ -13,6 +13,7 @@ from parity_check.measure.gates import (
     GateResult,
     Limit,
     choose_limits,
+    family_wise_rate,
     judge,
     judge_all,
     overall,
@@ -31,7 +32,10 @@ def estimate(
     value: float, low: float | None, high: float | None, clusters: int = 64, unit: str = "nats"
 ) -> Estimate:
     note = "" if low is not None else f"no interval: {clusters} prompts, at least 8 needed"
-    return Estimate("m", "reference", value, low, high, 0.95, 1000, clusters, unit, note)
+    unseen = high if unit == "share" and value == 0.0 and high else 0.0
+    return Estimate(
+        "m", "reference", value, low, high, 0.95, 1000, clusters, unit, note, clusters, unseen
+    )
 
 
 def two_sided(value: float) -> Limit:
@@ -198,7 +202,7 @@ def test_an_engine_against_itself_is_parity_under_every_profile() -> None:
 
 def test_small_noise_is_parity_and_large_noise_is_drift() -> None:
     limits = choose_limits("standard", GRPO)
-    quiet = judge_all(run(256, 200, 0.01), limits)
+    quiet = judge_all(run(2560, 64, 0.01), limits)
     assert overall(quiet) == "parity", [r.reason for r in quiet if r.verdict != "parity"]
     assert overall(judge_all(run(256, 200, 0.3), limits)) == "drift"
     assert overall(judge_all(run(12, 20, 0.01), limits)) == "inconclusive"
@@ -221,6 +225,37 @@ def test_one_unusable_logprob_is_drift_and_says_what_it_is() -> None:
     assert (first.metric, first.verdict) == ("invalid.floor", "drift")
     assert first.reason.startswith("1 in the evaluating engine's trace: -9999, a placeholder")
     assert {result.verdict for result in rest} == {"parity"}
+
+
+def test_a_side_without_logprobs_is_drift_with_the_counts() -> None:
+    broken = chunk(16, 50, 0.0)
+    broken.evaluating_logprob[:] = np.nan
+    results = judge_all(measure([broken], sampled_by="reference"), choose_limits("standard", GRPO))
+    assert overall(results) == "drift"
+    assert results[0].metric == "invalid.nan"
+    assert results[0].reason.startswith("800 in the evaluating engine's trace")
+    assert {result.verdict for result in results[1:]} == {"inconclusive"}
+    assert results[1].reason == "none of 800 tokens has a usable logprob on both sides"
+
+
+def test_a_random_token_is_drift_where_the_profile_says_so() -> None:
+    broken = chunk(256, 50, 0.0)
+    broken.behaviour_logprob[::1000] = broken.evaluating_logprob[::1000] = -700.0
+    measured = measure([broken], sampled_by="reference")
+    verdicts = {
+        profile: {
+            each.metric: each.verdict for each in judge_all(measured, choose_limits(profile, GRPO))
+        }
+        for profile in ("strict", "exact")
+    }
+    assert verdicts["strict"]["impossible_fraction"] == "drift"
+    assert verdicts["exact"] == {"identical_fraction": "parity"}
+
+
+def test_the_family_wise_rate_is_bonferronis_bound() -> None:
+    results = judge_all(run(16, 50, 0.01), choose_limits("standard", GRPO))
+    assert family_wise_rate(results) == pytest.approx(0.025 * len(results))
+    assert family_wise_rate(judge_all(run(16, 50, 0.0), EXACT)) == 0.0
 
 
 def test_a_limit_on_what_was_not_recorded_is_inconclusive() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
@@ -14,27 +15,57 @@ from parity_check.measure import stats
 LABELS = {"sampled_by": "reference", "level": 0.95}
 
 
-def test_ratio_of_sums_is_the_sandwich_of_its_docstring() -> None:
+def test_spread_is_the_sandwich_of_its_docstring() -> None:
     sums, weights = np.array([1.0, 4.0, 3.0]), np.array([2.0, 3.0, 5.0])
-    mean, error = stats.ratio_of_sums(sums, weights)
-    squares = sum((s - 0.8 * w) ** 2 for s, w in zip(sums, weights, strict=True))
-    assert mean == pytest.approx(0.8)
-    assert error == pytest.approx(math.sqrt(3 / 2 * squares) / 10)
+    seen = stats.spread(sums, weights)
+    squares = sum((s - 0.8 * w) ** 2 / (1 - w / 10) for s, w in zip(sums, weights, strict=True))
+    assert seen.mean == pytest.approx(0.8)
+    assert seen.error == pytest.approx(math.sqrt(squares) / 10)
 
 
-def test_equal_cluster_sizes_give_the_error_of_the_mean_of_means() -> None:
+def test_equal_clusters_give_the_error_of_the_mean_of_means_and_g_minus_one_degrees() -> None:
     means = np.random.default_rng(0).normal(size=12)
-    _, error = stats.ratio_of_sums(50 * means, np.full(12, 50.0))
-    assert error == pytest.approx(means.std(ddof=1) / math.sqrt(12))
+    seen = stats.spread(50 * means, np.full(12, 50.0))
+    assert seen.error == pytest.approx(means.std(ddof=1) / math.sqrt(12))
+    assert seen.degrees == pytest.approx(11.0)
 
 
-def test_the_interval_uses_t_with_clusters_minus_one_degrees() -> None:
+@given(hnp.arrays(np.float64, st.integers(3, 12), elements=st.floats(0.5, 200.0)))
+def test_degrees_of_freedom_are_those_of_the_quadratic_form(weights: np.ndarray) -> None:
+    """Satterthwaite's, from the matrix of the form written out."""
+    share = weights / weights.sum()
+    centre = np.eye(len(share)) - np.outer(share, np.ones(len(share)))
+    form = centre.T @ np.diag(1 / (1 - share)) @ centre @ np.diag(share**2)
+    expected = np.trace(form) ** 2 / np.trace(form @ form)
+    assert stats.spread(weights, weights).degrees == pytest.approx(max(1.0, expected))
+
+
+def test_runs_along_the_first_axis_are_measured_as_one_by_one() -> None:
+    rng = np.random.default_rng(7)
+    sums, weights = rng.normal(size=(5, 20)), rng.uniform(1, 9, (5, 20))
+    low, high = stats.long_tailed_interval(sums, weights, 0.95)
+    for run in range(5):
+        one = stats.long_tailed_interval(sums[run], weights[run], 0.95)
+        assert one == pytest.approx((low[run], high[run]))
+
+
+def test_the_interval_of_symmetric_sums_is_that_of_t() -> None:
     sums = np.arange(10.0)
     estimate = stats.mean_estimate("m", "nats", sums, np.ones(10), **LABELS)
     half = student.ppf(0.975, 9) * sums.std(ddof=1) / math.sqrt(10)
     assert estimate.ci_high == pytest.approx(4.5 + half)
     assert estimate.ci_low == pytest.approx(4.5 - half)
     assert (estimate.n, estimate.clusters, estimate.note) == (10, 10, "")
+    assert estimate.effective_clusters == 10.0
+
+
+def test_a_long_tail_widens_its_own_end_alone() -> None:
+    sums = np.r_[np.arange(10.0), 60.0]
+    seen, half = stats.spread(sums, np.ones(11)), student.ppf(0.975, 10)
+    low, high = stats.skewed_interval(sums, np.ones(11), 0.95)
+    assert low == pytest.approx(seen.mean - half * seen.error)
+    assert high > seen.mean + 1.2 * half * seen.error
+    assert stats.long_tailed_interval(sums, np.ones(11), 0.95)[1] > high
 
 
 def test_too_few_clusters_give_no_interval_and_say_how_many_are_needed() -> None:
@@ -42,6 +73,16 @@ def test_too_few_clusters_give_no_interval_and_say_how_many_are_needed() -> None
     assert estimate.value == 3.0
     assert (estimate.ci_low, estimate.ci_high) == (None, None)
     assert estimate.note == "no interval: 7 prompts, at least 8 needed"
+
+
+def test_clusters_of_unequal_size_count_by_their_effective_number() -> None:
+    weights = np.r_[100.0, np.ones(19)]
+    estimate = stats.mean_estimate("m", "nats", weights, weights, **LABELS)
+    assert estimate.effective_clusters == pytest.approx(119**2 / (100**2 + 19))
+    assert estimate.ci_low is None
+    assert estimate.note == (
+        "no interval: 20 prompts of unequal size, worth 1.4, at least 8 needed"
+    )
 
 
 def test_clusters_without_tokens_do_not_count() -> None:
@@ -57,18 +98,15 @@ def test_a_mean_over_nothing_is_refused() -> None:
 
 
 def test_no_instance_is_bounded_by_the_rule_of_three() -> None:
-    estimate = stats.share_estimate(
-        "s", np.zeros(10), np.full(10, 100.0), effective_n=500.0, **LABELS
-    )
+    estimate = stats.share_estimate("s", np.zeros(10), np.full(10, 100.0), trials=500.0, **LABELS)
     assert (estimate.value, estimate.ci_low) == (0.0, 0.0)
     assert estimate.ci_high == pytest.approx(-math.log(0.025) / 500, rel=5e-3)
-    assert estimate.note == "no instance in 1,000: rule of three with an effective n of 500"
+    assert estimate.note == "no instance in 1,000: rule of three, if they come one by one"
+    assert estimate.unseen == estimate.ci_high
 
 
 def test_no_exception_is_bounded_from_below() -> None:
-    estimate = stats.share_estimate(
-        "s", np.full(10, 100.0), np.full(10, 100.0), effective_n=1000.0, **LABELS
-    )
+    estimate = stats.share_estimate("s", np.full(10, 100.0), np.full(10, 100.0), **LABELS)
     assert (estimate.value, estimate.ci_high) == (1.0, 1.0)
     assert estimate.ci_low == pytest.approx(1 + math.log(0.025) / 1000, rel=1e-4)
 
@@ -81,47 +119,54 @@ def test_exact_intervals_are_clopper_and_pearsons() -> None:
 
 def test_a_single_instance_is_not_taken_for_certain() -> None:
     sums = np.r_[1.0, np.zeros(99)]
-    estimate = stats.share_estimate("s", sums, np.full(100, 10.0), effective_n=1000.0, **LABELS)
-    assert estimate.ci_high == pytest.approx(5.559e-3, rel=1e-3)
+    estimate = stats.share_estimate("s", sums, np.full(100, 10.0), **LABELS)
+    assert estimate.ci_high >= 5.559e-3  # Clopper and Pearson's
 
 
 def test_the_interval_of_a_share_stays_within_what_a_share_can_be() -> None:
     sums = np.r_[1.0, np.zeros(9)]
-    estimate = stats.share_estimate("s", sums, np.full(10, 10.0), effective_n=100.0, **LABELS)
+    estimate = stats.share_estimate("s", sums, np.full(10, 10.0), **LABELS)
     assert estimate.ci_low == 0.0
     assert 0.01 < estimate.ci_high < 1.0
 
 
-def test_design_effect_of_identical_tokens_in_a_cluster_is_the_cluster_size() -> None:
-    values = np.random.default_rng(1).normal(size=4000)
-    deff = stats.design_effect(5 * values, 5 * values**2, np.full(4000, 5.0))
-    assert deff == pytest.approx(5.0, rel=0.01)
-
-
-def test_design_effect_is_one_where_nothing_varies() -> None:
-    assert stats.design_effect(np.full(9, 2.0), np.full(9, 2.0), np.full(9, 2.0)) == 1.0
-
-
-def test_folding_keeps_every_sum() -> None:
-    rows = np.random.default_rng(2).normal(size=(1000, 3))
-    folded = stats.fold(rows)
-    assert folded.shape == (stats.FOLDS, 3)
-    assert folded.sum(axis=0) == pytest.approx(rows.sum(axis=0))
-
-
-def test_ess_of_equal_ratios_is_one_with_no_spread() -> None:
+def test_ess_of_equal_ratios_is_one_but_for_unseen_tokens() -> None:
     counts = np.full(20, 8.0)
-    estimate = stats.effective_sample_size(counts, 1.5 * counts, 2.25 * counts, seed=0, **LABELS)
-    assert (estimate.value, estimate.ci_low, estimate.ci_high) == (1.0, 1.0, 1.0)
+    estimate = stats.effective_sample_size("ess", counts, 1.5 * counts, 2.25 * counts, **LABELS)
+    assert (estimate.value, estimate.ci_high) == (1.0, 1.0)
+    unseen = stats.unseen_share(160, 0.95) * math.expm1(3.0) ** 2
+    assert estimate.ci_low == pytest.approx(1 / (1 + unseen))
+    assert estimate.unseen == pytest.approx(1 - estimate.ci_low)
 
 
-def test_ess_interval_is_reproducible_and_holds_the_value() -> None:
+def test_ess_is_that_of_its_tokens_and_within_its_interval() -> None:
     ratios = np.exp(np.random.default_rng(3).normal(0, 0.3, (40, 25)))
     sums = np.full(40, 25.0), ratios.sum(axis=1), np.square(ratios).sum(axis=1)
-    first = stats.effective_sample_size(*sums, seed=7, **LABELS)
-    assert first.value == pytest.approx(ratios.sum() ** 2 / (1000 * np.square(ratios).sum()))
-    assert first.ci_low < first.value < first.ci_high <= 1.0
-    assert first == stats.effective_sample_size(*sums, seed=7, **LABELS)
+    estimate = stats.effective_sample_size("ess", *sums, **LABELS)
+    assert estimate.value == pytest.approx(ratios.sum() ** 2 / (1000 * np.square(ratios).sum()))
+    assert estimate.ci_low < estimate.value < estimate.ci_high <= 1.0
+
+
+def test_the_sums_behind_ess_are_its_influence() -> None:
+    """Leaving one cluster out moves 1 / ESS - 1 as its sum says, to first order."""
+    ratios = np.exp(np.random.default_rng(4).normal(0, 0.3, (4000, 5)))
+    n, r, rr = np.full(4000, 5.0), ratios.sum(axis=1), np.square(ratios).sum(axis=1)
+    sums = stats.variation_sums(n, r, rr)
+    whole = sums.sum() / n.sum()
+    assert whole == pytest.approx(n.sum() * rr.sum() / r.sum() ** 2 - 1)
+    for out in (0, 17, 3999):
+        kept = np.delete(np.arange(4000), out)
+        left = n[kept].sum() * rr[kept].sum() / r[kept].sum() ** 2 - 1
+        expected = (sums[out] - whole * n[out]) / n.sum()
+        assert whole - left == pytest.approx(expected, rel=2e-2, abs=1e-7)
+
+
+def test_unseen_tokens_add_what_the_bound_on_their_share_allows() -> None:
+    plain = stats.mean_estimate("k3_kl", "nats", np.arange(20.0), np.full(20, 50.0), **LABELS)
+    allowed = stats.allow_unseen(plain, 16.0)
+    assert allowed.ci_high - plain.ci_high == pytest.approx(16.0 * (1 - 0.025 ** (1 / 1000)))
+    assert allowed.unseen == pytest.approx(allowed.ci_high - plain.ci_high)
+    assert allowed.ci_low == plain.ci_low
 
 
 @given(st.floats(min_value=2.0**-32, max_value=16000.0, width=32))
@@ -181,3 +226,14 @@ def test_prompts_needed_follows_its_formula() -> None:
     assert stats.prompts_needed(0.01, 1e-3) == math.ceil(36.0**2)
     assert stats.prompts_needed(0.01, 0.0) is None
     assert stats.prompts_needed(1.0, 1e-9) is None
+
+
+@given(st.floats(1e-4, 1.0), st.floats(1e-4, 1.0), st.floats(0.0, 10.0))
+def test_so_many_prompts_bring_the_interval_within_the_distance(
+    spread: float, distance: float, unseen: float
+) -> None:
+    prompts = stats.prompts_needed(spread, distance, unseen)
+    if prompts is None:
+        assert (3.6 * spread / distance) ** 2 > 1e8
+        return
+    assert 3.6 * spread / math.sqrt(prompts) + unseen / prompts <= distance * (1 + 1e-9)

@@ -27,7 +27,7 @@ from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config
 from parity_check.measure.metrics import METRICS
 from parity_check.report.document import Head
-from parity_check.traces.pairing import Index, pair
+from parity_check.traces.pairing import Index, label_column, pair
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import Trace
 
@@ -163,9 +163,10 @@ def facts(engine: EngineReport) -> dict[str, Any]:
     return {**engine.config, **{name: settings[name] for name in SETTINGS if name in settings}}
 
 
-def _drift(step: Path, cluster_by: Any) -> Drift:
+def _drift(step: Path, cluster_by: str) -> Drift:
     behaviour, evaluating = (
         Trace(step / sampled_name("reference")),
         Trace(step / replayed_name("reference")),
     )
-    return drift(pair(behaviour.batches(), evaluating.batches(), cluster_by, Index(), Index()))
+    batches = behaviour.batches(label=label_column(cluster_by))
+    return drift(pair(batches, evaluating.batches(), cluster_by, Index(), Index()))

@@ -260,16 +260,16 @@ def removed_share(initial: Drift, before: Drift, after: Drift, level: float) -> 
         return None
     present = initial.tokens > 0
     sums = (before.by_cluster() - after.by_cluster())[present]
-    weights, clusters = initial.by_cluster()[present], len(sums)
-    share, _ = stats.ratio_of_sums(sums, weights)
+    weights = initial.by_cluster()[present]
     low = high = None
-    note = stats.too_few_clusters(clusters)
+    note = stats.too_few_clusters(initial.tokens[present])
     if not note:
-        low, high = stats.skewed_interval(sums, weights, level)
-    tokens = round(after.tokens.sum())
+        low, high = (float(end) for end in stats.skewed_interval(sums, weights, level))
     return Estimate(
-        "removed_share", "reference", share, low, high, level, tokens, clusters, "share", note
-    )
+        "removed_share", "reference", float(sums.sum() / weights.sum()), low, high, level,
+        round(after.tokens.sum()), len(sums), "share", note,
+        float(stats.effective_clusters(initial.tokens[present])),
+    )  # fmt: skip
 
 
 def at_floor(value: Estimate, floor: Estimate | None) -> bool:

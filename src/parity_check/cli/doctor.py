@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes.util
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
+from parity_check.engines import processes
 from parity_check.engines.base import Asked, ConfiguredEngine
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import EnvironmentPlan
@@ -148,8 +148,10 @@ def _gpus() -> str | None:
     """Names and memory of the NVIDIA devices, from nvidia-smi."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
+        answer = processes.run(query, limit_s=10)
+    except (OSError, TimeoutError):
+        return None
+    if answer.returncode != 0:
         return None
     return "; ".join(answer.stdout.split("\n")).strip("; ") or None
 

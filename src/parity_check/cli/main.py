@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parity_check import __version__
+from parity_check import __version__, interrupts
 from parity_check.cli.options import (
     OPERATIONS,
     Color,
@@ -50,8 +48,6 @@ from parity_check.files import check_apart
 
 if TYPE_CHECKING:
     from parity_check.config.models import Role
-
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Commands(typer.core.TyperGroup):
@@ -386,31 +382,28 @@ def _version(
         raise typer.Exit
 
 
-def main() -> NoReturn:
-    """Run the command line; the only place where errors are caught."""
+def main() -> int:
+    """Run the command line; returns the exit code. The only place where errors are caught."""
     guard_streams()
     state = State(Console())
-    for number in INTERRUPTS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _interrupt)
     try:
         check_arguments(sys.argv[1:])
         cli(obj=state)
+    except SystemExit as end:
+        code = end.code
     except ParityCheckError as error:
         state.console.error(error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except Exception:
         traceback.print_exc()
         state.console.err.print("this is a bug in parity-check; please report it")
-        sys.exit(ExitCode.BUG)
-    sys.exit(ExitCode.PARITY)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Shut down cleanly, engines included; ignore a second Ctrl-C until that is done."""
-    for each in INTERRUPTS:
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
+        return ExitCode.BUG
+    else:
+        code = ExitCode.PARITY
+    if interrupts.came():  # too late to stop anything, but whoever sent it waits for the answer
+        state.console.error(Interrupted("the command had finished"))
+        return ExitCode.INTERRUPTED
+    return code if isinstance(code, int) else ExitCode.USAGE
 
 
 def _console(

@@ -30,7 +30,7 @@ from parity_check.comparison.report import (
     WorstToken,
 )
 from parity_check.comparison.stored import StoredRun, open_pair, open_run
-from parity_check.comparison.warnings import sampler, unchecked, warnings_of
+from parity_check.comparison.warnings import sampler, shared_prefixes, unchecked, warnings_of
 from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config, Judging
 from parity_check.diagnosis.diagnose import diagnose
@@ -42,6 +42,7 @@ from parity_check.report.document import Coverage, Head
 from parity_check.traces import provenance
 from parity_check.traces.engine import UNKNOWN, EngineDescription
 from parity_check.traces.manifest import Part
+from parity_check.traces.pairing import Prefixes
 from parity_check.traces.trace import Trace, TraceHeader
 
 NO_MODEL = {"name": UNKNOWN}
@@ -74,11 +75,12 @@ def analyse_pair(one: Path, other: Path, judging: Judging) -> ComparisonReport:
 
 def _report(run: StoredRun, config: Judging) -> ComparisonReport:
     how = judgement(at_first_step(config))
+    prefixes = Prefixes()
     floors = tuple(
         Floor(each.engine, measure_pair(each.baseline, each.again, each.engine, how))
         for each in run.repeats
     )
-    pairs = tuple(_pair(run, one, other, floors, how) for one, other in run.pairs())
+    pairs = tuple(_pair(run, one, other, floors, how, prefixes) for one, other in run.pairs())
     matrix = None
     if isinstance(config, Config) and len(run.names) > len(ROLES):
         matrix = analyse_matrix(run, pairs, floors, config, judgement(config))
@@ -117,6 +119,7 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             *warnings_of(headers, differences),
             *_unverified(run),
             *unchecked(t for each in run.rollouts for t in each.traces.values()),
+            *shared_prefixes(prefixes, how.cluster_by),
         ),
         coverage=_coverage(run, pairs, floors, how),
         artifacts=tuple(
@@ -160,11 +163,17 @@ def _coverage(
 
 
 def _pair(
-    run: StoredRun, reference: str, candidate: str, floors: Sequence[Floor], how: Judgement
+    run: StoredRun,
+    reference: str,
+    candidate: str,
+    floors: Sequence[Floor],
+    how: Judgement,
+    prefixes: Prefixes,
 ) -> Pair:
     own = [floor for floor in floors if floor.engine in (reference, candidate)]
     measured = [
-        _direction(*direction, how, own) for direction in run.directions(reference, candidate)
+        _direction(*direction, how, own, prefixes)
+        for direction in run.directions(reference, candidate)
     ]
     directions = tuple(direction for direction, _ in measured)
     worst = sorted((token for _, tokens in measured for token in tokens), key=_size)
@@ -188,9 +197,10 @@ def _direction(
     evaluating: Trace,
     how: Judgement,
     floors: Sequence[Floor],
+    prefixes: Prefixes,
 ) -> tuple[Direction, list[WorstToken]]:
     outliers = Outliers(WORST_TOKENS)
-    measured = measure_pair(behaviour, evaluating, sampled_by, how, outliers)
+    measured = measure_pair(behaviour, evaluating, sampled_by, how, outliers, prefixes)
     own = [floor.measurement for floor in floors]
     direction = Direction(
         sampled_by=sampled_by,

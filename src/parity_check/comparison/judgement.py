@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from parity_check.config.models import Judging
 from parity_check.measure.gates import Limit, choose_limits
@@ -11,7 +10,7 @@ from parity_check.measure.measure import measure
 from parity_check.measure.objectives import Objective, choose_objective
 from parity_check.measure.results import ClipEstimate, Measurement
 from parity_check.measure.worst import Outliers
-from parity_check.traces.pairing import Index, pair
+from parity_check.traces.pairing import Index, Prefixes, label_column, pair
 from parity_check.traces.trace import Trace
 
 TRUNCATION = "tis-token"
@@ -27,7 +26,7 @@ class Judgement:
     level: float
     tail_threshold: float
     positive_share: float
-    cluster_by: Literal["prompt", "sample"]
+    cluster_by: str
 
 
 def at_first_step(config: Judging) -> Judging:
@@ -64,10 +63,12 @@ def measure_pair(
     sampled_by: str,
     how: Judgement,
     outliers: Outliers | None = None,
+    prefixes: Prefixes | None = None,
 ) -> Measurement:
     """Measure one pair of traces, a row group at a time."""
     groups = Index()
-    chunks = pair(behaviour.batches(), evaluating.batches(), how.cluster_by, Index(), groups)
+    batches = behaviour.batches(label=label_column(how.cluster_by))
+    chunks = pair(batches, evaluating.batches(), how.cluster_by, Index(), groups, prefixes)
     return measure(
         chunks if outliers is None else outliers.watch(chunks),
         sampled_by=sampled_by,

@@ -14,7 +14,7 @@ from parity_check.measure.gates import overall
 from parity_check.measure.metrics import PairedChunk
 from parity_check.measure.objectives import OBJECTIVES, Objective
 from parity_check.measure.results import Measurement
-from parity_check.traces.pairing import Index, pair
+from parity_check.traces.pairing import Index, label_column, pair
 
 CLIP = "grpo"
 """The clip of the policy ratio, when the configured objective is a cap or mask of a weight."""
@@ -90,11 +90,14 @@ def _decomposition(stored: StoredRollouts, trainer: str, how: Judgement) -> Deco
 def _legs(
     stored: StoredRollouts, trainer: str, how: Judgement
 ) -> Iterator[tuple[PairedChunk, PairedChunk]]:
-    candidate = stored.traces["candidate"]
+    candidate, label = stored.traces["candidate"], label_column(how.cluster_by)
     left, right = (
-        pair(candidate.batches(), stored.traces[name].batches(), how.cluster_by, Index(), Index())
+        pair(
+            candidate.batches(label=label), stored.traces[name].batches(),
+            how.cluster_by, Index(), Index(),
+        )
         for name in (trainer, "reference")
-    )
+    )  # fmt: skip
     return zip(left, right, strict=True)
 
 

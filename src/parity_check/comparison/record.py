@@ -56,6 +56,8 @@ class NumberRecord:
     clusters: int
     unit: str
     note: str
+    effective_clusters: float
+    unseen: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,7 @@ class DirectionRecord:
     sampled_by: str
     evaluated_by: str
     prompts: int
+    effective_prompts: float
     samples: int
     tokens: int
     excluded: int
@@ -362,6 +365,7 @@ def _direction(direction: Direction) -> DirectionRecord:
         sampled_by=direction.sampled_by,
         evaluated_by=direction.evaluated_by,
         prompts=measured.clusters,
+        effective_prompts=measured.effective_clusters,
         samples=measured.samples,
         tokens=measured.tokens,
         excluded=measured.excluded,

@@ -114,7 +114,9 @@ class GatesConfig(BaseModel):
 
 class StatsConfig(Table):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    cluster_by: Literal["prompt", "sample"] = "prompt"
+    cluster_by: Annotated[str, Field(min_length=1)] = "prompt"
+    """What is independent: `prompt`, `group` (the prompts of a prompt_group together), `sample`, or
+    a column of the prompts; there a prompt without a value is independent of all others."""
     tail_threshold: Annotated[float, Field(gt=0)] = 1.0
     """tail_fraction counts tokens whose |Δ| is above this many nats."""
 

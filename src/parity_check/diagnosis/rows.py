@@ -16,8 +16,8 @@ DOUBLED = 0.9
 """Share of prompts that begin with the same id twice."""
 ANOTHER_TEXT = 0.01
 """Nats. E|Δ| above this is more than numeric noise: the engines read different texts."""
-NOT_ROWS = ("negative_infinity", "top_missing", "sampled_not_returned")
-"""Defects that other causes produce: truncated support, shifted rows."""
+NOT_ROWS = ("negative_infinity", "top_missing", "sampled_not_returned", "impossible")
+"""Defects that other causes produce: truncated support, shifted rows, the sampler."""
 
 
 def off_by_one(case: Case) -> Match | None:
@@ -88,7 +88,8 @@ def bad_rows(case: Case) -> Match | None:
         role: {
             kind: count
             for kind, count in case.engines[role].defects.items()
-            if kind not in NOT_ROWS or (kind != "sampled_not_returned" and not truncating)
+            if kind not in NOT_ROWS
+            or (kind in ("negative_infinity", "top_missing") and not truncating)
         }
         for role in ROLES
     }

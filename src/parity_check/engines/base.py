@@ -18,6 +18,7 @@ from parity_check.config.models import Config
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
 from parity_check.engines.pauses import Pauses
+from parity_check.engines.replies import Sampled, Scored
 from parity_check.engines.settings import Way
 from parity_check.errors import ConfigError
 from parity_check.traces.engine import EngineDescription, EvaluatesBy
@@ -87,7 +88,12 @@ class Engine(Protocol):
     def load(self) -> EngineDescription: ...
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]: ...
     def decode(self, ids: Sequence[int]) -> list[str]: ...
-    def sample(self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any) -> Rows: ...
+    def generate(
+        self, requests: Sequence[Mapping[str, Any]], *, max_tokens: int, **parameters: Any
+    ) -> list[Sampled]: ...
+    def score(
+        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> list[Scored]: ...
     def forget(self) -> None: ...
     def close(self) -> None: ...
     def kill(self) -> None: ...
@@ -203,6 +209,16 @@ class ConfiguredEngine(ABC, Generic[T]):
         if needed is None:
             return None
         return environment.resolve(cache=environment.default_cache(), say=say, **needed._asdict())
+
+    def mend(self, damaged: Environment, say: Callable[[str], None]) -> Environment | None:
+        """Make anew what no longer works of an environment; None where nothing can be made.
+
+        Raises EngineEnvironmentError.
+        """
+        needed = self.interpreter
+        if needed is None or needed.requirement is None:
+            return None
+        return environment.mend(needed.requirement, damaged, environment.default_cache(), say)
 
     def usable(self, plan: EnvironmentPlan) -> bool:
         """Whether it can run as configured, as far as is known before it starts."""

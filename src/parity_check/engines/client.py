@@ -13,21 +13,36 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from pydantic import ValidationError
 
+from parity_check import interrupts
 from parity_check.config.engines import Settings
 from parity_check.config.models import ROLES
+from parity_check.engines import causes, processes, replies
 from parity_check.engines.base import Capabilities, Progress
+from parity_check.engines.log import EngineLog
 from parity_check.engines.pauses import Pauses
+from parity_check.engines.replies import (
+    Failed,
+    Flying,
+    Reply,
+    Row,
+    Sampled,
+    Scored,
+    Texts,
+    Tokenized,
+    UnusableError,
+    Updated,
+    WeightsInForce,
+    Working,
+)
 from parity_check.errors import EngineError, InputError, OutputError, ParityCheckError
 from parity_check.files import DISK_FULL_HINT, cannot_write
 from parity_check.traces.engine import EngineDescription, described, first_fault
 
-POLL_S = 0.2
 SHUTDOWN_GRACE_S = 5.0
-LOG_TAIL_LINES = 20
 
 INPUT_KINDS = ("prompt_too_long", "token_out_of_vocabulary", "bad_prompt", "bad_update")
 WORKER = Path(__file__).parent / "worker"
@@ -76,7 +91,8 @@ class WorkerSpec:
         """The hint for this kind of failure."""
         table = self.role if self.role in ROLES else f"engines.{self.role}"
         found = self.hints.get(failure)
-        return None if found is None else found.format(table=table)
+        prefix = self.python.parent.parent
+        return None if found is None else found.format(table=table, prefix=prefix)
 
 
 class WorkerEngine:
@@ -89,11 +105,11 @@ class WorkerEngine:
         self, spec: WorkerSpec, job_dir: Path, log: Path, stall_timeout_s: float, progress: Progress
     ) -> None:
         self.spec = spec
-        self._job_dir, self._log = job_dir, log
+        self._job_dir = job_dir
         self._stall_timeout_s, self._progress = stall_timeout_s, progress
         self._ids = itertools.count(1)
         self._buffer = b""
-        self._process, self._replies = self._spawn()
+        self._process, self._replies, self._log = self._spawn(log)
 
     def __enter__(self) -> Self:
         return self
@@ -121,41 +137,65 @@ class WorkerEngine:
                 evaluates_by=self.spec.can.evaluates_by,
             )
         except ValidationError as error:
-            raise self._error(
-                f"sent an invalid reply to load: {first_fault(error)}", kind="protocol"
-            ) from None
+            self._unusable("load", first_fault(error))
         return self.description
 
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         """Token ids of prompts {prompt_id, text | messages}, in order."""
-        rows = self._bulk("tokenize", prompts)
-        ids = {row["prompt_id"]: row["token_ids"] for row in rows}
-        return [ids[prompt["prompt_id"]] for prompt in prompts]
+        rows, _ = self._bulk("tokenize", Tokenized, prompts, name="prompt_id")
+        return [row.token_ids for row in rows]
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The text of each single token id, for display."""
-        texts: list[str] = self._call("decode", ids=list(ids))["texts"]
-        return texts
+        found = self._typed("decode", Texts, self._call("decode", ids=list(ids)))
+        if len(found.texts) != len(ids):
+            self._unusable("decode", f"{len(found.texts)} texts for {len(ids)} token ids")
+        return found.texts
 
-    def sample(
+    def generate(
+        self, requests: Sequence[Mapping[str, Any]], *, max_tokens: int, **parameters: Any
+    ) -> list[Sampled]:
+        """Sample as one batch; rows in the order of the requests."""
+        rows, _ = self._bulk("generate", Sampled, requests, max_tokens=max_tokens, **parameters)
+        for row in rows:
+            tokens = len(row.token_ids)
+            if not 0 < tokens <= max_tokens:
+                self._unusable(
+                    "generate",
+                    f"sample {row.sample_id!r}: {tokens} tokens, {max_tokens} were asked for",
+                )
+            self._check_shape("generate", row, tokens, parameters["top_logprobs"])
+        return rows
+
+    def score(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> list[dict[str, Any]]:
+    ) -> list[Scored]:
         """Run `generate`, `replay` or `rescore` as one batch; rows in the order of the requests."""
-        rows = {row["sample_id"]: row for row in self._bulk(op, requests, **parameters)}
-        return [rows[request["sample_id"]] for request in requests]
+        rows, _ = self._bulk(op, Scored, requests, **parameters)
+        for request, row in zip(requests, rows, strict=True):
+            tokens = len(request["completion_token_ids"])
+            self._check_shape(op, row, tokens, parameters["top_logprobs"])
+        return rows
 
-    def weights(self) -> dict[str, Any]:
+    def weights(self) -> WeightsInForce:
         """The weights in force: digests of all parameters, and logits of fixed hidden states."""
-        return self._call("weights")
+        return self._typed("weights", WeightsInForce, self._call("weights"))
 
     def weight_sync(
         self, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    ) -> tuple[list[Flying], Updated]:
         """Run requests through weight updates; return the last row of each, and the result."""
-        out, result = self._exchange("weight_sync", requests, **parameters)
-        with out.open(encoding="utf-8") as lines:
-            rows = {row["sample_id"]: row for row in map(json.loads, lines)}
-        return [rows[request["sample_id"]] for request in requests], result
+        rows, result = self._bulk("weight_sync", Flying, requests, **parameters)
+        for row in rows:
+            if row.finish_reason is None:
+                self._unusable("weight_sync", f"sample {row.sample_id!r} has not ended")
+            if len(row.logprobs) != len(row.token_ids):
+                self._unusable(
+                    "weight_sync",
+                    f"sample {row.sample_id!r}: {len(row.logprobs)} logprobs for "
+                    f"{len(row.token_ids)} tokens",
+                )
+        return rows, self._typed("weight_sync", Updated, result)
 
     def forget(self) -> None:
         """Delete the results of finished operations, which are in the trace by now."""
@@ -164,47 +204,52 @@ class WorkerEngine:
 
     def close(self) -> None:
         """Shut the worker down, then kill its process group."""
-        if self._process.poll() is None:
-            with contextlib.suppress(OSError):
-                self._send("shutdown")
-                self._process.wait(SHUTDOWN_GRACE_S)
+        deadline = time.monotonic() + SHUTDOWN_GRACE_S
+        with contextlib.suppress(OSError):
+            self._send("shutdown", SHUTDOWN_GRACE_S)
+            while self._process.poll() is None and time.monotonic() < deadline:
+                if interrupts.came():
+                    break
+                time.sleep(0.01)
         self.kill()
+        if self._replies is not None:
+            os.close(self._replies)
+            self._replies = None
 
     def kill(self) -> None:
         """Kill the process group. Safe to call again."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        processes.end(self._process)
 
     # --- process ------------------------------------------------------------------------------
 
-    def _spawn(self) -> tuple[subprocess.Popen[bytes], int]:
+    def _spawn(self, path: Path) -> tuple[subprocess.Popen[bytes], int | None, EngineLog]:
         try:
             self._job_dir.mkdir(parents=True, exist_ok=True)
-            log = self._log.open("ab")
         except OSError as error:
-            raise cannot_write(self._log, error) from None
-        replies, worker_end = os.pipe()
+            raise cannot_write(self._job_dir, error) from None
+        log, file = EngineLog.begin(path)
+        answers, worker_end = os.pipe()
         try:
-            with log:
-                process = subprocess.Popen(
+            with file:
+                process = processes.start(
                     [str(self.spec.python), str(WORKER), str(self._job_dir), str(worker_end)],
                     stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[worker_end],
+                    stdout=file,
+                    stderr=file,
+                    descriptors=[worker_end],
                     cwd=self._job_dir,
-                    env=self._environ(),
-                    start_new_session=True,
+                    environ=self._environ(),
                 )
         except OSError as error:
-            os.close(replies)
+            os.close(answers)
             raise EngineError(
-                f"cannot run {self.spec.python}: {error.strerror}", kind="crashed", log=self._log
+                f"cannot run {self.spec.python}: {error.strerror}", kind="crashed", log=path
             ) from None
         finally:
             os.close(worker_end)
-        return process, replies
+        assert process.stdin is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        return process, answers, log
 
     def _environ(self) -> dict[str, str]:
         """The caller's environment, without variables that would affect the engine's Python."""
@@ -224,109 +269,170 @@ class WorkerEngine:
     # --- protocol -----------------------------------------------------------------------------
 
     def _bulk(
-        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> Iterator[dict[str, Any]]:
-        out, _ = self._exchange(op, requests, **parameters)
-        with out.open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
-
-    def _exchange(
-        self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> tuple[Path, dict[str, Any]]:
+        self,
+        op: str,
+        kind: type[Row],
+        requests: Sequence[Mapping[str, Any]],
+        name: str = "sample_id",
+        **parameters: Any,
+    ) -> tuple[list[Row], dict[str, Any]]:
         """Write the requests and run the operation; return its output file and its result."""
-        name = f"{op}-{next(self._ids)}"
-        source, out = self._job_dir / f"{name}.in.jsonl", self._job_dir / f"{name}.jsonl"
+        file = f"{op}-{next(self._ids)}"
+        source, out = self._job_dir / f"{file}.in.jsonl", self._job_dir / f"{file}.jsonl"
         try:
             with source.open("w", encoding="utf-8") as lines:
                 lines.writelines(json.dumps(request) + "\n" for request in requests)
         except OSError as error:
             raise cannot_write(source, error) from None
-        return out, self._call(op, requests=source.name, out=out.name, **parameters)
+        result = self._call(op, requests=source.name, out=out.name, **parameters)
+        try:
+            return replies.read_rows(out, kind, requests, name), result
+        except UnusableError as error:
+            fields = ", ".join(kind.model_fields)
+            self._unusable(op, f"{error}; expected, for each request, {fields}")
 
-    def _send(self, op: str, **payload: Any) -> int:
+    def _send(self, op: str, limit_s: float, **payload: Any) -> int:
+        """Raises OSError: TimeoutError when it is not taken, InterruptedError after a signal."""
         command_id = next(self._ids)
         assert self._process.stdin is not None
-        line = json.dumps({"id": command_id, "op": op, **payload}) + "\n"
-        self._process.stdin.write(line.encode())
-        self._process.stdin.flush()
+        pipe = self._process.stdin.fileno()
+        rest = (json.dumps({"id": command_id, "op": op, **payload}) + "\n").encode()
+        deadline = time.monotonic() + limit_s
+        while rest:
+            _, ready, _ = select.select([], [pipe], [], interrupts.POLL_S)
+            if ready:
+                rest = rest[os.write(pipe, rest) :]
+                continue
+            if interrupts.came():
+                raise InterruptedError
+            if time.monotonic() > deadline:
+                raise TimeoutError
         return command_id
 
     def _call(self, op: str, **payload: Any) -> dict[str, Any]:
         try:
-            command_id = self._send(op, **payload)
+            command_id = self._send(op, self._stall_timeout_s, **payload)
+        except TimeoutError:
+            raise self._hung(op) from None
         except OSError:
+            interrupts.check()
             raise self._crashed(op) from None
         for reply in self._read(op):
-            if reply["id"] != command_id:
-                continue
-            if "progress" in reply:
-                progress = reply["progress"]
-                self._progress(op, progress["done"], progress["total"])
-            elif reply["ok"]:
-                result: dict[str, Any] = reply["result"]
-                return result
-            else:
+            if reply.id != command_id:
+                self._unusable(op, f"it names command {reply.id}, {command_id} is under way")
+            if isinstance(reply, Working):
+                self._progress(op, reply.progress.done, reply.progress.total)
+            elif isinstance(reply, Failed):
                 raise self._failure(op, reply)
+            else:
+                return reply.result
         raise self._crashed(op)
 
-    def _read(self, op: str) -> Iterator[dict[str, Any]]:
+    def _read(self, op: str) -> Iterator[Reply]:
         """Yield replies until the worker closes the pipe. Raises EngineError if it hangs."""
+        assert self._replies is not None
         alive, log_size = time.monotonic(), -1
         while True:
-            ready, _, _ = select.select([self._replies], [], [], POLL_S)
+            interrupts.check()
+            ready, _, _ = select.select([self._replies], [], [], interrupts.POLL_S)
             if ready:
                 received = os.read(self._replies, 1 << 16)
                 if not received:
                     return
                 *lines, self._buffer = (self._buffer + received).split(b"\n")
                 alive = time.monotonic()
-                yield from map(json.loads, lines)
+                if len(self._buffer) > replies.LONGEST_REPLY:
+                    self._unusable(op, f"a line of more than {replies.LONGEST_REPLY:,} bytes")
+                for line in lines:
+                    yield self._reply(op, line)
             elif self._process.poll() is not None:
                 return
             # While a model loads for minutes, only the log shows progress.
-            elif (size := self._log.stat().st_size) != log_size:
+            elif (size := self._log.size()) != log_size:
                 alive, log_size = time.monotonic(), size
             elif time.monotonic() - alive > self._stall_timeout_s:
-                self.kill()
-                raise self._error(
-                    f"made no progress for {self._stall_timeout_s:g} s during {op}",
-                    kind="hung",
-                    hint="raise run.stall_timeout_s if it needs more time",
-                )
+                raise self._hung(op)
+
+    def _reply(self, op: str, line: bytes) -> Reply:
+        try:
+            return replies.read_reply(line)
+        except UnusableError as error:
+            self._unusable(op, f"{error}; expected progress, a result or a failure")
+
+    def _typed(self, op: str, kind: type[replies.Answer], result: dict[str, Any]) -> replies.Answer:
+        try:
+            return replies.typed(kind, result)
+        except UnusableError as error:
+            self._unusable(op, f"{error}; expected {', '.join(kind.model_fields)}")
+
+    def _check_shape(self, op: str, row: Scored, tokens: int, top: int) -> None:
+        try:
+            replies.check_shape(row, tokens, top)
+        except UnusableError as error:
+            self._unusable(op, str(error))
 
     # --- failures -----------------------------------------------------------------------------
 
-    def _failure(self, op: str, reply: Mapping[str, Any]) -> ParityCheckError:
-        kind, message = reply["kind"], reply["message"]
-        if kind in INPUT_KINDS:
-            return InputError(message, log=self._log)
-        if kind == "disk_full":
-            return OutputError(f"the {self.spec.role} engine {message}", hint=DISK_FULL_HINT)
+    def _unusable(self, op: str, why: str) -> NoReturn:
+        """The worker does not keep to the protocol; what it says next means nothing either."""
+        self.kill()
+        raise self._error(
+            f"gave an answer to {op} that cannot be used: {why}",
+            "protocol",
+            "something in the engine's environment or its plugins gets in the worker's way",
+        )
+
+    def _hung(self, op: str) -> EngineError:
+        self.kill()
+        return self._error(
+            f"made no progress for {self._stall_timeout_s:g} s during {op}",
+            "hung",
+            "raise run.stall_timeout_s if it needs more time",
+        )
+
+    def _failure(self, op: str, reply: Failed) -> ParityCheckError:
+        if reply.kind in INPUT_KINDS:
+            return InputError(reply.message, log=self._log.path)
+        if reply.kind == "disk_full":
+            return OutputError(f"the {self.spec.role} engine {reply.message}", hint=DISK_FULL_HINT)
         verb = "could not start" if op == "load" else f"failed to {op}"
-        return self._error(f"{verb}: {message}", kind=kind, hint=self.spec.hint(kind))
+        cause = causes.explain(reply.kind, reply.message, self._log)
+        hint = self.spec.hint(cause.kind)
+        return self._error(f"{verb}: {cause.message}", cause.kind, hint, cause.details)
 
     def _crashed(self, op: str) -> EngineError:
+        code = self._ended()
         self.kill()
-        code = self._process.returncode
+        if code is None:
+            return self._error(f"stopped answering during {op}, but goes on", "crashed")
         cause = f"exited with code {code}"
         hint = None
         if code < 0:
-            cause = f"was killed by {signal.Signals(-code).name}"
+            cause = f"was killed by {_name(-code)}"
             if -code == signal.SIGKILL:
                 hint = "killed from outside or by the OOM killer (see dmesg)"
-        return self._error(f"{cause} during {op}", kind="crashed", hint=hint, with_tail=True)
+        return self._error(f"{cause} during {op}", "crashed", hint, self._log.tail())
+
+    def _ended(self) -> int | None:
+        """The exit status, once the process is over; None where it is not."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(interrupts.POLL_S)
+        return None
 
     def _error(
-        self, what: str, *, kind: str, hint: str | None = None, with_tail: bool = False
+        self, what: str, kind: str, hint: str | None = None, details: tuple[str, ...] = ()
     ) -> EngineError:
         return EngineError(
             f"the {self.spec.role} engine ({self.spec.label}) {what}",
             kind=kind,
             hint=hint,
-            log=self._log,
-            details=self._log_tail() if with_tail else (),
+            log=self._log.path,
+            details=details,
         )
 
-    def _log_tail(self) -> tuple[str, ...]:
-        text = self._log.read_text(encoding="utf-8", errors="replace")
-        return tuple(text.splitlines()[-LOG_TAIL_LINES:])
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the real-time signals
+        return f"signal {number}"

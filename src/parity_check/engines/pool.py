@@ -9,23 +9,27 @@ from itertools import combinations
 from pathlib import Path
 from typing import Self, TypeVar
 
+from parity_check import interrupts
 from parity_check.engines.base import Engine, Progress, Spec
-from parity_check.errors import ParityCheckError
+from parity_check.errors import EngineError, ParityCheckError
 
 N = TypeVar("N", bound=str)
 T = TypeVar("T")
 Job = Callable[[Engine], T]
 
-SIGNAL_POLL_S = 0.2
 FULL_DEVICE = 0.95
 """Engines whose memory shares sum to at most this stay loaded together."""
+
+DAMAGED = ("crashed", "damaged", "internal", "load_failed", "vllm_not_installed")
+"""Failures to start that a damaged environment may be behind."""
 
 
 class EnginePool:
     """Starts engines when they are first needed, and closes all at the end.
 
     On separate devices, engines start and run side by side. On a shared device they take turns, and
-    stay loaded between turns if their memory shares fit.
+    stay loaded between turns if their memory shares fit. `mend` repairs the environment of an
+    engine that did not start, and says whether there was anything to repair.
     """
 
     def __init__(
@@ -35,11 +39,12 @@ class EnginePool:
         log_dir: Path,
         stall_timeout_s: float,
         progress: Callable[[str], Progress],
+        mend: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.specs: dict[str, Spec] = dict(specs)
         self._work_dir = work_dir
         self._log_dirs = dict.fromkeys(specs, log_dir)
-        self._stall_timeout_s, self._progress = stall_timeout_s, progress
+        self._stall_timeout_s, self._progress, self._mend = stall_timeout_s, progress, mend
         self._engines: dict[str, Engine] = {}
         self._lock, self._ended = threading.Lock(), False
 
@@ -80,7 +85,6 @@ class EnginePool:
                 _wait(futures.values())
                 _raise_first(futures)
             except BaseException:
-                # Also on Ctrl-C, which only this thread receives: the others wait on their workers.
                 self._kill()
                 raise
         return {role: future.result() for role, future in futures.items()}
@@ -110,8 +114,18 @@ class EnginePool:
             if not self.resident:
                 for other in list(self._engines):
                     self._end(other)
-            self._spawn(role).load()
+            self._start(role)
         return self._engines[role]
+
+    def _start(self, role: str) -> None:
+        """Load an engine; once more where its environment was damaged and could be mended."""
+        try:
+            self._spawn(role).load()
+        except EngineError as error:
+            if error.kind not in DAMAGED or not self._mend(role):
+                raise
+            self._end(role)
+            self._spawn(role).load()
 
     def _spawn(self, role: str) -> Engine:
         spec, log = self.specs[role], self._log_dirs[role] / f"{role}.log"
@@ -141,12 +155,12 @@ def _share_a_device(one: Spec, other: Spec) -> bool:
 def _wait(futures: Iterable[Future[T]]) -> None:
     """Wait until all are done or one has failed.
 
-    Poll in short intervals: a signal that arrives just before waiting on a lock does not wake the
-    wait.
+    Raises KeyboardInterrupt after a signal.
     """
     waiting = set(futures)
     while waiting:
-        done, waiting = wait(waiting, SIGNAL_POLL_S, FIRST_EXCEPTION)
+        interrupts.check()
+        done, waiting = wait(waiting, interrupts.POLL_S, FIRST_EXCEPTION)
         if any(future.exception() for future in done):
             return
 

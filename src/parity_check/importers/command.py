@@ -43,8 +43,8 @@ def import_dump(
 ) -> None:
     """Write the rollout's trace of a dump, and the trainer's trace if the dump has one.
 
-    `format` is a framework's name, or AUTO. Nothing is written before everything is read and
-    checked. Raises ConfigError, InputError.
+    `format` is a framework's name, or AUTO. Writes nothing before everything is read and checked.
+    Raises ConfigError, InputError.
     """
     for file in files:
         regular_file(file, "the dump")
@@ -87,9 +87,9 @@ def _left_out(imported: Imported) -> str:
     sampled = imported.sequences - imported.unsampled
     notes = []
     if len(imported.behaviour) > sampled:
-        notes.append(f"{sampled} sequences became one sample a turn")
+        notes.append(f"{sampled} sequences were split into one sample per turn")
     if imported.rollouts < sampled:
-        notes.append(f"{sampled} sequences are of {imported.rollouts} rollouts")
+        notes.append(f"{sampled} sequences belong to {imported.rollouts} rollouts")
     if imported.masked:
         notes.append(f"{imported.masked} masked tokens between turns are only context")
     if imported.unsampled:

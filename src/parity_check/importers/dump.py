@@ -46,7 +46,7 @@ class Dumped:
     behaviour: Logprobs
     evaluating: Logprobs | None
     prompt_id: str | None = None
-    """None where the dump names no prompt: equal prompts are then found by their ids."""
+    """None if the dump has no prompt ids: equal prompts are then found by their token ids."""
     rollout_id: str | None = None
     """None where this sequence is a rollout of its own; several sequences may be of one rollout."""
     group: str = ""
@@ -82,7 +82,7 @@ def turns_of(sampled: Sequence[bool]) -> list[tuple[int, int]]:
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON lines file with their places. Raises InputError."""
+    """Yield the objects of a JSON lines file with their places. Raises InputError."""
     for place, row in json_lines(path):
         if not isinstance(row, dict):
             raise InputError(f"{place}: expected an object")

@@ -33,7 +33,7 @@ def recognise(tree: Any) -> bool:
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     names, seen = slime.Names(), set[tuple[Any, Any]]()
     for path in paths:
         tree = read_torch(path)

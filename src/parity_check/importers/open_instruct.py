@@ -6,8 +6,8 @@ Written with `--save_traces` by open_instruct/rl_utils.py, RolloutRecord (allena
      "response_tokens": [92, 5], "logprobs": [-0.31, -1.2], "finish_reason": "stop",
      "dataset": "gsm8k", "request_info": {"num_calls": 0, "tool_calleds": false}}
 
-The rollout engine's side alone. There is no tool mask: in a rollout that called a tool nobody knows
-which tokens the tool wrote, so such rollouts are refused. NaN logprobs stay, to be counted.
+The rollout engine's side alone. There is no tool mask: in a rollout that called a tool it is not
+known which tokens the tool wrote, so such rollouts are refused. NaN logprobs stay, to be counted.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _sequence(row: Mapping[str, Any], place: str) -> Dumped:
     info = row.get("request_info")
     if isinstance(info, dict) and (info.get("num_calls") or info.get("tool_calleds")):
         raise InputError(
-            f"{place}: a rollout with tool calls, and the format has no tool mask: nobody knows "
+            f"{place}: a rollout with tool calls, and the format has no tool mask: it is unknown "
             "which tokens the policy sampled",
             hint=NO_TOOL_MASK,
         )

@@ -29,8 +29,8 @@ def check_unpadded(
         return
     if certain or _filled(*(_turned(each, side) for each in (rows, logprobs or rows))):
         raise InputError(
-            f"{place}: the rows are padded at the {side}, and there is no `{missing}`: nobody "
-            "knows which tokens are padding",
+            f"{place}: the rows are padded at the {side}, and there is no `{missing}`: it is "
+            "unknown which tokens are padding",
             hint=f"dump `{missing}` too, or rows without padding",
         )
 

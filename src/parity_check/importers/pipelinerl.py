@@ -72,8 +72,8 @@ def _sequence(text: Mapping[str, Any], named: str, place: str) -> Dumped:
         raise InputError(f"{place}: `logprobs` is empty", hint=NO_LOGPROBS)
     if len(logprobs) != count:
         raise InputError(
-            f"{place}: `logprobs` has {len(logprobs)} entries, `labels` has {count} sampled "
-            "tokens: nobody knows which belongs to which"
+            f"{place}: `logprobs` has {len(logprobs)} entries, but `labels` has {count} sampled "
+            "tokens"
         )
     metadata = text.get("metadata")
     facts: Mapping[str, Any] = metadata if isinstance(metadata, dict) else {}

@@ -8,10 +8,10 @@ Written with `trainer.enable_token_export = true` by src/prime_rl/trainer/rl/tok
      "inference_logprobs": [0.0, 0.0, -0.31, -1.2], "trainer_logprobs": [-8.3, -2.0, -0.30, -1.22]}
 
 All columns are aligned with `token_ids`: the trainer's logprobs are shifted right before they are
-written (trainer/rl/train.py), and those outside `loss_mask` mean nothing. The trainer divides its
-logits by the temperature. JSON has no NaN, so a logprob that was not finite is null. Tokens of a
-component without sampled logprobs (`rl_weights` and `ref_kl_weights` 0) are left out, as prime-rl
-leaves them out of its own mismatch KL.
+written (trainer/rl/train.py), and those outside `loss_mask` are meaningless. The trainer divides
+its logits by the temperature. JSON has no NaN, so a non-finite logprob is null. Tokens of a
+component without sampled logprobs (`rl_weights` and `ref_kl_weights` 0) are excluded, as in
+prime-rl's own mismatch KL.
 
 A rollout that branched is several lines, which do not say so. Branches begin with the prompt of
 their rollout, so prompts that begin with another prompt of the export are of one cluster. Which
@@ -51,7 +51,7 @@ def recognise(row: Any) -> bool:
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     found = [_sequence(row, place) for path in paths for place, row in json_rows(path)]
     prompts = [each.token_ids[: _first(each.sampled)] for each in found]
     roots = _roots(prompts)

@@ -45,7 +45,7 @@ from parity_check.importers.torch_file import read_torch
 FORMAT_VERSION = 2
 FINISHED = {"completed": "stop", "truncated": "length", "aborted": "abort"}
 MASKS = ("loss_mask", "loss_masks", "rollout_mask_sums")
-NO_ROLLOUT_LOGPROBS = "the generate function of this run did not keep the engine's logprobs"
+NO_ROLLOUT_LOGPROBS = "the generate function of this run did not store the engine's logprobs"
 
 
 def recognise(tree: Any) -> bool:
@@ -54,7 +54,7 @@ def recognise(tree: Any) -> bool:
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     names = Names()
     for path in paths:
         yield from sequences(path, read_torch(path), names)
@@ -83,14 +83,14 @@ def sequences(path: Path, tree: Any, names: Names) -> Iterator[Dumped]:
     """The sequences of one file's object. Raises InputError."""
     if not isinstance(tree, dict) or not isinstance(tree.get("samples"), list):
         raise InputError(
-            f"{path}: no `samples`: not a dump of slime",
-            hint="give files of train_data/ (both sides) or rollout_data/ (the engine's)",
+            f"{path}: no `samples`: not a slime dump",
+            hint="pass files of train_data/ (both sides) or rollout_data/ (rollout side)",
         )
     trained = "format_version" in tree
     if trained and tree["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"{path}: slime train dump {tree['format_version']}, this parity-check reads "
-            f"{FORMAT_VERSION}"
+            f"{path}: slime train dump version {tree['format_version']}, but this version of "
+            f"parity-check reads {FORMAT_VERSION}"
         )
     batch = names.batch(path, tree.get("rollout_id"), tree["samples"])
     for number, sample in enumerate(tree["samples"]):
@@ -119,7 +119,7 @@ def trained_sample(sample: Mapping[str, Any], batch: str, number: int, place: st
 
 
 def _rolled_out(sample: Mapping[str, Any], batch: str, number: int, place: str) -> Dumped:
-    """A sample of rollout data: the engine's side alone."""
+    """A sample of rollout data: only the rollout side."""
     length = wanted(sample, "response_length", place)
     group = sample.get("group_index")
     if length == 0 and sample.get("rollout_log_probs") is None:
@@ -195,5 +195,5 @@ def _versions(names: Any, sampled: Sequence[bool]) -> list[int | None] | None:
 
 
 def plain(value: Any) -> Any:
-    """A tensor as a list, or as a number."""
+    """A tensor as a list or a number."""
     return value.tolist() if isinstance(value, np.ndarray) else value

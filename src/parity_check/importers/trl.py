@@ -50,7 +50,7 @@ NAMES = {
     "group": ("env_name", "data_source"),
     "prompt_id": ("prompt_id",),
 }
-"""What each field may be called."""
+"""The accepted names of each field."""
 PADDING = ("prompt_mask", "completion_mask")
 CONTEXT = ("tool_mask", "env_mask", "loss_mask")
 MASKS = {*PADDING, *CONTEXT, "pixel_attention_mask"}

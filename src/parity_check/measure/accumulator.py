@@ -1,6 +1,6 @@
 """Accumulate sums over the tokens of one sampling direction, per prompt, in one pass.
 
-Memory does not grow with the number of tokens: what is kept is one row of sums a prompt, one row a
+Memory does not grow with the number of tokens: it keeps one row of sums per prompt, one row per
 sample, and one histogram. The turns of a rollout may lie in different chunks: their rows are put
 together when the last chunk is there.
 """
@@ -23,6 +23,7 @@ from parity_check.measure.stats import Floats, Ints
 TURN_EDGES = (0, 1, 2, 3, 4, 6, 8, 16, 32)
 POSITION_EDGES = (0, 16, 64, 256, 1024, 4096, 16384)
 BROKEN_DOWN = [COLUMN[name] for name in ("count", "log_ratio", "abs_log_ratio", "k3")]
+SIDES: tuple[Side, Side] = ("up", "down")
 _BLOCK = 1 << 15  # tokens at a time: the columns of a block stay in the processor's cache
 
 
@@ -78,9 +79,15 @@ class Thresholds:
 class Accumulator:
     """The sums over the chunks so far: per prompt, per sample, and a histogram."""
 
-    def __init__(self, objectives: Iterable[Objective], tail_thresholds: Iterable[float]) -> None:
+    def __init__(
+        self,
+        objectives: Iterable[Objective],
+        tail_thresholds: Iterable[float],
+        tail_threshold: float = 1.0,
+    ) -> None:
         rows = list(objectives)
-        tails = list(tail_thresholds)
+        tails = [*tail_thresholds, tail_threshold]
+        self.tail_threshold = tail_threshold
         self.thresholds = [
             Thresholds(name, rows, tails if name == "log ratio" else ()) for name in STATISTICS
         ]
@@ -90,6 +97,7 @@ class Accumulator:
             "probability": PROBABILITY_BINS * len(BROKEN_DOWN),
             "turn": len(TURN_EDGES) * len(BROKEN_DOWN),
             "alternatives": 3,
+            "impossible": 1,
         }
         widths |= {str(each.statistic): each.width for each in self.thresholds}
         ends = np.cumsum(list(widths.values())).tolist()
@@ -172,9 +180,12 @@ class Accumulator:
         starts = chunk.starts[first : last + 1] - chunk.starts[first]
         tokens = slice(int(chunk.starts[first]), int(chunk.starts[last]))
         behaviour, evaluating = chunk.behaviour_logprob[tokens], chunk.evaluating_logprob[tokens]
+        impossible = np.zeros(size)
         begin, sample, position = _segments(starts)
         origin = starts[:-1]
         if keep is not None:
+            where = np.flatnonzero(invalid.impossible_values(behaviour))
+            np.add.at(impossible, np.searchsorted(starts, where, side="right") - 1, 1.0)
             behaviour, evaluating = behaviour[keep], evaluating[keep]
             before = np.concatenate([[0], np.cumsum(keep)])
             begin = before[begin]
@@ -183,6 +194,7 @@ class Accumulator:
             starts = before[starts]
         lengths = np.diff(starts)
         rows = np.zeros((size, self.width))
+        rows[:, self.parts["impossible"]] = impossible[:, None]
         first_differing = np.full(size, -1, np.int64)
         smallest, largest = np.full(size, np.inf), np.full(size, -np.inf)
         if len(behaviour):
@@ -212,6 +224,7 @@ class Accumulator:
                 smallest=smallest,
                 largest=largest,
                 beyond=self._shares(rows),
+                tail=self._tail(rows),
                 first=first_differing,
             )
         )
@@ -227,6 +240,13 @@ class Accumulator:
         """The counts of each sample that are averaged sequence by sequence."""
         counts = [rows[:, self.parts[each.statistic]][:, each.shares] for each in self.thresholds]
         return np.concatenate(counts, axis=1).astype(np.int32)
+
+    def _tail(self, rows: Floats) -> NDArray[np.int32]:
+        """How many tokens of each sample have |Δ| above the tail threshold."""
+        [found] = (each for each in self.thresholds if each.statistic == "log ratio")
+        up, down = (found.column(side, self.tail_threshold) for side in SIDES)
+        counts: Floats = rows[:, self.parts["log ratio"]]
+        return (counts[:, up] + counts[:, down]).astype(np.int32)
 
     def share_column(self, statistic: Statistic, side: Side, edge: float) -> int:
         """Where the counts of an edge stand in a sample's `beyond`."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -96,26 +96,24 @@ def decompose(
     found = [
         Leg(
             *pair,
-            _mean("mean_log_ratio", delta[leg], count, sampled_by, level),
-            _mean("rms_log_ratio", squares[leg], count, sampled_by, level, 0.0).map(math.sqrt),
+            stats.mean_estimate(
+                "mean_log_ratio", "nats", delta[leg], count, sampled_by=sampled_by, level=level
+            ),
+            stats.mean_estimate(
+                "rms_log_ratio",
+                "nats",
+                squares[leg],
+                count,
+                sampled_by=sampled_by,
+                level=level,
+                lowest=0.0,
+                interval=stats.long_tailed_interval,
+            ).map(math.sqrt),
             _share(shared[leg], squares[0], round(count.sum()), sampled_by, level),
         )
         for leg, pair in enumerate(names)
     ]
     return Decomposition(trainer, sampled_by, round(count.sum()), *found)
-
-
-def _mean(
-    name: str,
-    sums: Floats,
-    count: Floats,
-    sampled_by: str,
-    level: float,
-    lowest: float = -math.inf,
-) -> Estimate:
-    return stats.mean_estimate(
-        name, "nats", sums, count, sampled_by=sampled_by, level=level, lowest=lowest
-    )
 
 
 def _share(
@@ -126,11 +124,7 @@ def _share(
     if not present.any():
         return None
     products, squares = products[present], squares[present]
-    value, _ = stats.ratio_of_sums(products, squares)
-    note = stats.too_few_clusters(len(squares))
-    low = high = None
-    if not note:
-        low, high = stats.skewed_interval(products, squares, level)
-    return Estimate(
-        "squared_share", sampled_by, value, low, high, level, tokens, len(squares), "share", note
+    estimate = stats.mean_estimate(
+        "squared_share", "share", products, squares, sampled_by=sampled_by, level=level
     )
+    return replace(estimate, n=tokens)

@@ -22,15 +22,26 @@ class Estimator:
     def mean(
         self, name: str, unit: str, sums: Floats, weights: Floats, lowest: float = -math.inf
     ) -> Estimate:
+        """A mean whose tails are alike."""
         return stats.mean_estimate(
             name, unit, sums, weights, sampled_by=self.sampled_by, level=self.level, lowest=lowest
         )
 
-    def share(self, name: str, sums: Floats, weights: Floats, effective_n: float) -> Estimate:
-        return stats.share_estimate(
-            name, sums, weights,
-            sampled_by=self.sampled_by, level=self.level, effective_n=effective_n,
+    def size(
+        self, name: str, unit: str, sums: Floats, weights: Floats, lowest: float = 0.0
+    ) -> Estimate:
+        """A mean with a long upper tail: of squares, magnitudes, divergences."""
+        return stats.mean_estimate(
+            name, unit, sums, weights, sampled_by=self.sampled_by, level=self.level,
+            lowest=lowest, interval=stats.long_tailed_interval,
         )  # fmt: skip
+
+    def share(
+        self, name: str, sums: Floats, weights: Floats, trials: float | None = None
+    ) -> Estimate:
+        return stats.share_estimate(
+            name, sums, weights, sampled_by=self.sampled_by, level=self.level, trials=trials
+        )
 
     def clip(
         self,
@@ -38,7 +49,7 @@ class Estimator:
         low: Floats,
         high: Floats,
         weights: Floats,
-        effective_n: float,
+        trials: float | None = None,
         both: Floats | float = 0.0,
     ) -> ClipEstimate:
         """The shares beyond each edge; `both` of them are beyond the two, and count once."""
@@ -46,7 +57,7 @@ class Estimator:
         positive = self.positive_share
 
         def share(part: str, sums: Floats) -> Estimate:
-            return self.share(name + part, sums, weights, effective_n)
+            return self.share(name + part, sums, weights, trials)
 
         return ClipEstimate(
             objective=row,
@@ -65,7 +76,7 @@ class Estimator:
             return None
         estimates = (
             self.mean("mean_log_ratio", "nats", delta, count),
-            self.mean("mean_abs_log_ratio", "nats", size, count, 0.0),
-            self.mean("k3_kl", "nats", k3, count, 0.0),
+            self.size("mean_abs_log_ratio", "nats", size, count),
+            self.size("k3_kl", "nats", k3, count),
         )
         return Bin(label, low, high, estimates)

@@ -13,6 +13,7 @@ from parity_check.measure import invalid, stats
 from parity_check.measure.accumulator import Accumulator
 from parity_check.measure.breakdowns import breakdowns, range_label
 from parity_check.measure.estimator import Estimator
+from parity_check.measure.invalid import InvalidCount
 from parity_check.measure.metrics import COLUMN, COLUMNS, METRICS, RATIO_CAP, PairedChunk
 from parity_check.measure.objective import Objective, Side
 from parity_check.measure.objectives import OBJECTIVES
@@ -23,6 +24,8 @@ from parity_check.measure.stats import Estimate, Floats
 TAIL_THRESHOLDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 LENGTH_EDGES = (0, 128, 512, 2048, 8192)
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
+BURST_SHARE = 1 / 20
+"""A sequence is a burst if this share of its tokens has |Δ| above the tail threshold."""
 
 
 def measure(
@@ -34,7 +37,6 @@ def measure(
     tail_threshold: float = 1.0,
     positive_share: float = 0.5,
     groups: Mapping[str, int] | None = None,
-    seed: int = 0,
 ) -> Measurement:
     """Measure one sampling direction in one pass over its chunks.
 
@@ -42,46 +44,40 @@ def measure(
     that `clip_fraction` reports (`grpo` by default); all rows of OBJECTIVES are estimated beside
     it. `positive_share` is the share of tokens with a positive advantage, unknown to an engine
     comparison. `groups` names the numbers of the prompt groups; it is read after the last chunk.
-    `seed` feeds the bootstrap of the effective sample sizes, nothing else. Raises
-    TraceMismatchError when not one token could be compared.
+    If one side has no usable logprob at all, every estimate is NaN and `invalid` has the counts.
+    Raises TraceMismatchError if there is no token.
     """
     objective = OBJECTIVES["grpo"] if objective is None else objective
     rows = {**OBJECTIVES, objective.name: objective}
     thresholds = sorted({*TAIL_THRESHOLDS, tail_threshold})
-    sums = Accumulator(rows.values(), thresholds)
+    sums = Accumulator(rows.values(), thresholds, tail_threshold)
     for chunk in chunks:
         sums.add(chunk)
     column = {name: sums.part("totals")[:, index] for index, name in enumerate(COLUMNS)}
     count = column["count"]
     tokens = round(count.sum())
     if tokens == 0:
-        raise TraceMismatchError(
-            "nothing was compared: no token has a usable logprob on both sides",
-            hint=f"all {sums.excluded} tokens have an invalid logprob on at least one side",
-        )
+        return _nothing_usable(sums, sampled_by, level, rows.values(), positive_share)
     estimator = Estimator(sampled_by, level, positive_share)
     sequences = rollouts_of(sums.samples, len(sums.sums))
-    present = count > 0
-    clusters = int(present.sum())
-    deff = stats.design_effect(
-        column["abs_log_ratio"][present], column["squared_log_ratio"][present], count[present]
-    )
+    clusters = int(np.count_nonzero(count))
     clips = {
-        name: _token_clip(estimator, sums, sequences, row, tokens / deff)
+        name: _token_clip(estimator, sums, sequences, row)
         if row.level == "token"
         else _sequence_clip(estimator, sequences, row)
         for name, row in rows.items()
     }
-    tails = tuple(
-        (threshold, _tail(estimator, sums, threshold, tokens / deff)) for threshold in thresholds
-    )
+    tails = tuple((threshold, _tail(estimator, sums, threshold)) for threshold in thresholds)
+    impossible = sums.part("impossible")[:, 0]
     estimates = [
         *_token_means(estimator, column),
         dict(tails)[tail_threshold],
         replace(clips[objective.name].counted, name="clip_fraction"),
-        *_effective_sample_sizes(estimator, column, sequences, seed),
+        *_effective_sample_sizes(estimator, column, sequences),
+        *_bursts(estimator, sequences),
         *_sequence_means(estimator, sequences),
-        estimator.share("identical_fraction", column["identical"], count, tokens / deff),
+        estimator.share("identical_fraction", column["identical"], count),
+        estimator.share("impossible_fraction", impossible, count + impossible),
         *_alternative_means(estimator, sums.part("alternatives")),
     ]  # fmt: skip
     order = list(METRICS)
@@ -94,6 +90,7 @@ def measure(
         samples=sum(int(np.count_nonzero(each.sums[:, 0])) for each in sums.samples),
         rollouts=len(sequences.length),
         clusters=clusters,
+        effective_clusters=float(stats.effective_clusters(count)),
         estimates=tuple(sorted(estimates, key=lambda estimate: order.index(estimate.name))),
         tails=tails,
         quantiles={
@@ -112,31 +109,78 @@ def measure(
             for low, high in zip(LENGTH_EDGES, (*LENGTH_EDGES[1:], math.inf), strict=True)
             if len((part := sequences.between(low, high)).length)
         ),
-        invalid=tuple(
-            entry
-            for side, counts in sums.defects.items()
-            for entry in invalid.invalid_counts(side, counts)
-        ),
+        invalid=_invalid(sums),
     )  # fmt: skip
 
 
+def _nothing_usable(
+    sums: Accumulator,
+    sampled_by: str,
+    level: float,
+    rows: Iterable[Objective],
+    positive_share: float,
+) -> Measurement:
+    """The measurement of a direction in which no token has a usable logprob on both sides."""
+    if not sums.excluded:
+        raise TraceMismatchError("nothing was compared: the traces hold no completion token")
+    note = f"none of {sums.excluded:,} tokens has a usable logprob on both sides"
+
+    def nothing(name: str, unit: str) -> Estimate:
+        return Estimate(name, sampled_by, math.nan, None, None, level, 0, 0, unit, note)
+
+    def no_clip(row: Objective) -> ClipEstimate:
+        name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
+        return ClipEstimate(row, positive_share, *[nothing(name, "share")] * 5)
+
+    return Measurement(
+        sampled_by=sampled_by,
+        level=level,
+        tokens=0,
+        excluded=sums.excluded,
+        samples=0,
+        rollouts=0,
+        clusters=0,
+        effective_clusters=0.0,
+        estimates=tuple(nothing(row.name, row.unit) for row in METRICS.values()),
+        tails=(),
+        quantiles={},
+        largest=math.nan,
+        first_divergence=FirstDivergence(0, 0, None, None),
+        clips=tuple(map(no_clip, rows)),
+        breakdowns={},
+        clips_by_length=(),
+        invalid=_invalid(sums),
+    )
+
+
+def _invalid(sums: Accumulator) -> tuple[InvalidCount, ...]:
+    return tuple(
+        entry
+        for side, counts in sums.defects.items()
+        for entry in invalid.invalid_counts(side, counts)
+    )
+
+
 def _token_means(estimator: Estimator, column: dict[str, Floats]) -> list[Estimate]:
-    count, mean = column["count"], estimator.mean
+    count, mean, size = column["count"], estimator.mean, estimator.size
     delta, squares = column["log_ratio"], column["squared_log_ratio"]
     return [
         mean("mean_log_ratio", "nats", delta, count),
-        mean("rms_log_ratio", "nats", squares, count, 0.0).map(math.sqrt),
-        mean("mean_abs_log_ratio", "nats", column["abs_log_ratio"], count, 0.0),
-        mean("mean_importance_ratio", "ratio", column["ratio"], count, 0.0),
+        size("rms_log_ratio", "nats", squares, count).map(math.sqrt),
+        size("mean_abs_log_ratio", "nats", column["abs_log_ratio"], count),
+        stats.allow_unseen(
+            mean("mean_importance_ratio", "ratio", column["ratio"], count, 0.0),
+            stats.UNSEEN["mean_importance_ratio"],
+        ),
         mean("truncated_importance_ratio", "ratio", column["truncated_ratio"], count, 0.0),
         mean("geometric_mean_ratio", "ratio", delta, count).map(_capped_exp),
         mean("k1_kl", "nats", -delta, count),
-        mean("k2_kl", "nats", squares / 2, count, 0.0),
-        mean("k3_kl", "nats", column["k3"], count, 0.0),
-        mean("reverse_k3_kl", "nats", column["reverse_k3"], count, 0.0),
-        mean("multiplicative_error", "ratio", column["multiplicative"], count, 1.0),
+        size("k2_kl", "nats", squares / 2, count),
+        stats.allow_unseen(size("k3_kl", "nats", column["k3"], count), stats.UNSEEN["k3_kl"]),
+        size("reverse_k3_kl", "nats", column["reverse_k3"], count),
+        size("multiplicative_error", "ratio", column["multiplicative"], count, 1.0),
         mean("chi2_token", "1", column["squared_ratio"] - count, count, -1.0),
-        mean("probability_difference", "probability", column["probability_difference"], count, 0.0),
+        size("probability_difference", "probability", column["probability_difference"], count),
     ]
 
 
@@ -145,7 +189,7 @@ def _capped_exp(value: float) -> float:
 
 
 def _effective_sample_sizes(
-    estimator: Estimator, column: dict[str, Floats], sequences: Rollouts, seed: int
+    estimator: Estimator, column: dict[str, Floats], sequences: Rollouts
 ) -> Iterator[Estimate]:
     product = np.exp(np.clip(sequences.sums["log_ratio"], -RATIO_CAP, RATIO_CAP))
     weights = {
@@ -158,10 +202,26 @@ def _effective_sample_sizes(
         ),
     }  # fmt: skip
     for name, sums in weights.items():
-        found = stats.effective_sample_size(
-            *sums, sampled_by=estimator.sampled_by, level=estimator.level, seed=seed
+        yield stats.effective_sample_size(
+            name, *sums, sampled_by=estimator.sampled_by, level=estimator.level
         )
-        yield replace(found, name=name)
+
+
+def _bursts(estimator: Estimator, sequences: Rollouts) -> Iterator[Estimate]:
+    """The shares of the sequences, and of the prompts, that have tokens in the tail.
+
+    The bound on sequences assumes that they fail one by one, that on prompts that prompts do.
+    """
+    every = sequences.ones()
+    prompts = (every > 0).astype(np.float64)
+    for kind, hit in (
+        ("burst", sequences.tail >= BURST_SHARE * sequences.length),
+        ("tail", sequences.tail > 0),
+    ):
+        hits = sequences.by_cluster(hit)
+        suffix = "sample_" if kind == "tail" else ""
+        yield estimator.share(f"{kind}_{suffix}fraction", hits, every)
+        yield estimator.share(f"{kind}_prompt_fraction", (hits > 0).astype(np.float64), prompts)
 
 
 def _sequence_means(estimator: Estimator, sequences: Rollouts) -> list[Estimate]:
@@ -194,25 +254,19 @@ def _alternative_means(estimator: Estimator, cells: Floats) -> list[Estimate]:
     if not count.any():
         return []
     return [
-        estimator.share("top1_agreement", agree, count, count.sum()),
+        estimator.share("top1_agreement", agree, count),
         estimator.mean("entropy_difference", "nats", gap, count),
     ]
 
 
-def _tail(
-    estimator: Estimator, sums: Accumulator, threshold: float, effective_n: float
-) -> Estimate:
+def _tail(estimator: Estimator, sums: Accumulator, threshold: float) -> Estimate:
     beyond = sums.beyond("log ratio", "up", threshold) + sums.beyond("log ratio", "down", threshold)
     count = sums.part("totals")[:, COLUMN["count"]]
-    return estimator.share("tail_fraction", beyond, count, effective_n)
+    return estimator.share("tail_fraction", beyond, count)
 
 
 def _token_clip(
-    estimator: Estimator,
-    sums: Accumulator,
-    sequences: Rollouts,
-    row: Objective,
-    effective_n: float,
+    estimator: Estimator, sums: Accumulator, sequences: Rollouts, row: Objective
 ) -> ClipEstimate:
     assert row.statistic is not None
     statistic, by_token = row.statistic, row.averaging == "token"
@@ -226,8 +280,9 @@ def _token_clip(
         return sequences.by_cluster(sequences.beyond[:, column] / sequences.length)
 
     low, high = row.edges()
-    weights = sums.part("totals")[:, COLUMN["count"]] if by_token else sequences.ones()
-    return estimator.clip(row, beyond("down", -low), beyond("up", high), weights, effective_n)
+    count = sums.part("totals")[:, COLUMN["count"]]
+    weights = count if by_token else sequences.ones()
+    return estimator.clip(row, beyond("down", -low), beyond("up", high), weights, count.sum())
 
 
 def _sequence_clip(estimator: Estimator, sequences: Rollouts, row: Objective) -> ClipEstimate:
@@ -245,7 +300,7 @@ def _sequence_clip(estimator: Estimator, sequences: Rollouts, row: Objective) ->
         sequences.by_cluster(weight * low),
         sequences.by_cluster(weight * high),
         sequences.by_cluster(weight),
-        sequences.effective(),
+        len(sequences.length),
         both=sequences.by_cluster(weight * both),
     )
 

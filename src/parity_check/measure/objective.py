@@ -60,16 +60,16 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """One row: an objective as one framework counts it.
+    """One row: an objective, as one framework counts it.
 
     `level` says what is compared: a token's value, or a sequence's mean, sum, or extreme (its
     largest value above, its smallest below). `low` and `high` are edges in `unit`; None is an open
     side. `unit` is the ratio trainer over rollout, its log, its inverse, an estimate of a
     divergence (k2, k3: nats), the deviation |ratio - 1|, or a difference of probabilities.
-    `high_counts` and `low_counts` say for which sign of the advantage the framework's own counter
-    counts a crossing, `averaging` whether it averages over tokens or gives each sequence the same
-    weight. With `moved`, a sequence beyond its edge counts with the share of its tokens that moved
-    away: up at `high_counts`, down at `low_counts`.
+    `high_counts` and `low_counts` are the sign of the advantage for which the framework counts a
+    crossing. `averaging`: over tokens, or with the same weight for each sequence. With `moved`, a
+    sequence beyond its edge counts with the share of its tokens that moved away: up at
+    `high_counts`, down at `low_counts`.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Objective:
         return self.edges() if self.statistic == "log ratio" else (-math.inf, math.inf)
 
     def counted(self, low: Floats, high: Floats, positive_share: float) -> Floats:
-        """What the framework's counter expects of `low` and `high` counts, as it weighs them."""
+        """The expected count of the framework's counter, from `low` and `high` counts."""
         weight = {"any": 1.0, "positive": positive_share, "negative": 1.0 - positive_share}
         return weight[self.low_counts] * low + weight[self.high_counts] * high
 
@@ -164,11 +164,10 @@ def count_beyond(
 ) -> Ints:
     """Count, for each of `size` samples, the values strictly above each threshold.
 
-    `values` [n] with the sample of each in `samples` [n]; `thresholds` [T] ascend. Returns
-    [size, T].
+    `values` [n] belong to `samples` [n]; `thresholds` [T] ascend. Returns [size, T].
     """
     steps = len(thresholds) + 1
-    # A comparison with each of a few thresholds is several times faster than a binary search.
+    # For few thresholds, comparing with each is several times faster than binary search.
     passed = np.zeros(len(values), np.int8)
     for threshold in thresholds:
         passed += values > threshold

@@ -210,7 +210,7 @@ _TABLE = (
     _clip(
         "ppo-pipelinerl", "PPO clamp (PipelineRL)", 0.98, 1.02, (_pipelinerl("ppo"),),
         "conf/finetune/base.yaml, epsilon 2e-2",
-        "Tokens outside the band, whatever their advantage; the mean of each sequence's share.",
+        "Tokens outside the band, for any advantage; the mean of each sequence's share.",
         averaging="sequence", high_counts="any", low_counts="any",
     ),
     _clip(
@@ -221,7 +221,7 @@ _TABLE = (
     _clip(
         "dual-clip", "dual clip (verl)", None, 3.0, (_vanilla("actor/pg_clipfrac_lower"),),
         "arXiv 1912.09729; clip_ratio_c 3.0",
-        "Tokens of negative advantage whose loss the second clip bounds.",
+        "Tokens of negative advantage whose loss is bounded by the second clip.",
         high_counts="negative",
     ),
     _clip(
@@ -269,7 +269,8 @@ _TABLE = (
         "gspo", "GSPO clip (slime)", 1 - 3e-4, 1 + 4e-4,
         (_slime("pg_clipfrac", "compute_gspo_kl, compute_policy_loss"),),
         "arXiv 2507.18071, 3e-4 / 4e-4; slime with --use-rollout-logprobs",
-        "Sequences whose geometric mean ratio the clip removes, one value a sequence.",
+        "Sequences whose gradient the clip removes, by their geometric mean ratio; each counts "
+        "once.",
         level="sequence-mean", averaging="sequence",
     ),
     _clip(
@@ -287,7 +288,7 @@ _TABLE = (
                     "openrlhf/models/loss.py"),
         ),
         "arXiv 2507.18071; verl examples/gspo_trainer, 3e-4 / 4e-4",
-        "As gspo, but each sequence counts with its tokens: long ones weigh more.",
+        "As gspo, but each sequence is weighted by its number of tokens.",
         level="sequence-mean",
     ),
     _clip(
@@ -355,7 +356,7 @@ _TABLE = (
         "tis-roll", "TIS, token (ROLL)", "truncation", "token", None, 1.2,
         (_roll("actor/is_weight_clipfrac"),),
         "TrainInferISWeightConfig.upper_bound 1.2",
-        "Tokens whose importance weight is cut to the cap.",
+        "Tokens whose importance weight is truncated at the cap.",
     ),
     _weight(
         "tis-openrlhf", "TIS, token (OpenRLHF)", "truncation", "token", 0.5, 5.0, (OPENRLHF,),
@@ -367,7 +368,7 @@ _TABLE = (
         (_verl("rollout_corr/rollout_is_ratio_fraction_high (sequence)", "compute_is_metrics",
                CORRECTION),),
         "rollout_is_threshold 2",
-        "Sequences whose product of ratios is cut to the cap; grows with length.",
+        "Sequences whose product of ratios is truncated at the cap; grows with length.",
     ),
     _weight(
         "tis-sequence-skyrl", "TIS, sequence (SkyRL)", "truncation", "sequence-sum", None, 5.0,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from parity_check.measure import stats
 from parity_check.measure.metrics import I32
 from parity_check.measure.objective import Objective
 from parity_check.measure.stats import Floats, Ints
@@ -23,7 +22,8 @@ SEQUENCE_SUMS = (
 @dataclass(frozen=True, slots=True)
 class SampleRows:
     """One row a sample [S]: its rollout and cluster, sums [S, SEQUENCE_SUMS], extremes of Δ, tokens
-    beyond the edges that are averaged by sequence [S, T], and its first differing token (-1: none).
+    beyond the edges that are averaged by sequence [S, T] and above the tail threshold, and its
+    first differing token (-1: none).
     """
 
     rollout: Ints
@@ -32,18 +32,23 @@ class SampleRows:
     smallest: Floats
     largest: Floats
     beyond: NDArray[np.int32]
+    tail: NDArray[np.int32]
     first: Ints
 
 
 @dataclass(frozen=True, slots=True)
 class Rollouts:
-    """One row a rollout that has usable tokens [R]; `beyond` [R, T], `sums` by their names."""
+    """One row a rollout that has usable tokens [R]; `beyond` [R, T], `sums` by their names.
+
+    `tail` [R] counts the tokens with |Δ| above the tail threshold.
+    """
 
     cluster: I32
     sums: dict[str, Floats]
     smallest: Floats
     largest: Floats
     beyond: Ints
+    tail: Ints
     clusters: int
 
     @property
@@ -65,23 +70,14 @@ class Rollouts:
         """Rollouts of each cluster."""
         return self.by_cluster(np.ones(len(self.cluster)))
 
-    def effective(self) -> float:
-        """Rollouts over the design effect of their |mean Δ|."""
-        size = np.abs(self.mean)
-        counts = self.ones()
-        present = counts > 0
-        deff = stats.design_effect(
-            self.by_cluster(size)[present], self.by_cluster(size * size)[present], counts[present]
-        )
-        return len(size) / deff
-
     def between(self, low: int, high: float) -> Rollouts:
         """Those of at least `low` tokens, and fewer than `high`."""
         where = (self.length >= low) & (self.length < high)
         return Rollouts(
             self.cluster[where],
             {name: values[where] for name, values in self.sums.items()},
-            self.smallest[where], self.largest[where], self.beyond[where], self.clusters,
+            self.smallest[where], self.largest[where], self.beyond[where], self.tail[where],
+            self.clusters,
         )  # fmt: skip
 
     def compared(self, row: Objective) -> tuple[Floats, Floats]:
@@ -116,10 +112,11 @@ def rollouts_of(samples: Sequence[SampleRows], clusters: int) -> Rollouts:
     np.minimum.at(smallest, owner, np.concatenate([each.smallest for each in samples]))
     np.maximum.at(largest, owner, np.concatenate([each.largest for each in samples]))
     beyond = added(np.concatenate([each.beyond for each in samples])).astype(np.int64)
+    tail = added(np.concatenate([each.tail for each in samples])[:, None])[:, 0].astype(np.int64)
     cluster = np.concatenate([each.cluster for each in samples])[first]
     filled = sums[:, 0] > 0
     return Rollouts(
         cluster[filled],
         dict(zip(SEQUENCE_SUMS, sums[filled].T, strict=True)),
-        smallest[filled], largest[filled], beyond[filled], clusters,
+        smallest[filled], largest[filled], beyond[filled], tail[filled], clusters,
     )  # fmt: skip

@@ -1,15 +1,18 @@
-"""Estimates with cluster-robust intervals: means, shares, quantiles, ESS, sample sizes.
+"""Estimates with honest intervals: cluster-robust means, shares, quantiles, ESS, sample sizes.
 
-Tokens of one prompt are not independent, so every interval here is clustered by prompt: the
-sandwich error of a ratio of sums with t(G - 1) (Miller, arXiv 2411.00640), corrected for skewness
-as by Hall (JRSS B 1992), Woodruff's interval for quantiles (JASA 1952), the BCa bootstrap for the
-effective sample size, an exact bound for rare events.
+Tokens of one prompt are not independent, so every interval here is clustered by prompt. The error
+is the sandwich error of a ratio of sums (Miller, arXiv 2411.00640) with the correction for few and
+unequal clusters that econometrics calls CR2 (Bell and McCaffrey 2002), Satterthwaite's degrees of
+freedom (Imbens and Kolesár 2016) and Hall's correction for skewness (JRSS B 1992). Shares also
+have an exact bound where little or nothing happened, quantiles Woodruff's interval (JASA 1952).
+
+Every function takes sums and weights whose last axis are the clusters; the functions that return
+arrays work along it, so a simulation passes many runs at once.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -22,11 +25,18 @@ Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
 FEWEST_CLUSTERS = 8
-"""Below this there is no interval: the error of G - 1 clusters is too uncertain."""
+"""Below this effective number no interval is given: its simulated coverage is not kept there."""
 
 FOLDS = 128
-"""Methods whose memory or time would grow with the clusters use at most this many random groups of
-clusters; groups of whole clusters are independent too."""
+"""A histogram is kept for at most this many groups of whole clusters, which bounds its memory."""
+
+SKEWNESS_BIAS = 4.0
+"""A sample shows too little of its skewness: it is scaled by 1 + 4 / sqrt(degrees + 1)."""
+
+LONG_TAIL_DEGREES = 2.75
+"""The error of a quantity with one long tail is itself uncertain, and small when the mean is: the
+end on that side uses the degrees of freedom over this. Both constants were chosen by simulation,
+see docs/reference/metrics.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,9 @@ class Estimate:
     """One number with its unit, sample size and uncertainty.
 
     `ci_low` and `ci_high` are None if there is no interval; `note` then says why. `n` counts the
-    tokens or the sequences that the value averages, `clusters` the prompts they come from.
+    tokens or the sequences that the value averages, `clusters` the prompts they come from, and
+    `effective_clusters` how many equal ones these are worth, (Σn)² / Σn². `unseen` is the part of
+    the interval's far end that stands for events of which the sample holds none.
     """
 
     name: str
@@ -47,6 +59,8 @@ class Estimate:
     clusters: int
     unit: str
     note: str = ""
+    effective_clusters: float = 0.0
+    unseen: float = 0.0
 
     def map(self, function: Callable[[float], float]) -> Estimate:
         """The estimate of an increasing `function` of this value."""
@@ -63,69 +77,115 @@ def t_quantile(clusters: int, level: float) -> float:
     return float(special.stdtrit(clusters - 1, 0.5 + level / 2))
 
 
-def ratio_of_sums(sums: Floats, weights: Floats) -> tuple[float, float]:
-    """Mean and its cluster-robust standard error.
+def effective_clusters(weights: Floats) -> Floats:
+    """How many clusters of equal size the `weights` [..., G] are worth: (Σw)² / Σw²."""
+    number: Floats = np.square(weights.sum(axis=-1)) / np.square(weights).sum(axis=-1)
+    return number
 
-    `sums` [G] holds each cluster's sum and `weights` [G] its size; mean M = sum(s) / sum(w) and
-    SE^2 = G / (G - 1) * sum((s - M w)^2) / sum(w)^2. The error is NaN for a single cluster.
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A mean over clusters and how far off it may be; arrays [...] over runs.
+
+    `error` is the standard error, `degrees` its degrees of freedom, `skewness` that of the mean.
     """
-    total = float(weights.sum())
-    mean = float(sums.sum()) / total
-    clusters = len(sums)
-    if clusters < 2:
-        return mean, math.nan
-    squares = float(np.square(sums - mean * weights).sum())
-    return mean, math.sqrt(clusters / (clusters - 1) * squares) / total
+
+    mean: Floats
+    error: Floats
+    degrees: Floats
+    skewness: Floats
 
 
-Interval: TypeAlias = Callable[[Floats, Floats, float], tuple[float, float]]
+def spread(sums: Floats, weights: Floats) -> Spread:
+    """Mean, error, degrees of freedom and skewness of a ratio of sums.
+
+    `sums` [..., G] holds each cluster's sum and `weights` [..., G] its size. M = Σs / Σw, with
+    residuals s - M w; a cluster of share h = w / Σw pulls M towards itself, so CR2 divides its
+    residual by sqrt(1 - h): SE² = Σ (s - M w)² / (1 - h) / (Σw)². With equal clusters that is the
+    familiar G / (G - 1). The error of a single cluster is 0: there is nothing to tell it by.
+    """
+    total = weights.sum(axis=-1, keepdims=True)
+    mean = sums.sum(axis=-1, keepdims=True) / total
+    share = weights / total
+    residuals = (sums - mean * weights) / np.sqrt(_left(share))
+    length = np.sqrt(np.square(residuals).sum(axis=-1, keepdims=True))
+    unit = residuals / np.where(length > 0.0, length, 1.0)
+    skewness = (unit**3).sum(axis=-1)
+    return Spread(mean[..., 0], (length / total)[..., 0], _satterthwaite(share), skewness)
+
+
+def _satterthwaite(share: Floats) -> Floats:
+    """Degrees of freedom of the CR2 variance for clusters of these shares [..., G] of the weight.
+
+    2 E[V]² / Var[V] of the quadratic form V = Σ a (s - M w)², a = 1 / (1 - h), under normal sums
+    whose variance grows as the square of the size: clusters with an effect of their own, which is
+    the least favourable for unequal sizes. G equal clusters have G - 1.
+    """
+    scale, variance = 1.0 / _left(share), np.square(share)
+    cross = scale * share
+    corner = (cross * share).sum(axis=-1, keepdims=True)
+    diagonal = scale - 2.0 * cross + corner
+    # The trace of the squared form: every pair, then the diagonal put right.
+    one, two, three = (
+        (variance * power).sum(axis=-1) for power in (np.ones_like(cross), cross, np.square(cross))
+    )
+    k = corner[..., 0]
+    pairs = np.square(k * one) + 2.0 * (three * one + np.square(two)) - 4.0 * k * one * two
+    pairs += (np.square(variance) * (np.square(diagonal) - np.square(corner - 2.0 * cross))).sum(
+        axis=-1
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        degrees: Floats = np.square((variance * diagonal).sum(axis=-1)) / pairs
+    return np.fmax(degrees, 1.0)
+
+
+def _left(share: Floats) -> Floats:
+    """What the other clusters hold; 1 where there is no other, and no residual."""
+    return np.where(share < 1.0, 1.0 - share, 1.0)
+
+
+def skewed_interval(sums: Floats, weights: Floats, level: float) -> tuple[Floats, Floats]:
+    """Both ends [...] of the interval of a mean whose tails are alike, such as mean Δ."""
+    return _ends(spread(sums, weights), level, long_tail=1.0)
+
+
+def long_tailed_interval(sums: Floats, weights: Floats, level: float) -> tuple[Floats, Floats]:
+    """Both ends [...] of the interval of a mean with a long upper tail such as k3, or a share."""
+    return _ends(spread(sums, weights), level, long_tail=LONG_TAIL_DEGREES)
+
+
+def _ends(seen: Spread, level: float, long_tail: float) -> tuple[Floats, Floats]:
+    """M ± t SE, moved outwards on the side of the longer tail by Hall's transformation.
+
+    A mean carried by few clusters is small where its error is small, and M ± t SE misses an upper
+    truth in one run of ten. The studentized mean is made symmetric by Hall's cubic (JRSS B 1992,
+    eq. 2.3), whose inverse gives the ends; the end on the other side stays where t has it.
+    """
+    clusters = seen.degrees + 1.0
+    skewness = seen.skewness * (1.0 + SKEWNESS_BIAS / np.sqrt(clusters))
+    skewness *= np.sqrt(clusters * seen.degrees) / np.maximum(clusters - 2.0, 0.5)
+    a, shift = skewness / 3.0, skewness / 6.0
+    flat = np.abs(a) < 1e-6
+
+    def hall(edge: Floats) -> Floats:
+        moved = (np.cbrt(1.0 + 3.0 * a * (edge - shift)) - 1.0) / np.where(flat, 1.0, a)
+        return np.where(flat, edge, moved)
+
+    edge, above = (
+        np.asarray(
+            special.stdtrit(np.maximum(seen.degrees / divisor, 1.0), 0.5 + level / 2), np.float64
+        )
+        for divisor in (1.0, long_tail)
+    )
+    # The upper end always: a sample that missed the long tail has no skewness to show.
+    below = np.where(skewness < 0.0, above, edge)
+    low: Floats = seen.mean - np.maximum(below, hall(below)) * seen.error
+    high: Floats = seen.mean + np.maximum(above, -hall(-above)) * seen.error
+    return low, high
+
+
+Interval: TypeAlias = Callable[[Floats, Floats, float], tuple[Floats, Floats]]
 """Computes the interval of a mean from each cluster's sum and weight, and the level."""
-
-
-def t_interval(sums: Floats, weights: Floats, level: float) -> tuple[float, float]:
-    """M ± t(G - 1) SE."""
-    mean, error = ratio_of_sums(sums, weights)
-    half = t_quantile(len(sums), level) * error
-    return mean - half, mean + half
-
-
-def skewed_interval(sums: Floats, weights: Floats, level: float) -> tuple[float, float]:
-    """Interval of the mean with t(G - 1) and Hall's correction for skewness, wide enough for both.
-
-    `sums` and `weights` [G] are per cluster. Means of squares (k2, k3) are dominated by few
-    clusters: the upper end of M ± t SE is then too low in one of ten runs. Hall's monotone
-    transformation of the studentized mean (JRSS B 1992, eq. 2.3) moves both ends towards the long
-    tail. The end on the other side is never moved inwards, because the skewness is itself estimated
-    from few clusters.
-    """
-    mean, error = ratio_of_sums(sums, weights)
-    clusters = len(sums)
-    edge = t_quantile(clusters, level)
-    low, high = t_interval(sums, weights, level)
-    residuals = sums - mean * weights
-    variance = float(np.square(residuals).mean())
-    if not variance > 0.0:
-        return low, high
-    skewness = float((residuals**3).mean()) / variance**1.5
-    skewness *= math.sqrt(clusters * (clusters - 1)) / (clusters - 2)
-    a, shift = skewness / (3 * math.sqrt(clusters)), skewness / (6 * math.sqrt(clusters))
-    if abs(a) < 1e-6:
-        return low, high
-    upper, lower = ((math.cbrt(1 + 3 * a * (y - shift)) - 1) / a for y in (-edge, edge))
-    return min(low, mean - lower * error), max(high, mean - upper * error)
-
-
-def design_effect(sums: Floats, squares: Floats, weights: Floats) -> float:
-    """The factor by which clustering inflates the variance of a token mean; at least 1.
-
-    `sums` and `squares` [G] are each cluster's sum of a value and of its square.
-    """
-    mean, error = ratio_of_sums(sums, weights)
-    total = float(weights.sum())
-    variance = float(squares.sum()) / total - mean * mean
-    if not (variance > 0.0 and error > 0.0):
-        return 1.0
-    return max(1.0, error * error / (variance / total))
 
 
 def mean_estimate(
@@ -147,18 +207,17 @@ def mean_estimate(
     """
     present = weights > 0
     sums, weights = sums[present], weights[present]
-    clusters = len(weights)
-    if clusters == 0:
+    if len(weights) == 0:
         raise ValueError(f"{name}: mean of no tokens")
-    mean, _ = ratio_of_sums(sums, weights)
     low = high = None
-    note = too_few_clusters(clusters)
+    note = too_few_clusters(weights)
     if not note:
-        low, high = interval(sums, weights, level)
+        low, high = (float(end) for end in interval(sums, weights, level))
         low, high = max(low, lowest), min(high, highest)
     return Estimate(
-        name, sampled_by, mean, low, high, level, round(weights.sum()), clusters, unit, note
-    )
+        name, sampled_by, float(sums.sum() / weights.sum()), low, high, level,
+        round(weights.sum()), len(weights), unit, note, float(effective_clusters(weights)),
+    )  # fmt: skip
 
 
 def share_estimate(
@@ -168,109 +227,133 @@ def share_estimate(
     *,
     sampled_by: str,
     level: float,
-    effective_n: float,
+    trials: float | None = None,
 ) -> Estimate:
-    """Estimate a share; the interval is never narrower than the exact one of `effective_n`.
+    """Estimate a share; the interval is never narrower than the exact one of so many `trials`.
 
-    `effective_n` is the count over its design effect. With few events, the sandwich error is too
-    small (its upper end misses a share of 3 / n in one of five runs), and with none it is zero. So
-    the exact binomial interval of an effective n is a lower bound of the width (Korn and Graubard
-    1998). With zero events it is the rule of three, at 2.5 % per side like every other interval:
-    3.7 / n at a level of 95 %.
+    A few instances show too little spread for the sandwich, and none show no spread at all: the
+    exact interval then takes them to come one by one. Where nothing was seen it is the rule of
+    three, at 2.5 % a side like every other interval: 3.7 / n at a level of 95 %. `trials` is the
+    total weight unless given.
     """
+    total = float(weights.sum()) if trials is None else trials
     estimate = mean_estimate(
         name, "share", sums, weights, sampled_by=sampled_by, level=level,
-        lowest=0.0, highest=1.0, interval=t_interval,
+        lowest=0.0, highest=1.0,
+        interval=lambda sums, weights, level: share_interval(sums, weights, level, total),
     )  # fmt: skip
-    if estimate.ci_low is None or estimate.ci_high is None:
+    if estimate.ci_low is None or estimate.ci_high is None or estimate.value not in (0.0, 1.0):
         return estimate
-    low, high = exact_interval(estimate.value * effective_n, effective_n, level)
-    note = ""
-    if estimate.value in (0.0, 1.0):
-        what = "no instance" if estimate.value == 0.0 else "no exception"
-        note = f"{what} in {estimate.n:,}: rule of three with an effective n of {effective_n:,.0f}"
+    what = "no instance" if estimate.value == 0.0 else "no exception"
     return replace(
         estimate,
-        ci_low=min(estimate.ci_low, low),
-        ci_high=max(estimate.ci_high, high),
-        note=note,
+        note=f"{what} in {estimate.n:,}: rule of three, if they come one by one",
+        unseen=estimate.ci_high - estimate.ci_low,
     )
 
 
-def exact_interval(seen: float, n: float, level: float) -> tuple[float, float]:
+def share_interval(
+    sums: Floats, weights: Floats, level: float, trials: Floats | float
+) -> tuple[Floats, Floats]:
+    """Both ends [...] of a share's interval: of a mean with one long tail, or the exact ones."""
+    low, high = long_tailed_interval(sums, weights, level)
+    value = sums.sum(axis=-1) / weights.sum(axis=-1)
+    least, most = exact_interval(value * trials, trials, level)
+    return np.minimum(low, least), np.maximum(high, most)
+
+
+def exact_interval(seen: Floats | float, n: Floats | float, level: float) -> tuple[Floats, Floats]:
     """Clopper and Pearson's interval of the share of `seen` in `n`; both may be fractional."""
     tail = (1.0 - level) / 2
-    low = 0.0 if seen <= 0.0 else float(special.betaincinv(seen, n - seen + 1.0, tail))
-    high = 1.0 if seen >= n else float(special.betaincinv(seen + 1.0, n - seen, 1.0 - tail))
-    return low, high
+    seen, n = np.asarray(seen, np.float64), np.asarray(n, np.float64)
+    low = special.betaincinv(np.maximum(seen, 1e-300), n - seen + 1.0, tail)
+    high = special.betaincinv(seen + 1.0, np.maximum(n - seen, 1e-300), 1.0 - tail)
+    return np.where(seen <= 0.0, 0.0, low), np.where(seen >= n, 1.0, high)
 
 
-def too_few_clusters(clusters: int) -> str:
-    """The reason why there is no interval; empty if there are enough clusters."""
-    if clusters >= FEWEST_CLUSTERS:
+def too_few_clusters(weights: Floats) -> str:
+    """The reason why there is no interval; empty if there are enough clusters.
+
+    `weights` [G] are the clusters' sizes, none of them 0. What counts is their effective number.
+    """
+    number = float(effective_clusters(weights))
+    if number >= FEWEST_CLUSTERS - 1e-9:
         return ""
-    return f"no interval: {clusters} prompts, at least {FEWEST_CLUSTERS} needed"
+    worth = "" if number > len(weights) - 0.05 else f" of unequal size, worth {number:.1f}"
+    return f"no interval: {len(weights)} prompts{worth}, at least {FEWEST_CLUSTERS} needed"
 
 
-def fold(rows: Floats) -> Floats:
-    """Sum the clusters (rows of [G, …]) in at most FOLDS groups."""
-    folded = np.zeros((min(len(rows), FOLDS), *rows.shape[1:]))
-    for start in range(0, len(rows), FOLDS):
-        part = rows[start : start + FOLDS]
-        folded[: len(part)] += part
-    return folded
+UNSEEN_LOG_RATIO = 3.0
+"""How far off a token may be of which the sample holds none, nats: twenty times as likely. The
+profiles let k3 be ten times the tail fraction, which tokens 2.6 nats off carry."""
+
+
+UNSEEN = {
+    "mean_importance_ratio": math.expm1(UNSEEN_LOG_RATIO),
+    "k3_kl": math.expm1(UNSEEN_LOG_RATIO) - UNSEEN_LOG_RATIO,
+    "ess": math.expm1(UNSEEN_LOG_RATIO) ** 2,
+}
+"""What one unseen token adds to the sum behind a metric; for ESS to that of 1 / ESS - 1."""
+
+
+def unseen_share(tokens: float, level: float) -> float:
+    """The share that tokens may have of which `tokens` hold none, if they come one by one."""
+    return float(exact_interval(0.0, tokens, level)[1])
+
+
+def allow_unseen(estimate: Estimate, size: float) -> Estimate:
+    """Raise the upper end by what unseen tokens can add, `size` each.
+
+    No sample bounds a mean by itself: a tail that was never met may carry it. The tail's bound
+    says how many such tokens there can be, UNSEEN_LOG_RATIO how large they are.
+    """
+    if estimate.ci_high is None:
+        return estimate
+    unseen = size * unseen_share(estimate.n, estimate.level)
+    return replace(estimate, ci_high=estimate.ci_high + unseen, unseen=unseen)
+
+
+def variation_sums(counts: Floats, ratios: Floats, squares: Floats) -> Floats:
+    """Sums [..., G] whose mean over the tokens is 1 / ESS - 1 = mean r² / (mean r)² - 1.
+
+    The arguments [..., G] are each cluster's token count, sum of ratios and of squared ratios. Each
+    cluster's sum is its share of the first-order expansion, which is what an error needs.
+    """
+    total = counts.sum(axis=-1, keepdims=True)
+    first = ratios.sum(axis=-1, keepdims=True) / total
+    second = squares.sum(axis=-1, keepdims=True) / total
+    variation = second / first**2 - 1.0
+    linear = (squares - second * counts) / first**2
+    linear -= 2.0 * second / first**3 * (ratios - first * counts)
+    sums: Floats = linear + variation * counts
+    return sums
 
 
 def effective_sample_size(
-    counts: Floats, ratios: Floats, squares: Floats, *, sampled_by: str, level: float, seed: int
+    name: str, counts: Floats, ratios: Floats, squares: Floats, *, sampled_by: str, level: float
 ) -> Estimate:
-    """ESS as a share, (sum r)^2 / (n sum r^2) (Kish 1965), with a BCa interval over clusters.
+    """ESS as a share, (Σr)² / (n Σr²) (Kish 1965), with its interval.
 
-    The arguments [G] are each cluster's token count, sum of ratios and sum of squared ratios.
+    The arrays [G] are each cluster's token count, sum of ratios and sum of squared ratios. The
+    interval is that of 1 / ESS - 1, the squared coefficient of variation of the ratios: linearised,
+    it is a mean over tokens with one long tail.
     """
     present = counts > 0
-    folded = fold(np.stack([counts[present], ratios[present], squares[present]], axis=1))
-    clusters = int(present.sum())
-
-    def share(n: Floats, r: Floats, rr: Floats, axis: int = -1) -> Floats:
-        of_axis: Floats = r.sum(axis) ** 2 / (n.sum(axis) * rr.sum(axis))
-        return of_axis
-
-    # Rounding may lift a share of exactly 1 above 1.
-    value = min(1.0, float(share(*folded.T)))
-    n = round(counts.sum())
-    note = too_few_clusters(clusters)
-    low = high = None
-    if not note and np.ptp(folded[:, 1] / folded[:, 0]) == 0 and value == 1.0:
-        low = high = 1.0
-    elif not note:
-        low, high = _bca(folded, share, level, seed)
-        note = "" if low is not None else "no interval: the bootstrap is degenerate"
-    return Estimate("ess", sampled_by, value, low, high, level, n, clusters, "share", note)
-
-
-def _bca(
-    rows: Floats, statistic: Callable[..., Floats], level: float, seed: int
-) -> tuple[float | None, float | None]:
-    # Imported here: scipy.stats takes longer to import than everything else together.
-    from scipy.stats import bootstrap
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a degenerate bootstrap is reported as NaN, seen below
-        result = bootstrap(
-            tuple(rows.T),
-            statistic,
-            paired=True,
-            vectorized=True,
-            n_resamples=1999,
-            confidence_level=level,
-            method="BCa",
-            random_state=np.random.default_rng(seed),
-        )
-    low, high = (float(edge) for edge in result.confidence_interval)
-    if math.isnan(low) or math.isnan(high):
-        return None, None
-    return max(0.0, low), min(1.0, high)
+    n = counts[present]
+    estimate = allow_unseen(
+        mean_estimate(
+            name, "share", variation_sums(n, ratios[present], squares[present]), n,
+            sampled_by=sampled_by, level=level, lowest=0.0, interval=long_tailed_interval,
+        ),
+        UNSEEN.get(name, 0.0),
+    )  # fmt: skip
+    # Rounding may bring the variation of equal ratios below zero.
+    value = 1.0 / (1.0 + max(0.0, estimate.value))
+    if estimate.ci_low is None or estimate.ci_high is None:
+        return replace(estimate, value=value)
+    low, high = 1.0 / (1.0 + estimate.ci_high), 1.0 / (1.0 + estimate.ci_low)
+    seen = 1.0 / (1.0 + estimate.ci_high - estimate.unseen)
+    return replace(estimate, value=value, ci_low=low, ci_high=high, unseen=seen - low)
 
 
 # A magnitude's bin is its float32 without the lowest 16 bits (128 bins an octave): no logarithm,
@@ -321,34 +404,37 @@ def quantile_estimate(
         return min(bin_middle(int(np.searchsorted(cumulative, rank))), maximum)
 
     index = int(np.searchsorted(cumulative, max(1, math.ceil(probability * n))))
-    note = too_few_clusters(clusters)
+    sizes = histogram.sum(axis=1).astype(np.float64)
+    present = sizes > 0
+    note = too_few_clusters(sizes[present])
     low = high = None
     if not note:
-        sizes = histogram.sum(axis=1).astype(np.float64)
         below = histogram[:, : index + 1].sum(axis=1).astype(np.float64)
-        present = sizes > 0
-        _, error = ratio_of_sums(below[present], sizes[present])
+        seen = spread(below[present], sizes[present])
         # No token lies above the last bin, so the clusters show no spread: fall back on the error
         # of independent tokens, which is a lower bound.
-        error = max(error, math.sqrt(probability * (1.0 - probability) / n))
-        half = t_quantile(int(present.sum()), level) * error
+        error = max(float(seen.error), math.sqrt(probability * (1.0 - probability) / n))
+        half = float(special.stdtrit(seen.degrees, 0.5 + level / 2)) * error
         low, high = at(max(0.0, probability - half)), at(probability + half)
         if probability + half >= 1.0:
             note = "the upper end is the largest observed value: the tail has too few tokens"
     return Estimate(
         f"abs_log_ratio_p{100 * probability:g}", sampled_by, at(probability), low, high,
-        level, n, clusters, "nats", note,
+        level, n, clusters, "nats", note, float(effective_clusters(sizes[present])),
     )  # fmt: skip
 
 
-def prompts_needed(spread: float, distance: float) -> int | None:
-    """Prompts needed for a verdict: (3.6 s / d)^2, for a 90 % chance of parity at zero drift.
+def prompts_needed(spread: float, distance: float, unseen: float = 0.0) -> int | None:
+    """Prompts that settle a verdict, for a 90 % chance of parity at zero drift.
 
     `spread` is the standard deviation of a cluster's mean, `distance` how far the estimate is from
-    its limit; 3.6 = 1.96 + 1.645 (two one-sided tests). None if the estimate is at the limit: no
-    number of prompts is enough.
+    its limit, `unseen` what events that a single prompt does not show could add. G prompts are
+    enough when 3.6 spread / sqrt(G) + unseen / G is within the distance; 3.6 = 1.96 + 1.645 (two
+    one-sided tests). None when the estimate is on the limit: no number of prompts will do.
     """
     if distance <= 0.0:
         return None
-    needed = (3.6 * spread / distance) ** 2
+    width = 3.6 * spread
+    root = (width + math.sqrt(width * width + 4.0 * unseen * distance)) / (2.0 * distance)
+    needed = root * root
     return math.ceil(needed) if needed < 1e9 else None

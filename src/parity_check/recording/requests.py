@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from parity_check.config.models import Workload
 from parity_check.engines.base import Engine
+from parity_check.engines.replies import Scored
 from parity_check.errors import InputError
 from parity_check.traces.prompts import Prompt
 from parity_check.traces.trace import Sample
@@ -58,8 +59,7 @@ def generate(
         for prompt, ids in zip(prompts, token_ids, strict=True)
         for index in range(workload.samples_per_prompt)
     ]
-    rows = engine.sample(
-        "generate",
+    rows = engine.generate(
         [
             {"sample_id": f"{prompt.prompt_id}/{index}", "prompt_token_ids": ids}
             for prompt, ids, index in planned
@@ -71,16 +71,17 @@ def generate(
     )
     return [
         Sample(
-            sample_id=row["sample_id"],
+            sample_id=row.sample_id,
             prompt_id=prompt.prompt_id,
             sample_index=index,
             prompt_group=prompt.group,
             prompt_token_ids=ids,
-            completion_token_ids=row["token_ids"],
-            finish_reason=row["finish_reason"],
+            completion_token_ids=row.token_ids,
+            finish_reason=row.finish_reason,
             seed=None,
             policy_version=None,
-            text=row["text"],
+            text=row.text,
+            labels=prompt.labels,
             **_logprob_columns(row),
         )
         for (prompt, ids, index), row in zip(planned, rows, strict=True)
@@ -117,9 +118,9 @@ def score(
         cut = len(requests) // 3
         batches = [batch for batch in (requests[:cut], requests[cut:]) if batch]
     rows = {
-        row["sample_id"]: row
+        row.sample_id: row
         for batch in batches
-        for row in engine.sample(
+        for row in engine.score(
             operation, batch, sampling=dict(sampling), top_logprobs=top_logprobs, **parameters
         )
     }
@@ -140,11 +141,11 @@ def vocabulary(engine: Engine, samples: Iterable[Sample]) -> dict[int, str]:
     return dict(zip(ids, engine.decode(ids), strict=True))
 
 
-def _logprob_columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    recorded = bool(row["top_token_ids"]) and bool(row["top_token_ids"][0])
+def _logprob_columns(row: Scored) -> dict[str, Any]:
+    recorded = bool(row.top_token_ids) and bool(row.top_token_ids[0])
     return {
-        "logprobs": row["logprobs"],
-        "top_token_ids": row["top_token_ids"] if recorded else None,
-        "top_logprobs": row["top_logprobs"] if recorded else None,
-        "entropy": row.get("entropy"),
+        "logprobs": row.logprobs,
+        "top_token_ids": row.top_token_ids if recorded else None,
+        "top_logprobs": row.top_logprobs if recorded else None,
+        "entropy": row.entropy,
     }

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import tomli_w
 
+from parity_check import interrupts
 from parity_check.errors import Interrupted, ParityCheckError
 from parity_check.files import cannot_write, write_text
 
@@ -28,7 +29,8 @@ class RunDirectory:
 
     def __init__(self, parent: Path, config: dict[str, Any]) -> None:
         self._open(parent / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
-        self.write("config.toml", tomli_w.dumps(config))
+        # Not `write`, which an interrupt may leave: nobody would tidy up yet.
+        write_text(self.path / "config.toml", tomli_w.dumps(config))
 
     def _open(self, shown: Path) -> None:
         self.created = datetime.now(UTC)
@@ -49,22 +51,23 @@ class RunDirectory:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None:
+        if kind is None and interrupts.came():
+            error = KeyboardInterrupt()
+        if error is not None:
             self._keep_partial()
         shutil.rmtree(self.work, ignore_errors=True)
-        no_engine_was_started = kind is not None and not any(self.path.rglob("*.log"))
+        no_engine_was_started = error is not None and not any(self.path.rglob("*.log"))
         kept = None if no_engine_was_started else self._kept()
         if no_engine_was_started:
             shutil.rmtree(self.path, ignore_errors=True)
         if isinstance(error, KeyboardInterrupt):
-            error = Interrupted()
-            error.kept = kept
-            raise error from None
+            raise Interrupted(kept) from None
         if isinstance(error, ParityCheckError):
             error.kept = kept
 
     def write(self, name: str, text: str) -> Path:
         """Write a file of the run atomically. Raises OutputError."""
+        interrupts.check()
         path = self.path / name
         write_text(path, text)
         return path

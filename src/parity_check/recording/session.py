@@ -55,8 +55,15 @@ def session(
         engines = [configured_engine(role, config) for role in roles]
         environments = {each.role: _environment(each, activity, console) for each in engines}
         specs = {each.role: each.spec(model_path, environments[each.role]) for each in engines}
+        by_role = {each.role: each for each in engines}
+        mend = partial(_mended, by_role, environments, activity, console)
         with EnginePool(
-            specs, run.work, run.path, config.run.stall_timeout_s, partial(_progress_of, activity)
+            specs,
+            run.work,
+            run.path,
+            config.run.stall_timeout_s,
+            partial(_progress_of, activity),
+            mend,
         ) as pool:
             yield Session(
                 config=config,
@@ -85,6 +92,25 @@ def _environment(
     for note in resolved.notes if resolved is not None else ():
         console.detail(f"{engine.role}: {note}")
     return resolved
+
+
+def _mended(
+    engines: Mapping[str, ConfiguredEngine[Any]],
+    environments: dict[str, Environment | None],
+    activity: Activity,
+    console: Console,
+    role: str,
+) -> bool:
+    """Rebuild a damaged environment in its place; whether it was damaged."""
+    damaged = environments[role]
+    if damaged is None:
+        return False
+    mended = engines[role].mend(damaged, partial(activity.update, role))
+    if mended is None:
+        return False
+    console.warn(f"the {role}'s environment: {mended.notes[-1]}")
+    environments[role] = mended
+    return True
 
 
 def _progress_of(activity: Activity, role: str) -> Progress:

@@ -51,10 +51,12 @@ class SampleBatch:
     voided: int = 0
     rollout_ids: list[str] | None = None
     turns: NDArray[np.int32] | None = None
+    labels: list[str | None] | None = None
+    """The values of one further column, where it was asked for."""
 
 
-def batch_of(table: pa.Table) -> SampleBatch:
-    """Convert a table of samples to a batch."""
+def batch_of(table: pa.Table, label: str | None = None) -> SampleBatch:
+    """Convert a table of samples to a batch, with the values of a `label` column."""
     import pyarrow as pa
 
     table = table.combine_chunks()
@@ -91,7 +93,12 @@ def batch_of(table: pa.Table) -> SampleBatch:
         voided=int(np.diff(starts)[~fits].sum()),
         rollout_ids=rollouts,
         turns=turns,
+        labels=None if label is None else [_text(each) for each in column(label).to_pylist()],
     )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _logprobs(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parity_check.errors import TraceMismatchError
 from parity_check.measure.metrics import PairedChunk
@@ -72,13 +74,15 @@ def _stated(left: Mapping[str, Any], right: Mapping[str, Any], *, both: bool) ->
 def pair(
     behaviour: Iterable[SampleBatch],
     evaluating: Iterable[SampleBatch],
-    cluster_by: Literal["prompt", "sample"],
+    cluster_by: str,
     clusters: Index,
     groups: Index,
+    prefixes: Prefixes | None = None,
 ) -> Iterator[PairedChunk]:
     """Pair batch by batch; `clusters` and `groups` collect the names of the numbers.
 
-    Clustered by sample, the turns of a rollout are one cluster all the same. Raises
+    `cluster_by` is `prompt`, `group`, `sample`, or the column with which the behaviour batches were
+    read. Clustered by sample, the turns of a rollout are one cluster all the same. Raises
     TraceMismatchError at the first sample or token that differs.
     """
     rollouts = Index()
@@ -87,12 +91,14 @@ def pair(
             raise TraceMismatchError("one trace has more samples than the other")
         check_same_tokens(left, right)
         topk = left.top_token_ids is not None and right.top_token_ids is not None
-        whole = left.sample_ids if left.rollout_ids is None else left.rollout_ids
+        cluster = clusters.number(cluster_names(left, cluster_by))
+        if prefixes is not None:
+            prefixes.add(left, cluster)
         yield PairedChunk(
             behaviour_logprob=left.logprobs,
             evaluating_logprob=right.logprobs,
             starts=left.starts,
-            cluster=clusters.number(left.prompt_ids if cluster_by == "prompt" else whole),
+            cluster=cluster,
             group=groups.number(left.prompt_groups),
             behaviour_top_ids=left.top_token_ids if topk else None,
             behaviour_top_logprobs=left.top_logprobs if topk else None,
@@ -108,6 +114,70 @@ def pair(
             rollout=None if left.rollout_ids is None else rollouts.number(left.rollout_ids),
             turn=left.turns,
         )
+
+
+def label_column(cluster_by: str) -> str | None:
+    """The column that has to be read for `cluster_by`, if it is not one that every batch has."""
+    return None if cluster_by in ("prompt", "group", "sample") else cluster_by
+
+
+def cluster_names(batch: SampleBatch, cluster_by: str) -> list[str]:
+    """The cluster of each sample; without a value in its column, a prompt is its own cluster."""
+    if cluster_by == "group":
+        return batch.prompt_groups
+    if cluster_by == "sample":
+        return batch.sample_ids if batch.rollout_ids is None else batch.rollout_ids
+    if batch.labels is None:
+        return batch.prompt_ids
+    return [
+        f"prompt {prompt}" if label is None else label
+        for label, prompt in zip(batch.labels, batch.prompt_ids, strict=True)
+    ]
+
+
+SHORTEST_PREFIX = 16
+"""Tokens: shorter common beginnings, such as a chat template's, are ignored."""
+
+
+class Prefixes:
+    """Finds prompts that begin with the same tokens, for half of their length or more.
+
+    A beginning that all prompts share does not count. Keeps a few hashes per prompt.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._prompts: Counter[tuple[int, int]] = Counter()
+        self._cluster: dict[tuple[int, int], int | None] = {}
+
+    def add(self, batch: SampleBatch, clusters: NDArray[np.int32]) -> None:
+        starts = batch.prompt_starts
+        for number, prompt in enumerate(batch.prompt_ids):
+            if prompt in self._seen:
+                continue
+            ids = batch.prompt_token_ids[starts[number] : starts[number + 1]]
+            length = SHORTEST_PREFIX
+            key = (0, 0)
+            while length <= len(ids):
+                key = (length, hash(ids[:length].tobytes()))
+                self._prompts[key] += 1
+                cluster = int(clusters[number])
+                if self._cluster.setdefault(key, cluster) != cluster:
+                    self._cluster[key] = None  # more than one
+                length *= 2
+            self._seen[prompt] = key  # the longest that is a power of two: half of it or more
+
+    def counted_apart(self) -> tuple[int, int]:
+        """How many prompts share their beginning with a prompt of another cluster, and of how many.
+
+        Both are 0 if none does.
+        """
+        everyone = len(self._seen)
+        shared = sum(
+            1 < self._prompts[key] < everyone and self._cluster[key] is None
+            for key in self._seen.values()
+        )
+        return (shared, everyone) if shared else (0, 0)
 
 
 def check_same_tokens(left: SampleBatch, right: SampleBatch) -> None:

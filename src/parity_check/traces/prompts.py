@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from parity_check.reading import (
     wrong_text,
     wrong_tree,
 )
+from parity_check.traces.trace import Sample
 
 ASSETS = Path(__file__).parents[1] / "assets"
 CONTENT = ("prompt", "prompt_token_ids", "messages")
+RESERVED = tuple(each.name for each in fields(Sample))
+"""Columns that a trace has anyway."""
 LARGEST_ID = 2**31 - 1
 LONGEST_NAME = 1000
 MOST_TOKENS = 100_000_000
@@ -37,6 +40,8 @@ class Prompt:
     text: str | None
     messages: list[dict[str, Any]] | None
     token_ids: list[int] | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """The other columns that hold one value, as text."""
 
 
 def bundled(reference: str, kind: str) -> Path | None:
@@ -131,7 +136,20 @@ def _prompt(row: Any, place: str, number: int) -> Prompt:
         text=row.get("prompt"),
         messages=row.get("messages"),
         token_ids=row.get("prompt_token_ids"),
+        labels=_labels(row),
     )
+
+
+def _labels(row: Mapping[str, Any]) -> dict[str, str]:
+    """The columns of short text and of numbers that are no content and no column of a trace."""
+    return {
+        name: str(value)
+        for name, value in row.items()
+        if name not in (*CONTENT, *RESERVED)
+        and isinstance(value, str | int | float)
+        and len(str(value)) <= LONGEST_NAME
+        and not wrong_text(str(value))
+    }
 
 
 def _name(value: Any, name: str, place: str) -> str:

@@ -98,7 +98,7 @@ IDS = ("prompt_token_ids", "completion_token_ids")
 
 
 def trace_schema() -> pa.Schema:
-    """The columns of every trace; `entropy`, `rollout_id` and `turn` are written as needed."""
+    """The columns of every trace; see `optional_fields` for more."""
     import pyarrow as pa
 
     ids, logprobs = pa.list_(pa.int32()), pa.list_(pa.float32())
@@ -120,24 +120,29 @@ def trace_schema() -> pa.Schema:
     return pa.schema(columns)
 
 
-def entropy_field() -> pa.Field[Any]:
-    """The column of traces whose engine says the entropy at each token."""
+def optional_fields() -> tuple[pa.Field[Any], ...]:
+    """The columns that some traces have: an entropy per token, and turns of a whole rollout."""
     import pyarrow as pa
 
-    return pa.field("entropy", pa.list_(pa.float32()))
-
-
-def rollout_fields() -> list[pa.Field[Any]]:
-    """The columns of traces of which several samples are turns of one rollout."""
-    import pyarrow as pa
-
-    return [pa.field("rollout_id", pa.string()), pa.field("turn", pa.int32())]
+    return (
+        pa.field("entropy", pa.list_(pa.float32())),
+        pa.field("rollout_id", pa.string()),
+        pa.field("turn", pa.int32()),
+    )
 
 
 def known_fields(found: pa.Schema) -> list[pa.Field[Any]]:
-    """The columns that a trace must have, and of the optional ones those that the file has."""
-    optional = [entropy_field(), *rollout_fields()]
-    return [*trace_schema(), *(each for each in optional if each.name in found.names)]
+    """The fields that a trace must have, and the optional ones that it has."""
+    return [*trace_schema(), *(each for each in optional_fields() if each.name in found.names)]
+
+
+def label_names(found: pa.Schema) -> list[str]:
+    """The further columns of text, in their order: each may name what is independent."""
+    import pyarrow as pa
+
+    known = {field.name for field in (*trace_schema(), *optional_fields())}
+    names = [field.name for field in found if pa.types.is_string(field.type)]
+    return [name for name in names if name not in known and names.count(name) == 1]
 
 
 def wrong_columns(found: pa.Schema) -> str | None:

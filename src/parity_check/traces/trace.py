@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from parity_check import interrupts
 from parity_check.errors import InputError
 from parity_check.files import whole
 from parity_check.reading import parse_json, regular_file
@@ -32,9 +33,9 @@ from parity_check.traces.schema import (
     HostFacts,
     ModelFacts,
     Number,
-    entropy_field,
     known_fields,
-    rollout_fields,
+    label_names,
+    optional_fields,
     trace_schema,
     wrong_alternatives,
     wrong_columns,
@@ -80,8 +81,10 @@ class Sample:
     seed: int | None
     policy_version: int | None
     text: str | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Other columns of the prompts file, as text: `stats.cluster_by` can name one."""
     entropy: Sequence[float] | None = None
-    """Of the full distribution at each token, nats, where an engine says."""
+    """Entropy of the full distribution at each token, nats, if the engine returns it."""
     rollout_id: str | None = None
     """The rollout that this sample is a turn of; None where the sample is a whole rollout."""
     turn: int | None = None
@@ -159,12 +162,19 @@ def write_trace(
         VOCABULARY_KEY: json.dumps(dict(vocabulary)).encode(),
     }
     metadata[CHECKSUM_KEY] = _checksum(metadata)
-    columns = list(trace_schema())
-    if any(sample.entropy is not None for sample in samples):
-        columns.append(entropy_field())
-    if any(sample.rollout_id is not None for sample in samples):
-        columns += rollout_fields()
+    columns = [
+        *trace_schema(),
+        *(
+            field
+            for field in optional_fields()
+            if any(getattr(sample, field.name) is not None for sample in samples)
+        ),
+    ]
     rows = [{each.name: getattr(sample, each.name) for each in columns} for sample in samples]
+    labels = sorted({name for sample in samples for name in sample.labels})
+    columns += [pa.field(name, pa.string()) for name in labels]
+    for row, sample in zip(rows, samples, strict=True):
+        row.update(sample.labels)
     with whole(path) as partial:
         pq.write_table(
             pa.Table.from_pylist(rows, schema=pa.schema(columns).with_metadata(metadata)),
@@ -192,6 +202,7 @@ class Trace:
         if reason is not None:
             raise InputError(f"{path}: {reason}")
         self._columns = [field.name for field in known_fields(self._file.schema_arrow)]
+        self._columns += label_names(self._file.schema_arrow)
         if self._file.metadata.num_rows == 0:
             raise InputError(f"{path}: the trace has no samples")
 
@@ -218,8 +229,7 @@ class Trace:
 
     def samples(self) -> Iterator[Sample]:
         for index in range(self._file.num_row_groups):
-            for row in self._read(index).to_pylist():
-                yield Sample(**row)
+            yield from map(_sample, self._read(index).to_pylist())
 
     def sample(self, number: int) -> Sample:
         """One sample by its index in the trace."""
@@ -227,7 +237,7 @@ class Trace:
             rows = self._file.metadata.row_group(index).num_rows
             if number < rows:
                 [row] = self._read(index).slice(number, 1).to_pylist()
-                return Sample(**row)
+                return _sample(row)
             number -= rows
         raise IndexError(number)
 
@@ -245,16 +255,27 @@ class Trace:
     def row_groups(self) -> int:
         return int(self._file.num_row_groups)
 
-    def batches(self, groups: Sequence[int] | None = None) -> Iterator[SampleBatch]:
-        """The given row groups, or all, in order; reads ahead by one."""
+    def batches(
+        self, groups: Sequence[int] | None = None, label: str | None = None
+    ) -> Iterator[SampleBatch]:
+        """The given row groups, or all, in order; reads ahead by one.
 
+        `label` is a further column to read. Raises InputError if the trace does not have it.
+        """
         there = set(self._file.schema_arrow.names)
+        own = label_names(self._file.schema_arrow)
+        if label is not None and label not in own:
+            known = ", ".join(("prompt", "group", "sample", *own))
+            raise InputError(
+                f"stats.cluster_by: {self.path} has no column {label!r}", hint=f"one of: {known}"
+            )
         columns = [name for name in BATCH_COLUMNS if name in there]
+        columns += [] if label is None else [label]
 
         def read(index: int) -> SampleBatch:
             table = self._read(index, columns)
             self._refuse(index, wrong_alternatives(table))
-            return batch_of(table)
+            return batch_of(table, label)
 
         first, *others = range(self.row_groups) if groups is None else groups
         with ThreadPoolExecutor(max_workers=1) as reader:
@@ -268,6 +289,7 @@ class Trace:
     def _read(self, index: int, columns: list[str] | None = None) -> pa.Table:
         import pyarrow as pa
 
+        interrupts.check()
         try:
             table = self._file.read_row_group(index, columns=columns or self._columns)
             table.validate(full=True)
@@ -280,6 +302,12 @@ class Trace:
     def _refuse(self, index: int, reason: str | None) -> None:
         if reason is not None:
             raise InputError(f"{self.path}, row group {index}, {reason}")
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    """A row's sample: columns that it has no field for are its labels."""
+    known = {each.name: row.pop(each.name) for each in fields(Sample) if each.name in row}
+    return Sample(**known, labels={name: text for name, text in row.items() if text is not None})
 
 
 def _open(path: Path) -> pq.ParquetFile:

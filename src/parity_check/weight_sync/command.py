@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from parity_check.console import Console
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.kinds import configured_engine
 from parity_check.engines.pauses import IN_PROCESS
+from parity_check.engines.replies import Flying, WeightsInForce
 from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import Session, session, tokenize_prompts
@@ -41,7 +41,6 @@ from parity_check.weight_sync.scenario import (
     Cold,
     Planned,
     Recording,
-    Rows,
     declared_ways,
     locate_checkpoint,
     plan_requests,
@@ -169,7 +168,7 @@ def _run_and_store(
     """Record, and keep the rollouts at once: the replays come later and may be interrupted."""
     recording = record_updates(plan, config, checkpoints, engine)
     name = rollouts_name(engine.spec.role)
-    run.write(name, "".join(json.dumps(row) + "\n" for row in recording.rows))
+    run.write(name, "".join(json.dumps(row.model_dump()) + "\n" for row in recording.rows))
     engine.forget()
     return recording
 
@@ -186,11 +185,11 @@ def engine_run(
 
     Raises EngineError for logprobs from which no distance can be computed.
     """
-    kept = {row["sample_id"]: row for row in colds[0].kept}
+    kept = {row.sample_id: row for row in colds[0].kept}
     requests = []
     for place, (planned, row) in enumerate(zip(plan, recording.rows, strict=True)):
         beside = kept.get(planned.sample_id)
-        if beside is not None and beside["switches"] != row["switches"]:
+        if beside is not None and beside.switches != row.switches:
             beside = None  # it switched at another token, so its KV is not the same
         requests.append(
             Request(
@@ -199,13 +198,13 @@ def engine_run(
                 phase=planned.phase,
                 prompt_tokens=len(planned.token_ids),
                 wanted=wanted,
-                finish_reason=row["finish_reason"],
-                cached_tokens=row["cached_tokens"],
+                finish_reason=row.finish_reason or "",
+                cached_tokens=row.cached_tokens,
                 started=0 if planned.phase == "in_flight" else len(colds) - 1,
-                switches=tuple(row["switches"]),
-                logprobs=np.array(row["logprobs"], dtype=np.float64),
+                switches=tuple(row.switches),
+                logprobs=np.array(row.logprobs, dtype=np.float64),
                 cold=np.array([cold.logprobs[place] for cold in colds], dtype=np.float64),
-                kept=None if beside is None else np.array(beside["logprobs"], dtype=np.float64),
+                kept=None if beside is None else np.array(beside.logprobs, dtype=np.float64),
             )
         )
     _check_logprobs(role, requests)
@@ -218,12 +217,12 @@ def engine_run(
         block_size=recording.engine.config.get("block_size", 1),
         requests=tuple(requests),
         updates=tuple(
-            Update(**{**update, "cache_resets": tuple(update["cache_resets"])})
-            for update in recording.result["updates"]
+            Update(**{**update.model_dump(), "cache_resets": tuple(update.cache_resets)})
+            for update in recording.result.updates
         ),
-        preemptions=recording.result["preemptions"],
-        before=_weights(recording.result["weights_before"]),
-        after=_weights(recording.result["weights_after"]),
+        preemptions=recording.result.preemptions,
+        before=_weights(recording.result.weights_before),
+        after=_weights(recording.result.weights_after),
         cold=tuple(_weights(cold.weights) for cold in colds),
     )
 
@@ -244,12 +243,12 @@ def _check_logprobs(role: Role, requests: Sequence[Request]) -> None:
         )
 
 
-def _weights(found: Mapping[str, Any]) -> Weights:
-    head = found["head"]
-    if head is None:
-        return Weights(found["parameters"], None, "unknown")
-    logits = np.array(head["logits"], dtype=np.float64)
-    return Weights(found["parameters"], logits, str(head["dtype"]))
+def _weights(found: WeightsInForce) -> Weights:
+    if found.head is None:
+        return Weights(found.parameters, None, "unknown")
+    return Weights(
+        found.parameters, np.array(found.head.logits, dtype=np.float64), found.head.dtype
+    )
 
 
 def rollouts_name(role: str) -> str:
@@ -257,14 +256,14 @@ def rollouts_name(role: str) -> str:
     return f"{role}-weight-sync.jsonl"
 
 
-def _rollouts(run: EngineRun, recorded: Rows) -> str:
+def _rollouts(run: EngineRun, recorded: Sequence[Flying]) -> str:
     rows = (
         {
             "sample_id": request.sample_id,
             "phase": request.phase,
             "finish_reason": request.finish_reason,
             "cached_tokens": request.cached_tokens,
-            "token_ids": row["token_ids"],
+            "token_ids": row.token_ids,
             "versions": request.versions.tolist(),
             "lags": request.lags.tolist(),
             "logprobs": request.logprobs.tolist(),

@@ -17,13 +17,12 @@ from typing import Any
 from parity_check.config.models import Config, ModelConfig, Role, WeightSync
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import Pauses
+from parity_check.engines.replies import Flying, Logprob, Updated, WeightsInForce
 from parity_check.errors import ConfigError, InputError
 from parity_check.traces.checkpoint import locate_model
 from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import Prompt
 from parity_check.weight_sync.observed import Mode, Phase
-
-Rows = list[dict[str, Any]]
 
 SHARED = 16
 """Prompts that share fewer leading tokens than this with the others are taken first."""
@@ -43,8 +42,8 @@ class Planned:
 class Recording:
     """One engine's scenario as recorded: a row per request, and what its updates did."""
 
-    rows: Rows
-    result: dict[str, Any]
+    rows: list[Flying]
+    result: Updated
     engine: EngineDescription
 
 
@@ -52,9 +51,9 @@ class Recording:
 class Cold:
     """The same tokens replayed by an engine that was started with one version of the weights."""
 
-    logprobs: list[list[float]]
-    weights: dict[str, Any]
-    kept: Rows
+    logprobs: list[list[Logprob]]
+    weights: WeightsInForce
+    kept: list[Flying]
 
 
 # --- planning -----------------------------------------------------------------------------------
@@ -175,13 +174,13 @@ def replay(
         {
             "sample_id": request.sample_id,
             "prompt_token_ids": request.token_ids,
-            "completion_token_ids": row["token_ids"],
+            "completion_token_ids": row.token_ids,
             "in_flight": True,
         }
         for request, row in zip(plan, recording.rows, strict=True)
     ]
-    rows = engine.sample("replay", requests, sampling=config.workload.sampling(), top_logprobs=0)
-    kept: Rows = []
+    rows = engine.score("replay", requests, sampling=config.workload.sampling(), top_logprobs=0)
+    kept: list[Flying] = []
     if keep:
         in_flight = [
             request
@@ -196,7 +195,7 @@ def replay(
             update=None,
             python_path=None,
         )
-    return Cold([row["logprobs"] for row in rows], weights, kept)
+    return Cold([row.logprobs for row in rows], weights, kept)
 
 
 def _parameters(config: Config, checkpoints: Sequence[str]) -> dict[str, Any]:

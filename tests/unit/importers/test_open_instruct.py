@@ -26,7 +26,7 @@ def test_a_rollout(tmp_path: Path) -> None:
     ("changed", "expected"),
     [
         ({"logprobs": None}, "`logprobs` is missing"),
-        ({"logprobs": [-1.0]}, "`logprobs` has 1 entries, `response_tokens` has 2"),
+        ({"logprobs": [-1.0]}, "`logprobs` has 1 entries, but `response_tokens` has 2"),
         ({"request_info": {"num_calls": 1}}, "with tool calls, and the format has no tool mask"),
         ({"request_info": {"tool_calleds": True}}, "with tool calls"),
     ],

@@ -28,12 +28,12 @@ def test_a_chat_response(tmp_path: Path) -> None:
     ("rows", "expected"),
     [
         ([dumps.chat(token_ids=None)], "`token_ids` is missing"),
-        ([dumps.chat(token_ids=[52])], "`token_logprobs` has 2 entries, `token_ids` has 1"),
+        ([dumps.chat(token_ids=[52])], "`token_logprobs` has 2 entries, but `token_ids` has 1"),
         ([dumps.chat(logprobs=None)], "`logprobs` is missing"),
         ([{**dumps.chat(), "prompt_token_ids": None}], "`prompt_token_ids` is missing"),
         (
             [dumps.chat(), {**dumps.chat(), "model": "other"}],
-            "line 2: a response of model other among those of",
+            "line 2: a response of model other, but earlier ones are of model tiny",
         ),
         ([{"error": {"message": "no"}}], "`choices` is missing"),
     ],

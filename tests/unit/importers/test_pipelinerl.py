@@ -52,9 +52,9 @@ def test_texts_of_a_rollout_are_its_turns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"labels": [-100, 2]}, "`labels` has 2 entries, `input_ids` has 3"),
+        ({"labels": [-100, 2]}, "`labels` has 2 entries, but `input_ids` has 3"),
         ({"logprobs": []}, "`logprobs` is empty"),
-        ({"logprobs": [-1.0] * 3}, "`logprobs` has 3 entries, `labels` has 2 sampled tokens"),
+        ({"logprobs": [-1.0] * 3}, "`logprobs` has 3 entries, but `labels` has 2 sampled tokens"),
         ({"labels": [-100, 2, 7]}, "a label of 7 at token 3"),
         ({"metadata": {"model_version": [1]}}, "`model_version` is not one number a sampled"),
     ],

@@ -37,14 +37,14 @@ def test_prime_rl_leaves_out_tokens_of_other_components(tmp_path: Path) -> None:
     [
         ({"token_ids": None}, "line 1: `token_ids` is missing"),
         ({"trainer_logprobs": None}, "line 1: `trainer_logprobs` is missing"),
-        ({"trainer_logprobs": [0.0]}, "`trainer_logprobs` has 1 entries, `token_ids` has 3"),
+        ({"trainer_logprobs": [0.0]}, "`trainer_logprobs` has 1 entries, but `token_ids` has 3"),
         ({"inference_logprobs": "low"}, "`inference_logprobs` is not a list of logprobs"),
-        ({"inference_logprobs": [0, 0, "x"]}, "holds 'x', which is not a logprob"),
-        ({"token_ids": [1, 2, -1]}, "holds -1, which is not a token id"),
+        ({"inference_logprobs": [0, 0, "x"]}, "contains 'x', which is not a logprob"),
+        ({"token_ids": [1, 2, -1]}, "contains -1, which is not a token id"),
         ({"token_ids": [1, 2, 2**31]}, "which is not a token id"),
         ({"token_ids": [1, 2, 2.5]}, "which is not a token id"),
         ({"loss_mask": [0, 1, 2]}, "`loss_mask` is not a list of 0 and 1"),
-        ({"schema_version": 2}, "token export schema 2, this parity-check reads 1"),
+        ({"schema_version": 2}, "token export schema 2, but this version of parity-check reads 1"),
     ],
 )
 def test_prime_rl_refuses(tmp_path: Path, change: dict[str, Any], expected: str) -> None:

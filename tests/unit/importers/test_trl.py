@@ -52,11 +52,11 @@ def test_trl_masks(tmp_path: Path) -> None:
         ({"prompt_ids": [1], "completion_ids": [1]}, "`logprobs` is missing"),
         (
             {"prompt_ids": [1], "completion_ids": [1, 2], "logprobs": [-1.0]},
-            "`logprobs` has 1 entries, `completion` has 2",
+            "`logprobs` has 1 entries, but `completion` has 2",
         ),
         (
             {"prompt_ids": [1], "completion_ids": [1], "logprobs": [[-1.0, -2.0]]},
-            "several `logprobs` a token, without `logprob_token_ids`",
+            "several `logprobs` per token, but no `logprob_token_ids`",
         ),
     ],
 )

@@ -17,14 +17,14 @@ from parity_check.importers.torch_file import Opaque, read_torch
 
 def test_verl_text_is_refused_with_what_to_do(tmp_path: Path) -> None:
     row = {"input": "2 + 2 =", "output": " 4", "gts": "4", "score": 1.0, "step": 3}
-    with pytest.raises(InputError, match="holds text, without token ids") as caught:
+    with pytest.raises(InputError, match="has only text, no token ids") as caught:
         imported("verl", dumps.write_lines(tmp_path / "3.jsonl", [row]))
     assert "save_to_disk" in (caught.value.hint or "")
 
 
 def test_verl_refuses_another_pickle(tmp_path: Path) -> None:
     (tmp_path / "x.dp").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(InputError, match="not a DataProto of verl"):
+    with pytest.raises(InputError, match="not a verl DataProto"):
         imported("verl", tmp_path / "x.dp")
 
 
@@ -61,7 +61,7 @@ def test_verl_padding_and_masks(tmp_path: Path) -> None:
         ({"rollout_log_probs": None}, "`rollout_log_probs` is missing"),
         ({"attention_mask": None}, "`attention_mask` is missing"),
         ({"old_log_probs": np.zeros((2, 2), np.float32)}, "`old_log_probs` is 2×2, the responses"),
-        ({"prompts": np.array([[1, 2], [0, -3]])}, "holds -3, which is not a token id"),
+        ({"prompts": np.array([[1, 2], [0, -3]])}, "contains -3, which is not a token id"),
     ],
 )
 def test_verl_refuses(tmp_path: Path, changed: dict[str, Any], expected: str) -> None:
@@ -102,7 +102,9 @@ def test_masks_of_a_trajectory_are_multiplied(tmp_path: Path) -> None:
     assert [each.completion_token_ids for each in found.behaviour] == [[5], [8]]
     assert [each.prompt_id for each in found.behaviour] == ["a", "b"]
     rows["rollout_log_probs"][0].pop()
-    with pytest.raises(InputError, match="`rollout_log_probs` has 2 entries, `responses` has 3"):
+    with pytest.raises(
+        InputError, match="`rollout_log_probs` has 2 entries, but `responses` has 3"
+    ):
         imported("verl", dumps.verl_cache(tmp_path / "short.pt", rows, ["a_0_0", "b_0_0"]))
     rows["frame_mask"] = rows["response_mask"]
     with pytest.raises(InputError, match="`frame_mask` looks like a mask"):

@@ -12,25 +12,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from parity_check.engines.endpoint.answers import PromptLogprobs, RankedLogprob
+from parity_check.engines.replies import Sampled, Scored, UnusableError, typed
+
 FLOOR = -9999.0
 """vLLM's placeholder for -inf: a token that truncation removed."""
 TOKEN = "token_id:"
-
-Row = dict[str, Any]
-
-
-class BadAnswerError(ValueError):
-    """A response that does not match its request; the message says how."""
 
 
 @contextmanager
 def _shape_checked() -> Iterator[None]:
     try:
         yield
-    except BadAnswerError:
+    except UnusableError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise BadAnswerError(f"not a completion ({type(error).__name__}: {error})") from None
+        raise UnusableError(f"not a completion ({type(error).__name__}: {error})") from None
 
 
 def generate_body(
@@ -74,89 +71,97 @@ def _common(model: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
 @_shape_checked()
 def read_generated(
     answer: Any, model: str, request: Mapping[str, Any], parameters: Mapping[str, Any]
-) -> Row:
-    """A row of `generate`. Raises BadAnswerError."""
+) -> Sampled:
+    """A row of `generate`. Raises UnusableError."""
     choice = _choice(answer, model, request["prompt_token_ids"])
     columns = choice.get("logprobs")
     if not isinstance(columns, Mapping) or not columns.get("token_logprobs"):
-        raise BadAnswerError("it has no logprobs")
+        raise UnusableError("it has no logprobs")
     named = [_token_id(text) for text in columns["tokens"]]
     tokens = choice.get("token_ids") or named
     if tokens != named:
-        raise BadAnswerError(f"its {len(tokens)} token ids differ from those of its logprobs")
+        raise UnusableError(f"its {len(tokens)} token ids differ from those of its logprobs")
     logprobs = columns["token_logprobs"]
     if len(logprobs) != len(tokens):
-        raise BadAnswerError(f"{len(logprobs)} logprobs for {len(tokens)} tokens")
+        raise UnusableError(f"{len(logprobs)} logprobs for {len(tokens)} tokens")
     finish, limit = choice.get("finish_reason"), parameters["max_tokens"]
     if finish not in ("stop", "length"):
-        raise BadAnswerError(f"it ends after {len(tokens)} tokens with finish_reason {finish!r}")
+        raise UnusableError(f"it ends after {len(tokens)} tokens with finish_reason {finish!r}")
     if len(tokens) > limit or (len(tokens) < limit and finish == "length"):
-        raise BadAnswerError(f"{len(tokens)} tokens instead of the requested {limit}")
+        raise UnusableError(f"{len(tokens)} tokens instead of the requested {limit}")
     top = parameters["top_logprobs"]
     ranked = [
         _alternatives(token, entries, top)
         for token, entries in zip(tokens, columns["top_logprobs"], strict=True)
     ]
-    return {
-        "sample_id": request["sample_id"],
-        "token_ids": tokens,
-        "finish_reason": finish,
-        "text": choice.get("text"),
-        "logprobs": logprobs,
-        "top_token_ids": [[token for token, _ in row] for row in ranked],
-        "top_logprobs": [[value for _, value in row] for row in ranked],
-    }
+    return typed(
+        Sampled,
+        {
+            "sample_id": request["sample_id"],
+            "token_ids": tokens,
+            "finish_reason": finish,
+            "text": choice.get("text"),
+            "logprobs": logprobs,
+            "top_token_ids": [[token for token, _ in row] for row in ranked],
+            "top_logprobs": [[value for _, value in row] for row in ranked],
+        },
+    )
 
 
 @_shape_checked()
 def read_rescored(
     answer: Any, model: str, request: Mapping[str, Any], parameters: Mapping[str, Any]
-) -> Row:
-    """A row of `rescore`. Raises BadAnswerError."""
+) -> Scored:
+    """A row of `rescore`. Raises UnusableError."""
     completion = request["completion_token_ids"]
     sent = request["prompt_token_ids"] + completion
     rows = read_prompt_logprobs(answer, model, sent)[-len(completion) :]
     top = parameters["top_logprobs"]
     ranked = [
-        sorted((entry["rank"], int(token), _finite(entry["logprob"])) for token, entry in r.items())
-        for r in rows
+        sorted((entry.rank, token, _finite(entry.logprob)) for token, entry in row.items())
+        for row in rows
     ]
-    return {
-        "sample_id": request["sample_id"],
-        "logprobs": [
-            row.get(str(token), {}).get("logprob")
-            for token, row in zip(completion, rows, strict=True)
-        ],
-        "top_token_ids": [[token for _, token, _ in row[:top]] for row in ranked],
-        "top_logprobs": [[value for _, _, value in row[:top]] for row in ranked],
-    }
+    return typed(
+        Scored,
+        {
+            "sample_id": request["sample_id"],
+            "logprobs": [
+                row[token].logprob if token in row else None
+                for token, row in zip(completion, rows, strict=True)
+            ],
+            "top_token_ids": [[token for _, token, _ in row[:top]] for row in ranked],
+            "top_logprobs": [[value for _, _, value in row[:top]] for row in ranked],
+        },
+    )
 
 
 @_shape_checked()
 def read_prompt_logprobs(
     answer: Any, model: str, sent: Sequence[int]
-) -> list[Mapping[str, Mapping[str, Any]]]:
+) -> list[Mapping[int, RankedLogprob]]:
     """{token id: {logprob, rank}} of every token except the first. Raises BadAnswerError."""
-    rows = _choice(answer, model, sent).get("prompt_logprobs")
-    if not rows:
-        raise BadAnswerError("it has no prompt_logprobs")
-    if len(rows) != len(sent) or any(row is None for row in rows[1:]):
-        raise BadAnswerError(f"{len(rows)} prompt_logprobs for {len(sent)} tokens")
-    return list(rows[1:])
+    choice = _choice(answer, model, sent)
+    if not choice.get("prompt_logprobs"):
+        raise UnusableError("it has no prompt_logprobs")
+    rows = typed(PromptLogprobs, choice).prompt_logprobs
+    found = [row for row in rows[1:] if row is not None]
+    if len(rows) != len(sent) or len(found) != len(rows) - 1:
+        raise UnusableError(f"{len(rows)} prompt_logprobs for {len(sent)} tokens")
+    return [{int(token): entry for token, entry in row.items()} for row in found]
 
 
 def _choice(answer: Any, model: str, sent: Sequence[int]) -> Mapping[str, Any]:
     """The only choice of a response, after checking model and prompt."""
     if not isinstance(answer, Mapping) or len(answer.get("choices") or ()) != 1:
-        raise BadAnswerError("not a completion with one choice")
+        raise UnusableError("not a completion with one choice")
     if answer.get("model") != model:
-        raise BadAnswerError(f"it comes from the model {answer.get('model')!r}, not {model!r}")
+        raise UnusableError(f"it comes from the model {answer.get('model')!r}, not {model!r}")
     choice: Mapping[str, Any] = answer["choices"][0]
     returned = choice.get("prompt_token_ids")
     if returned is None:  # before 0.10.2 only the number of tokens can be checked
         count = (answer.get("usage") or {}).get("prompt_tokens")
         if count != len(sent):
-            raise BadAnswerError(
+            raise UnusableError(
                 f"the server read {count} prompt tokens instead of the {len(sent)} sent"
             )
     elif list(returned) != list(sent):
@@ -166,7 +171,7 @@ def _choice(answer: Any, model: str, sent: Sequence[int]) -> Mapping[str, Any]:
         )
         found = returned[place] if place < len(returned) else "nothing"
         given = sent[place] if place < len(sent) else "nothing"
-        raise BadAnswerError(
+        raise UnusableError(
             f"the server tokenized the prompt again: token {place} is {found}, but {given} was sent"
         )
     return choice
@@ -174,7 +179,7 @@ def _choice(answer: Any, model: str, sent: Sequence[int]) -> Mapping[str, Any]:
 
 def _token_id(text: Any) -> int:
     if not isinstance(text, str) or not text.removeprefix(TOKEN).isdigit():
-        raise BadAnswerError(
+        raise UnusableError(
             f"it has token texts instead of ids ({text!r}): the server does not support "
             "return_tokens_as_token_ids"
         )

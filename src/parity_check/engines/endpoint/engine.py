@@ -9,30 +9,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from parity_check.config.engines import EndpointConfig, EndpointTable, Settings
 from parity_check.engines.base import Capabilities, ConfiguredEngine, Progress
 from parity_check.engines.endpoint import completions, probes
-from parity_check.engines.endpoint.completions import BadAnswerError
+from parity_check.engines.endpoint.answers import Card, Cards, Text, TokenIds
 from parity_check.engines.endpoint.probes import PLAIN
 from parity_check.engines.endpoint.server import Call, Server
 from parity_check.engines.environment.environment import Environment
+from parity_check.engines.replies import Sampled, Scored, UnusableError, check_shape
 from parity_check.errors import ConfigError, InputError
 from parity_check.files import cannot_write
 from parity_check.traces.engine import UNKNOWN, EngineDescription, EngineSetting
 
 PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
-OPERATIONS = {
-    "generate": (completions.generate_body, completions.read_generated),
-    "rescore": (completions.rescore_body, completions.read_rescored),
-}
 WAYS_OUT = (
     "let it sample (workload.sampled_by), so that the other engine replays its tokens; or compare "
     "at temperature 1 without truncation and penalties"
 )
 
 
+Row = TypeVar("Row", bound=Scored)
 CAN = Capabilities(noun="an endpoint", evaluates_by="prefill", repeats=False)
 
 
@@ -159,8 +157,7 @@ class EndpointEngine:
         """Find the model on the server and probe the settings in force. Raises EngineError."""
         started = time.perf_counter()
         card = self._card()
-        limit = card.get("max_model_len")
-        longest = limit if isinstance(limit, int) and limit > 0 else None
+        longest = card.max_model_len
         facts = probes.probe(self._server, self._model, self.spec.dtype, longest or probes.REPEATED)
         requested = self.spec.settings.model_dump()
         config = {
@@ -190,7 +187,7 @@ class EndpointEngine:
                 "max_model_len": longest,
                 "architectures": [],
                 "sampling_defaults": "",
-                "root": card.get("root"),
+                "root": card.root,
             },
         )
         self._check_family()
@@ -211,12 +208,15 @@ class EndpointEngine:
             for prompt in prompts
         ]
         answers = self._gather("tokenize", calls)
-        if any(not isinstance(answer, Mapping) for answer in answers):
+        if any(answer is None for answer in answers):
             raise InputError(
                 f"the {self.spec.role} endpoint has no /tokenize",
                 hint="use `prompt_token_ids` in the prompts file",
             )
-        return [list(answer["tokens"]) for answer in answers]
+        return [
+            self._server.read("tokenize", call.name, TokenIds, answer).tokens
+            for call, answer in zip(calls, answers, strict=True)
+        ]
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The text of each single token id, by /detokenize, or its number without that route."""
@@ -225,47 +225,38 @@ class EndpointEngine:
             for token in ids
         ]
         return [
-            answer["prompt"] if isinstance(answer, Mapping) else f"<{token}>"
+            f"<{token}>"
+            if answer is None
+            else self._server.read("decode", f"token {token}", Text, answer).prompt
             for token, answer in zip(ids, self._gather("decode", calls), strict=True)
         ]
 
-    def sample(
+    def generate(
+        self, requests: Sequence[Mapping[str, Any]], *, max_tokens: int, **parameters: Any
+    ) -> list[Sampled]:
+        """Sample; rows in the order of the requests. Raises EngineError."""
+        return self._complete(
+            "generate",
+            completions.generate_body,
+            completions.read_generated,
+            requests,
+            {"max_tokens": max_tokens, **parameters},
+        )
+
+    def score(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> list[dict[str, Any]]:
+    ) -> list[Scored]:
         """Run `generate` or `rescore`; rows in the order of the requests. Raises EngineError."""
-        if op not in OPERATIONS:
+        if op != "rescore":
             raise self._server.error(
                 f"cannot {op}: a server can only sample, and score by prefill",
                 kind="unsupported",
-                hint=WAYS_OUT if op == "replay" else None,
+                hint=WAYS_OUT,
             )
-        if op == "rescore":
-            self._check_rescore(parameters["sampling"])
-        make, read = OPERATIONS[op]
-        calls = [
-            Call("completions", make(self._model, request, parameters), request["sample_id"])
-            for request in requests
-        ]
-        rows: list[dict[str, Any]] = [{}] * len(requests)
-        finished = self._job_dir / f"{op}-{next(self._ids)}.jsonl"
-        part = finished.with_name(finished.name + ".part")
-        done = itertools.count(1)
-        self._progress(op, 0, len(requests))
-        try:
-            with part.open("w", encoding="utf-8") as lines:
-
-                def take(number: int, answer: Any) -> None:
-                    row = self._read(op, read, answer, requests[number], parameters)
-                    rows[number] = row
-                    lines.write(json.dumps(row) + "\n")
-                    lines.flush()
-                    self._progress(op, next(done), len(requests))
-
-                self._server.send(op, calls, take)
-            part.replace(finished)
-        except OSError as error:
-            raise cannot_write(part, error) from None
-        return rows
+        self._check_rescore(parameters["sampling"])
+        return self._complete(
+            "rescore", completions.rescore_body, completions.read_rescored, requests, parameters
+        )
 
     def forget(self) -> None:
         """Delete the results of finished operations, which are in the trace by now."""
@@ -282,6 +273,39 @@ class EndpointEngine:
 
     # --- answers ------------------------------------------------------------------------------
 
+    def _complete(
+        self,
+        op: str,
+        make: Callable[..., dict[str, Any]],
+        read: Callable[..., Row],
+        requests: Sequence[Mapping[str, Any]],
+        parameters: Mapping[str, Any],
+    ) -> list[Row]:
+        """A completion for each request, written down as they come."""
+        calls = [
+            Call("completions", make(self._model, request, parameters), request["sample_id"])
+            for request in requests
+        ]
+        rows: dict[int, Row] = {}
+        finished = self._job_dir / f"{op}-{next(self._ids)}.jsonl"
+        part = finished.with_name(finished.name + ".part")
+        self._progress(op, 0, len(requests))
+        try:
+            with part.open("w", encoding="utf-8") as lines:
+
+                def take(number: int, answer: Any) -> None:
+                    row = self._read(op, read, answer, requests[number], parameters)
+                    rows[number] = row
+                    lines.write(json.dumps(row.model_dump()) + "\n")
+                    lines.flush()
+                    self._progress(op, len(rows), len(requests))
+
+                self._server.send(op, calls, take)
+            part.replace(finished)
+        except OSError as error:
+            raise cannot_write(part, error) from None
+        return [rows[number] for number in range(len(requests))]
+
     def _gather(self, operation: str, calls: Sequence[Call]) -> list[Any]:
         answers: list[Any] = [None] * len(calls)
         done = itertools.count(1)
@@ -296,24 +320,25 @@ class EndpointEngine:
     def _read(
         self,
         op: str,
-        read: Callable[..., dict[str, Any]],
+        read: Callable[..., Row],
         answer: Any,
         request: Mapping[str, Any],
         parameters: Mapping[str, Any],
-    ) -> dict[str, Any]:
+    ) -> Row:
         try:
-            return read(answer, self._model, request, parameters)
-        except BadAnswerError as error:
+            row = read(answer, self._model, request, parameters)
+            check_shape(row, len(row.logprobs), parameters["top_logprobs"])
+            return row
+        except UnusableError as error:
             about = f"sample {request['sample_id']}"
             raise self._server.bad_answer(op, about, error) from None
 
-    def _card(self) -> Mapping[str, Any]:
+    def _card(self) -> Card:
         """The entry of the model in /models. Raises EngineError if it is not served."""
         answer = self._server.ask("load", Call("models"))
-        cards = answer.get("data") if isinstance(answer, Mapping) else None
-        named = {card.get("id"): card for card in cards or [] if isinstance(card, Mapping)}
+        named = {card.id: card for card in self._server.read("load", "/models", Cards, answer).data}
         if self._model not in named:
-            served = ", ".join(map(str, named)) or "no readable model list"
+            served = ", ".join(named) or "nothing"
             raise self._server.error(
                 f"does not serve the model {self._model!r}",
                 kind="wrong_model",

@@ -9,8 +9,8 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from parity_check.engines.endpoint import proofs
+from parity_check.engines.endpoint.answers import Usage, VersionTold, WithUsage
 from parity_check.engines.endpoint.completions import (
-    BadAnswerError,
     generate_body,
     read_generated,
     read_prompt_logprobs,
@@ -18,6 +18,7 @@ from parity_check.engines.endpoint.completions import (
 )
 from parity_check.engines.endpoint.proofs import COLD, Finding, Row
 from parity_check.engines.endpoint.server import Call, Server
+from parity_check.engines.replies import UnusableError
 from parity_check.traces.engine import UNKNOWN, Fact
 
 ONLY_V1_SINCE = Version("0.11")
@@ -51,8 +52,10 @@ class Facts:
 
 def probe(server: Server, model: str, dtype: str, longest: int) -> Facts:
     """Probe a server. `dtype` is the configured one, `longest` is in tokens. Raises EngineError."""
-    reply = server.ask("load", Call("/version", optional=True))
-    version = str(reply.get("version", UNKNOWN)) if isinstance(reply, Mapping) else UNKNOWN
+    told = server.ask("load", Call("/version", optional=True))
+    version: str = UNKNOWN
+    if told is not None:
+        version = server.read("load", "/version", VersionTold, told).version
     warm, cold, cut = _first_tokens(server, model)
     prompt_logprobs = _prompt_logprobs(server, model)
     caching, metrics = _prefix_cache(server, model, min(REPEATED, longest - 2))
@@ -96,10 +99,10 @@ def _first_tokens(server: Server, model: str) -> tuple[list[Row], list[Row], Row
     def take(number: int, answer: Any) -> None:
         try:
             row = read_generated(answer, model, *question(number))
-        except BadAnswerError as error:
+        except UnusableError as error:
             raise server.bad_answer("load", "a probe", error) from None
-        ids, values = row["top_token_ids"][0], row["top_logprobs"][0]
-        rows[number] = dict(zip(ids, values, strict=True))
+        ranked = zip(row.top_token_ids[0], row.top_logprobs[0], strict=True)
+        rows[number] = {token: value for token, value in ranked if value is not None}
 
     bodies = (generate_body(model, *question(number)) for number in range(len(plans)))
     server.send("load", [Call("completions", body, "probe") for body in bodies], take)
@@ -117,9 +120,9 @@ def _prompt_logprobs(server: Server, model: str) -> Fact:
         answer = server.ask("load", Call("completions", body, "probe"))
         try:
             found = read_prompt_logprobs(answer, model, prompt)
-        except BadAnswerError as error:
+        except UnusableError as error:
             return Fact(UNKNOWN, str(error))
-        rows.append([{int(token): e["logprob"] for token, e in row.items()} for row in found])
+        rows.append([{token: entry.logprob for token, entry in row.items()} for row in found])
     ratio = proofs.gap_ratio(*rows)
     proof = f"gaps at T = {COLD} are {ratio:.3f} times those at T = 1"
     return Fact("processed" if proofs.tempered(ratio) else "raw", proof)
@@ -134,7 +137,7 @@ def _prefix_cache(server: Server, model: str, length: int) -> tuple[Finding, str
     server.ask("load", call)
     second = server.ask("load", call)
     after = _metrics(server)
-    usage = (second.get("usage") or {}) if isinstance(second, Mapping) else {}
+    usage = server.read("load", "a probe", WithUsage, second).usage or Usage()
     return proofs.prefix_caching(usage, before, after), after
 
 

@@ -18,8 +18,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from parity_check.engines.endpoint.answers import Usage
 from parity_check.traces.engine import UNKNOWN
 
 COLD = 0.5
@@ -28,7 +28,9 @@ GRID_BITS = {"bfloat16": 10, "float16": 13}
 GRID_ERROR = 4e-6
 """Error of a difference of two float32 logprobs of size 10, in nats."""
 ROUNDING = 1e-5
-HITS = re.compile(r"^vllm:prefix_cache_hits(?:_total)?\{[^}]*\} ([\d.e+]+)$", re.MULTILINE)
+HITS = re.compile(
+    r"^vllm:prefix_cache_hits(?:_total)?\{[^}]*\} (\d+(?:\.\d+)?(?:e[+-]?\d+)?)$", re.MULTILINE
+)
 CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{([^}]*)\}", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -86,9 +88,10 @@ def lm_head_dtype(warm: Sequence[Row], dtype: str) -> Finding:
     return ("model" if head == dtype else head), proof
 
 
-def prefix_caching(usage: Mapping[str, Any], before: str | None, after: str | None) -> Finding:
+def prefix_caching(usage: Usage, before: str | None, after: str | None) -> Finding:
     """From `usage` of the second of two identical requests, and /metrics before and after both."""
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    details = usage.prompt_tokens_details
+    cached = None if details is None else details.cached_tokens
     if cached:
         return True, f"the second of two identical requests took {cached} tokens from the cache"
     reported = cache_config(after or "").get("enable_prefix_caching")

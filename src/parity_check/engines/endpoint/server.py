@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import from_json
+
+from parity_check import interrupts
 from parity_check.config.engines import EndpointConfig
+from parity_check.engines.replies import Answer, UnusableError, typed
 from parity_check.errors import EngineError
 from parity_check.files import cannot_write
 
 if TYPE_CHECKING:
     import httpx
 
-SIGNAL_POLL_S = 0.2
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 8.0
 CONNECT_TIMEOUT_S = 10.0
 LONGEST_MESSAGE = 300
+LONGEST_ANSWER = 1 << 28
+"""Bytes of an answer after decompression; a sample of 100,000 tokens takes a third of it."""
 TOO_MANY_REQUESTS = 429
 NOT_FOUND = 404
 KEY_REJECTED = (401, 403)
@@ -72,12 +77,11 @@ class Server:
         the others. Raises EngineError.
         """
         started = time.monotonic()
-        # In its own thread: Ctrl-C must not interrupt the event loop.
         with ThreadPoolExecutor(max_workers=1) as thread:
             sending = thread.submit(lambda: asyncio.run(self._until_ended(operation, calls, take)))
             try:
-                while not wait([sending], SIGNAL_POLL_S).done:
-                    pass
+                while not wait([sending], interrupts.POLL_S).done:
+                    interrupts.check()
             except BaseException:
                 self.end()
                 raise
@@ -114,6 +118,13 @@ class Server:
         url = self._config.base_url
         message = self._clean(f"the {self._role} engine (endpoint {url}) {what}")
         return EngineError(message, kind=kind, hint=hint, log=self._log)
+
+    def read(self, operation: str, about: str, kind: type[Answer], answer: Any) -> Answer:
+        """An answer as a typed value. Raises EngineError."""
+        try:
+            return typed(kind, answer)
+        except UnusableError as error:
+            raise self.bad_answer(operation, about, error) from None
 
     def bad_answer(self, operation: str, about: str, why: Exception) -> EngineError:
         what = f"returned an unusable response during {operation}, {about}: {why}"
@@ -190,8 +201,11 @@ class Server:
         method = "GET" if call.body is None else "POST"
         deadline = self._config.timeout_s
         try:
-            async with asyncio.timeout(deadline):
-                response = await client.request(method, url, json=call.body)
+            async with (
+                asyncio.timeout(deadline),
+                client.stream(method, url, json=call.body) as response,
+            ):
+                content = await _content(response)
         except TimeoutError:
             self.note(f"{operation} {call.name}: no response within {deadline:g} s")
             raise self.error(
@@ -209,20 +223,22 @@ class Server:
             raise RetryableError(*_broken(error)) from None
         except httpx.InvalidURL as error:
             raise self.error(f"has an invalid URL: {error}", kind="refused") from None
-        return self._answer(operation, call, response)
+        except (httpx.DecodingError, UnusableError) as error:
+            raise self.bad_answer(operation, call.name or call.path, error) from None
+        return self._answer(operation, call, response, content)
 
-    def _answer(self, operation: str, call: Call, response: httpx.Response) -> Any:
-        status = response.status_code
+    def _answer(self, operation: str, call: Call, response: httpx.Response, content: bytes) -> Any:
+        status, reason = response.status_code, _reason(response, content)
         if status == TOO_MANY_REQUESTS or status >= 500:
             after = response.headers.get("retry-after", "")
             raise RetryableError(
-                f"answered {status} ({_reason(response)})",
+                f"answered {status} ({reason})",
                 "server_error",
                 float(after) if after.isdigit() else None,
             )
         if status in KEY_REJECTED:
             raise self.error(
-                f"answered {status} ({_reason(response)}) during {operation}",
+                f"answered {status} ({reason}) during {operation}",
                 kind="refused",
                 hint=f"set the variable with the key: {self._role}.endpoint.api_key_env",
             )
@@ -231,18 +247,21 @@ class Server:
         if status != 200:
             about = f" for {call.name}" if call.name else ""
             raise self.error(
-                f"answered {status} during {operation}{about}: {_reason(response)}", kind="refused"
+                f"answered {status} during {operation}{about}: {reason}", kind="refused"
             )
         if call.optional and "json" not in response.headers.get("content-type", ""):
-            return response.text
+            return content.decode(errors="replace")
         try:
-            return response.json()
-        except ValueError:
+            found = from_json(content)
+        except ValueError as error:
             raise self.error(
-                f"returned a truncated response during {operation}: {len(response.content)} bytes "
-                "that are not JSON",
+                f"broke off its answer during {operation}: {len(content)} bytes that are not "
+                f"JSON ({error})",
                 kind="truncated",
             ) from None
+        if found is None:
+            raise self.bad_answer(operation, call.name or call.path, UnusableError("it is null"))
+        return found
 
     def _clean(self, text: str) -> str:
         """The text without the key: a server may quote a rejected request."""
@@ -277,13 +296,22 @@ def _is_certificate_error(error: BaseException | None) -> bool:
     return False
 
 
-def _reason(response: httpx.Response) -> str:
+async def _content(response: httpx.Response) -> bytes:
+    """The whole answer. Raises UnusableError where it is longer than any can be."""
+    content = bytearray()
+    async for received in response.aiter_bytes():
+        content += received
+        if len(content) > LONGEST_ANSWER:
+            raise UnusableError(f"it is longer than {LONGEST_ANSWER:,} bytes")
+    return bytes(content)
+
+
+def _reason(response: httpx.Response, content: bytes) -> str:
     """The server's error message as one line."""
-    try:
-        found = json.loads(response.text)
+    text = content.decode(errors="replace")
+    with suppress(ValueError, AttributeError):
+        found = from_json(content)
         found = found.get("error", found)
         text = str(found.get("message", found) if isinstance(found, dict) else found)
-    except (ValueError, AttributeError):
-        text = response.text
     line = " ".join(text.split()) or response.reason_phrase
     return line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 1] + "…"

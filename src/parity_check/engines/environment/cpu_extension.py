@@ -10,7 +10,6 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import tarfile
 import tempfile
 import tomllib
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+from parity_check import interrupts
+from parity_check.engines import processes
 from parity_check.engines.environment.recipes import Extension
 from parity_check.engines.environment.uv_process import UvFailedError, run_uv
 from parity_check.errors import EngineEnvironmentError
@@ -106,8 +107,13 @@ def _fetch_sdist(requirement: str, location: Path, into: Path) -> Path:
     url = sdist.get("url") or Path(sdist["path"]).resolve().as_uri()
     archive = into / url.rsplit("/", 1)[-1]
     try:
-        with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as answer:
-            archive.write_bytes(answer.read())
+        with (
+            urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as answer,
+            archive.open("wb") as file,
+        ):
+            while received := answer.read(1 << 20):
+                interrupts.check()
+                file.write(received)
     except (URLError, TimeoutError) as error:
         raise EngineEnvironmentError(
             f"{requirement}: cannot download the sources: {error}",
@@ -146,7 +152,7 @@ def _compile(compiler: str, source: Path, flags: Sequence[str], log: Path) -> Pa
 
 
 def _run(command: Sequence[str], log: Path) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    done = processes.run(command)
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n{done.stderr}")
     if done.returncode != 0:

@@ -26,7 +26,7 @@ from parity_check.engines.environment.runtime import (
 from parity_check.errors import ConfigError, EngineEnvironmentError
 from parity_check.reading import wrong_name
 
-__all__ = ["Environment", "EnvironmentPlan", "State", "default_cache", "plan", "resolve"]
+__all__ = ["Environment", "EnvironmentPlan", "State", "default_cache", "mend", "plan", "resolve"]
 
 State = Literal["ready", "to provision", "broken", "not usable"]
 
@@ -48,7 +48,7 @@ class EnvironmentPlan:
 
 
 def default_cache() -> Path:
-    """Where environments live: $PARITY_CHECK_CACHE, or the user's cache directory.
+    """The directory of the environments: $PARITY_CHECK_CACHE, or the user's cache directory.
 
     Raises ConfigError for a user without either.
     """
@@ -94,6 +94,24 @@ def resolve(
         with provision.locked(location.with_name(f"{target.key}.lock"), say):
             environment = pinned.ready(target, cache)
             return environment or pinned.make(target, cache, say)
+    except OSError as error:
+        raise provision.disk_error(error, target.requirement, location) from error
+
+
+def mend(
+    requirement: str, damaged: Environment, cache: Path, say: Callable[[str], None]
+) -> Environment | None:
+    """Make a provisioned environment anew if it no longer works; None where it does.
+
+    For an engine that did not start, for instance since a file was cut short on a full disk.
+    Raises EngineEnvironmentError.
+    """
+    cache = cache.absolute()
+    target = pinned.parse(requirement)
+    location = target.location(cache)
+    try:
+        with provision.locked(location.with_name(f"{target.key}.lock"), say):
+            return pinned.mend(target, cache, say, damaged.stamp)
     except OSError as error:
         raise provision.disk_error(error, target.requirement, location) from error
 

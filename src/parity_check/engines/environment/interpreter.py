@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from parity_check.engines import processes
 from parity_check.errors import EngineEnvironmentError
 
 _PROBE = Path(__file__).parents[1] / "worker" / "probe.py"
@@ -54,17 +54,8 @@ def run_probe(python: Path, environ: Mapping[str, str], *, check: bool) -> Probe
     command = [str(python), str(_PROBE), *(["--check"] if check else [])]
     own = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
     try:
-        done = subprocess.run(
-            command,
-            env={**own, **environ},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
+        done = processes.run(command, environ={**own, **environ}, limit_s=limit)
+    except TimeoutError as error:
         message = f"{python} did not respond within {limit} s"
         raise EngineEnvironmentError(message, hint=f"try it yourself: {python} -V") from error
     except OSError as error:
@@ -79,7 +70,7 @@ def run_probe(python: Path, environ: Mapping[str, str], *, check: bool) -> Probe
         ) from error
 
 
-def _how_it_ended(done: subprocess.CompletedProcess[str]) -> str:
+def _how_it_ended(done: processes.Ended) -> str:
     if done.returncode < 0:
         return f"killed by {signal.Signals(-done.returncode).name}"
     last = done.stderr.strip().rsplit("\n", 1)[-1]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -97,10 +98,48 @@ def ready(target: Pinned, cache: Path) -> Environment | None:
     return surround(python, probe, target.recipe, cache, target.key, notes)
 
 
-def make(target: Pinned, cache: Path, say: Callable[[str], None]) -> Environment:
+def mend(target: Pinned, cache: Path, say: Callable[[str], None], stamp: str) -> Environment | None:
+    """Make anew what is damaged of an environment that was good once; None where nothing is.
+
+    Its bytecode first, which is cheap; then the environment itself, past uv's cache, which shares
+    its files with it. `stamp` is that of the environment that failed: another one was made since.
+    Raises EngineEnvironmentError.
+    """
+    location = target.location(cache)
+    python = location / "bin" / "python"
+    found = ready(target, cache)
+    if found is not None and found.stamp != stamp:
+        return replace(found, notes=("Another parity-check has made it anew.",))
+    environ = make_environ(target.recipe, location, cache, target.key)
+    say("checking the environment")
+    damage = _damage(python, environ)
+    if damage is None:
+        return None
+    say("compiling the bytecode anew")
+    shutil.rmtree(environ["PYTHONPYCACHEPREFIX"], ignore_errors=True)
+    if found is not None and _damage(python, environ) is None:
+        return replace(found, notes=(f"Its bytecode was damaged, and was made anew: {damage}.",))
+    say(f"making the environment anew: {damage}")
+    made = make(target, cache, say, cached=False)
+    return replace(made, notes=(*made.notes, f"It was damaged, and was made anew: {damage}."))
+
+
+def _damage(python: Path, environ: Mapping[str, str]) -> str | None:
+    """What is wrong with an environment that was good once."""
+    try:
+        probe = run_probe(python, environ, check=True)
+    except EngineEnvironmentError as error:
+        return error.message
+    return probe.message if probe.kind else None
+
+
+def make(
+    target: Pinned, cache: Path, say: Callable[[str], None], *, cached: bool = True
+) -> Environment:
+    """Install, check and mark as good; `cached` is whether uv may use its cache."""
     location = target.location(cache)
     try:
-        notes = _install(target, location, say)
+        notes = _install(target, location, say, cached=cached)
         probe, rebuilt = _checked(target, cache, say)
     except EngineEnvironmentError as error:
         (location / "failed.txt").write_text(error.message, encoding="utf-8")
@@ -111,12 +150,14 @@ def make(target: Pinned, cache: Path, say: Callable[[str], None]) -> Environment
     return surround(python, probe, target.recipe, cache, target.key, notes)
 
 
-def _install(target: Pinned, location: Path, say: Callable[[str], None]) -> tuple[str, ...]:
+def _install(
+    target: Pinned, location: Path, say: Callable[[str], None], *, cached: bool
+) -> tuple[str, ...]:
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     python = sys.executable if target.python_version == own else target.python_version
     try:
         provision.create(location, python)
-        return provision.install(target.requirement, target.recipe, location, say)
+        return provision.install(target.requirement, target.recipe, location, say, cached=cached)
     except UvFailedError as error:
         raise provision.explain(error, target.requirement) from error
 

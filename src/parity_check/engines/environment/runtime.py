@@ -30,6 +30,8 @@ class Environment:
     environ: Mapping[str, str]
     engine_args: Mapping[str, object]
     notes: tuple[str, ...]
+    stamp: str = ""
+    """Changes whenever something is installed into it."""
 
 
 class NoVllmError(EngineEnvironmentError):
@@ -56,6 +58,7 @@ def surround(
         environ=make_environ(recipe, Path(probe.prefix), cache, key),
         engine_args=recipe.engine_args,
         notes=notes,
+        stamp=probe.stamp,
     )
 
 

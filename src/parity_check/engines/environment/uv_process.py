@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uv
 
+from parity_check.engines import processes
 from parity_check.errors import EngineEnvironmentError
 
 
@@ -35,39 +34,30 @@ def run_uv(
 ) -> None:
     """Run uv on the environment at `location`; its output goes to `provision.log` there.
 
-    `tell` receives uv's lines. An interrupt also ends uv's process group. Raises UvFailedError.
+    `tell` receives uv's lines as they come. uv keeps its own cache whole however it ends. Raises
+    UvFailedError.
     """
     log = location / "provision.log"
     environ = {**os.environ, "VIRTUAL_ENV": str(location), "NO_COLOR": "1", "UV_NO_PROGRESS": "1"}
-    output: list[str] = []
     with log.open("a", encoding="utf-8") as file:
+
+        def note(line: str) -> None:
+            file.write(line)
+            if tell is not None:
+                tell(line)
+
         file.write(f"$ uv {' '.join(arguments)}\n")
         file.flush()
-        process = subprocess.Popen(
+        ended = processes.run(
             [uv.find_uv_bin(), *arguments],
             # In another directory, uv would read the settings of the user's project.
             cwd=location,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
+            environ=environ,
+            tell=note,
         )
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                file.write(line)
-                output.append(line)
-                if tell is not None:
-                    tell(line)
-            status = process.wait()
-        except BaseException:
-            _kill_group(process)
-            raise
-    if status != 0:
-        raise UvFailedError(cause_of("".join(output)), log)
+        file.write(ended.stdout)
+    if ended.returncode != 0:
+        raise UvFailedError(cause_of(ended.stderr), log)
 
 
 def cause_of(output: str) -> str:
@@ -78,15 +68,3 @@ def cause_of(output: str) -> str:
     line = " ".join(text.split())
     line = line.removesuffix(", we can conclude that your requirements are unsatisfiable.")
     return line if len(line) <= 400 else line[:397] + "…"
-
-
-def _kill_group(process: subprocess.Popen[str]) -> None:
-    """End uv and its children. uv's cache stays consistent."""
-    try:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    except ProcessLookupError:
-        process.wait()

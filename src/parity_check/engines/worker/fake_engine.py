@@ -11,13 +11,14 @@ A byte-level "language model": the logits of the next of 256 tokens are a hash o
     delay_s = 0.0         time that each sample takes
     fault = {op = "replay", after = 3, how = "crash"}
                           at the given operation, after so many samples: crash (SIGKILL), exit,
-                          hang, out_of_memory, or an exception
+                          hang, hold_the_gil, out_of_memory, or an exception
                           (op: load, tokenize, decode, generate, replay, rescore, weight_sync;
                           the last counts pauses)
     update_fault = "skips"
                           what goes wrong with a weight update: see fake_weight_sync.py
 """
 
+import ctypes
 import functools
 import hashlib
 import heapq
@@ -139,6 +140,8 @@ class FakeEngine:
             os._exit(7)
         if how == "hang":
             time.sleep(3600)
+        if how == "hold_the_gil":
+            ctypes.PyDLL(None).sleep(3600)
         if how == "out_of_memory":
             raise MemoryError("injected")
         raise RuntimeError(how)

@@ -109,8 +109,9 @@ def probe_logprobs(engine):
 
 def probe_prefix_cache(engine):
     """Tokens of a request served from the cache of an identical earlier one; None if unknown."""
-    length = min(2 * engine.config.cache_config.block_size, engine.model_config.max_model_len - 2)
-    if length < engine.config.cache_config.block_size:
+    block = engine.config.cache_config.block_size
+    length = min(2 * block, engine.model_config.max_model_len - 2, engine.kv_capacity() - 2)
+    if length < block:
         return None
     prompt = fixed_ids(engine, length + 1)
     params = engine.sampling_params(temperature=0.0, max_tokens=1, ignore_eos=True)

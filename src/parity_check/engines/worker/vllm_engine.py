@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import traceback
+from importlib.util import find_spec
 
 import effective
 import proofs
@@ -55,6 +56,25 @@ def check_arguments(engine_args):
             raise WorkerFailure("unsupported", f"forced decode does not work with `{name}`")
     if engine_args.get("num_scheduler_steps", 1) != 1:
         raise WorkerFailure("unsupported", "forced decode requires `num_scheduler_steps = 1`")
+    if engine_args.get("pipeline_parallel_size", 1) != 1:
+        raise WorkerFailure(
+            "unsupported",
+            "`pipeline_parallel_size` must be 1: only the last stage has the lm_head and the "
+            "logprobs; spread the model with `tensor_parallel_size`",
+        )
+    if engine_args.get("distributed_executor_backend") == "ray" and find_spec("ray") is None:
+        raise WorkerFailure(
+            "missing_package",
+            f'distributed_executor_backend = "ray" needs ray, which is not in {sys.prefix}',
+        )
+
+
+def check_device():
+    """Refuse an engine that would start on no device, with an error about something else."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.device_type:
+        raise WorkerFailure("no_device", "this build of vLLM finds no device that it runs on")
 
 
 def inspect_models_in_process():
@@ -70,21 +90,9 @@ def inspect_models_in_process():
 def load_failure(error):
     """The typed failure for an exception that vLLM raised during start."""
     text = f"{type(error).__name__}: {error}"
-    lowered = text.lower()
-    if isinstance(error, MemoryError) or any(
-        sign in lowered
-        for sign in (
-            "out of memory",
-            "not enough memory",
-            "can't allocate memory",
-            "no available memory",
-            "less than desired gpu memory",
-            "larger than the maximum number of tokens",
-            "cannot allocate memory",
-        )
-    ):
+    if isinstance(error, MemoryError):
         return WorkerFailure("out_of_memory", first_line(text))
-    if "unquantized lm_head" in lowered:  # raised by vLLM and by the extension
+    if "unquantized lm_head" in text.lower():  # raised by vLLM and by the extension
         return WorkerFailure("setting_not_applied", first_line(text))
     if isinstance(error, (TypeError, ValueError)):  # pydantic's ValidationError is a ValueError
         return WorkerFailure("bad_engine_args", first_line(text))
@@ -105,7 +113,7 @@ def failures_named():
 
 def first_line(text):
     """The first non-empty line; for a pydantic error, also the lines with the reason."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.partition(" [type=")[0].splitlines() if line.strip()]
     return " ".join(lines[:3]) if "validation error" in lines[0] else lines[0]
 
 
@@ -117,6 +125,7 @@ class VllmEngine:
         from vllm.platforms import current_platform
 
         engine_args = command["engine_args"]
+        check_device()
         check_arguments(engine_args)
         inspect_models_in_process()
         with failures_named():
@@ -138,6 +147,7 @@ class VllmEngine:
         self.tokenizer = self.llm.get_tokenizer()
         self._counter = 0
         self.check_platform()
+        self.check_capacity("the self-check of the settings", 2 * proofs.STEPS)
         started = time.perf_counter()
         with failures_named():  # the first tokens that the engine computes
             self.settings = proofs.self_check(self)
@@ -159,6 +169,25 @@ class VllmEngine:
             raise WorkerFailure(
                 "setting_not_applied",
                 f"enable_prefix_caching = true was requested, but false is in force ({limit})",
+            )
+
+    def kv_capacity(self):
+        """Tokens of one request that the KV cache holds; V1 keeps one block for itself.
+
+        vLLM compares its own choice with max_model_len, but V1 not `num_gpu_blocks_override`.
+        """
+        cache = self.config.cache_config
+        if self.family == "v0" or cache.num_gpu_blocks_override is None:
+            return self.model_config.max_model_len
+        return max(0, cache.num_gpu_blocks_override - 1) * cache.block_size
+
+    def check_capacity(self, what, tokens):
+        """Refuse a request that would never be scheduled: vLLM lets it wait for ever."""
+        capacity = self.kv_capacity()
+        if tokens > capacity:
+            raise WorkerFailure(
+                "kv_cache_too_small",
+                f"the KV cache holds {capacity} tokens of one request, {what} needs {tokens}",
             )
 
     def check_settings(self, requested):
@@ -249,6 +278,7 @@ class VllmEngine:
                     f"sample {request['sample_id']}: {len(prompt)} prompt tokens + "
                     f"{length - len(prompt)} new tokens exceed the engine's max_model_len {limit}",
                 )
+            self.check_capacity(f"sample {request['sample_id']}", length)
             for token in (*prompt, *completion):
                 if not 0 <= token < vocabulary:
                     raise WorkerFailure(

@@ -1,0 +1,41 @@
+#!/usr/bin/env python
+"""Interrupt commands on the fake engine at random moments, and count how they end.
+
+    PYTHONPATH=tests python scripts/interrupts.py [MOMENTS] [FIRST]
+
+A moment is known by its number and can be repeated. Two run side by side.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from helpers.moments import ORDER, interrupt_at
+
+
+def at(moment: int) -> str:
+    with tempfile.TemporaryDirectory(prefix=f"moment-{moment}-") as home:
+        try:
+            return f"exit {interrupt_at(Path(home), moment)}"
+        except AssertionError as error:
+            command = ORDER[moment % len(ORDER)].__name__
+            print(f"moment {moment}, {command}: {error}", flush=True)
+            return "FAILED"
+
+
+def main() -> None:
+    moments = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    with ThreadPoolExecutor(2) as two:
+        ends = Counter(two.map(at, range(first, first + moments)))
+    for end, count in ends.most_common():
+        print(f"{count:5d}  {end}")
+    sys.exit(bool(ends["FAILED"]))
+
+
+if __name__ == "__main__":
+    main()

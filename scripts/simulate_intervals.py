@@ -1,0 +1,453 @@
+"""How often the printed intervals hold the truth, and how often a verdict is wrong: simulated.
+
+    python scripts/simulate_intervals.py > scripts/simulated_intervals.md
+
+Prints the tables of docs/reference/metrics.md, which `make_reference.py` takes from that file. The
+method and its constants were chosen with other seeds. `tests/unit/test_coverage.py` runs the same
+generators with fewer runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from parity_check.measure.gates import Limit, choose_limits, judge_all, overall
+from parity_check.measure.measure import measure
+from parity_check.measure.metrics import PairedChunk
+from parity_check.measure.objectives import OBJECTIVES
+from parity_check.measure.stats import (
+    FEWEST_CLUSTERS,
+    UNSEEN,
+    Floats,
+    effective_clusters,
+    exact_interval,
+    long_tailed_interval,
+    share_interval,
+    skewed_interval,
+    variation_sums,
+)
+
+LEVEL = 0.95
+NOISE = 0.05
+TAIL = 2.5 * NOISE
+METRICS = ("mean Δ", "k3", "tail share", "ESS")
+Draw: TypeAlias = Callable[[np.random.Generator, int, int], "Cells"]
+"""Draws `runs` of `clusters` each."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Sums of every cluster of many runs, all [runs, clusters]."""
+
+    tokens: Floats
+    delta: Floats
+    k3: Floats
+    tail: Floats
+    ratio: Floats
+    squared_ratio: Floats
+    samples: Floats
+    bursts: Floats
+
+    def truth(self) -> dict[str, float]:
+        """The ratios of sums over all runs."""
+        whole = Cells(*(getattr(self, name).reshape(1, -1) for name in self.__dataclass_fields__))
+        return {name: float(seen.value[0]) for name, seen in whole.seen().items()}
+
+    def seen(self) -> dict[str, Seen]:
+        """What reports would print of the runs; `ESS` as 1 / ESS - 1, which it is judged by."""
+        n, level = self.tokens, LEVEL
+        bound = exact_interval(0.0, n.sum(axis=-1), level)[1]
+        variation = variation_sums(n, self.ratio, self.squared_ratio)
+        prompts = np.count_nonzero(self.samples, axis=-1)
+        shares = (
+            share_interval(self.tail, n, level, n.sum(axis=-1)),
+            share_interval(self.bursts, self.samples, level, prompts),
+        )
+        return {
+            "mean Δ": Seen(_mean(self.delta, n), *skewed_interval(self.delta, n, level)),
+            "k3": Seen(
+                _mean(self.k3, n), *long_tailed_interval(self.k3, n, level), bound * UNSEEN["k3_kl"]
+            ),
+            "tail share": Seen(_mean(self.tail, n), *shares[0]),
+            "ESS": Seen(
+                _mean(variation, n),
+                *long_tailed_interval(variation, n, level),
+                bound * UNSEEN["ess"],
+            ),
+            "burst share": Seen(_mean(self.bursts, self.samples), *shares[1]),
+        }
+
+    def judged(self) -> NDArray[np.bool_]:
+        """The runs with clusters enough for an interval."""
+        judged: NDArray[np.bool_] = effective_clusters(self.tokens) >= FEWEST_CLUSTERS - 1e-9
+        return judged
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One metric of many runs: its value, the ends of its interval, what unseen tokens add."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+    unseen: Floats | float = 0.0
+
+
+def _mean(sums: Floats, weights: Floats) -> Floats:
+    mean: Floats = sums.sum(axis=-1) / weights.sum(axis=-1)
+    return mean
+
+
+def normal(
+    rng: np.random.Generator, tokens: NDArray[np.int64], offset: Floats, noise: float
+) -> Cells:
+    """Tokens N(offset, noise²), their sums drawn at once; exponentials to second order in Δ."""
+    n = tokens.astype(float)
+    z = rng.normal(size=n.shape)
+    rest = np.where(tokens > 1, rng.chisquare(np.maximum(tokens - 1, 1)), 0.0)
+    own = noise * np.sqrt(n) * z
+    delta = n * offset + own
+    squares = n * offset**2 + 2 * offset * own + noise**2 * (z * z + rest)
+    beyond = ndtr((-TAIL - offset) / noise) + ndtr((-TAIL + offset) / noise)
+    return Cells(
+        n, delta, squares / 2, rng.binomial(tokens, beyond).astype(float),
+        n + delta + squares / 2, n + 2 * delta + 2 * squares, np.ones_like(n), np.zeros_like(n),
+    )  # fmt: skip
+
+
+def equal(rng: np.random.Generator, runs: int, clusters: int) -> Cells:
+    """2 × 64 tokens a prompt, correlation within a prompt 0.3."""
+    offset = NOISE * math.sqrt(0.3) * rng.normal(size=(runs, clusters))
+    return normal(rng, np.full((runs, clusters), 128), offset, NOISE * math.sqrt(0.7))
+
+
+def ragged(rng: np.random.Generator, runs: int, clusters: int) -> Cells:
+    """1 to 4,000 tokens a prompt, evenly in their logarithm, correlation 0.3."""
+    # About a quarter of such prompts is their effective number.
+    shape = (runs, round(clusters / 0.2415))
+    tokens = np.exp(rng.uniform(0.0, math.log(4001), shape)).astype(np.int64)
+    offset = NOISE * math.sqrt(0.3) * rng.normal(size=shape)
+    return normal(rng, tokens, offset, NOISE * math.sqrt(0.7))
+
+
+def families(rng: np.random.Generator, runs: int, clusters: int) -> Cells:
+    """Families of 8 prompts with a prefix in common (effect 0.2, the prompt's 0.1), as clusters."""
+    shape = (runs, clusters, 8)
+    offset = math.sqrt(0.2) * rng.normal(size=(runs, clusters, 1)) + math.sqrt(0.1) * rng.normal(
+        size=shape
+    )
+    return _summed(normal(rng, np.full(shape, 128), NOISE * offset, NOISE * math.sqrt(0.7)))
+
+
+def _summed(cells: Cells) -> Cells:
+    return Cells(*(getattr(cells, name).sum(axis=-1) for name in cells.__dataclass_fields__))
+
+
+def rare(rng: np.random.Generator, runs: int, clusters: int) -> Cells:
+    """2 × 64 tokens a prompt: 99.9 % with noise 0.005, 0.1 % off by 3 nats up or down."""
+    shape = (runs, clusters)
+    clean = normal(rng, np.full(shape, 128), np.zeros(shape), 0.005)
+    up, down = (rng.binomial(128, 0.0005, shape).astype(float) for _ in "ud")
+    high, low = math.exp(3.0), math.exp(-3.0)
+    return replace(
+        clean,
+        delta=clean.delta + 3.0 * (up - down),
+        k3=clean.k3 + (high - 4.0) * up + (low + 2.0) * down,
+        tail=up + down,
+        ratio=clean.ratio + (high - 1.0) * up + (low - 1.0) * down,
+        squared_ratio=clean.squared_ratio + (high**2 - 1.0) * up + (low**2 - 1.0) * down,
+    )
+
+
+def bursts(
+    rng: np.random.Generator, runs: int, clusters: int, share: float = 0.01, whole: bool = False
+) -> Cells:
+    """2 × 64 tokens a prompt; a `share` of the samples, or of the `whole` prompts, is N(0, 1)."""
+    shape = (runs, clusters, 2)
+    clean = normal(rng, np.full(shape, 64), np.zeros(shape), 0.005)
+    off = rng.random((*shape[:2], 1) if whole else shape) < share
+    off = np.broadcast_to(off, shape)
+    delta = rng.normal(size=(int(off.sum()), 64))
+    ratio = np.exp(delta)
+    found = {name: getattr(clean, name).copy() for name in clean.__dataclass_fields__}
+    for name, values in (
+        ("delta", delta),
+        ("k3", ratio - 1 - delta),
+        ("tail", np.abs(delta) > 1),
+        ("ratio", ratio),
+        ("squared_ratio", ratio**2),
+        ("bursts", np.full(delta.shape, 1 / 64)),
+    ):
+        found[name][off] = values.sum(axis=-1)
+    return _summed(Cells(**found))
+
+
+def whole_prompts(rng: np.random.Generator, runs: int, clusters: int) -> Cells:
+    """The same, 1 % of the prompts with both samples."""
+    return bursts(rng, runs, clusters, whole=True)
+
+
+def mixture(degrees: int) -> Draw:
+    """90 % normal and 10 % Student's t, an offset a sample and a prompt, 2 × 8 to 56 tokens."""
+
+    def draw(rng: np.random.Generator, runs: int, clusters: int) -> Cells:
+        lengths = rng.integers(8, 57, (runs, clusters, 2))
+        ends = lengths.cumsum()
+        tokens = int(ends[-1])
+        heavy = rng.random(tokens) < 0.1
+        noise = np.where(
+            heavy, 0.05 * rng.standard_t(degrees, tokens), 0.01 * rng.normal(size=tokens)
+        )
+        offset = rng.normal(0, 2e-3, (runs, clusters, 1)) + rng.normal(0, 2e-3, lengths.shape)
+        delta = noise + np.repeat(offset.ravel(), lengths.ravel())
+        starts = np.concatenate([[0], ends[1:-1:2]])
+
+        def summed(values: NDArray[np.floating]) -> Floats:
+            sums: Floats = np.add.reduceat(values, starts).reshape(runs, clusters)
+            return sums
+
+        ratio = np.exp(delta)
+        return Cells(
+            lengths.sum(axis=2).astype(float), summed(delta), summed(ratio - 1 - delta),
+            summed((np.abs(delta) > 0.03).astype(float)), summed(ratio), summed(ratio**2),
+            np.full((runs, clusters), 2.0), np.zeros((runs, clusters)),
+        )  # fmt: skip
+
+    return draw
+
+
+WITHOUT_VARIANCE = (mixture(6), mixture(4))
+"""Under Student's t the mean of r² does not exist, and ESS has no truth."""
+ROWS: Mapping[str, Draw] = {
+    "2 × 64 tokens a prompt, correlation 0.3": equal,
+    "1 to 4,000 tokens a prompt, correlation 0.3": ragged,
+    "families of 8 prompts, clustered by family": families,
+    "0.1 % of the tokens ± 3 nats": rare,
+    "1 % of the samples off as a whole": bursts,
+    "1 % of the prompts off as a whole": whole_prompts,
+    "Student's t6 tails": WITHOUT_VARIANCE[0],
+    "Student's t4 tails": WITHOUT_VARIANCE[1],
+}
+
+IN_BURSTS = (bursts, whole_prompts)
+"""Data whose events come together: of these only the share of samples is promised."""
+
+
+def promised(draw: Draw) -> tuple[str, ...]:
+    """The metrics whose intervals are to hold for this data."""
+    if draw in IN_BURSTS:
+        return ("burst share",)
+    return METRICS[:-1] if draw in WITHOUT_VARIANCE else METRICS
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of one metric, as shares of the runs with clusters enough.
+
+    `covered` by the interval without what is allowed for unseen tokens, and `allowed` with it;
+    called parity `at` a limit that is the truth and at `twice` the limit; called drift at `half`
+    the limit.
+    """
+
+    covered: float
+    allowed: float
+    at: float
+    twice: float
+    half: float
+
+
+def rates(draw: Draw, clusters: int, runs: int, seed: int) -> dict[str, Rates]:
+    """Simulate one generator at one effective number of clusters, by metric."""
+    rng = np.random.default_rng(seed)
+    truth = draw(rng, 40, 2000).truth()
+    cells = draw(rng, runs, clusters)
+    judged = cells.judged()
+    found = {}
+    for name, seen in cells.seen().items():
+        value, low, high, unseen = (
+            np.broadcast_to(part, judged.shape)[judged]
+            for part in (seen.value, seen.low, seen.high, seen.unseen)
+        )
+        most, true = high + unseen, truth[name]
+        if name == "mean Δ":
+            # The runs are moved: to a limit of two standard deviations, to twice it, to half of it.
+            limit = 2.0 * float(np.std(value))
+            wrong = [
+                (np.abs(low + by) <= limit) & (np.abs(most + by) <= limit)
+                for by in (limit, 2 * limit)
+            ] + [(low + limit / 2 > limit) | (most + limit / 2 < -limit)]
+        else:
+            wrong = [most <= true, most <= true / 2, low > 2 * true]
+        covered = [(low <= true) & (true <= end) for end in (high, most)]
+        found[name] = Rates(*(float(np.mean(each)) for each in (*covered, *wrong)))
+    return found
+
+
+def chunk(delta: Floats, length: int, clusters: NDArray[np.int32], seed: int) -> PairedChunk:
+    """Samples of one length with these Δ, tokens in order."""
+    behaviour = -np.random.default_rng(seed).exponential(1.0, len(delta)).astype(np.float32) - 8.0
+    return PairedChunk(
+        behaviour, (behaviour + delta).astype(np.float32),
+        np.arange(len(clusters) + 1) * length, clusters, np.zeros_like(clusters),
+    )  # fmt: skip
+
+
+def rare_up(
+    rng: np.random.Generator, tokens: int, size: float, k3: float, other: bool = False
+) -> Floats:
+    """Δ of clean tokens and of rare ones, `size` nats up, that carry this k3.
+
+    As the `other` engine samples them, whose ratios are the inverse: e^size as many, as far down.
+    """
+    share = k3 / (math.expm1(size) - size)
+    delta = 0.005 * rng.normal(size=tokens)
+    off = rng.random(tokens) < share * (math.exp(size) if other else 1.0)
+    return np.where(off, -size if other else size, delta)
+
+
+PROMPTS_THAT_DECIDE = 1300
+"""Of 2 × 64 tokens: enough for every gate of the standard profile to reach parity."""
+
+
+def unseen_parity(
+    size: float, times: float, prompts: int, runs: int, seed: int, both: bool = False
+) -> float:
+    """How often every gate says parity while rare tokens put k3 at `times` its standard limit.
+
+    `prompts` of 2 × 64 tokens, standard profile; one sampling direction is judged, or `both`.
+    """
+    rng = np.random.default_rng(seed)
+    limits = choose_limits("standard", OBJECTIVES["grpo"])
+    prompt = np.repeat(np.arange(prompts, dtype=np.int32), 2)
+    called = 0
+    for run in range(runs):
+        results = [
+            result
+            for other in (False, True)[: 1 + both]
+            for result in judge_all(
+                measure(
+                    [
+                        chunk(
+                            rare_up(rng, 128 * prompts, size, times * 1e-3, other), 64, prompt, run
+                        )
+                    ],
+                    sampled_by="candidate" if other else "reference",
+                ),
+                limits,
+            )
+        ]
+        called += overall(results) == "parity"
+    return called / runs
+
+
+def family_wise(prompts: int, runs: int, seed: int, scale: float = 1.0) -> float:
+    """How often a run of both directions is called drift with every limit at `scale` × the truth.
+
+    Tokens have heavy tails and offsets of their prompts, so that no metric is 0.
+    """
+    rng = np.random.default_rng(seed)
+    prompt = np.repeat(np.arange(prompts, dtype=np.int32), 2)
+
+    def direction(size: int) -> Floats:
+        offset = np.repeat(0.02 * rng.normal(size=size), 128)
+        heavy = rng.random(128 * size) < 0.02
+        return offset + 0.003 + np.where(heavy, 0.6, 0.03) * rng.normal(size=128 * size)
+
+    many = np.repeat(np.arange(8192, dtype=np.int32), 2)
+    truth = measure([chunk(direction(8192), 64, many, 0)], sampled_by="reference")
+    limits = [
+        replace(limit, value=_scaled(limit, truth[limit.metric].value, scale))
+        for limit in choose_limits("standard", OBJECTIVES["grpo"])
+        if limit.metric not in ("burst_fraction", "impossible_fraction")
+    ]
+    called = 0
+    for run in range(runs):
+        results = [
+            result
+            for role in ("reference", "candidate")
+            for result in judge_all(
+                measure([chunk(direction(prompts), 64, prompt, run)], sampled_by=role), limits
+            )
+        ]
+        called += overall(results) == "drift"
+    return called / runs
+
+
+def _scaled(limit: Limit, truth: float, scale: float) -> float:
+    if limit.kind == "lower":
+        return 1.0 - scale * (1.0 - truth)
+    return scale * abs(truth - limit.target)
+
+
+def tables(runs: int, seed: int) -> Iterator[str]:
+    """The Markdown of the documentation."""
+    yield f"| data | effective prompts | {' | '.join(METRICS)} | burst share |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    errors = []
+    for label, draw in ROWS.items():
+        for clusters in (12, 24, 96):
+            found = rates(draw, clusters, runs, seed)
+            cells = [
+                "–" if name == "ESS" and draw in WITHOUT_VARIANCE else _covered(found[name])
+                for name in METRICS
+            ]
+            cells.append(_covered(found["burst share"]) if draw in IN_BURSTS else "–")
+            yield f"| {label} | {clusters} | {' | '.join(cells)} |"
+            kept = promised(draw)
+            worst = [
+                max(getattr(found[name], error) for name in kept)
+                for error in ("at", "twice", "half")
+            ]
+            errors.append(f"| {label} | {clusters} | {' | '.join(map(_percent, worst))} |")
+    yield ""
+    yield "| data | effective prompts | parity at the limit | at twice it | drift at half of it |"
+    yield "|---|---:|---:|---:|---:|"
+    yield from errors
+    yield ""
+    few = max(20, runs // 20)
+    yield "| every gate of a run | verdict | share of runs |"
+    yield "|---|---|---:|"
+    for size, times, both in (
+        (3.0, 0.0, False), (3.0, 2.0, False), (6.0, 5.0, False), (6.0, 5.0, True),
+    ):  # fmt: skip
+        share = unseen_parity(size, times, PROMPTS_THAT_DECIDE, few, seed, both)
+        what = f"k3 at {times:g} × its limit by tokens {size:g} nats up" if times else "clean"
+        where = "both engines sample" if both else "one engine samples"
+        yield f"| {what}, {PROMPTS_THAT_DECIDE:,} prompts, {where} | parity | {_percent(share)} |"
+    for scale in (1.0, 2.0):
+        share = family_wise(96, few, seed, scale)
+        told = "exactly at" if scale == 1.0 else "at half of"
+        yield f"| {told} the limit of all 12 gates, 96 prompts | drift | {_percent(share)} |"
+
+
+def _covered(found: Rates) -> str:
+    if found.allowed - found.covered < 5e-4:
+        return _percent(found.covered)
+    return f"{_percent(found.covered)} ({_percent(found.allowed)})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=20261126)
+    options = parser.parse_args()
+    for line in tables(options.runs, options.seed):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
