@@ -14,10 +14,10 @@ Rollout data is what the engine returned, without a trainer:
     {"rollout_id": 3, "samples": [{"tokens": […], "response_length": 2, "loss_mask": None,
      "rollout_log_probs": [-0.31, -1.2], "group_index": 0, "index": 5, "status": "completed"}]}
 
-Logprobs and masks cover the response alone. A rollout whose context was compacted, or that fanned
-out, is several samples of one `rollout_ids` (`rollout_id` in rollout data). Train data lists no
-prompts, so equal prompts are found by the ids of a rollout's first sample. `eval_3.pt` numbers its
-samples as `3.pt` does; the two are told apart by what they hold.
+Logprobs and masks only cover the response. A rollout that was compacted or fanned out has several
+samples with the same `rollout_ids` (`rollout_id` in rollout data). Train data has no prompts, so
+equal prompts are found by the ids of a rollout's first sample. `eval_3.pt` numbers its samples like
+`3.pt`; they are distinguished by content.
 """
 
 from __future__ import annotations
@@ -61,20 +61,22 @@ def read(paths: Sequence[Path]) -> Iterator[Dumped]:
 
 
 class Names:
-    """Names of the batches of several files: those of one number are told apart by content."""
+    """Names of the batches of several files: equal numbers are distinguished by content."""
 
     def __init__(self) -> None:
         self._seen: dict[str, dict[str, list[Any]]] = {}
 
     def batch(self, path: Path, number: Any, samples: Sequence[Any]) -> str:
-        """The name of a batch of samples. Raises InputError where it was there already."""
+        """The name of a batch of samples. Raises InputError if it already occurred."""
         named = f"rollout-{number}"
         seen = self._seen.setdefault(named, {})
         tokens = [plain(each.get("tokens")) for each in samples if isinstance(each, dict)]
         if tokens in seen.values():
-            raise InputError(f"{path}: holds the samples of another file: the same file twice?")
+            raise InputError(f"{path}: has the samples of another file: the same file twice?")
         if path.stem in seen:
-            raise InputError(f"{path}: {named} again, with other samples: files of two runs?")
+            raise InputError(
+                f"{path}: {named} occurred already, with different samples: files of two runs?"
+            )
         seen[path.stem] = tokens
         return named if len(seen) == 1 else f"{named}-{path.stem}"
 
@@ -155,7 +157,9 @@ def _sequence(
 ) -> Dumped:
     ids = token_list(wanted(sample, "tokens", place), "tokens", place)
     if not isinstance(length, int) or not 0 <= length <= len(ids):
-        raise InputError(f"{place}: a response of {length} tokens in a sequence of {len(ids)}")
+        raise InputError(
+            f"{place}: a response length of {length} in a sequence of {len(ids)} tokens"
+        )
     rollout = wanted(sample, "rollout_log_probs", place, NO_ROLLOUT_LOGPROBS)
     columns: dict[str, Any] = {
         "response": ids[len(ids) - length :],
@@ -179,7 +183,7 @@ def _sequence(
 
 
 def _versions(names: Any, sampled: Sequence[bool]) -> list[int | None] | None:
-    """The weight version of each token: one a call of the engine, which is one a turn mostly."""
+    """The weight version of each token: one per engine call, usually one per turn."""
     if not isinstance(names, list):
         return None
     numbers = [int(n) for each in names if (n := str(each)).isdecimal() and len(n) < 19]

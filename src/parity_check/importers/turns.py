@@ -61,7 +61,11 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
             same = tokens == prompt_name(each.token_ids)
             raise InputError(
                 f"{each.place}: sample {each.sample_id} already occurred at {there}"
-                + (": the same file twice?" if same else ", with other tokens: files of two runs?")
+                + (
+                    ": the same file twice?"
+                    if same
+                    else ", with different tokens: files of two runs?"
+                )
             )
         interrupts.check()
         places[each.sample_id] = each.place, prompt_name(each.token_ids)

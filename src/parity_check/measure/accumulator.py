@@ -242,7 +242,7 @@ class Accumulator:
         return np.concatenate(counts, axis=1).astype(np.int32)
 
     def _tail(self, rows: Floats) -> NDArray[np.int32]:
-        """How many tokens of each sample have |Δ| above the tail threshold."""
+        """The number of tokens of each sample with |Δ| above the tail threshold."""
         [found] = (each for each in self.thresholds if each.statistic == "log ratio")
         up, down = (found.column(side, self.tail_threshold) for side in SIDES)
         counts: Floats = rows[:, self.parts["log ratio"]]

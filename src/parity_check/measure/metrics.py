@@ -138,19 +138,19 @@ _ROWS = (
     ),
     Metric(
         "burst_fraction", "samples with a burst of the tail", "share", "lower", 0.0, True,
-        "share of samples of which a twentieth of the tokens or more has |Δ| > threshold",
-        "SkyRL outlier_token_mask and TRL sequence_mask drop such samples whole",
-        "failures that hit whole requests: a wrong adapter, a corrupted cache, an overwritten row",
+        "share of samples in which at least a twentieth of the tokens has |Δ| > threshold",
+        "SkyRL outlier_token_mask and TRL sequence_mask drop such samples",
+        "failures of whole requests: a wrong adapter, a corrupted cache, an overwritten row",
     ),
     Metric(
         "burst_prompt_fraction", "prompts with such a sample", "share", "lower", 0.0, True,
         "share of prompts with a burst in any sample", "the same, counted by prompt",
-        "failures that hit all samples of a prompt: a corrupted prefix in the cache",
+        "failures of all samples of a prompt: a corrupted prefix in the cache",
     ),
     Metric(
         "tail_sample_fraction", "samples with a token in the tail", "share", "lower", 0.0, False,
         "share of samples with any |Δ| > threshold", "the tail fraction, counted by sample",
-        "as the tail fraction; grows with length where such tokens come alone",
+        "as the tail fraction; grows with length if such tokens are isolated",
     ),
     Metric(
         "tail_prompt_fraction", "prompts with a token in the tail", "share", "lower", 0.0, False,
@@ -226,8 +226,8 @@ _ROWS = (
     Metric(
         "impossible_fraction", "sampled tokens that cannot be sampled", "share", "lower", 0.0,
         True, f"share of sampled tokens with a behaviour logprob below {IMPOSSIBLE:g} nats",
-        "a vocabulary of 262,144 such tokens is drawn once in five million tokens",
-        "a sampler that draws random tokens; logprobs of another distribution",
+        "one of 262,144 such tokens would be sampled once in five million tokens",
+        "a sampler that returns random tokens; logprobs of another distribution",
     ),
     Metric(
         "top1_agreement", "top-1 agreement", "share", "higher", 1.0, False,

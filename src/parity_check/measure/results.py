@@ -62,7 +62,7 @@ class Measurement:
     rollouts: int
     clusters: int
     effective_clusters: float
-    """How many prompts of equal size they are worth, (Σn)² / Σn² over their tokens."""
+    """The number of equal prompts that they are worth, (Σn)² / Σn² over their tokens."""
     estimates: tuple[Estimate, ...]
     tails: tuple[tuple[float, Estimate], ...]
     quantiles: dict[str, Estimate]

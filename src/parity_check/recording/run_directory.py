@@ -29,7 +29,7 @@ class RunDirectory:
 
     def __init__(self, parent: Path, config: dict[str, Any]) -> None:
         self._open(parent / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
-        # Not `write`, which an interrupt may leave: nobody would tidy up yet.
+        # Not `write`, which an interrupt may end: cleanup is not set up yet.
         write_text(self.path / "config.toml", tomli_w.dumps(config))
 
     def _open(self, shown: Path) -> None:

@@ -40,7 +40,7 @@ def locked(path: Path, say: Say) -> Iterator[None]:
         while not _locks(file):
             file.seek(0)
             holder = file.read(200).partition("\n")[0] or "another process"
-            say(f"waiting for {holder}, which makes this environment")
+            say(f"waiting for {holder}, which is creating this environment")
             interrupts.check()
             time.sleep(interrupts.POLL_S)
         file.truncate(0)
