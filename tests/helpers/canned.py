@@ -12,6 +12,7 @@ import tomli_w
 from numpy.typing import NDArray
 
 from helpers.described import described
+from helpers.support import SMALL_RUN
 from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.traces import manifest
 from parity_check.traces.trace import Sample, TraceHeader, write_trace
@@ -76,7 +77,7 @@ CANNED = {
     "parity": Canned(
         noise=2e-4,
         own_noise=1e-5,
-        config={"gates": {"tail_fraction": 1e-2, "clip_fraction": 1e-2}},
+        config={"gates": SMALL_RUN},
     ),
     "drift": Canned(length=(90, 170), noise=0.02, raw=True, config={"objective": {"kind": "gspo"}}),
     "inconclusive": Canned(prompts=12, noise=0.04, own_noise=2e-3),
@@ -84,7 +85,7 @@ CANNED = {
     "invalid-logprobs": Canned(
         noise=2e-4,
         spoil=spoil,
-        config={"gates": {"tail_fraction": 1e-2, "clip_fraction": 1e-2}},
+        config={"gates": SMALL_RUN},
     ),
     "one-direction": Canned(
         prompts=96,

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from helpers.canned import Canned, write_run
+from helpers.support import SMALL_RUN
 from parity_check.ablation.files import FAILURE, StoredPlan, write_plan
 from parity_check.ablation.plan import DEFAULT, SETTINGS, Flip, plan
 
-GATES = {"tail_fraction": 1e-2, "clip_fraction": 1e-2}
+GATES = SMALL_RUN
 RAW = Canned(noise=0.02, raw=True)
 CLEAN = Canned(noise=2e-4, own_noise=1e-5)
 SAME = Canned()

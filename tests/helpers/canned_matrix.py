@@ -10,6 +10,7 @@ from pathlib import Path
 import tomli_w
 
 from helpers.canned import VERSIONS, Canned, finished, write_run
+from helpers.support import SMALL_RUN
 from parity_check.traces.engine import EngineSetting
 from parity_check.traces.trace import Sample, Trace, write_trace
 
@@ -37,7 +38,7 @@ def write_matrix(directory: Path) -> Path:
         for name, (head, _, _) in TRAINERS.items()
     }
     config["objective"] = {"logprobs": "recompute"}
-    config["gates"] = {"tail_fraction": 1e-2, "clip_fraction": 1e-2}
+    config["gates"] = SMALL_RUN
     (directory / "config.toml").write_text(tomli_w.dumps(config))
     rng = random.Random(8)
     for name, (head, noise, bias) in TRAINERS.items():

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helpers.support import Finished, call_cli, fake_config, only_run
+from helpers.support import SMALL_RUN, Finished, call_cli, fake_config, only_run
 
 DEFAULTS = dict.fromkeys(
     ("logprobs_mode", "enable_prefix_caching", "async_scheduling", "lm_head_dtype"), "default"
@@ -14,7 +14,7 @@ DEFAULTS = dict.fromkeys(
 WORKLOAD = {
     "num_prompts": 10, "samples_per_prompt": 1, "max_tokens": 8, "temperature": 0.7, "repeats": 1,
 }  # fmt: skip
-GATES = {"tail_fraction": 0.9, "clip_fraction": 0.9}
+GATES = {**SMALL_RUN, "tail_fraction": 0.9, "clip_fraction": 0.9}
 FLIPS = ("noise=0.2,0.0", "max_model_len=4096,2048", "tokenizer=bytes")
 
 

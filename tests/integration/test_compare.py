@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from conftest import Run
-from helpers.support import assert_fails, assert_tidy, fake_config, only_run, run_cli
+from helpers.support import SMALL_RUN, assert_fails, assert_tidy, fake_config, only_run, run_cli
 from parity_check.config.load import dump_config, load_config
 from parity_check.traces.trace import Trace, read_header
 
@@ -135,7 +135,7 @@ def test_parity_exits_with_0(tmp_path: Path) -> None:
         tmp_path,
         candidate={"noise": 1e-4},
         workload={"num_prompts": 24, "samples_per_prompt": 2, "max_tokens": 16},
-        gates={"tail_fraction": 0.05, "clip_fraction": 0.05},
+        gates=SMALL_RUN,
     )
     done = run_cli("compare", "-c", config, cwd=tmp_path)
     assert done.returncode == 0, done.stdout

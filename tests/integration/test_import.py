@@ -11,7 +11,15 @@ import pytest
 
 from helpers import dumps
 from helpers.schemas import validator
-from helpers.support import Finished, assert_fails, assert_tidy, call_cli, fake_config, only_run
+from helpers.support import (
+    SMALL_RUN,
+    Finished,
+    assert_fails,
+    assert_tidy,
+    call_cli,
+    fake_config,
+    only_run,
+)
 from parity_check.importers.command import evaluating_path
 from parity_check.traces.trace import Trace
 
@@ -22,9 +30,9 @@ TWO_SIDED = {
 }  # fmt: skip
 DUMPS = Path(__file__).parents[1] / "data" / "dumps"
 WIDE = [
-    f"--set=gates.{name}=1"
-    for name in ("mean_log_ratio", "mean_importance_ratio", "k3_kl", "clip_fraction")
-] + ["--set=gates.tail_fraction=1", "--set=gates.ess=0.1"]
+    f"--set=gates.{name}={limit}"
+    for name, limit in {**dict.fromkeys(SMALL_RUN, 9), "mean_log_ratio": 1, "ess": 1e-3}.items()
+]
 
 
 def import_dump(*arguments: object, cwd: Path) -> Finished:

@@ -17,7 +17,15 @@ from conftest import Run
 from helpers import support
 from helpers.canned import Canned, write_run
 from helpers.schemas import validator
-from helpers.support import Finished, assert_fails, assert_tidy, call_cli, fake_config, only_run
+from helpers.support import (
+    SMALL_RUN,
+    Finished,
+    assert_fails,
+    assert_tidy,
+    call_cli,
+    fake_config,
+    only_run,
+)
 from parity_check.traces.trace import METADATA_KEY, Sample, Trace, write_trace
 
 WORKLOAD = {"num_prompts": 12, "samples_per_prompt": 2, "max_tokens": 12, "repeats": 0}
@@ -102,12 +110,12 @@ def test_the_order_of_the_traces_does_not_matter(stored: Stored, tmp_path: Path)
 
 
 def test_limits_of_a_configuration_judge_two_traces(stored: Stored, tmp_path: Path) -> None:
-    wide = {"mean_log_ratio": 1, "mean_importance_ratio": 1, "k3_kl": 1, "clip_fraction": 1}
-    config = fake_config(tmp_path, gates={**wide, "tail_fraction": 1, "ess": 0.1})
+    wide = {**dict.fromkeys(SMALL_RUN, 9), "mean_log_ratio": 1, "ess": 1e-3}
+    config = fake_config(tmp_path, gates=wide)
     done = compare(stored.a, stored.by_candidate, "-c", config, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
-    sets = [f"--set=gates.{name}={limit}" for name, limit in {**wide, "tail_fraction": 1}.items()]
-    again = compare(stored.a, stored.by_candidate, *sets, "--set=gates.ess=0.1", cwd=tmp_path)
+    sets = [f"--set=gates.{name}={limit}" for name, limit in wide.items()]
+    again = compare(stored.a, stored.by_candidate, *sets, cwd=tmp_path)
     assert again.stdout == done.stdout
 
 
@@ -182,7 +190,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         home,
         candidate={"noise": 1e-4},
         workload={"num_prompts": 16, "samples_per_prompt": 2, "max_tokens": 16, "repeats": 1},
-        gates={"tail_fraction": 0.05, "clip_fraction": 0.05},
+        gates=SMALL_RUN,
     )
     assert compare("-c", config, cwd=home).returncode == 0
     return only_run(home)

@@ -137,13 +137,13 @@ _ROWS = (
         "rare, large failures: routing flips, corrupted cache, overwritten rows",
     ),
     Metric(
-        "burst_fraction", "samples with a burst of the tail", "share", "lower", 0.0, True,
+        "burst_fraction", "samples with a burst", "share", "lower", 0.0, True,
         "share of samples in which at least a twentieth of the tokens has |Δ| > threshold",
         "SkyRL outlier_token_mask and TRL sequence_mask drop such samples",
         "failures of whole requests: a wrong adapter, a corrupted cache, an overwritten row",
     ),
     Metric(
-        "burst_prompt_fraction", "prompts with such a sample", "share", "lower", 0.0, True,
+        "burst_prompt_fraction", "prompts with a burst", "share", "lower", 0.0, True,
         "share of prompts with a burst in any sample", "the same, counted by prompt",
         "failures of all samples of a prompt: a corrupted prefix in the cache",
     ),
@@ -224,7 +224,7 @@ _ROWS = (
         "any difference; batch-invariant engines reach 100 %",
     ),
     Metric(
-        "impossible_fraction", "sampled tokens that cannot be sampled", "share", "lower", 0.0,
+        "impossible_fraction", "impossible tokens", "share", "lower", 0.0,
         True, f"share of sampled tokens with a behaviour logprob below {IMPOSSIBLE:g} nats",
         "one of 262,144 such tokens would be sampled once in five million tokens",
         "a sampler that returns random tokens; logprobs of another distribution",
