@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Interrupt commands on the fake engine at random moments, and count how they end.
+"""Interrupt commands on the fake engine at random moments, and count their exits.
 
     PYTHONPATH=tests python scripts/interrupts.py [MOMENTS] [FIRST]
 
-A moment is known by its number and can be repeated. Two run side by side.
+A moment is reproducible by its number. Two run in parallel.
 """
 
 from __future__ import annotations

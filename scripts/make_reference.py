@@ -61,75 +61,73 @@ ratio off 1 means that the behaviour engine recorded the wrong logprobs.
 INTERVALS = """\
 ## Intervals
 
-Tokens of one prompt share a context, and samples share a prompt, so every interval is clustered.
-`stats.cluster_by` says what is independent: `"prompt"`, `"group"` (all prompts of a `prompt_group`
-together), `"sample"`, or a column of the prompts file, in which a prompt without a value is
-independent of all others. Prompts with a common beginning are not independent: with families of 8
-that are counted as single prompts, the interval of mean Δ covers the true value in half of the
-runs. A run whose prompts share half of their tokens gets a warning (`shared-prefixes`).
+Tokens of one prompt share a context, and samples share a prompt, so all intervals are clustered by
+prompt. `stats.cluster_by` sets the independent unit: `"prompt"`, `"group"` (all prompts of one
+`prompt_group`), `"sample"`, or a column of the prompts file, where a prompt without a value is
+independent of all others. Prompts with a common beginning are not independent: if families of 8
+prompts with a common effect of 0.2 are counted as single prompts, the intervals cover the truth in
+only half of the runs. The warning `shared-prefixes` appears if prompts share half of their tokens.
 
-- means: M = Σsᵢ / Σnᵢ over clusters, SE² = Σ(sᵢ − M nᵢ)² / (1 − hᵢ) / (Σnᵢ)² with hᵢ = nᵢ / Σn: the
-  CR2 correction for few and unequal clusters (Bell and McCaffrey 2002). t has Satterthwaite's
-  degrees of freedom (Imbens and Kolesár 2016), for variances that grow as nᵢ². Hall's correction
-  for skewness (JRSS B 1992) widens the interval towards the longer tail; the skewness is multiplied
-  by 1 + {bias:g} / √(degrees + 1), because samples of few clusters underestimate it;
-- quantities with a long upper tail (k3, |Δ|, ESS, shares): the upper end uses the degrees of
-  freedom divided by {degrees:g}, because runs that underestimate the mean underestimate the error;
-- shares: never narrower than the exact binomial interval. Zero events have an upper bound too, 3.7
-  / n at 95 %. **This assumes that such tokens come one by one.** If whole requests fail, the number
-  of samples counts: `burst_fraction` and `burst_prompt_fraction` are bounded by the number of
-  samples and of prompts, and gated;
-- k3, mean ratio and ESS: no sample bounds a mean, because a tail of which no token was observed
-  may dominate it. The interval includes what unseen tokens can add: a share of 3.7 / n, each
-  {unseen:g} nats up, which is 16 for k3, 19 for the mean ratio and 364 for 1 / ESS − 1. Tokens
-  further off are e^Δ times as frequent in the other direction. A run of one direction cannot
-  exclude them;
-- ESS: the interval of 1 / ESS − 1, linearised;
-- quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide, over at
-  most {folds} groups of clusters;
-- fewer than {fewest} clusters: no interval, and no verdict. The effective number counts, (Σn)² /
-  Σn² (`effective_clusters`): 50 prompts of 1 to 4,000 tokens are worth 12.
+- Means: M = Σsᵢ / Σnᵢ over clusters, SE² = Σ(sᵢ − M nᵢ)² / (1 − hᵢ) / (Σnᵢ)² with hᵢ = nᵢ / Σn, the
+  CR2 correction for few and unequal clusters (Bell and McCaffrey 2002); t with Satterthwaite's
+  degrees of freedom (Imbens and Kolesár 2016) for variances that grow as nᵢ². Hall's correction for
+  skewness (JRSS B 1992) widens the end on the side of the longer tail. The skewness is multiplied
+  by 1 + {bias:g} / √(degrees + 1), because few clusters underestimate it.
+- Quantities with one long tail (k3, |Δ|, ESS, shares): the upper end divides the degrees of freedom
+  by {degrees:g}, because the error is small in runs with a small mean.
+- Shares: never narrower than the exact binomial interval. A share of 0 also has an upper end, 3.7 /
+  n at 95 %. **This assumes independent tokens.** If whole requests fail, the number of samples
+  matters: `burst_fraction` and `burst_prompt_fraction` are bounded and gated by samples and by
+  prompts.
+- k3, the mean ratio and ESS: a sample alone cannot bound a mean, because a tail that it does not
+  contain may dominate. Their far end includes unseen tokens with Δ = {unseen:g} nats, as many as
+  the bound of the tail allows: 16, 19 and 364 (of 1 / ESS − 1) times 3.7 / n. Larger ones are
+  visible in the other sampling direction, where they are e^Δ times as frequent; a run with one
+  direction cannot exclude them.
+- ESS: the interval of 1 / ESS − 1, linearised.
+- Quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide, over at
+  most {folds} groups of clusters.
+- Below {fewest} clusters there is no interval and no verdict. This refers to the effective number,
+  (Σn)² / Σn² (`effective_clusters`): 50 prompts of 1 to 4,000 tokens are worth 12.
 
-Coverage of the 95 % interval in 2,000 simulated runs each (`python scripts/simulate_intervals.py`;
-the method was chosen with other seeds). The number in brackets is that of the printed interval,
-with the allowance for unseen tokens, if that differs. ESS has no true value under Student's t,
-because exp of it has no mean.
+How often the printed 95 % interval covers the truth, in 2,000 simulated runs each
+(`python scripts/simulate_intervals.py`; the method was chosen with other seeds). In brackets: with
+the allowance for unseen tokens, if that changes it. Tokens of a prompt are correlated, or follow
+Student's t; for t, ESS has no true value, because the exponential has no mean.
 
 {coverage}
 
-Most samples of this size contain no rare token and no burst. Rare tokens are then covered by the
-allowance, and bursts by the burst share only.
+Samples of this size contain few rare tokens and bursts. Their k3, tail share and ESS are covered
+only because of the allowance, and if whole samples or prompts fail, only by the burst share.
 
-How often a value at its limit, or at twice its limit, is called parity, and a value at half its
-limit drift. The largest rate of the metrics above; with bursts, that of the burst share.
+How often a value at its limit, or at twice its limit, is judged parity, and a value at half its
+limit drift: the worst of the metrics above, and for bursts that of the burst share.
 
 {errors}
 
 ## Verdicts
 
 A limit is judged by the printed interval: inside is **parity**, wholly outside is **drift**,
-anything else is **inconclusive**. A run is in parity only if every gate is, so no multiple-testing
-correction is needed. It drifts if one gate does. Each gate reports a false drift in at most 2.5 %
-of runs whose true value is exactly at the limit; this is not corrected, because the verdict would
-no longer be that of the printed interval. All gates of a run together, in the first rows of the
-profile `standard`:
+anything else is **inconclusive**. A run is in parity only if every gate is, so no correction for
+multiple gates is needed. A run drifts if any gate drifts: for a run that is exactly at its limit,
+each gate is wrong in at most 2.5 % of runs. This is not corrected, so that verdicts match the
+printed intervals. Over all gates of a run:
 
 {runs}
 
-If an engine against itself is outside the limit, the gate is inconclusive, because no verdict on
-the other engine is possible. If all compared tokens are bit-identical, parity does not require the
-upper bound of rare events to be inside the limit. If one side has no usable logprob at all, the
-verdict is drift, by its counts. `required_limit` is the tightest limit that would have passed.
-`prompts_needed` is the smallest G with 3.6 s / √G + u / G inside the distance from the estimate to
-its limit, with s the standard deviation of a cluster's mean and u the allowance for unseen events
-per prompt: a 90 % chance of parity if there is no drift.
+If an engine against itself is outside the limit, the gate is inconclusive: no verdict on the other
+engine is possible. If all compared tokens are bit-identical, the bound on unseen rare events does
+not prevent parity. A side without any usable logprob is drift, because of its invalid logprobs.
+`required_limit` is the limit that would just have passed. `prompts_needed` is the smallest G with
+3.6 s / √G + u / G below the distance from the estimate to its limit, where s is the spread of
+cluster means and u what a prompt leaves unseen: a 90 % chance of parity if there is no drift.
 
-`impossible_fraction` counts sampled tokens with a logprob below {impossible:g} nats, which cannot
-have been sampled, and keeps them out of every mean. vLLM divides probabilities by exponential
-variates and takes the largest quotient. On CPU, torch 2.6 (vLLM 0.8.5) returns 1.2e-38 instead of a
-variate once in about 33 million draws, and then any token is chosen whose probability is not 0 in
-float32. That is one token in 33 million / vocabulary size: 1 in 8,000 with 4,096 entries, 1 in 220
-with 151,936. torch 2.10 does not do this.
+A token with a logprob below −28 nats cannot have been sampled; `impossible_fraction` counts such
+tokens, and they are excluded from every mean. vLLM divides the probabilities by exponential
+variates and takes the largest quotient. torch 2.6 on CPU (vLLM 0.8.5) returns 1.2e-38 for one
+variate in about 33 million; then any token with a probability above 0 in float32 can win: one token
+in 33 million / vocabulary size, 1 in 8,000 with 4,096 entries, 1 in 220 with 151,936. torch 2.10
+does not have this defect.
 """
 
 
@@ -276,33 +274,33 @@ def _objectives() -> Iterator[str]:
     yield """\
 ## Objectives
 
-`[objective] kind` chooses whose clip rate `clip_fraction` is. All are estimated in every run and
-stand in the JSON report with four parts: `low` and `high`, the shares beyond each edge; `band`,
+`[objective] kind` sets the objective of `clip_fraction`. All objectives are estimated in every run
+and are in the JSON report, with these parts: `low` and `high`, the shares beyond each edge; `band`,
 their sum (a sequence beyond both counts once); `active`, p · high + (1 − p) · low for a share p of
 positive advantages (`objective.positive_share`, unknown to an engine comparison); and `counted`,
 what the framework's own counter would show. All comparisons are strict: a ratio on the edge is not
-clipped. Numbers of sequences are of whole rollouts: all turns, without the tokens that the policy
-did not sample. [Frameworks](frameworks.md) says which function of which file each row was held
-against.
+clipped. Sequence metrics are computed over whole rollouts: all turns, without the tokens that the
+policy did not sample. [Frameworks](frameworks.md) has the function and file that each row was
+tested against.
 
 **Bypass** losses take the ratio of trainer over rollout engine, so mismatch enters the ratio: the
 number is the objective's own clip rate at its first step. PipelineRL, prime-rl, torchtitan, verl
 with `bypass_mode`, OpenRLHF's GSPO with IS correction, SkyRL's `rollout_is` and slime with
-`--use-rollout-logprobs` do so. **Recompute** losses start at a ratio of 1 and see the mismatch in
-an importance weight only: the number is the share of weights that the cap or mask would change. A
-clip of theirs counts nothing at the first step. TRL has no bypass: its rows of clips say what its
-edges would clip if Δ were in the ratio, and its own number is 0. A report about a bypass loss
-prints the share of TIS beside its clip rate; with `objective.logprobs = "recompute"` it prints that
-share alone.
+`--use-rollout-logprobs` work this way. **Recompute** losses start at a ratio of 1; the mismatch
+only enters an importance weight, and the number is the share of weights that the cap or mask would
+change. Their clips count nothing at the first step. TRL has no bypass: its clip rows show what its
+edges would clip if Δ were in the ratio, and its own number is 0. The report of a bypass loss prints
+the TIS share next to the clip rate; with `objective.logprobs = "recompute"` it only prints that
+share.
 
-`epsilon_low` and `epsilon_high` override the edges: a distance from 1 for clips (from 0 where the
-edges lie around 0), the edge itself for caps, masks, `dual-clip`, `delta-trl` and `cispo-trl`.
+`epsilon_low` and `epsilon_high` override the edges: a distance from 1 for clips (from 0 if the
+edges are around 0), the edge itself for caps, masks, `dual-clip`, `delta-trl` and `cispo-trl`.
 """
     heads = (
         "kind",
         "what",
         "loss",
-        "counts what has",
+        "counts",
         "at",
         "average over",
         "as counted by",
@@ -328,14 +326,14 @@ def _counts(row: Objective) -> str:
 FRAMEWORKS = """\
 # Frameworks
 
-Generated from the program's own rows by `python scripts/make_reference.py`; do not edit.
+Generated from the program's tables by `python scripts/make_reference.py`; do not edit.
 
-What each framework counts, and which row of the [objectives](metrics.md#objectives) or
-[metrics](metrics.md#metrics) is that number. *equal* means that the framework's own function, run
-on the same arrays (64 sequences, 10,393 tokens, heavy tails), gave the same number within 2e-5,
-with all advantages positive and with all negative: `tests/unit/test_framework_values.py`. *read*
-means that the code was read and the row is tested against a slow count of the same rule, because
-the framework logs no number or its function does not run by itself. What follows is the difference.
+The metrics that each framework logs, and the row of the [objectives](metrics.md#objectives) or
+[metrics](metrics.md#metrics) with the same number. *equal*: the framework's own function, run on
+the same arrays (64 sequences, 10,393 tokens, heavy tails), gave the same number within 2e-5, with
+all advantages positive and with all negative (`tests/unit/test_framework_values.py`). *read*: the
+row follows the framework's code and is tested against a slow count of the same rule, because the
+framework logs no number or its function does not run by itself. A difference is stated after it.
 
 Versions: {versions}.
 """
@@ -353,14 +351,14 @@ METRIC_SOURCES = (
     ("verl", "ess_truncated", "rollout_corr/rollout_is_eff_sample_size",
      "compute_is_metrics", "verl/trainer/ppo/rollout_corr_helper.py"),
 )  # fmt: skip
-"""Metrics that were held against a framework's own."""
+"""Metrics that were tested against a framework's own."""
 
 
 def frameworks_page() -> str:
-    """frameworks.md, whole."""
+    """The text of frameworks.md."""
     held = json.loads(VALUES.read_text(encoding="utf-8"))
     versions = "; ".join(f"{name} {version}" for name, version in VERSIONS.items())
-    heads = ("framework", "its number", "function", "file", "our row", "equal?")
+    heads = ("framework", "its metric", "function", "file", "row", "equal?")
     rows = [
         (
             each.framework, f"`{each.metric}`", f"`{each.function}`", f"`{each.file}`",

@@ -1,10 +1,10 @@
-"""How often the printed intervals hold the truth, and how often a verdict is wrong: simulated.
+"""Simulate how often the printed intervals cover the truth, and how often a verdict is wrong.
 
     python scripts/simulate_intervals.py > scripts/simulated_intervals.md
 
-Prints the tables of docs/reference/metrics.md, which `make_reference.py` takes from that file. The
-method and its constants were chosen with other seeds. `tests/unit/test_coverage.py` runs the same
-generators with fewer runs.
+Prints the tables that `make_reference.py` puts into docs/reference/metrics.md. The method and its
+constants were chosen with other seeds. `tests/unit/test_coverage.py` runs the same generators with
+fewer runs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Cells:
         return {name: float(seen.value[0]) for name, seen in whole.seen().items()}
 
     def seen(self) -> dict[str, Seen]:
-        """What reports would print of the runs; `ESS` as 1 / ESS - 1, which it is judged by."""
+        """What reports would print for the runs; ESS as 1 / ESS - 1, as it is judged."""
         n, level = self.tokens, LEVEL
         bound = exact_interval(0.0, n.sum(axis=-1), level)[1]
         variation = variation_sums(n, self.ratio, self.squared_ratio)

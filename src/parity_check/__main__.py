@@ -9,7 +9,7 @@ from parity_check import interrupts
 
 
 def main() -> NoReturn:
-    """Listen for signals before anything else, and load what takes time to load after that."""
+    """Handle signals first, then import the slow modules."""
     interrupts.listen()
     from parity_check.cli import main as cli
 

@@ -26,7 +26,7 @@ from parity_check import visible
 from parity_check.errors import ClosedOutputError, Interrupted, OutputError, ParityCheckError
 
 LONGEST_LINE = 1000
-"""Characters of one line of talk."""
+"""The longest line on stderr, in characters."""
 
 
 class Console:
@@ -46,11 +46,11 @@ class Console:
         self._lock = threading.Lock()
 
     def data(self, text: str) -> None:
-        """Print a report to stdout; none of its lines is a command. Raises OutputError."""
+        """Print a report to stdout; its lines cannot be workflow commands. Raises OutputError."""
         self._write(visible.log(text))
 
     def commands(self, text: str) -> None:
-        """Print lines that are commands of a workflow. Raises OutputError."""
+        """Print workflow commands to stdout. Raises OutputError."""
         self._write(visible.document(text))
 
     def _write(self, text: str) -> None:
@@ -58,7 +58,7 @@ class Console:
         sys.stdout.flush()
 
     def _talk(self, text: str, style: str | None = None) -> None:
-        """One line on stderr, whatever the text came from."""
+        """Print one line to stderr, wherever the text comes from."""
         self.err.print(visible.message(text, LONGEST_LINE), soft_wrap=True, style=style)
 
     def say(self, text: str) -> None:
@@ -108,9 +108,9 @@ class Console:
 
 
 class Stream:
-    """stdout or stderr: takes any character, and knows what it means that nobody reads.
+    """stdout or stderr: accepts any character, and handles a closed reader.
 
-    What stdout cannot take is an OutputError; stderr then falls silent, and nothing changes.
+    Failed writes to stdout raise OutputError; stderr goes silent instead.
     """
 
     def __init__(self, stream: TextIO | None, *, quiet: bool) -> None:
@@ -119,7 +119,7 @@ class Stream:
             stream.reconfigure(errors="backslashreplace")
 
     def __getattr__(self, name: str) -> Any:
-        if name == "buffer":  # bytes would go round the encoding
+        if name == "buffer":  # bytes would bypass the encoding
             raise AttributeError(name)
         return getattr(self._stream, name)
 
@@ -146,17 +146,17 @@ class Stream:
         try:
             return act(self._stream)
         except OSError as error:
-            # Python tries once more when it exits, and would complain again.
+            # Python flushes stdout again at exit, and would report the error a second time.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             if self._quiet:
                 return None
             if error.errno == errno.EPIPE:
-                raise ClosedOutputError("nobody reads stdout") from None
+                raise ClosedOutputError("the reader of stdout has closed it") from None
             raise OutputError(f"cannot write to stdout: {error.strerror}") from None
 
 
 def guard_streams() -> None:
-    """Make stdout and stderr Streams; a closed descriptor is not left for another file to take."""
+    """Make stdout and stderr Streams, and keep other files from taking a closed descriptor."""
     sys.stdout = cast("TextIO", Stream(sys.stdout, quiet=False))
     sys.stderr = cast("TextIO", Stream(sys.stderr, quiet=True))
     for number in range(3):

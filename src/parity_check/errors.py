@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
     BUG = 70
     INTERRUPTED = 130
     CLOSED = 141
-    """Whoever read stdout went away, as under `| head`: 128 + SIGPIPE, as a shell says it."""
+    """The reader of stdout closed it, as with `| head`: 128 + SIGPIPE, as in a shell."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -78,7 +78,7 @@ class OutputError(ParityCheckError):
 
 
 class ClosedOutputError(OutputError):
-    """Nobody reads stdout any more; there is nobody to complain to either."""
+    """The reader of stdout closed it. Ends the command without a message."""
 
     exit_code = ExitCode.CLOSED
 

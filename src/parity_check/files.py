@@ -15,7 +15,7 @@ from parity_check.reading import kind_of
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SYSTEM = (("dev",), ("proc",), ("sys",))
-"""Where a file that is moved into place would replace what all programs use."""
+"""Directories in which a replaced file would affect the whole system."""
 DISK_FULL_HINT = "free some space, or choose another directory with --out"
 
 
@@ -55,13 +55,13 @@ def check_writable(path: Path) -> None:
     try:
         kind = kind_of(path) if path.exists() else None
         if kind is None and path.absolute().parts[1:2] in SYSTEM and path.is_symlink():
-            kind = "a name of the system's"
+            kind = "a system file"
         if kind is not None:
             raise OutputError(f"cannot write {path}: it is {kind}")
         if os.path.lexists(_partial(path)):
             raise OutputError(
                 f"cannot write {path}: {_partial(path)} is in the way",
-                hint="it is yours, or a killed run left it: move it away, or choose another name",
+                hint="a killed run may have left it: move it away, or choose another name",
             )
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True)
@@ -74,7 +74,7 @@ def check_writable(path: Path) -> None:
 
 
 def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Refuse to write over what is read, or twice to one file. Raises OutputError."""
+    """Reject outputs that would overwrite an input, or each other. Raises OutputError."""
     taken: dict[object, Path] = {}
     for path in inputs:
         taken.setdefault(_identity(path), path)
@@ -96,7 +96,7 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
 
 
 def _identity(path: Path) -> object:
-    """The same for all names of one file."""
+    """A key that is equal for all names of one file."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a hang-up: noted when they come, raised where a command can end in order.
+"""Ctrl-C, SIGTERM and SIGHUP: recorded when they arrive, raised where a command can end cleanly.
 
 Python runs a signal's handler wherever the main thread happens to be. In a weakref's callback or a
 `__del__` whatever the handler raises is swallowed, and anywhere else it can leave a lock held. So
@@ -17,16 +17,16 @@ from collections.abc import Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
-"""Whatever waits, waits in turns of this length, with a `check` after each."""
+"""Code that waits does so in intervals of this length, with a `check` after each."""
 LEAVE_AFTER_S = 2.0
-"""What a second signal leaves for tidying up."""
+"""The time that a second signal leaves for cleanup."""
 INTERRUPTED = 130
 
 _came = threading.Event()
 
 
 def listen() -> None:
-    """Take over the signals, for the life of the process; ones that are ignored stay ignored."""
+    """Handle the signals from now on; ignored ones stay ignored."""
     reading, writing = map(_above_the_streams, os.pipe())
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -37,18 +37,18 @@ def listen() -> None:
 
 
 def came() -> bool:
-    """Whether there was a signal; for what must not raise, such as tidying up."""
+    """Whether there was a signal; for code that must not raise, such as cleanup."""
     return _came.is_set()
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt once there was a signal, in whichever thread asks."""
+    """Raise KeyboardInterrupt if there was a signal, in any thread."""
     if _came.is_set():
         raise KeyboardInterrupt
 
 
 def _watch(reading: int) -> None:
-    """Note the first signal; leave soon after a second, wherever the other threads are."""
+    """Record the first signal; exit soon after a second, whatever the other threads do."""
     for _ in _signals(reading):
         if _came.is_set():
             time.sleep(LEAVE_AFTER_S)

@@ -1,4 +1,4 @@
-"""What comes from outside, within limits: names, regular files, and the trees that they hold."""
+"""Read untrusted input within limits: names, regular files, and nested values."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from parity_check.errors import InputError, ParityCheckError
 
 MOST_BYTES = 1 << 30
-"""Of a file that is read as a whole."""
+"""The largest file that is read as a whole."""
 MOST_DEPTH = 32
 MOST_NODES = 100_000
 INTEGERS = (-(2**63), 2**63 - 1)
 LONGEST_NAME, LONGEST_PATH = 255, 4095
-"""Bytes that Linux takes."""
+"""In bytes, as on Linux."""
 KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a FIFO",
@@ -29,7 +29,7 @@ KINDS = {
 
 
 def wrong_name(name: str) -> str | None:
-    """Why no file can have this name or path; None where one can."""
+    """Why no file can have this name or path; None if one can."""
     if not name:
         return "an empty name"
     if "\0" in name:
@@ -46,12 +46,12 @@ def wrong_name(name: str) -> str | None:
 
 
 def wrong_path(path: Path) -> str | None:
-    """The same for a path as it stands: `~` is a character like others."""
+    """`wrong_name` for a path in which `~` is an ordinary character."""
     return wrong_name(f"./{path}" if str(path).startswith("~") else str(path))
 
 
 def kind_of(path: Path) -> str | None:
-    """What a path is, where it is no regular file; None for one. Raises OSError."""
+    """What a path is; None if it is a regular file. Raises OSError."""
     mode = stat.S_IFMT(path.stat().st_mode)
     return None if mode == stat.S_IFREG else KINDS.get(mode, "no file")
 
@@ -62,7 +62,7 @@ def regular_file(
     largest: int | None = None,
     error: type[ParityCheckError] = InputError,
 ) -> Path:
-    """The path, if it is a file that ends: no directory, device or FIFO, and not too large."""
+    """The path, if it is a regular file and not too large: no directory, device or FIFO."""
     reason = wrong_path(path)
     try:
         reason = reason or kind_of(path)
@@ -74,7 +74,7 @@ def regular_file(
     if reason:
         raise error(f"cannot read {what} {path}: {reason}, expected a file")
     if largest is not None and size > largest:
-        raise error(f"cannot read {what} {path}: {size:,} bytes, the most is {largest:,}")
+        raise error(f"cannot read {what} {path}: {size:,} bytes, but the limit is {largest:,}")
     return path
 
 
@@ -84,7 +84,7 @@ def read_bytes(
     largest: int = MOST_BYTES,
     error: type[ParityCheckError] = InputError,
 ) -> bytes:
-    """A regular file as a whole."""
+    """The content of a regular file."""
     try:
         return regular_file(path, what, largest, error).read_bytes()
     except OSError as failure:
@@ -97,7 +97,7 @@ def read_text(
     largest: int = MOST_BYTES,
     error: type[ParityCheckError] = InputError,
 ) -> str:
-    """A regular file of UTF-8 as a whole; a byte order mark is left out."""
+    """The content of a regular UTF-8 file, without a byte order mark."""
     raw = read_bytes(path, what, largest, error)
     try:
         return raw.decode("utf-8-sig")
@@ -106,7 +106,7 @@ def read_text(
 
 
 def parse_json(text: str | bytes, place: str, problem: str = "not valid JSON") -> Any:
-    """JSON without a key twice in one object. Raises InputError."""
+    """Parse JSON and reject duplicate keys. Raises InputError."""
     try:
         return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
@@ -115,7 +115,7 @@ def parse_json(text: str | bytes, place: str, problem: str = "not valid JSON") -
         reason = f"not UTF-8 at byte {error.start}"
     except RecursionError:
         reason = "nested too deeply"
-    except ValueError as error:  # a key twice, or an integer of more digits than Python reads
+    except ValueError as error:  # a duplicate key, or an integer with more digits than Python reads
         reason = str(error).partition(";")[0]
     raise InputError(f"{place}: {problem}: {reason}")
 
@@ -125,12 +125,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice[:60]!r} twice in one object")
+        raise ValueError(f"duplicate key {twice[:60]!r} in one object")
     return found
 
 
 def wrong_tree(tree: Any, depth: int = MOST_DEPTH, nodes: int = MOST_NODES) -> str | None:
-    """Why nested dicts and lists are beyond what any file of ours holds; None where they are not.
+    """Why nested dicts and lists exceed the limits; None if they do not.
 
     Looked for: depth, number of values, keys that are no strings, integers beyond 64 bits, and
     lone surrogates. Objects that hold themselves are too deep.
@@ -158,18 +158,18 @@ def wrong_tree(tree: Any, depth: int = MOST_DEPTH, nodes: int = MOST_NODES) -> s
 
 
 def wrong_scalar(value: Any) -> str | None:
-    """Why a single value cannot be handed on; None where it can."""
+    """Why a single value is not accepted; None if it is."""
     if isinstance(value, str):
         return wrong_text(value)
     if isinstance(value, int) and not INTEGERS[0] <= value <= INTEGERS[1]:
         return "an integer beyond 64 bits"
     if isinstance(value, bytes | set):
-        return "a value that is neither text nor number"
+        return "a value that is neither a string nor a number"
     return None
 
 
 def wrong_text(text: str) -> str | None:
-    """Why a string is no text; None where it is one."""
+    """Why a string is not valid text; None if it is."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -169,7 +169,7 @@ def test_a_working_directory_that_is_gone(
     done = run(*command.split(" "), cwd=gone, preexec_fn=lambda: gone.rmdir())
     assert done.returncode in codes, done.stderr
     if codes == (USAGE,):
-        assert done.stderr.startswith("error: the working directory is gone")
+        assert done.stderr.startswith("error: the working directory no longer exists")
 
 
 @pytest.fixture

@@ -270,17 +270,20 @@ def numbers(report: str) -> Any:
     return {name: tree[name] for name in ("metrics", "gates", "verdict", "workload", "engines")}
 
 
+@pytest.fixture
+def expected(pair: Pair, tmp_path: Path) -> Any:
+    done = call_cli("compare", pair.behaviour, pair.evaluating, "--format=json", cwd=tmp_path)
+    return numbers(done.stdout)
+
+
 @settings(
     max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], print_blob=True
 )
 @given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_changes_no_number(pair: Pair, share: float, bit: int) -> None:
+def test_a_flipped_bit_changes_no_number(pair: Pair, expected: Any, share: float, bit: int) -> None:
     """A trace of its own keeps checksums of everything that is read; other bytes mean nothing."""
     whole = pair.evaluating.read_bytes()
     cwd = pair.evaluating.parent
-    expected = numbers(
-        call_cli("compare", pair.behaviour, pair.evaluating, "--format=json", cwd=cwd).stdout
-    )
     damaged = bytearray(whole)
     damaged[int(share * len(whole))] ^= 1 << bit
     broken = pair.evaluating.with_name("damaged.parquet")

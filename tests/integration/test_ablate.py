@@ -210,9 +210,9 @@ def test_report_judges_again(ablation: Ablation) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "give one of a finished run, -c and --resume"),
-        (["RUN", "-c", "parity.toml"], "give one of a finished run, -c and --resume"),
-        (["--resume", "RUN", "--only", "noise"], "the steps are those of its plan"),
+        ([], "pass exactly one of: a finished run, -c, --resume"),
+        (["RUN", "-c", "parity.toml"], "pass exactly one of: a finished run, -c, --resume"),
+        (["--resume", "RUN", "--only", "noise"], "cannot change the plan"),
         (["--resume", "RUN"], "plan.json: No such file or directory"),
         (["RUN", "--only", "lm_head"], "--only lm_head: neither a setting nor a --flip"),
         (["RUN", "--flip", "noise"], "--flip noise: expected KEY=VALUE"),

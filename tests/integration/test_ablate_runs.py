@@ -95,7 +95,7 @@ def test_when_every_step_fails_the_exit_code_is_3(tmp_path: Path) -> None:
     config = drifting_config(tmp_path, candidate={"fault": {"op": "load", "how": "crash"}})
     arguments = ["--only", "async_scheduling", "--write", "json=a.json"]
     done = call_cli("ablate", "-c", config, *arguments, cwd=tmp_path)
-    assert_fails(done, 3, "no step finished; the first failed: the candidate engine")
+    assert_fails(done, 3, "no step finished; the first failure: the candidate engine")
     tree = json.loads((tmp_path / "a.json").read_text())
     assert (tree["verdict"], tree["exit_code"]) == (None, 3)
     assert {each["state"] for each in tree["steps"]} == {"failed"}
@@ -108,7 +108,7 @@ def test_a_reference_that_fails_is_started_again(tmp_path: Path) -> None:
     workload = {**WORKLOAD, "repeats": 0}
     config = drifting_config(tmp_path, reference={"fault": fault}, workload=workload)
     done = call_cli("ablate", "-c", config, "--only", "async_scheduling", cwd=tmp_path)
-    assert_fails(done, 3, "no step finished; the first failed: the reference engine")
+    assert_fails(done, 3, "no step finished; the first failure: the reference engine")
     assert done.stderr.count("reference: starting the engine") == 2
     assert_tidy(tmp_path)
 
@@ -135,8 +135,8 @@ def test_what_a_version_has_not_is_refused_before_it_is_started(tmp_path: Path) 
     refused = [line.strip() for line in done.stdout.splitlines() if "refused" in line]
     found = [(re.split(r" {2,}", line)[1], line.rpartition("  ")[2]) for line in refused]
     assert found == [
-        ("logprobs_mode = raw_logprobs", "refused: V0 always processes"),
-        ("async_scheduling = true", "refused: V0 has none"),
+        ("logprobs_mode = raw_logprobs", "refused: V0 always returns processed logprobs"),
+        ("async_scheduling = true", "refused: V0 has no async scheduling"),
     ]
 
 

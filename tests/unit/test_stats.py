@@ -101,7 +101,7 @@ def test_no_instance_is_bounded_by_the_rule_of_three() -> None:
     estimate = stats.share_estimate("s", np.zeros(10), np.full(10, 100.0), trials=500.0, **LABELS)
     assert (estimate.value, estimate.ci_low) == (0.0, 0.0)
     assert estimate.ci_high == pytest.approx(-math.log(0.025) / 500, rel=5e-3)
-    assert estimate.note == "no instance in 1,000: rule of three, if they come one by one"
+    assert estimate.note == "no instance in 1,000: rule of three, if they are independent"
     assert estimate.unseen == estimate.ci_high
 
 

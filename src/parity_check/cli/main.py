@@ -400,7 +400,7 @@ def main() -> int:
         return ExitCode.BUG
     else:
         code = ExitCode.PARITY
-    if interrupts.came():  # too late to stop anything, but whoever sent it waits for the answer
+    if interrupts.came():  # too late to stop anything, but the sender expects exit code 130
         state.console.error(Interrupted("the command had finished"))
         return ExitCode.INTERRUPTED
     return code if isinstance(code, int) else ExitCode.USAGE
@@ -413,7 +413,9 @@ def _console(
     context.obj.console = console
     check_paths(context.params)
     if not _there():
-        raise ConfigError("the working directory is gone", hint="change to a directory that exists")
+        raise ConfigError(
+            "the working directory no longer exists", hint="change to a directory that exists"
+        )
     return console
 
 

@@ -123,13 +123,13 @@ OnInconclusive = Annotated[
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse what nobody means: an empty argument, control characters, bytes that are no text."""
+    """Reject arguments that are empty, have control characters or are not text."""
     for number, argument in enumerate(arguments, 1):
         control = next((c for c in argument if unicodedata.category(c) == "Cc"), None)
         if not argument or EMPTY.fullmatch(argument):
             reason = "is empty"
         elif control is not None:
-            reason = f"holds the control character {ascii(control)[1:-1]}"
+            reason = f"contains the control character {ascii(control)[1:-1]}"
         elif wrong_text(argument):
             reason = "is not UTF-8"
         else:
@@ -138,7 +138,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def check_paths(parameters: Mapping[str, object]) -> None:
-    """Refuse parameters that no file can be called. Raises ConfigError."""
+    """Reject parameters that cannot be file names. Raises ConfigError."""
     for value in parameters.values():
         for each in value if isinstance(value, list | tuple) else [value]:
             reason = wrong_path(each) if isinstance(each, Path) else None
@@ -147,7 +147,7 @@ def check_paths(parameters: Mapping[str, object]) -> None:
 
 
 def read_by(*paths: Path | None, config: Config | None = None) -> list[Path]:
-    """The files that a command reads: those given, a run's with it, and a configuration's."""
+    """The files that a command reads: those given, those of runs, and those of a configuration."""
     given = [path for path in paths if path is not None]
     runs = [path for path in given if path.is_dir()]
     given += [file for run in runs for file in (run / "config.toml", *run.glob("*.parquet"))]
@@ -163,7 +163,7 @@ def delivery_from(
     inconclusive: Inconclusive | None,
     given: Sequence[Path],
 ) -> Delivery:
-    """The outputs and exit codes that the options ask for, apart from the files in `given`.
+    """The outputs and exit codes that the options request, excluding the files in `given`.
 
     Raises BadParameter for an unknown format, and OutputError.
     """

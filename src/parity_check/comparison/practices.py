@@ -54,8 +54,8 @@ def _kept(
     total = measured.tokens + measured.excluded
     lost = [each for each in measured.invalid if each.engine == "behaviour"]
     if lost:
-        told = ", ".join(f"{each.count:,} {each.kind.replace('_', ' ')}" for each in lost)
-        return Practice(name, "fail", f"{told} among {total:,} sampled tokens")
+        kinds = ", ".join(f"{each.count:,} {each.kind.replace('_', ' ')}" for each in lost)
+        return Practice(name, "fail", f"{kinds} among {total:,} sampled tokens")
     mode = rollout.settings["logprobs_mode"].in_force
     if mode != "processed_logprobs" and sampling["temperature"] not in (0.0, 1.0):
         return Practice(
@@ -96,7 +96,7 @@ def _apart(logprobs: Logprobs | None, measured: Measurement, floor: Measurement 
     if logprobs is None:
         return Practice(name, "unknown", f"{mismatch}; the loss decides where it goes: {ASK}")
     if logprobs == "bypass":
-        return Practice(name, "fail", f"{mismatch} is in the policy ratio from the first step")
+        return Practice(name, "fail", f"{mismatch} enters the policy ratio from the first step")
     own = "" if floor is None else f" (the trainer's own k3 is {floor['k3_kl'].value:.2g})"
     return Practice(
         name, "pass", f"{mismatch} enters the importance weight; the policy ratio starts at 1{own}"

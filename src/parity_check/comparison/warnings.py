@@ -71,26 +71,27 @@ def impossible_tokens(measurements: Iterable[Measurement]) -> Iterator[ReportWar
 
 
 def shared_prefixes(prefixes: Prefixes, cluster_by: str) -> Iterator[ReportWarning]:
-    """Prompts that share most of their text are counted as independent of each other."""
+    """Prompts that share much of their text are counted as independent."""
     shared, prompts = prefixes.counted_apart()
     if shared:
         yield ReportWarning(
             "shared-prefixes",
-            f"{shared} of {prompts} prompts share half of their tokens or more with another one, "
-            f'and stats.cluster_by = "{cluster_by}" counts them as independent: errors are too '
-            "small, and intervals too narrow (k3's error by a factor of 1.7 to 2.1 with the "
-            'bundled prompts); name what they have in common: "group", or a column of the prompts',
+            f"{shared} of {prompts} prompts share at least half of their tokens with another "
+            f'prompt, but stats.cluster_by = "{cluster_by}" counts them as independent: errors are '
+            "too small and intervals too narrow (the error of k3 by a factor of 1.7 to 2.1 with "
+            'the bundled prompts); cluster by what they share: "group", or a column of the prompts',
         )
 
 
 def unchecked(traces: Iterable[Trace]) -> Iterator[ReportWarning]:
-    """Traces in which damage would not be found."""
+    """Traces in which damage cannot be detected."""
     names = [trace.path.name for trace in traces if not trace.has_checksums]
     if names:
         yield ReportWarning(
             "no-checksums",
-            f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} no checksums: another "
-            "program wrote it, or parity-check before it had them; damage would not be found",
+            f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} no checksums, because "
+            "it was written by another program or an old version of parity-check: damage cannot "
+            "be detected",
         )
 
 

@@ -39,7 +39,7 @@ def _variables(variables: dict[str, str]) -> dict[str, str]:
 
 
 FileName = Annotated[str, AfterValidator(_name)]
-"""A path, or what may be one: nothing that no file can be called."""
+"""A path, or a name that could be one: rejects what cannot be a file name."""
 Variables = Annotated[dict[str, str], AfterValidator(_variables)]
 
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=Table)
 
 MOST_BYTES = 1 << 18
-"""Of a configuration; the parsers take time that grows faster than the text."""
+"""The largest configuration; parsing time grows faster than the text."""
 LONG_KEY = re.compile(rf"(?<![\w\"'-])(?:[\w\"'-]+[ \t]*\.[ \t]*){{{MOST_DEPTH},}}")
-"""A dotted key of more tables than a configuration has."""
+"""A dotted key that is deeper than any configuration."""
 
 
 def load_config(path: Path, overlay: Sequence[str] = ()) -> Config:
@@ -53,10 +53,10 @@ def _validate(table: type[T], tree: Mapping[str, Any], source: str) -> T:
 
 
 def _checked(tree: dict[str, Any], source: str) -> dict[str, Any]:
-    """The tree, if it is no deeper or larger than a configuration, and all of it can be stored."""
+    """The tree, if its depth and size are within limits and all values can be stored."""
     reason = wrong_tree(tree)
     if reason is not None:
-        raise ConfigError(f"{source}: {reason}, which no configuration holds")
+        raise ConfigError(f"{source}: {reason}, which a configuration cannot have")
     return tree
 
 
@@ -116,7 +116,7 @@ def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
 
 
 def _is_path(value: Any) -> TypeGuard[str]:
-    """Whether a value may name a file; what cannot is refused when it is validated."""
+    """Whether a value may be a file name; if not, validation rejects it."""
     return isinstance(value, str) and wrong_name(value) is None
 
 
@@ -142,7 +142,7 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
-    """TOML in bounded time. Raises ValueError, as tomllib does, also for what is nested deeply."""
+    """Parse TOML in bounded time. Raises ValueError, as tomllib does, also for deep nesting."""
     if LONG_KEY.search(text):
         raise ValueError(f"a key of more than {MOST_DEPTH} parts")
     try:
@@ -161,7 +161,7 @@ def _read_yaml(path: Path, text: str) -> dict[str, Any]:
         reason = None if node is None else _wrong_node(node)
         tree = None if node is None or reason else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
-        # Scalars that look like a number or a date raise whatever int and datetime raise.
+        # Scalars that look like a number or a date can raise the errors of int and datetime.
         reason = _reason(error)
     except RecursionError:
         reason = "nested too deeply"
@@ -176,7 +176,7 @@ def _read_yaml(path: Path, text: str) -> dict[str, Any]:
 
 
 def _wrong_node(root: yaml.Node) -> str | None:
-    """Why a YAML document is not built: too deep, too large with its aliases, or a key twice."""
+    """Why a YAML document is rejected: too deep, too large with aliases, or a duplicate key."""
     import yaml
 
     level, count = [root], 0
@@ -187,12 +187,12 @@ def _wrong_node(root: yaml.Node) -> str | None:
                 names = [(key.tag, key.value) for key, _ in node.value if _is_scalar(key)]
                 twice = next((name for _, name in names if names.count((_, name)) > 1), None)
                 if twice is not None:
-                    return f"key {shown(twice)} twice, at line {node.start_mark.line + 1}"
+                    return f"duplicate key {shown(twice)} at line {node.start_mark.line + 1}"
                 below += [part for pair in node.value for part in pair]
             elif isinstance(node, yaml.SequenceNode):
                 below += node.value
             if count + len(below) > MOST_NODES:
-                return f"more than {MOST_NODES:,} values, aliases counted in full"
+                return f"more than {MOST_NODES:,} values, including aliases"
         if not below:
             return None
         count += len(below)

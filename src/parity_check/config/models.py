@@ -70,7 +70,7 @@ class Workload(Table):
     """A/A runs of each engine, in a different batch order."""
 
     def tokens(self, prompts: int) -> int:
-        """The most that an engine computes for so many prompts: sampled, replayed, repeated."""
+        """The most tokens that an engine computes: sampled, replayed and repeated."""
         return prompts * self.samples_per_prompt * self.max_tokens * (2 + self.repeats)
 
     @model_validator(mode="after")
@@ -115,8 +115,8 @@ class GatesConfig(BaseModel):
 class StatsConfig(Table):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     cluster_by: Annotated[str, Field(min_length=1)] = "prompt"
-    """What is independent: `prompt`, `group` (the prompts of a prompt_group together), `sample`, or
-    a column of the prompts; there a prompt without a value is independent of all others."""
+    """The independent unit: `prompt`, `group` (all prompts of a prompt_group), `sample`, or a
+    column of the prompts file, where a prompt without a value is independent of all others."""
     tail_threshold: Annotated[float, Field(gt=0)] = 1.0
     """tail_fraction counts tokens whose |Δ| is above this many nats."""
 

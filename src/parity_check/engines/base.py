@@ -211,7 +211,7 @@ class ConfiguredEngine(ABC, Generic[T]):
         return environment.resolve(cache=environment.default_cache(), say=say, **needed._asdict())
 
     def mend(self, damaged: Environment, say: Callable[[str], None]) -> Environment | None:
-        """Make anew what no longer works of an environment; None where nothing can be made.
+        """Rebuild what no longer works in an environment; None if nothing can be rebuilt.
 
         Raises EngineEnvironmentError.
         """

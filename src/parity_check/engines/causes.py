@@ -1,4 +1,4 @@
-"""Why an engine failed: the error to show, and the protocol's word for it."""
+"""Why an engine failed: the error to show, and its kind in the protocol."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ SIGNS = {
     ),
     "missing_package": ("no module named",),
 }
-"""What errors say, whatever raised them."""
+"""Fragments of error messages, by kind."""
 UNNAMED = ("load_failed", "internal")
-"""The words for what has no word."""
+"""The kinds of failures without a specific kind."""
 WRAPPERS = re.compile(
     r"engine core initialization failed|engine process failed to start|died unexpectedly"
     r"|workerproc initialization failed|engine loop is not running|enginedead",
     re.IGNORECASE,
 )
-"""Errors of one process about the failure of another one, which has said in the log why."""
+"""Errors about the failure of another process, whose cause is in the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One line of what went wrong, its kind, and what else the log says."""
+    """The error in one line, its kind, and further lines from the log."""
 
     kind: str
     message: str

@@ -162,7 +162,8 @@ class WorkerEngine:
             if not 0 < tokens <= max_tokens:
                 self._unusable(
                     "generate",
-                    f"sample {row.sample_id!r}: {tokens} tokens, {max_tokens} were asked for",
+                    f"sample {row.sample_id!r}: {tokens} tokens instead of the requested "
+                    f"{max_tokens}",
                 )
             self._check_shape("generate", row, tokens, parameters["top_logprobs"])
         return rows
@@ -292,7 +293,7 @@ class WorkerEngine:
             self._unusable(op, f"{error}; expected, for each request, {fields}")
 
     def _send(self, op: str, limit_s: float, **payload: Any) -> int:
-        """Raises OSError: TimeoutError when it is not taken, InterruptedError after a signal."""
+        """Raises OSError: TimeoutError if it is not read, InterruptedError after a signal."""
         command_id = next(self._ids)
         assert self._process.stdin is not None
         pipe = self._process.stdin.fileno()
@@ -319,7 +320,7 @@ class WorkerEngine:
             raise self._crashed(op) from None
         for reply in self._read(op):
             if reply.id != command_id:
-                self._unusable(op, f"it names command {reply.id}, {command_id} is under way")
+                self._unusable(op, f"it is for command {reply.id}, but {command_id} is running")
             if isinstance(reply, Working):
                 self._progress(op, reply.progress.done, reply.progress.total)
             elif isinstance(reply, Failed):
@@ -374,20 +375,20 @@ class WorkerEngine:
     # --- failures -----------------------------------------------------------------------------
 
     def _unusable(self, op: str, why: str) -> NoReturn:
-        """The worker does not keep to the protocol; what it says next means nothing either."""
+        """The worker violates the protocol, so later replies cannot be trusted either."""
         self.kill()
         raise self._error(
-            f"gave an answer to {op} that cannot be used: {why}",
+            f"returned an invalid reply to {op}: {why}",
             "protocol",
-            "something in the engine's environment or its plugins gets in the worker's way",
+            "something in the engine's environment or its plugins interferes with the worker",
         )
 
     def _hung(self, op: str) -> EngineError:
         self.kill()
         return self._error(
-            f"showed no sign of progress for {self._stall_timeout_s:g} s during {op}",
+            f"made no progress for {self._stall_timeout_s:g} s during {op}",
             "hung",
-            "raise run.stall_timeout_s if it only needs longer",
+            "raise run.stall_timeout_s if it needs more time",
         )
 
     def _failure(self, op: str, reply: Failed) -> ParityCheckError:
@@ -404,17 +405,17 @@ class WorkerEngine:
         code = self._ended()
         self.kill()
         if code is None:
-            return self._error(f"stopped answering during {op}, but goes on", "crashed")
+            return self._error(f"stopped responding during {op}, but is still running", "crashed")
         cause = f"exited with code {code}"
         hint = None
         if code < 0:
             cause = f"was killed by {_name(-code)}"
             if -code == signal.SIGKILL:
-                hint = "somebody killed it, or the kernel did for want of memory (see dmesg)"
+                hint = "killed from outside or by the OOM killer (see dmesg)"
         return self._error(f"{cause} during {op}", "crashed", hint, self._log.tail())
 
     def _ended(self) -> int | None:
-        """The exit status, once the process is over; None where it is not."""
+        """The exit status; None while the process is running."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(interrupts.POLL_S)
         return None

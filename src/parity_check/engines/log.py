@@ -1,4 +1,4 @@
-"""An engine's log: everything that its processes print, and the error that stands first in it."""
+"""An engine's log: the output of all its processes, and the first error in it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from parity_check.files import cannot_write
 
 TAIL_LINES = 20
 LARGEST = 1 << 24
-"""Bytes of one start that are searched for an error."""
+"""How many bytes of one start are searched for an error."""
 ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 PREFIX = re.compile(
     r"^(\([\w=. ]+\)\s*)?((ERROR|CRITICAL|WARNING|INFO) [\d-]+ [\d:.,]+ )?(\[[\w./]+:\d+\]\s?)?"
 )
-"""What vLLM puts before each line: the process, the level, the time, the place."""
+"""vLLM's line prefix: process, level, time, place."""
 TRACEBACK = "Traceback (most recent call last):"
 OURS = "failures.WorkerFailure"
-"""What the worker raises itself, it also says in its reply."""
+"""The worker's own exceptions, which are also in its reply."""
 RAISED = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*)(: (?P<message>.*))?$")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLog:
-    """The log of an engine; `start` is where it began to write, after what others had written."""
+    """The log of an engine; `start` is the offset at which its own output begins."""
 
     path: Path
     start: int
@@ -41,7 +41,7 @@ class EngineLog:
         return cls(path, file.tell()), file
 
     def size(self) -> int:
-        """In bytes; a log that was removed does not grow."""
+        """The size in bytes; constant for a removed log."""
         try:
             return self.path.stat().st_size
         except OSError:
@@ -52,9 +52,9 @@ class EngineLog:
         return tuple(self._lines())[-TAIL_LINES:]
 
     def first_error(self) -> str | None:
-        """The exception behind the first traceback, whichever process printed it.
+        """The exception of the first traceback, from any process.
 
-        Of a chain the first is the cause: the later ones are raised in its course.
+        In a chain of exceptions, the first is the cause.
         """
         inside = False
         for line in map(_bare, self._lines()):

@@ -21,15 +21,15 @@ FULL_DEVICE = 0.95
 """Engines whose memory shares sum to at most this stay loaded together."""
 
 DAMAGED = ("crashed", "damaged", "internal", "load_failed", "vllm_not_installed")
-"""Failures to start that a damaged environment may be behind."""
+"""Kinds of failures that a damaged environment can cause."""
 
 
 class EnginePool:
     """Starts engines when they are first needed, and closes all at the end.
 
-    On separate devices engines start and run side by side. On a shared one they run by turns, and
-    stay loaded between turns where their shares of its memory fit together. `mend` repairs the
-    environment of an engine that did not start, and says whether there was anything to repair.
+    On separate devices, engines start and run side by side. On a shared device they take turns, and
+    stay loaded between turns if their memory shares fit. `mend` repairs the environment of an
+    engine that did not start, and returns whether it was damaged.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class EnginePool:
         return self._engines[role]
 
     def _start(self, role: str) -> None:
-        """Load an engine; once more where its environment was damaged and could be mended."""
+        """Load an engine; retry once if its environment was damaged and could be repaired."""
         try:
             self._spawn(role).load()
         except EngineError as error:

@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 
 
 class UnusableError(ValueError):
-    """An answer that cannot be what was asked for; the message says how."""
+    """A response that does not match its request; the message says how."""
 
 
 class Strict(BaseModel):

@@ -17,11 +17,11 @@ from parity_check.traces.trace import check_vocabulary, write_trace
 
 
 def format_and_files(words: Sequence[str]) -> tuple[str, list[Path]]:
-    """A format, AUTO where none is named, and the files. Raises ConfigError, InputError."""
+    """The format (AUTO if not given) and the files. Raises ConfigError, InputError."""
     first, *others = words
     if first == AUTO or first in IMPORTERS:
         if not others:
-            raise InputError(f"no file of {first} to import", hint="name the files of the dump")
+            raise InputError(f"no file of {first} to import", hint="pass the files of the dump")
         return first, [Path(word) for word in others]
     if not Path(first).exists() and Path(first).name == first and not Path(first).suffix:
         importer(first)
@@ -43,14 +43,14 @@ def import_dump(
 ) -> None:
     """Write the rollout's trace of a dump, and the trainer's trace if the dump has one.
 
-    `format` is a framework's name, or AUTO. Nothing is written before everything is read and
-    checked. Raises ConfigError, InputError.
+    `format` is a framework's name, or AUTO. Writes nothing before everything is read and checked.
+    Raises ConfigError, InputError.
     """
     for file in files:
         regular_file(file, "the dump")
     if format == AUTO:
         format = find_format(files)
-        console.say(f"read as {format}, by content")
+        console.say(f"detected format: {format}")
     else:
         check_format(format, files)
     how = importer(format)

@@ -46,13 +46,14 @@ class Dumped:
     behaviour: Logprobs
     evaluating: Logprobs | None
     prompt_id: str | None = None
-    """None where the dump names no prompt: equal prompts are then found by their ids."""
+    """None if the dump has no prompt ids: equal prompts are then found by their token ids."""
     rollout_id: str | None = None
-    """None where this sequence is a rollout of its own; several sequences may be of one rollout."""
+    """The rollout that several sequences belong to; None if this sequence is a rollout itself."""
     group: str = ""
     finish_reason: str | None = None
     policy_versions: Sequence[int | None] | None = None
-    """The policy that sampled each token, where the dump says; a turn's is that of its oldest."""
+    """The policy that sampled each token, if the dump has it; a turn has that of its oldest
+    token."""
     text: str | None = None
     alternatives: Alternatives | None = None
     texts: Mapping[int, str] = field(default_factory=dict)
@@ -82,7 +83,7 @@ def turns_of(sampled: Sequence[bool]) -> list[tuple[int, int]]:
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON lines file with their places. Raises InputError."""
+    """Yield the objects of a JSON lines file with their places. Raises InputError."""
     for place, row in json_lines(path):
         if not isinstance(row, dict):
             raise InputError(f"{place}: expected an object")
@@ -180,21 +181,21 @@ def _is_flag(value: Any) -> bool:
 
 
 def check_masks(names: Iterable[str], known: Collection[str], place: str) -> None:
-    """Refuse a column that looks like a mask and is not known. Raises InputError.
+    """Reject an unknown column that looks like a mask. Raises InputError.
 
     A mask that is not applied gives wrong numbers without a word.
     """
     for name in names:
         if "mask" in name.lower() and name not in known:
             raise InputError(
-                f"{place}: `{name}` looks like a mask, and this importer does not know what it "
+                f"{place}: `{name}` looks like a mask, but this importer does not know what it "
                 "masks",
-                hint="apply it before the dump, or leave it out if it masks no token",
+                hint="apply it before dumping, or remove it if it masks no token",
             )
 
 
 def kept(columns: Mapping[str, Sequence[Any]], mask: Sequence[bool]) -> dict[str, list[Any]]:
-    """The columns without the entries that `mask` leaves out; all are equally long."""
+    """The columns without the entries that `mask` excludes; all have equal length."""
     return {name: list(compress(column, mask)) for name, column in columns.items()}
 
 

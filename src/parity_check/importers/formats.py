@@ -1,4 +1,4 @@
-"""The importers by name, whose logprobs each format holds, and which format a file is."""
+"""The importers by name, the sides of each format, and format detection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """One format: how it is read and recognised, and what its two sides are called.
+    """One format: how to read and recognise it, and the names of its two sides.
 
     `recognise` gets the first line of a file of JSON lines, or the object in a file of torch.
     """
@@ -55,7 +55,7 @@ IMPORTERS: dict[str, Importer] = {
     )
 }
 READ_ALIKE = {"miles": "slime"}
-"""A framework that writes another's format too."""
+"""A framework that also writes another's format."""
 
 
 def importer(name: str) -> Importer:
@@ -72,7 +72,7 @@ def find_format(paths: Sequence[Path]) -> str:
         if name is None:
             raise InputError(
                 f"{path}: not a dump of a known format",
-                hint=f"there is {', '.join(IMPORTERS)}; name yours if it is one of them",
+                hint=f"known formats: {', '.join(IMPORTERS)}; if yours is one of them, name it",
             )
     names = sorted({name for name in found.values() if name is not None})
     if len(names) > 1:
@@ -84,7 +84,7 @@ def find_format(paths: Sequence[Path]) -> str:
 
 
 def check_format(name: str, paths: Sequence[Path]) -> None:
-    """Refuse files that are plainly of another format than `name`. Raises InputError."""
+    """Reject files that clearly have another format than `name`. Raises InputError."""
     for path in paths:
         found = format_of(path)
         if found not in (None, name, READ_ALIKE.get(name)):
@@ -95,7 +95,7 @@ def check_format(name: str, paths: Sequence[Path]) -> None:
 
 
 def format_of(path: Path) -> str | None:
-    """The format that a file looks like, None for none. Raises InputError where it is damaged."""
+    """The format that a file appears to have; None if unknown. Raises InputError if damaged."""
     content = _first_content(path)
     return next((name for name, each in IMPORTERS.items() if each.recognise(content)), None)
 

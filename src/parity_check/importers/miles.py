@@ -1,15 +1,15 @@
 """miles' dumps: `<dir>/rollout_data/<rollout>.pt` as slime's, and `train_data/<rollout>_<rank>.pt`.
 
-Written with `--dump-details <dir>` by miles/utils/train_dump_utils.py (radixark/miles), a file a
-rank, columns in place of samples:
+Written with `--dump-details <dir>` by miles/utils/train_dump_utils.py (radixark/miles), one file
+per rank, with columns instead of samples:
 
     {"rollout_id": 3, "rank": 0, "cp_rank": 0, "cp_size": 1, "qkv_format": "thd",
      "rollout_data": {"tokens": […], "response_lengths": […], "loss_masks": […],
                       "rollout_log_probs": […], "log_probs": […], "rollout_ids": […],
                       "sample_indices": […]}}
 
-Ranks of one data-parallel shard write the same samples: each is taken once, from the first file
-that holds it. With context parallelism a file holds slices of sequences, which are refused.
+Ranks of one data-parallel shard write the same samples: each is read once, from the first file that
+has it. With context parallelism, files have slices of sequences, which are rejected.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from parity_check.importers.dump import Dumped, check_masks
 from parity_check.importers.torch_file import read_torch
 
 COLUMNS = ("tokens", "response_lengths", "loss_masks", "sample_indices")
-NO_LOGPROBS = "ranks of the last pipeline stage hold the trainer's `log_probs`: give their files"
+NO_LOGPROBS = "only ranks of the last pipeline stage have the trainer's `log_probs`: pass their "
+"files"
 
 
 def recognise(tree: Any) -> bool:
-    """Whether the object in a file is one of these, and not one of slime's too."""
+    """Whether the object in a file has this format, and not slime's."""
     return isinstance(tree, dict) and isinstance(tree.get("rollout_data"), dict)
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     names, seen = slime.Names(), set[tuple[Any, Any]]()
     for path in paths:
         tree = read_torch(path)
@@ -55,7 +56,7 @@ def read(paths: Sequence[Path]) -> Iterator[Dumped]:
 
 
 def _rows(path: Path, columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The samples of a rank: what is as long as the tokens belongs to one each."""
+    """The samples of a rank, from columns of equal length."""
     check_masks(columns, slime.MASKS, str(path))
     for name in COLUMNS:
         if not isinstance(columns.get(name), list):

@@ -1,15 +1,15 @@
 """NeMo-RL's training data: `<logs>/train_data_step<n>.jsonl`, written by every GRPO run.
 
-Written by nemo_rl/algorithms/grpo.py through Logger.log_batched_dict_as_jsonl (NVIDIA-NeMo/RL), a
-sample a line, each field a batch of one. Cut to what is read here:
+Written by nemo_rl/algorithms/grpo.py through Logger.log_batched_dict_as_jsonl (NVIDIA-NeMo/RL), one
+sample per line, each field a batch of one. The fields that are read:
 
     {"input_lengths": [3], "token_ids": [[1, 92, 5, 0]], "token_loss_mask": [[0.0, 1.0, 1.0, 0.0]],
      "sample_loss_mask": [1.0], "generation_logprobs": [[0.0, -0.31, -1.2, 0.0]],
      "prev_logprobs": [[0.0, -0.30, -1.22, 0.0]], "idx": 0}
 
-All columns are aligned with `token_ids` and padded on the right: `input_lengths` says how long a
-sample is. `prev_logprobs` are the trainer's. Where `sample_loss_mask` is 0, the loss drops the
-sample, and so does this. A file holds no prompts: equal prompts are found by their ids.
+All columns are aligned with `token_ids` and padded on the right: `input_lengths` is the length of a
+sample. `prev_logprobs` are the trainer's. Samples with a `sample_loss_mask` of 0 are dropped, as in
+the loss. There are no prompt names: equal prompts are found by their ids.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def recognise(row: Any) -> bool:
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The samples of all files, in their order. Raises InputError."""
+    """The samples of all files, in order. Raises InputError."""
     for path in paths:
         for number, (place, row) in enumerate(json_rows(path)):
             check_masks(row, MASKS, place)
@@ -51,7 +51,7 @@ def read(paths: Sequence[Path]) -> Iterator[Dumped]:
 
 
 def _samples(row: Mapping[str, Any], place: str) -> Iterator[dict[str, Any]]:
-    """The samples of a line: a batch, of one mostly."""
+    """The samples of a line: a batch, usually of one."""
     names = (*COLUMNS, "input_lengths", "sample_loss_mask")
     batch = {name: wanted(row, name, place) for name in names}
     for name, column in batch.items():
@@ -74,9 +74,9 @@ def _sequence(sample: Mapping[str, Any], sample_id: str, place: str) -> Dumped:
     check_lengths({"token_ids": ids, "token_loss_mask": mask, **sides}, place)
     length = sample["input_lengths"]
     if not isinstance(length, int) or not 0 <= length <= len(ids):
-        raise InputError(f"{place}: an input of {length} tokens in {len(ids)} tokens")
+        raise InputError(f"{place}: an input length of {length}, but only {len(ids)} tokens")
     if any(mask[length:]):
-        raise InputError(f"{place}: `token_loss_mask` counts tokens behind `input_lengths`")
+        raise InputError(f"{place}: `token_loss_mask` counts tokens beyond `input_lengths`")
     return Dumped(
         place=place,
         sample_id=sample_id,

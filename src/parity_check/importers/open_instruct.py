@@ -6,8 +6,8 @@ Written with `--save_traces` by open_instruct/rl_utils.py, RolloutRecord (allena
      "response_tokens": [92, 5], "logprobs": [-0.31, -1.2], "finish_reason": "stop",
      "dataset": "gsm8k", "request_info": {"num_calls": 0, "tool_calleds": false}}
 
-The rollout engine's side alone. There is no tool mask: in a rollout that called a tool it is not
-known which tokens the tool wrote, so such rollouts are refused. NaN logprobs stay, to be counted.
+Only the rollout engine's side. There is no tool mask: in a rollout that called a tool it is unknown
+which tokens the tool wrote, so such rollouts are rejected. NaN logprobs are kept, to be counted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from parity_check.importers.dump import (
 )
 
 NO_LOGPROBS = "the engine returned none for this rollout"
-NO_TOOL_MASK = "leave these lines out, or dump a run without tools"
+NO_TOOL_MASK = "remove these lines, or dump a run without tools"
 
 
 def recognise(row: Any) -> bool:
@@ -38,7 +38,7 @@ def recognise(row: Any) -> bool:
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The rollouts of all files, in their order. Raises InputError."""
+    """The rollouts of all files, in order. Raises InputError."""
     for path in paths:
         for place, row in json_rows(path):
             yield _sequence(row, place)

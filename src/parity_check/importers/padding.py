@@ -1,4 +1,4 @@
-"""Padding: removed by mask, and refused where there is none. Nothing is guessed away."""
+"""Padding is removed by mask; padded rows without a mask are rejected. Nothing is guessed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_unpadded(
     place: str,
     logprobs: Sequence[Sequence[Any]] | None = None,
 ) -> None:
-    """Refuse ids that are, or look, filled up to one length on a side. Raises InputError.
+    """Reject ids that are, or look, padded to one length on one side. Raises InputError.
 
     `certain` says that the format pads its rows, so that equal lengths are enough. Otherwise some
     rows, not all, must hold a run of one id there: two at least (where `logprobs` are given, with
@@ -53,5 +53,5 @@ def _filled(rows: list[list[Any]], values: list[list[Any]]) -> bool:
 
 
 def _run(row: list[Any], filler: Any) -> int:
-    """How many entries a row begins with that are `filler`."""
+    """The number of leading `filler` entries of a row."""
     return sum(1 for _ in takewhile(lambda each: each == filler, row))

@@ -1,17 +1,17 @@
 """PipelineRL's actor stream: `<run>/streams/actor/0/0/0.jsonl`, written by every run.
 
-A line is a list of texts, one a call of the engine (pipelinerl/rollouts.py, TrainingText;
-ServiceNow/PipelineRL). Cut to what is read here:
+A line is a list of texts, one per engine call (pipelinerl/rollouts.py, TrainingText;
+ServiceNow/PipelineRL). The fields that are read:
 
     [{"input_ids": [1, 17, 92, 5], "labels": [-100, -100, 92, 5], "logprobs": [-0.31, -1.2],
       "group_id": "g0", "finished": true,
       "metadata": {"model_version": 3, "rollout_index": 0, "step_index": 0}}]
 
 `labels` are -100 where the policy did not sample; `logprobs` are those of the labelled tokens
-alone. `rollout_index` names a rollout of its group, `step_index` the call in it: texts of one
-rollout are its turns. `model_version` is that of the weights when the rollout began, or one number
-a labelled token.
-There is no trainer: the stream is written before it sees a text.
+alone. `rollout_index` is the rollout within its group, `step_index` the call within the rollout:
+the texts of one rollout are its turns. `model_version` is the weight version at the start of the
+rollout, or one number per labelled token. There is no trainer side: the stream is written before
+the trainer reads a text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from parity_check.importers.dump import (
 )
 
 NOT_SAMPLED = -100
-NO_LOGPROBS = "the engine was not asked for logprobs (llm.collect_logprobs)"
+NO_LOGPROBS = "logprobs were not requested from the engine (llm.collect_logprobs)"
 
 
 def recognise(line: Any) -> bool:
@@ -45,7 +45,7 @@ def recognise(line: Any) -> bool:
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The texts of all files, in their order. Raises InputError."""
+    """The texts of all files, in order. Raises InputError."""
     for path in paths:
         for number, (place, line) in enumerate(json_lines(path)):
             texts = line if isinstance(line, list) else [line]
@@ -94,7 +94,7 @@ def _sequence(text: Mapping[str, Any], named: str, place: str) -> Dumped:
 
 
 def _spread(values: Sequence[Any], sampled: Sequence[bool]) -> list[Any]:
-    """Values of the sampled tokens, at their places."""
+    """Values of the sampled tokens, at their positions."""
     left = iter(values)
     return [next(left) if own else None for own in sampled]
 
@@ -103,5 +103,5 @@ def _versions(stated: Any, sampled: Sequence[bool], place: str) -> list[int | No
     if not isinstance(stated, list):
         return [stated] * len(sampled) if isinstance(stated, int) else None
     if len(stated) != sum(sampled) or not all(isinstance(each, int) for each in stated):
-        raise InputError(f"{place}: `model_version` is not one number a sampled token")
+        raise InputError(f"{place}: `model_version` is not one number per sampled token")
     return _spread(stated, sampled)

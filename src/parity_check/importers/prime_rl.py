@@ -8,14 +8,14 @@ Written with `trainer.enable_token_export = true` by src/prime_rl/trainer/rl/tok
      "inference_logprobs": [0.0, 0.0, -0.31, -1.2], "trainer_logprobs": [-8.3, -2.0, -0.30, -1.22]}
 
 All columns are aligned with `token_ids`: the trainer's logprobs are shifted right before they are
-written (trainer/rl/train.py), and those outside `loss_mask` mean nothing. The trainer divides its
-logits by the temperature. JSON has no NaN, so a logprob that was not finite is null. Tokens of a
-component without sampled logprobs (`rl_weights` and `ref_kl_weights` 0) are left out, as prime-rl
-leaves them out of its own mismatch KL.
+written (trainer/rl/train.py), and those outside `loss_mask` are meaningless. The trainer divides
+its logits by the temperature. JSON has no NaN, so a non-finite logprob is null. Tokens of a
+component without sampled logprobs (`rl_weights` and `ref_kl_weights` 0) are excluded, as in
+prime-rl's own mismatch KL.
 
-A rollout that branched is several lines, which do not say so. Branches begin with the prompt of
-their rollout, so prompts that begin with another prompt of the export are of one cluster. Which
-lines are one rollout stays unknown: each counts as a sequence of its own, as in prime-rl's loss.
+A branched rollout has several lines that are not marked. Branches start with the prompt of their
+rollout, so a prompt that starts with another prompt of the export is in the same cluster. Which
+lines belong to one rollout is unknown: each counts as its own sequence, as in prime-rl's loss.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from parity_check.importers.dump import (
 
 SCHEMA_VERSION = 1
 MASKS = ("loss_mask", "is_masked", "is_masked_high", "is_masked_low")
-"""Of these, `loss_mask` says what was sampled; the others, what the trainer's loss clips."""
+"""`loss_mask` marks sampled tokens; the others mark what the trainer's loss clips."""
 NO_EXPORT = "is this a token export (trainer.enable_token_export = true)?"
 
 
@@ -51,7 +51,7 @@ def recognise(row: Any) -> bool:
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     found = [_sequence(row, place) for path in paths for place, row in json_rows(path)]
     prompts = [each.token_ids[: _first(each.sampled)] for each in found]
     roots = _roots(prompts)
@@ -64,7 +64,7 @@ def _first(sampled: Sequence[bool]) -> int:
 
 
 def _roots(prompts: Sequence[Sequence[int]]) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """The shortest of the prompts that each of them begins with."""
+    """For each prompt, the shortest prompt that it starts with."""
     roots: dict[tuple[int, ...], tuple[int, ...]] = {}
     root: tuple[int, ...] | None = None
     for prompt in sorted({tuple(each) for each in prompts if each}):

@@ -2,15 +2,15 @@
 
 Written with `trainer.dump_data_batch=true` by skyrl/train/trainer.py through
 skyrl/backends/skyrl_train/training_batch.py (NovaSky-AI/SkyRL): a pickle of a TensorBatch. Its
-state holds each tensor as bytes with a shape and a dtype (or, bfloat16 for instance, as what
-torch.save writes), so nothing has to be built to read it:
+state has each tensor as bytes with a shape and a dtype (or, e.g. for bfloat16, as torch.save data),
+so it can be read without building objects:
 
     sequences [B, T]   attention_mask [B, T]   response_mask [B, R]   loss_mask [B, R]
     rollout_logprobs [B, R] (generator.sampling_params.logprobs=0)
     action_log_probs [B, R] (the trainer's, once they are computed)
 
 Rows are padded on the left (until mid-2026 responses on the right), and `attention_mask` says
-where; the response columns are the last R of `sequences`. Rows that fill a batch up have a
+where; the response columns are the last R of `sequences`. Rows that fill up a batch have a
 `loss_mask` of zeros. The trainer takes the prompts' uids out before it writes: equal prompts are
 found by their ids.
 """
@@ -39,11 +39,11 @@ def recognise(tree: Any) -> bool:
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     for path in paths:
         state = _state(read_pickle(path))
         if state is None:
-            raise InputError(f"{path}: not a TrainingInputBatch of SkyRL (trainer.dump_data_batch)")
+            raise InputError(f"{path}: not a SkyRL TrainingInputBatch (trainer.dump_data_batch)")
         yield from _sequences(path, _tensors(path, state["batch_dict"]))
 
 
@@ -95,7 +95,7 @@ def _sequences(path: Path, tensors: dict[str, NDArray[Any]]) -> Iterator[Dumped]
         if "response_mask" in tensors:
             sampled[-width:] &= tensors["response_mask"][row] != 0
         if sampled[~there].any():
-            raise InputError(f"{place}: `loss_mask` counts tokens that `attention_mask` leaves out")
+            raise InputError(f"{place}: `loss_mask` counts tokens that `attention_mask` excludes")
         sides = []
         for name in ("rollout_logprobs", "action_log_probs"):
             side = np.full(len(there), np.nan)
@@ -112,7 +112,7 @@ def _sequences(path: Path, tensors: dict[str, NDArray[Any]]) -> Iterator[Dumped]
 
 
 def _check_shapes(path: Path, tensors: Mapping[str, NDArray[Any]]) -> int:
-    """The width of the responses. Raises InputError where shapes do not belong together."""
+    """The width of the responses. Raises InputError if shapes do not match."""
     shape = tensors["sequences"].shape
     if len(shape) != 2 or tensors["loss_mask"].ndim != 2:
         raise InputError(f"{path}: `sequences` and `loss_mask` do not have two axes")

@@ -14,10 +14,10 @@ Rollout data is what the engine returned, without a trainer:
     {"rollout_id": 3, "samples": [{"tokens": […], "response_length": 2, "loss_mask": None,
      "rollout_log_probs": [-0.31, -1.2], "group_index": 0, "index": 5, "status": "completed"}]}
 
-Logprobs and masks cover the response alone. A rollout whose context was compacted, or that fanned
-out, is several samples of one `rollout_ids` (`rollout_id` in rollout data). Train data lists no
-prompts, so equal prompts are found by the ids of a rollout's first sample. `eval_3.pt` numbers its
-samples as `3.pt` does; the two are told apart by what they hold.
+Logprobs and masks only cover the response. A rollout that was compacted or fanned out has several
+samples with the same `rollout_ids` (`rollout_id` in rollout data). Train data has no prompts, so
+equal prompts are found by the ids of a rollout's first sample. `eval_3.pt` numbers its samples like
+`3.pt`; they are distinguished by content.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from parity_check.importers.torch_file import read_torch
 FORMAT_VERSION = 2
 FINISHED = {"completed": "stop", "truncated": "length", "aborted": "abort"}
 MASKS = ("loss_mask", "loss_masks", "rollout_mask_sums")
-NO_ROLLOUT_LOGPROBS = "the generate function of this run did not keep the engine's logprobs"
+NO_ROLLOUT_LOGPROBS = "the generate function of this run did not store the engine's logprobs"
 
 
 def recognise(tree: Any) -> bool:
@@ -54,27 +54,29 @@ def recognise(tree: Any) -> bool:
 
 
 def read(paths: Sequence[Path]) -> Iterator[Dumped]:
-    """The sequences of all files, in their order. Raises InputError."""
+    """The sequences of all files, in order. Raises InputError."""
     names = Names()
     for path in paths:
         yield from sequences(path, read_torch(path), names)
 
 
 class Names:
-    """Names of the batches of several files: those of one number are told apart by content."""
+    """Names of the batches of several files: equal numbers are distinguished by content."""
 
     def __init__(self) -> None:
         self._seen: dict[str, dict[str, list[Any]]] = {}
 
     def batch(self, path: Path, number: Any, samples: Sequence[Any]) -> str:
-        """The name of a batch of samples. Raises InputError where it was there already."""
+        """The name of a batch of samples. Raises InputError if it already occurred."""
         named = f"rollout-{number}"
         seen = self._seen.setdefault(named, {})
         tokens = [plain(each.get("tokens")) for each in samples if isinstance(each, dict)]
         if tokens in seen.values():
-            raise InputError(f"{path}: holds the samples of another file: the same file twice?")
+            raise InputError(f"{path}: has the samples of another file: the same file twice?")
         if path.stem in seen:
-            raise InputError(f"{path}: {named} again, with other samples: files of two runs?")
+            raise InputError(
+                f"{path}: {named} occurred already, with different samples: files of two runs?"
+            )
         seen[path.stem] = tokens
         return named if len(seen) == 1 else f"{named}-{path.stem}"
 
@@ -83,14 +85,14 @@ def sequences(path: Path, tree: Any, names: Names) -> Iterator[Dumped]:
     """The sequences of one file's object. Raises InputError."""
     if not isinstance(tree, dict) or not isinstance(tree.get("samples"), list):
         raise InputError(
-            f"{path}: no `samples`: not a dump of slime",
-            hint="give files of train_data/ (both sides) or rollout_data/ (the engine's)",
+            f"{path}: no `samples`: not a slime dump",
+            hint="pass files of train_data/ (both sides) or rollout_data/ (rollout side)",
         )
     trained = "format_version" in tree
     if trained and tree["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"{path}: slime train dump {tree['format_version']}, but this version of parity-check "
-            f"reads {FORMAT_VERSION}"
+            f"{path}: slime train dump version {tree['format_version']}, but this version of "
+            f"parity-check reads {FORMAT_VERSION}"
         )
     batch = names.batch(path, tree.get("rollout_id"), tree["samples"])
     for number, sample in enumerate(tree["samples"]):
@@ -119,7 +121,7 @@ def trained_sample(sample: Mapping[str, Any], batch: str, number: int, place: st
 
 
 def _rolled_out(sample: Mapping[str, Any], batch: str, number: int, place: str) -> Dumped:
-    """A sample of rollout data: the engine's side alone."""
+    """A sample of rollout data: only the rollout side."""
     length = wanted(sample, "response_length", place)
     group = sample.get("group_index")
     if length == 0 and sample.get("rollout_log_probs") is None:
@@ -155,7 +157,9 @@ def _sequence(
 ) -> Dumped:
     ids = token_list(wanted(sample, "tokens", place), "tokens", place)
     if not isinstance(length, int) or not 0 <= length <= len(ids):
-        raise InputError(f"{place}: a response of {length} tokens in a sequence of {len(ids)}")
+        raise InputError(
+            f"{place}: a response length of {length} in a sequence of {len(ids)} tokens"
+        )
     rollout = wanted(sample, "rollout_log_probs", place, NO_ROLLOUT_LOGPROBS)
     columns: dict[str, Any] = {
         "response": ids[len(ids) - length :],
@@ -179,7 +183,7 @@ def _sequence(
 
 
 def _versions(names: Any, sampled: Sequence[bool]) -> list[int | None] | None:
-    """The weight version of each token: one a call of the engine, which is one a turn mostly."""
+    """The weight version of each token: one per engine call, usually one per turn."""
     if not isinstance(names, list):
         return None
     numbers = [int(n) for each in names if (n := str(each)).isdecimal() and len(n) < 19]
@@ -195,5 +199,5 @@ def _versions(names: Any, sampled: Sequence[bool]) -> list[int | None] | None:
 
 
 def plain(value: Any) -> Any:
-    """A tensor as a list, or as a number."""
+    """A tensor as a list or a number."""
     return value.tolist() if isinstance(value, np.ndarray) else value

@@ -69,7 +69,7 @@ class Opaque:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file begins as those of torch.save do. Raises InputError."""
+    """Whether a file starts like a torch.save file. Raises InputError."""
     try:
         with path.open("rb") as file:
             return file.read(2) == b"PK"
@@ -115,7 +115,7 @@ def load_archive(raw: bytes) -> Any:
 
 
 def guarded_archive(raw: Any, path: Path) -> Any:
-    """The same for bytes inside another file. Raises InputError."""
+    """The object in torch.save data inside another file. Raises InputError."""
     return _guarded(path, lambda: load_archive(raw))
 
 
@@ -181,14 +181,14 @@ def _tensor(
 
 
 def _of_type(rebuild: Any, kind: Any, arguments: Any, state: Any) -> Any:
-    """A tensor with attributes of its own, or of a subclass: of those, only the jagged is known."""
+    """A tensor with extra attributes or of a subclass; only jagged tensors are supported."""
     if rebuild in (_tensor, _jagged):
         return rebuild(*arguments)
     return Opaque(kind, arguments, state)
 
 
 def _jagged(state: Any) -> list[NDArray[Any]]:
-    """A jagged tensor, as the list of its rows: `values` cut at `offsets`."""
+    """A jagged tensor as a list of rows: `values` cut at `offsets`."""
     values, offsets, lengths = state["values"], state["offsets"], state.get("lengths")
     if state.get("_ragged_idx", 1) != 1 or offsets.ndim != 1:
         raise ValueError("a jagged tensor that is not ragged along its second axis")

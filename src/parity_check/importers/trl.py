@@ -10,11 +10,11 @@ Fields as a `rollout_func` returns them, and as GRPOTrainer._generate_and_score_
      "completion_mask": [[1, 1, 0]], "tool_mask": [[1, 1, 1]],
      "sampling_per_token_logps": [[-0.31, -1.2, 0]], "old_per_token_logps": [[-0.30, -1.22, 0]]}
 
-What `prompt_mask` and `completion_mask` leave out is padding (or a completion that the trainer
-dropped); what `tool_mask`, a rollout_func's `env_mask` or `loss_mask` leave out is context that the
-policy did not sample. The trainer's tensors are padded, prompts on the left: without their masks
-they are refused. With more than one logprob a token, `logprob_token_ids` says which is the sampled
-one; they are sorted by rank (trl/generation/vllm_generation.py). A plain line may say
+`prompt_mask` and `completion_mask` exclude padding (or a completion that the trainer dropped);
+`tool_mask` and a rollout_func's `env_mask` or `loss_mask` exclude context that the policy did not
+sample. The trainer's tensors are padded, prompts on the left: without their masks they are
+rejected. With more than one logprob per token, `logprob_token_ids` shows which one was sampled;
+they are sorted by rank (trl/generation/vllm_generation.py). A plain line may say
 `prompt_token_ids`, `completion_token_ids` (or `token_ids`) and `token_logprobs` instead. What TRL
 itself keeps, `completions_*.parquet`, is text without token ids or logprobs: it is refused.
 """
@@ -50,13 +50,13 @@ NAMES = {
     "group": ("env_name", "data_source"),
     "prompt_id": ("prompt_id",),
 }
-"""What each field may be called."""
+"""The accepted names of each field."""
 PADDING = ("prompt_mask", "completion_mask")
 CONTEXT = ("tool_mask", "env_mask", "loss_mask")
 MASKS = {*PADDING, *CONTEXT, "pixel_attention_mask"}
-"""Masks of tokens, and one of images."""
+"""Token masks, and an image mask."""
 TENSORS = ("sampling_per_token_logps", "num_items_in_batch", "completion_mask")
-"""Fields of the trainer's own output, which are padded tensors."""
+"""Fields of the trainer's output, which are padded tensors."""
 
 
 def recognise(row: Any) -> bool:
@@ -105,7 +105,7 @@ def _split(row: Mapping[str, Any], place: str) -> Iterator[Mapping[str, Any]]:
         return
     prompts_name, prompts = _found(row, "prompt")
     if isinstance(prompts, list) and prompts and len(completion) % len(prompts) == 0:
-        # The server returns each prompt once, and its n completions in a row.
+        # The server returns each prompt once, followed by its n completions.
         each = len(completion) // len(prompts)
         row = {**row, prompts_name: [prompt for prompt in prompts for _ in range(each)]}
     columns = {key: value for key, value in row.items() if isinstance(value, list)}
@@ -115,7 +115,7 @@ def _split(row: Mapping[str, Any], place: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _check_padding(sequences: Sequence[Mapping[str, Any]], place: str) -> None:
-    """Refuse sequences that are padded, and do not say where. Raises InputError."""
+    """Reject sequences that are padded without a mask. Raises InputError."""
     tensors = any(name in each for each in sequences for name in TENSORS)
     for kind, mask in (("prompt", "prompt_mask"), ("completion", "completion_mask")):
         rows = [_found(each, kind)[1] for each in sequences]

@@ -15,9 +15,9 @@ from parity_check.traces.trace import Sample
 class Imported:
     """Samples of both sides, with the same tokens, and counts of the conversion.
 
-    `evaluating` is None where the dump holds one side. `masked` tokens behind a first sampled one
-    were not the policy's; `unsampled` sequences had none that was. Of several sequences, some may
-    be of one rollout.
+    `evaluating` is None if the dump has one side. `masked` counts tokens between sampled ones that
+    the policy did not sample. `unsampled` counts sequences without a sampled token. Of several
+    sequences, some may be of one rollout.
     """
 
     behaviour: list[Sample]
@@ -61,7 +61,11 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
             same = tokens == prompt_name(each.token_ids)
             raise InputError(
                 f"{each.place}: sample {each.sample_id} already occurred at {there}"
-                + (": the same file twice?" if same else ", with other tokens: files of two runs?")
+                + (
+                    ": the same file twice?"
+                    if same
+                    else ", with different tokens: files of two runs?"
+                )
             )
         interrupts.check()
         places[each.sample_id] = each.place, prompt_name(each.token_ids)
@@ -95,7 +99,7 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
     if not count:
         raise InputError("the dump is empty: no sequences")
     if not behaviour:
-        raise InputError(f"no sampled token in {count} sequences: every token is masked")
+        raise InputError(f"no sampled token in {count} sequences: all tokens are masked")
     return Imported(behaviour, evaluating or None, count, len(rollouts), masked, unsampled, texts)
 
 

@@ -1,8 +1,8 @@
-"""verl's batches: what its rollout cache and its own `save_to_disk` write.
+"""verl's batches, from its rollout cache or `save_to_disk`.
 
 The default trainer's cache (V1) is `<step>/<inner>/tq_batch.pt`, written with
 `skip.rollout_tq.enable=true` by verl/utils/skip/rollout_skip.py (verl-project/verl): a file of
-torch.save, whose TensorDict holds jagged tensors, a row a trajectory, without padding:
+torch.save, whose TensorDict has jagged tensors, one row per trajectory, without padding:
 
     {"tensordict": {"prompts": [B, *], "responses": [B, *], "response_mask": [B, *],
                     "loss_mask": [B, *], "rollout_log_probs": [B, *], "uid": […]},
@@ -10,13 +10,13 @@ torch.save, whose TensorDict holds jagged tensors, a row a trajectory, without p
 
 The V0 trainer's cache, `<step>/gen_batch.dp` (`skip.rollout.enable=true`, with `steps` named), and
 `batch.save_to_disk("batch.dp")` in ray_trainer.py go through verl/protocol.py: a pickle of a
-DataProto, with right-padded responses behind left-padded prompts:
+DataProto, with right-padded responses after left-padded prompts:
 
     prompts [B, P]   responses [B, R]   attention_mask [B, P + R]   response_mask [B, R]
     rollout_log_probs [B, R] (actor_rollout_ref.rollout.calculate_log_probs=true)
     old_log_probs [B, R] (the trainer's, once they are computed)
 
-Both caches hold the rollout engine's side; a batch saved after old_log_probs are there holds both.
+Both caches have the rollout engine's side; a batch saved once it has old_log_probs has both.
 `trainer.rollout_data_dir`, on the other hand, is text without token ids or logprobs
 (`_dump_generations`): it is refused, because text does not say which tokens were sampled.
 """
@@ -45,15 +45,15 @@ from parity_check.importers.torch_file import (
 Arrays = dict[str, NDArray[Any]]
 
 TEXT_DUMP = (
-    "save the batch itself: skip.rollout_tq.enable=true, or batch.save_to_disk(…) once "
-    "old_log_probs are there"
+    "save the batch itself: skip.rollout_tq.enable=true, or batch.save_to_disk(…) once it has "
+    "old_log_probs"
 )
 NO_LOGPROBS = "set actor_rollout_ref.rollout.calculate_log_probs=true"
 MASKS = ("attention_mask", "response_mask", "loss_mask")
 
 
 def recognise(tree: Any) -> bool:
-    """Whether the object in a file is one of these."""
+    """Whether the object in a file has this format."""
     if isinstance(tree, dict):
         return "tensordict" in tree and "keys" in tree
     return isinstance(tree, Opaque) and tree.named == "verl.protocol.DataProto"
@@ -77,7 +77,7 @@ def _trajectories(path: Path) -> Iterator[Dumped]:
     """The rows of a cache of the V1 trainer."""
     tree = read_torch(path)
     if not recognise(tree):
-        raise InputError(f"{path}: no `tensordict` and `keys`: not a tq_batch.pt of verl")
+        raise InputError(f"{path}: no `tensordict` and `keys`: not a verl tq_batch.pt")
     found = _tensordict(tree["tensordict"])
     check_masks(found, MASKS, str(path))
     columns: dict[str, list[Any]] = {"keys": [str(key) for key in tree["keys"]]}
@@ -100,7 +100,7 @@ def _trajectories(path: Path) -> Iterator[Dumped]:
             if name in columns
         }
         if "attention_mask" in columns and not all(columns["attention_mask"][row]):
-            raise InputError(f"{place}: padded, which a trajectory of the cache is not")
+            raise InputError(f"{place}: padded, but trajectories of the cache are not padded")
         sides: dict[str, list[Any]] = {
             name: columns[name][row]
             for name in ("rollout_log_probs", "old_log_probs")
@@ -146,7 +146,7 @@ def _batch(path: Path) -> tuple[Arrays, Mapping[str, Any]]:
 
 
 def _tensordict(batch: Any) -> dict[str, Any]:
-    """What a TensorDict holds: consolidated into one storage, or each for itself."""
+    """The tensors of a TensorDict, in one consolidated storage or separate ones."""
     if not isinstance(batch, Opaque):
         return {}
     if batch.named.endswith("_rebuild_tensordict_files_consolidated"):
@@ -217,7 +217,7 @@ def _check_shapes(path: Path, tensors: Arrays) -> None:
     for name, shapes in expected.items():
         if name in tensors and tensors[name].shape not in shapes:
             found, asked = ("×".join(map(str, shape)) for shape in (tensors[name].shape, shapes[0]))
-            raise InputError(f"{path}: `{name}` is {found}, the responses ask for {asked}")
+            raise InputError(f"{path}: `{name}` is {found}, but the responses require {asked}")
 
 
 def _strings(column: Any) -> list[str]:
@@ -230,7 +230,7 @@ def _strings(column: Any) -> list[str]:
 
 
 def _non_tensor(entry: Any) -> Any:
-    """What a NonTensorData holds."""
+    """The content of a NonTensorData."""
     state = entry.state if isinstance(entry, Opaque) else None
     held = state.get("non_tensordict") if isinstance(state, dict) else None
     return held.get("data") if isinstance(held, dict) else None

@@ -1,6 +1,6 @@
 """Accumulate sums over the tokens of one sampling direction, per prompt, in one pass.
 
-Memory does not grow with the number of tokens: what is kept is one row of sums a prompt, one row a
+Memory does not grow with the number of tokens: it keeps one row of sums per prompt, one row per
 sample, and one histogram. The turns of a rollout may lie in different chunks: their rows are put
 together when the last chunk is there.
 """
@@ -242,7 +242,7 @@ class Accumulator:
         return np.concatenate(counts, axis=1).astype(np.int32)
 
     def _tail(self, rows: Floats) -> NDArray[np.int32]:
-        """How many tokens of each sample have |Δ| above the tail threshold."""
+        """The number of tokens of each sample with |Δ| above the tail threshold."""
         [found] = (each for each in self.thresholds if each.statistic == "log ratio")
         up, down = (found.column(side, self.tail_threshold) for side in SIDES)
         counts: Floats = rows[:, self.parts["log ratio"]]

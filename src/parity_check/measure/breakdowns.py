@@ -21,7 +21,7 @@ from parity_check.measure.results import Bin
 
 
 def range_label(low: float, high: float) -> str:
-    """Whole numbers from `low` up to below `high`."""
+    """Label of the integers from `low` up to but excluding `high`."""
     if high == low + 1:
         return f"{low:g}"
     return f"{low:g}–{high - 1:g}" if high < math.inf else f"≥ {low:g}"
@@ -30,7 +30,7 @@ def range_label(low: float, high: float) -> str:
 def breakdowns(
     estimator: Estimator, sums: Accumulator, groups: Mapping[str, int]
 ) -> dict[str, tuple[Bin, ...]]:
-    """Bins by breakdown, empty ones left out; `groups` names the numbers of the prompt groups.
+    """The non-empty bins of each breakdown. `groups` maps names to numbers of the prompt groups.
 
     By turn only where a rollout has more than one.
     """

@@ -22,7 +22,7 @@ class Estimator:
     def mean(
         self, name: str, unit: str, sums: Floats, weights: Floats, lowest: float = -math.inf
     ) -> Estimate:
-        """A mean whose tails are alike."""
+        """A mean with similar tails."""
         return stats.mean_estimate(
             name, unit, sums, weights, sampled_by=self.sampled_by, level=self.level, lowest=lowest
         )

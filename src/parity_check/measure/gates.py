@@ -80,7 +80,7 @@ class GateResult:
 
 
 _SHARE_OF_GSPO = "arXiv 2507.18071, figure 2: GSPO clips about 15 % by design"
-_BURST = "k3's limit: a sample off by N(0, 1) a token has a k3 of 0.65, this share all of it"
+_BURST = "from the limit on k3: a sample with N(0, 1) noise per token has a k3 of 0.65"
 _SHARE_OF_GRPO = "arXiv 2507.18071, figure 2: GRPO clips 0.13 % of tokens in training"
 
 PROFILES: dict[str, dict[str, tuple[float, str]]] = {
@@ -93,7 +93,7 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "tail_fraction": (1e-5, "trl 6789: a healthy bf16 pair has no |Δ| above 0.48"),
         "burst_fraction": (7.7e-4, _BURST),
         "burst_prompt_fraction": (1.5e-2, f"{_SHARE_OF_GSPO}; a tenth of it"),
-        "impossible_fraction": (1e-5, "as the tail fraction: a random token is in its tail"),
+        "impossible_fraction": (1e-5, "as the tail fraction: random tokens are in the tail"),
         "ess": (0.999, "1 - σ² at RMS Δ 0.023, bf16 with fp32 heads (Fast-LLM 525): 0.9995"),
     },
     "standard": {
@@ -105,7 +105,7 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "tail_fraction": (1e-4, "trl 6789: a healthy bf16 pair has no |Δ| above 0.48"),
         "burst_fraction": (1.5e-3, _BURST),
         "burst_prompt_fraction": (6e-2, f"{_SHARE_OF_GSPO}; two fifths of it"),
-        "impossible_fraction": (1e-4, "as the tail fraction: a random token is in its tail"),
+        "impossible_fraction": (1e-4, "as the tail fraction: random tokens are in the tail"),
         "ess": (0.99, "1 - σ² at RMS Δ 0.05, a noisy 0.5B bf16 model (trl 6789): 0.9975"),
     },
     "relaxed": {
@@ -117,7 +117,7 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "tail_fraction": (1e-3, "R3 paper: MoE routing has ten times the extreme tokens"),
         "burst_fraction": (1.5e-2, _BURST),
         "burst_prompt_fraction": (1e-1, f"{_SHARE_OF_GSPO}; two thirds of it"),
-        "impossible_fraction": (1e-3, "as the tail fraction: a random token is in its tail"),
+        "impossible_fraction": (1e-3, "as the tail fraction: random tokens are in the tail"),
         "ess": (0.95, "1 - σ² at RMS Δ 0.2; verl warns only below 0.3, for stale policies"),
     },
     "exact": {
@@ -245,7 +245,7 @@ def _within(estimate: Estimate, floor: Estimate) -> bool:
 
 
 def _least(estimate: Estimate) -> int | None:
-    """How many such prompts are worth as many equal ones as an interval needs."""
+    """The number of such prompts that an interval needs."""
     if not estimate.effective_clusters:
         return None
     return math.ceil(stats.FEWEST_CLUSTERS * estimate.clusters / estimate.effective_clusters)
@@ -309,7 +309,7 @@ def worst_floor(metric: str, floors: Iterable[Measurement]) -> Estimate | None:
 
 
 def family_wise_rate(results: Iterable[GateResult]) -> float:
-    """At most how often a run is called drift that sits exactly on the limit of every gate.
+    """The largest probability of drift for a run that is exactly at the limit of every gate.
 
     Bonferroni's bound, (1 - level) / 2 for each gate that is judged by an interval. Gates of one
     run go together, so that simulated runs are called drift about a third as often.

@@ -17,8 +17,8 @@ ROUNDING = 1e-5
 """Rounding may lift a log softmax slightly above 0; a larger value is not a logprob."""
 
 IMPOSSIBLE = -28.0
-"""No sampled token has a logprob below this, nats: if every entry of a vocabulary of 262,144 were
-that unlikely, they would together be drawn once in five million tokens."""
+"""A sampled token cannot have a logprob below this, nats: if all 262,144 entries of a vocabulary
+were that unlikely, one of them would be sampled once in five million tokens."""
 
 ZERO_RUN = 4
 """A run of exact zeros counts as padding if the other engine contradicts at least this many."""
@@ -44,10 +44,10 @@ KINDS: dict[str, str] = {
     "positive": "not a logprob: a sentinel such as 1.0 for an invalid position, or a probability",
     "zero_run": "padding instead of logprobs, typically after a text round trip: the other engine "
     "gives these tokens a probability below 1",
-    "impossible": f"sampled although its logprob is below {IMPOSSIBLE:g}: drawn from another "
+    "impossible": f"sampled although its logprob is below {IMPOSSIBLE:g}: sampled from another "
     "distribution (raw logprobs at a temperature above 1), or at random: on CPU, torch 2.6 (vLLM "
     "0.8.5) returns 1e-38 for one exponential variate in about 33 million; the sampler divides "
-    "each probability by a variate, so one token in (33 million / vocabulary size) is any token",
+    "each probability by a variate, so one token in (33 million / vocabulary size) is random",
     "wrong_length": "more or fewer logprobs than tokens: an off-by-one from a prompt token, or a "
     "re-tokenised completion",
     "top_duplicate": "an id occurs twice among a token's alternatives: the sampled token was "
@@ -147,13 +147,13 @@ def inspect_logprobs(
     defects: Mapping[str, Counter[str]],
     voided: Mapping[str, int] | None = None,
 ) -> NDArray[np.bool_] | None:
-    """Add both sides' defects to `defects`. Returns which tokens may enter a mean, None for all.
+    """Add both sides' defects to `defects`. Returns which tokens may enter a mean; None if all may.
 
     `sides` holds the logprobs [n] of the behaviour and of the evaluating engine.
     """
     masks = []
     behaviour = sides["behaviour"]
-    # A NaN fails the comparison, because the minimum hands it on.
+    # NaN fails the comparison, because the minimum propagates it.
     if len(behaviour) and not behaviour.min() >= IMPOSSIBLE:
         unlikely = impossible_values(behaviour)
         defects["behaviour"]["impossible"] += int(np.count_nonzero(unlikely))

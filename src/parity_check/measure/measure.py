@@ -120,9 +120,9 @@ def _nothing_usable(
     rows: Iterable[Objective],
     positive_share: float,
 ) -> Measurement:
-    """The measurement of a direction in which no token has a usable logprob on both sides."""
+    """The measurement of a direction without a token that has usable logprobs on both sides."""
     if not sums.excluded:
-        raise TraceMismatchError("nothing was compared: the traces hold no completion token")
+        raise TraceMismatchError("nothing was compared: the traces have no completion tokens")
     note = f"none of {sums.excluded:,} tokens has a usable logprob on both sides"
 
     def nothing(name: str, unit: str) -> Estimate:
@@ -208,9 +208,9 @@ def _effective_sample_sizes(
 
 
 def _bursts(estimator: Estimator, sequences: Rollouts) -> Iterator[Estimate]:
-    """The shares of the sequences, and of the prompts, that have tokens in the tail.
+    """The shares of sequences and of prompts with tokens in the tail.
 
-    The bound on sequences assumes that they fail one by one, that on prompts that prompts do.
+    The bound on sequences assumes independent sequences, that on prompts independent prompts.
     """
     every = sequences.ones()
     prompts = (every > 0).astype(np.float64)

@@ -24,11 +24,11 @@ class PairedChunk:
     """Whole samples, paired token by token: flat arrays over tokens, split by `starts`.
 
     Sample s owns tokens `starts[s]:starts[s + 1]`; `cluster` and `group` [S] number its prompt and
-    its prompt group. A logprob that an engine did not return is NaN; `*_nulls` say how many of the
-    NaN are such, and `*_voided` how many belong to the `*_wrong_lengths` samples whose logprobs
-    match no tokens. The alternatives are [n, k], on both sides or on neither. `rollout` and `turn`
-    [S] number the rollout of which a sample is a turn, and the turn; None where each sample is a
-    whole rollout.
+    its prompt group. A missing logprob is NaN: `*_nulls` count the NaN that stand for missing
+    logprobs, `*_voided` those of the `*_wrong_lengths` samples, whose logprobs do not match their
+    tokens. Alternatives are [n, k], on both sides or on neither. `rollout` and `turn` [S] number
+    the rollout of which a sample is a turn, and the turn; None where each sample is a whole
+    rollout.
     """
 
     behaviour_logprob: F32
@@ -94,7 +94,8 @@ _ROWS = (
         "mean exp Δ (Δ cut at ±20, as in verl)",
         "prime-rl importance_ratio, SkyRL is_ratio_mean; NeMo-RL sampling_importance_ratio where "
         "nothing is truncated",
-        "the behaviour engine's bookkeeping only: raw logprobs, truncated support, shifted tokens",
+        "only wrong logprobs recorded by the behaviour engine: raw logprobs, truncated support, "
+        "shifted tokens",
     ),
     Metric(
         "geometric_mean_ratio", "geometric mean ratio", "ratio", "target", 1.0, False,
@@ -137,19 +138,19 @@ _ROWS = (
     ),
     Metric(
         "burst_fraction", "samples with a burst", "share", "lower", 0.0, True,
-        "share of samples of which a twentieth of the tokens or more has |Δ| > threshold",
-        "SkyRL outlier_token_mask and TRL sequence_mask drop such samples whole",
-        "failures that hit whole requests: a wrong adapter, a corrupted cache, an overwritten row",
+        "share of samples in which at least a twentieth of the tokens has |Δ| > threshold",
+        "SkyRL outlier_token_mask and TRL sequence_mask drop such samples",
+        "failures of whole requests: a wrong adapter, a corrupted cache, an overwritten row",
     ),
     Metric(
         "burst_prompt_fraction", "prompts with a burst", "share", "lower", 0.0, True,
         "share of prompts with a burst in any sample", "the same, counted by prompt",
-        "failures that hit all samples of a prompt: a corrupted prefix in the cache",
+        "failures of all samples of a prompt: a corrupted prefix in the cache",
     ),
     Metric(
         "tail_sample_fraction", "samples with a token in the tail", "share", "lower", 0.0, False,
         "share of samples with any |Δ| > threshold", "the tail fraction, counted by sample",
-        "as the tail fraction; grows with length where such tokens come alone",
+        "as the tail fraction; grows with length if such tokens are isolated",
     ),
     Metric(
         "tail_prompt_fraction", "prompts with a token in the tail", "share", "lower", 0.0, False,
@@ -225,8 +226,8 @@ _ROWS = (
     Metric(
         "impossible_fraction", "impossible tokens", "share", "lower", 0.0,
         True, f"share of sampled tokens with a behaviour logprob below {IMPOSSIBLE:g} nats",
-        "a vocabulary of 262,144 such tokens is drawn once in five million tokens",
-        "a sampler that draws random tokens; logprobs of another distribution",
+        "one of 262,144 such tokens would be sampled once in five million tokens",
+        "a sampler that returns random tokens; logprobs of another distribution",
     ),
     Metric(
         "top1_agreement", "top-1 agreement", "share", "higher", 1.0, False,

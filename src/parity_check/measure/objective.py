@@ -1,17 +1,17 @@
-"""One objective: what it compares with which edges, and how its framework counts that.
+"""One objective: the quantity, its edges, and how its framework counts crossings.
 
 A row compares one of three things: the ratio (of a token, or a whole sequence's mean or product),
 an estimate of a divergence, or the difference of the two probabilities. Frameworks count strictly:
-a value exactly on an edge is inside (SkyRL's `rollout_is` alone counts it out). Bands and caps of
-ratios are compared in logs, on the exact difference of the two float32 logprobs. A sequence is a
-whole rollout: all its turns, without the tokens that the policy did not sample.
+a value exactly on an edge is inside (except in SkyRL's `rollout_is`). Bands and caps of ratios are
+compared as logs, on the exact difference of the two float32 logprobs. A sequence is a whole
+rollout: all its turns, without the tokens that the policy did not sample.
 
-Wiring says what the number means for a run. In a `bypass` loss the ratio is trainer over rollout
-engine, so mismatch between engines enters the ratio and the number is the objective's own clip
-rate at the first step. In a `recompute` loss the ratio is 1 at the first step, and mismatch only
-enters through an importance weight: the number is the share of weights that would be changed. A
-clip of a recompute loss (TRL's) counts nothing at the first step: the number is then what the same
-edges would clip if the rollout's logprobs were the old ones.
+The wiring determines what the number means for a run. In a `bypass` loss the ratio is trainer over
+rollout engine, so mismatch between engines enters the ratio and the number is the objective's own
+clip rate at the first step. In a `recompute` loss the ratio is 1 at the first step, and mismatch
+only enters through an importance weight: the number is the share of weights that would be changed.
+A clip of a recompute loss (TRL's) counts nothing at the first step: the number is then what the
+same edges would clip if the rollout's logprobs were the old ones.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Counter:
     function: str
     file: str
     difference: str = ""
-    """In what the row's number differs from the framework's; empty where they are equal."""
+    """How the row's number differs from the framework's; empty if they are equal."""
 
     def __str__(self) -> str:
         return f"{self.framework} {self.metric}"
@@ -60,16 +60,16 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """One row: an objective as one framework counts it.
+    """One row: an objective, as one framework counts it.
 
     `level` says what is compared: a token's value, or a sequence's mean, sum, or extreme (its
     largest value above, its smallest below). `low` and `high` are edges in `unit`; None is an open
     side. `unit` is the ratio trainer over rollout, its log, its inverse, an estimate of a
     divergence (k2, k3: nats), the deviation |ratio - 1|, or a difference of probabilities.
-    `high_counts` and `low_counts` say for which sign of the advantage the framework's own counter
-    counts a crossing, `averaging` whether it averages over tokens or gives each sequence the same
-    weight. With `moved`, a sequence beyond its edge counts with the share of its tokens that moved
-    away: up at `high_counts`, down at `low_counts`.
+    `high_counts` and `low_counts` are the sign of the advantage for which the framework counts a
+    crossing. `averaging`: over tokens, or with the same weight for each sequence. With `moved`, a
+    sequence beyond its edge counts with the share of its tokens that moved away: up at
+    `high_counts`, down at `low_counts`.
     """
 
     name: str
@@ -90,12 +90,12 @@ class Objective:
 
     @property
     def counter(self) -> Counter:
-        """Whose counter the row is, first of all."""
+        """The framework counter that defines the row."""
         return self.counters[0]
 
     @property
     def statistic(self) -> Statistic | None:
-        """What its tokens are compared by; None where it compares sums over a sequence."""
+        """The statistic of its tokens; None if it compares sums over a sequence."""
         if self.unit == "probability difference" or self.unit == "binary KL":
             return self.unit
         divergence = self.unit in ("k2", "k3", "deviation")
@@ -104,7 +104,7 @@ class Objective:
         )
 
     def edges(self) -> tuple[float, float]:
-        """Edges of the value that is compared, infinite where a side is open.
+        """Edges of the compared value; an open side is infinite.
 
         Of Δ (nats) where the statistic is the log ratio, else in `unit`.
         """
@@ -120,16 +120,16 @@ class Objective:
         return (-high, -low) if self.unit == "inverse ratio" else (low, high)
 
     def log_edges(self) -> tuple[float, float]:
-        """Edges of the log ratio, infinite where a side is open or the log ratio has none. Nats."""
+        """Edges of the log ratio, nats; infinite if a side is open or the row has no log ratio."""
         return self.edges() if self.statistic == "log ratio" else (-math.inf, math.inf)
 
     def counted(self, low: Floats, high: Floats, positive_share: float) -> Floats:
-        """What the framework's counter expects of `low` and `high` counts, as it weighs them."""
+        """The expected count of the framework's counter, from `low` and `high` counts."""
         weight = {"any": 1.0, "positive": positive_share, "negative": 1.0 - positive_share}
         return weight[self.low_counts] * low + weight[self.high_counts] * high
 
     def edges_in_words(self) -> str:
-        """What is compared, and where it is counted."""
+        """The compared value and its edges, in words."""
         what = {
             "token": "",
             "sequence-mean": "geometric mean " if self.statistic == "log ratio" else "mean ",
@@ -164,11 +164,10 @@ def count_beyond(
 ) -> Ints:
     """Count, for each of `size` samples, the values strictly above each threshold.
 
-    `values` [n] with the sample of each in `samples` [n]; `thresholds` [T] ascend. Returns
-    [size, T].
+    `values` [n] belong to `samples` [n]; `thresholds` [T] ascend. Returns [size, T].
     """
     steps = len(thresholds) + 1
-    # A comparison with each of a few thresholds is several times faster than a binary search.
+    # For few thresholds, comparing with each is several times faster than binary search.
     passed = np.zeros(len(values), np.int8)
     for threshold in thresholds:
         passed += values > threshold

@@ -31,7 +31,7 @@ VERSIONS = {
     "OpenRLHF": "3c3be623",
     "ROLL": "8eb27cc2",
 }
-"""The version of each framework that the rows were read from and held against."""
+"""The version of each framework that the rows were read from and tested against."""
 
 
 def _clip(
@@ -95,9 +95,7 @@ NEMO_LOSS = "nemo_rl/algorithms/loss/loss_functions.py"
 ROLL_CORRECTIONS = "roll/utils/train_infer_corrections.py"
 
 NOT_LOGGED = "TRL does not log it"
-AT_FIRST_STEP = (
-    "TRL logs 0 at the first step: its ratio is over the trainer's own logprobs, Δ does not enter"
-)
+AT_FIRST_STEP = "TRL logs 0 at the first step: its ratio uses the trainer's own logprobs, without Δ"
 
 
 def _verl(metric: str, function: str, file: str = CORE, difference: str = "") -> Counter:
@@ -148,8 +146,8 @@ def _roll(metric: str, difference: str = "") -> Counter:
 
 PASS_RATE = "ROLL logs the share that passes: 1 minus this"
 DPPO_SHARES = (
-    "the share over the tokens that the function is given; prime-rl gives it one sequence at a "
-    "time, and logs the mean of those"
+    "the share of the tokens passed to the function; prime-rl passes one sequence at a time and "
+    "logs the mean"
 )
 OPENRLHF = Counter(
     "OpenRLHF", "vllm_is_correction_type", "PolicyLoss.forward", "openrlhf/models/loss.py",
@@ -167,7 +165,7 @@ _TABLE = (
         (
             _vanilla(),
             Counter("OpenRLHF", "clip_ratio", "PolicyLoss.forward", "openrlhf/models/loss.py",
-                    "of the ratio over its old logprobs: Δ enters with GSPO and IS correction"),
+                    "of the ratio to its old logprobs: Δ enters with GSPO and IS correction"),
         ),
         "arXiv 2402.03300; verl clip_ratio 0.2",
         "Tokens whose gradient the clip removes, averaged over tokens.",
@@ -197,20 +195,20 @@ _TABLE = (
         "grpo-open-instruct", "DAPO clip (open-instruct)", 0.8, 1.272,
         (Counter("open-instruct", "policy/clipfrac_avg", "compute_grpo_loss", GRPO_UTILS),),
         "clip_lower 0.2, clip_higher 0.272, with use_vllm_logprobs",
-        "As grpo-slime, with more room above than below.",
+        "As grpo-slime, with a wider band above 1 than below.",
         averaging="sequence",
     ),
     _clip(
         "reinforce-pipelinerl", "REINFORCE clamp (PipelineRL)", None, 1.02,
         (_pipelinerl("reinforce"),),
         "its default loss; conf/finetune/base.yaml, epsilon 2e-2",
-        "Tokens above the edge, whatever their advantage; the mean of each sequence's share.",
+        "Tokens above the edge, for any advantage; the mean of each sequence's share.",
         averaging="sequence", high_counts="any", low_counts="any",
     ),
     _clip(
         "ppo-pipelinerl", "PPO clamp (PipelineRL)", 0.98, 1.02, (_pipelinerl("ppo"),),
         "conf/finetune/base.yaml, epsilon 2e-2",
-        "Tokens outside the band, whatever their advantage; the mean of each sequence's share.",
+        "Tokens outside the band, for any advantage; the mean of each sequence's share.",
         averaging="sequence", high_counts="any", low_counts="any",
     ),
     _clip(
@@ -221,7 +219,7 @@ _TABLE = (
     _clip(
         "dual-clip", "dual clip (verl)", None, 3.0, (_vanilla("actor/pg_clipfrac_lower"),),
         "arXiv 1912.09729; clip_ratio_c 3.0",
-        "Tokens of negative advantage whose loss the second clip bounds.",
+        "Tokens of negative advantage whose loss is bounded by the second clip.",
         high_counts="negative",
     ),
     _clip(
@@ -248,14 +246,14 @@ _TABLE = (
             _sky("clip_ratio (binary_kl)", "dppo_policy_loss", SKY_PPO),
         ),
         "arXiv 2602.04879; verl clip_ratio 0.2, SkyRL delta_low and delta_high 0.2",
-        "Tokens masked because the KL of taking them or not is too large, along their advantage.",
+        "Tokens masked because their binary KL is too large, along their advantage.",
         unit="binary KL",
     ),
     _clip(
         "ipo", "IPO trust region (prime-rl)", -0.1, 0.1,
         (Counter("prime-rl", "is_masked (ipo)", "ipo_loss_fn", PRIME_LOSS, DPPO_SHARES),),
         "ipo_threshold 0.1",
-        "Tokens masked because their probability moved too far, whatever their advantage.",
+        "Tokens masked because their probability moved too far, for any advantage.",
         high_counts="any", low_counts="any", unit="probability difference",
     ),
     _clip(
@@ -269,14 +267,15 @@ _TABLE = (
         "gspo", "GSPO clip (slime)", 1 - 3e-4, 1 + 4e-4,
         (_slime("pg_clipfrac", "compute_gspo_kl, compute_policy_loss"),),
         "arXiv 2507.18071, 3e-4 / 4e-4; slime with --use-rollout-logprobs",
-        "Sequences whose geometric mean ratio the clip removes, one value a sequence.",
+        "Sequences whose gradient the clip removes, by their geometric mean ratio; each counts "
+        "once.",
         level="sequence-mean", averaging="sequence",
     ),
     _clip(
         "gspo-trl", "GSPO clip (TRL)", 1 - 3e-4, 1 + 4e-4,
         (_trl("clip_ratio/region_mean", "_compute_loss", AT_FIRST_STEP),),
         "arXiv 2507.18071; TRL paper index, 3e-4 / 4e-4",
-        "Sequences whose geometric mean ratio TRL's edges would clip, one value a sequence.",
+        "Sequences whose geometric mean ratio TRL's edges would clip; each counts once.",
         wiring="recompute", level="sequence-mean", averaging="sequence",
     ),
     _clip(
@@ -287,13 +286,13 @@ _TABLE = (
                     "openrlhf/models/loss.py"),
         ),
         "arXiv 2507.18071; verl examples/gspo_trainer, 3e-4 / 4e-4",
-        "As gspo, but each sequence counts with its tokens: long ones weigh more.",
+        "As gspo, but each sequence is weighted by its number of tokens.",
         level="sequence-mean",
     ),
     _clip(
         "gspo-pipelinerl", "GSPO clamp (PipelineRL)", 1 - 3e-3, 1 + 4e-3, (_pipelinerl("gspo"),),
         "ServiceNow's GSPO runs (branches fast-llm, terminal), 3e-3 / 4e-3",
-        "Sequences outside a band ten times as wide as the paper's, whatever their advantage.",
+        "Sequences outside a band ten times as wide as the paper's, for any advantage.",
         level="sequence-mean", averaging="sequence", high_counts="any", low_counts="any",
     ),
     _clip(
@@ -318,8 +317,8 @@ _TABLE = (
         "cispo-trl", "CISPO cap (TRL)", None, 5.0,
         (_trl("cispo_clip_ratio", "_compute_loss", AT_FIRST_STEP),),
         "epsilon_high 5.0, an absolute ratio",
-        "Tokens of positive advantage whose weight TRL's cap would cut; the edge is the ratio "
-        "itself.",
+        "Tokens of positive advantage whose weight TRL's cap would truncate; the edge is the "
+        "ratio itself.",
         wiring="recompute",
     ),
     _clip(
@@ -355,7 +354,7 @@ _TABLE = (
         "tis-roll", "TIS, token (ROLL)", "truncation", "token", None, 1.2,
         (_roll("actor/is_weight_clipfrac"),),
         "TrainInferISWeightConfig.upper_bound 1.2",
-        "Tokens whose importance weight is cut to the cap.",
+        "Tokens whose importance weight is truncated at the cap.",
     ),
     _weight(
         "tis-openrlhf", "TIS, token (OpenRLHF)", "truncation", "token", 0.5, 5.0, (OPENRLHF,),
@@ -367,19 +366,19 @@ _TABLE = (
         (_verl("rollout_corr/rollout_is_ratio_fraction_high (sequence)", "compute_is_metrics",
                CORRECTION),),
         "rollout_is_threshold 2",
-        "Sequences whose product of ratios is cut to the cap; grows with length.",
+        "Sequences whose product of ratios is truncated at the cap; grows with length.",
     ),
     _weight(
         "tis-sequence-skyrl", "TIS, sequence (SkyRL)", "truncation", "sequence-sum", None, 5.0,
         (_sky("tis_seq_clip_high_ratio", "compute_tis_ratio"),),
         "sequence_tis_ratio_clip_high 5.0",
-        "Sequences whose product of ratios is cut to the cap.",
+        "Sequences whose product of ratios is truncated at the cap.",
     ),
     _weight(
         "tis-sequence-trl", "TIS, sequence (TRL)", "truncation", "sequence-sum", None, 3.0,
         (_trl_correction("sequence_truncate"),),
         "vllm_importance_sampling_clip_max 3.0",
-        "Sequences whose product of ratios is cut to the cap.",
+        "Sequences whose product of ratios is truncated at the cap.",
     ),
     _weight(
         "mis", "MIS, sequence mask (TRL)", "mask", "sequence-sum", None, 3.0,
@@ -403,8 +402,8 @@ _TABLE = (
     _weight(
         "opsm-slime", "off-policy sequence mask (slime)", "mask", "sequence-mean", -1e-4, None,
         (_slime("opsm_clipfrac", "compute_opsm_mask", PPO_UTILS,
-                "slime adds a rollout's tool tokens to the numerator alone: a masked rollout with "
-                "tools counts more than once"),),
+                "slime adds tool tokens only to the numerator, so a masked rollout with tools "
+                "counts more than once"),),
         "opsm_delta 1e-4, with --use-rollout-logprobs",
         "Sequences of negative advantage dropped because their mean -Δ is above the threshold.",
         low_counts="negative", unit="log ratio", wiring="bypass",
@@ -563,11 +562,11 @@ OBJECTIVES: dict[str, Objective] = {row.name: row for row in _TABLE}
 
 NOT_ESTIMATED = (
     (_verl("actor/pg_clipfrac (clip_cov)", "compute_policy_loss_clip_cov"),
-     "counts tokens drawn at random by the covariance of advantage and logprob, at most a share of "
-     "clip_cov_ratio (2e-4): it needs the advantages, and Δ hardly enters"),
+     "counts random tokens, chosen by the covariance of advantage and logprob, at most a share of "
+     "clip_cov_ratio (2e-4): it needs the advantages and hardly depends on Δ"),
     (_sky("clip_ratio (clip_cov)", "compute_policy_loss_clip_cov", SKY_PPO), "as verl's"),
 )  # fmt: skip
-"""Counters that no row can be equal to, and why."""
+"""Counters that no row can reproduce, and why."""
 
 
 def choose_objective(

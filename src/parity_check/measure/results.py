@@ -49,7 +49,7 @@ class FirstDivergence:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Everything measured of one sampling direction.
+    """All results of one sampling direction.
 
     `samples` have usable tokens; where they are turns, `rollouts` of them are whole sequences.
     """
@@ -62,7 +62,7 @@ class Measurement:
     rollouts: int
     clusters: int
     effective_clusters: float
-    """How many prompts of equal size they are worth, (Σn)² / Σn² over their tokens."""
+    """The number of equal prompts that they are worth, (Σn)² / Σn² over their tokens."""
     estimates: tuple[Estimate, ...]
     tails: tuple[tuple[float, Estimate], ...]
     quantiles: dict[str, Estimate]

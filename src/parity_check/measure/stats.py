@@ -1,13 +1,13 @@
-"""Estimates with honest intervals: cluster-robust means, shares, quantiles, ESS, sample sizes.
+"""Estimates with intervals: cluster-robust means, shares, quantiles, ESS, sample sizes.
 
 Tokens of one prompt are not independent, so every interval here is clustered by prompt. The error
 is the sandwich error of a ratio of sums (Miller, arXiv 2411.00640) with the correction for few and
 unequal clusters that econometrics calls CR2 (Bell and McCaffrey 2002), Satterthwaite's degrees of
-freedom (Imbens and Kolesár 2016) and Hall's correction for skewness (JRSS B 1992). Shares also
-have an exact bound where little or nothing happened, quantiles Woodruff's interval (JASA 1952).
+freedom (Imbens and Kolesár 2016) and Hall's correction for skewness (JRSS B 1992). Shares also have
+an exact bound for rare events, and quantiles have Woodruff's interval (JASA 1952).
 
-Every function takes sums and weights whose last axis are the clusters; the functions that return
-arrays work along it, so a simulation passes many runs at once.
+The last axis of all sums and weights is the cluster. Functions that return arrays keep the other
+axes, so a simulation can pass many runs at once.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
 FEWEST_CLUSTERS = 8
-"""Below this effective number no interval is given: its simulated coverage is not kept there."""
+"""Below this effective number there is no interval: simulated coverage is too low."""
 
 FOLDS = 128
 """A histogram is kept for at most this many groups of whole clusters, which bounds its memory."""
 
 SKEWNESS_BIAS = 4.0
-"""A sample shows too little of its skewness: it is scaled by 1 + 4 / sqrt(degrees + 1)."""
+"""Samples underestimate skewness, so it is scaled by 1 + 4 / sqrt(degrees + 1)."""
 
 LONG_TAIL_DEGREES = 2.75
-"""The error of a quantity with one long tail is itself uncertain, and small when the mean is: the
-end on that side uses the degrees of freedom over this. Both constants were chosen by simulation,
-see docs/reference/metrics.md."""
+"""The error of a quantity with one long tail is uncertain, and small when the mean is small. The
+end on that side therefore divides the degrees of freedom by this. Both constants were chosen by
+simulation, see docs/reference/metrics.md."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One number with its unit, its size and its uncertainty.
+    """One number with its unit, sample size and uncertainty.
 
-    `ci_low` and `ci_high` are None when no interval can be given; `note` then says why. `n` counts
-    the tokens or the sequences that the value averages, `clusters` the prompts they come from, and
+    `ci_low` and `ci_high` are None if there is no interval; `note` then says why. `n` counts the
+    tokens or the sequences that the value averages, `clusters` the prompts they come from, and
     `effective_clusters` how many equal ones these are worth, (Σn)² / Σn². `unseen` is the part of
     the interval's far end that stands for events of which the sample holds none.
     """
@@ -63,7 +63,7 @@ class Estimate:
     unseen: float = 0.0
 
     def map(self, function: Callable[[float], float]) -> Estimate:
-        """Give the estimate of an increasing `function` of this one."""
+        """The estimate of an increasing `function` of this value."""
         return replace(
             self,
             value=function(self.value),
@@ -78,14 +78,14 @@ def t_quantile(clusters: int, level: float) -> float:
 
 
 def effective_clusters(weights: Floats) -> Floats:
-    """How many clusters of equal size the `weights` [..., G] are worth: (Σw)² / Σw²."""
+    """The number of equal clusters that the `weights` [..., G] are worth: (Σw)² / Σw²."""
     number: Floats = np.square(weights.sum(axis=-1)) / np.square(weights).sum(axis=-1)
     return number
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A mean over clusters and how far off it may be; arrays [...] over runs.
+    """A mean over clusters and its uncertainty; arrays [...] over runs.
 
     `error` is the standard error, `degrees` its degrees of freedom, `skewness` that of the mean.
     """
@@ -101,8 +101,8 @@ def spread(sums: Floats, weights: Floats) -> Spread:
 
     `sums` [..., G] holds each cluster's sum and `weights` [..., G] its size. M = Σs / Σw, with
     residuals s - M w; a cluster of share h = w / Σw pulls M towards itself, so CR2 divides its
-    residual by sqrt(1 - h): SE² = Σ (s - M w)² / (1 - h) / (Σw)². With equal clusters that is the
-    familiar G / (G - 1). The error of a single cluster is 0: there is nothing to tell it by.
+    residual by sqrt(1 - h): SE² = Σ (s - M w)² / (1 - h) / (Σw)². With equal clusters this is the
+    familiar factor G / (G - 1). The error of a single cluster is 0.
     """
     total = weights.sum(axis=-1, keepdims=True)
     mean = sums.sum(axis=-1, keepdims=True) / total
@@ -125,7 +125,7 @@ def _satterthwaite(share: Floats) -> Floats:
     cross = scale * share
     corner = (cross * share).sum(axis=-1, keepdims=True)
     diagonal = scale - 2.0 * cross + corner
-    # The trace of the squared form: every pair, then the diagonal put right.
+    # The trace of the squared form: all pairs, then a correction of the diagonal.
     one, two, three = (
         (variance * power).sum(axis=-1) for power in (np.ones_like(cross), cross, np.square(cross))
     )
@@ -140,12 +140,12 @@ def _satterthwaite(share: Floats) -> Floats:
 
 
 def _left(share: Floats) -> Floats:
-    """What the other clusters hold; 1 where there is no other, and no residual."""
+    """The share of the other clusters; 1 if there is only one, whose residual is 0."""
     return np.where(share < 1.0, 1.0 - share, 1.0)
 
 
 def skewed_interval(sums: Floats, weights: Floats, level: float) -> tuple[Floats, Floats]:
-    """Both ends [...] of the interval of a mean whose tails are alike, such as mean Δ."""
+    """Both ends [...] of the interval of a mean with similar tails, such as mean Δ."""
     return _ends(spread(sums, weights), level, long_tail=1.0)
 
 
@@ -177,7 +177,7 @@ def _ends(seen: Spread, level: float, long_tail: float) -> tuple[Floats, Floats]
         )
         for divisor in (1.0, long_tail)
     )
-    # The upper end always: a sample that missed the long tail has no skewness to show.
+    # Always for the upper end: a sample without tail tokens shows no skewness.
     below = np.where(skewness < 0.0, above, edge)
     low: Floats = seen.mean - np.maximum(below, hall(below)) * seen.error
     high: Floats = seen.mean + np.maximum(above, -hall(-above)) * seen.error
@@ -185,7 +185,7 @@ def _ends(seen: Spread, level: float, long_tail: float) -> tuple[Floats, Floats]
 
 
 Interval: TypeAlias = Callable[[Floats, Floats, float], tuple[Floats, Floats]]
-"""Ends of a mean's interval from each cluster's sum and weight, and the level."""
+"""Computes the interval of a mean from each cluster's sum and weight, and the level."""
 
 
 def mean_estimate(
@@ -200,10 +200,10 @@ def mean_estimate(
     highest: float = math.inf,
     interval: Interval = skewed_interval,
 ) -> Estimate:
-    """Estimate a mean with its interval, cut at what the metric can be.
+    """Estimate a mean with its interval, clamped to the range of the metric.
 
-    `sums` and `weights` [G] are per cluster; clusters of no weight do not count. Raises ValueError
-    when no cluster has any.
+    `sums` and `weights` [G] are per cluster; clusters without weight do not count. Raises
+    ValueError if no cluster has any.
     """
     present = weights > 0
     sums, weights = sums[present], weights[present]
@@ -247,7 +247,7 @@ def share_estimate(
     what = "no instance" if estimate.value == 0.0 else "no exception"
     return replace(
         estimate,
-        note=f"{what} in {estimate.n:,}: rule of three, if they come one by one",
+        note=f"{what} in {estimate.n:,}: rule of three, if they are independent",
         unseen=estimate.ci_high - estimate.ci_low,
     )
 
@@ -263,7 +263,7 @@ def share_interval(
 
 
 def exact_interval(seen: Floats | float, n: Floats | float, level: float) -> tuple[Floats, Floats]:
-    """Clopper and Pearson's interval of the share of `seen` in `n`, neither need be whole."""
+    """Clopper and Pearson's interval of the share of `seen` in `n`; both may be fractional."""
     tail = (1.0 - level) / 2
     seen, n = np.asarray(seen, np.float64), np.asarray(n, np.float64)
     low = special.betaincinv(np.maximum(seen, 1e-300), n - seen + 1.0, tail)
@@ -272,7 +272,7 @@ def exact_interval(seen: Floats | float, n: Floats | float, level: float) -> tup
 
 
 def too_few_clusters(weights: Floats) -> str:
-    """Say why there is no interval, or nothing when there are clusters enough.
+    """The reason why there is no interval; empty if there are enough clusters.
 
     `weights` [G] are the clusters' sizes, none of them 0. What counts is their effective number.
     """
@@ -284,8 +284,8 @@ def too_few_clusters(weights: Floats) -> str:
 
 
 UNSEEN_LOG_RATIO = 3.0
-"""How far off a token may be of which the sample holds none, nats: twenty times as likely. The
-profiles let k3 be ten times the tail fraction, which tokens 2.6 nats off carry."""
+"""The assumed |Δ| of a token that the sample does not contain, nats: a factor of twenty. The
+profiles allow a k3 of ten times the tail fraction, which tokens with |Δ| = 2.6 nats produce."""
 
 
 UNSEEN = {
@@ -293,19 +293,19 @@ UNSEEN = {
     "k3_kl": math.expm1(UNSEEN_LOG_RATIO) - UNSEEN_LOG_RATIO,
     "ess": math.expm1(UNSEEN_LOG_RATIO) ** 2,
 }
-"""What one unseen token adds to the sum behind a metric; for ESS to that of 1 / ESS - 1."""
+"""What one unseen token adds to the sum of a metric; for ESS, to the sum of 1 / ESS - 1."""
 
 
 def unseen_share(tokens: float, level: float) -> float:
-    """The share that tokens may have of which `tokens` hold none, if they come one by one."""
+    """The largest share of independent tokens that `tokens` may contain none of."""
     return float(exact_interval(0.0, tokens, level)[1])
 
 
 def allow_unseen(estimate: Estimate, size: float) -> Estimate:
     """Raise the upper end by what unseen tokens can add, `size` each.
 
-    No sample bounds a mean by itself: a tail that was never met may carry it. The tail's bound
-    says how many such tokens there can be, UNSEEN_LOG_RATIO how large they are.
+    A sample alone cannot bound a mean: a tail that it does not contain may dominate. The bound of
+    the tail limits the number of such tokens, UNSEEN_LOG_RATIO their size.
     """
     if estimate.ci_high is None:
         return estimate
@@ -371,7 +371,7 @@ def magnitude_bins(magnitudes: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def bin_middle(index: int) -> float:
-    """The value that stands for a bin; 0 for the lowest."""
+    """The representative value of a bin; 0 for the lowest."""
     if index == 0:
         return 0.0
     edges = (np.array([index, index + 1], np.int32) + np.int32(_FIRST_BIN)) << _BIN_SHIFT
@@ -411,8 +411,8 @@ def quantile_estimate(
     if not note:
         below = histogram[:, : index + 1].sum(axis=1).astype(np.float64)
         seen = spread(below[present], sizes[present])
-        # In the last bin no token lies above, so the clusters show no spread: fall back on the
-        # error of independent tokens, which is the least it can be.
+        # No token lies above the last bin, so the clusters show no spread: fall back on the error
+        # of independent tokens, which is a lower bound.
         error = max(float(seen.error), math.sqrt(probability * (1.0 - probability) / n))
         half = float(special.stdtrit(seen.degrees, 0.5 + level / 2)) * error
         low, high = at(max(0.0, probability - half)), at(probability + half)

@@ -29,7 +29,7 @@ class RunDirectory:
 
     def __init__(self, parent: Path, config: dict[str, Any]) -> None:
         self._open(parent / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
-        # Not `write`, which an interrupt may leave: nobody would tidy up yet.
+        # Not `write`, which an interrupt may end: cleanup is not set up yet.
         write_text(self.path / "config.toml", tomli_w.dumps(config))
 
     def _open(self, shown: Path) -> None:
@@ -51,12 +51,10 @@ class RunDirectory:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None and interrupts.came():
-            error = KeyboardInterrupt()
-        if error is not None:
+        if kind is not None:
             self._keep_partial()
         shutil.rmtree(self.work, ignore_errors=True)
-        no_engine_was_started = error is not None and not any(self.path.rglob("*.log"))
+        no_engine_was_started = kind is not None and not any(self.path.rglob("*.log"))
         kept = None if no_engine_was_started else self._kept()
         if no_engine_was_started:
             shutil.rmtree(self.path, ignore_errors=True)

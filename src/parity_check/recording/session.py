@@ -101,7 +101,7 @@ def _mended(
     console: Console,
     role: str,
 ) -> bool:
-    """Rebuild a damaged environment in its place; whether it was damaged."""
+    """Rebuild a damaged environment in place. Returns whether it was damaged."""
     damaged = environments[role]
     if damaged is None:
         return False

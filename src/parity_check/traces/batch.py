@@ -52,7 +52,7 @@ class SampleBatch:
     rollout_ids: list[str] | None = None
     turns: NDArray[np.int32] | None = None
     labels: list[str | None] | None = None
-    """The values of one further column, where it was asked for."""
+    """The values of one further column, if requested."""
 
 
 def batch_of(table: pa.Table, label: str | None = None) -> SampleBatch:

@@ -15,7 +15,7 @@ from parity_check.traces.prompts import bundled
 from parity_check.visible import value as shown
 
 MOST_BYTES = 1 << 24
-"""Of a config.json."""
+"""The largest config.json."""
 LARGEST = 2**63
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -56,7 +56,7 @@ def read_config(path: str) -> dict[str, Any] | None:
 
 
 def _object(table: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
-    """A table in a table, empty where it is not there or null."""
+    """A nested object; empty if missing or null."""
     found = table.get(name)
     if not isinstance(found, dict | None):
         raise InputError(f"{file}: `{name}` is {shown(found)}, expected an object")
@@ -64,7 +64,7 @@ def _object(table: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
 
 
 def _check_number(table: Mapping[str, Any], name: str, file: Path) -> None:
-    """Refuse what is there and is no number of a common size."""
+    """Reject values that are present and not numbers of a plausible size."""
     value = table.get(name)
     fits = isinstance(value, int | float) and not isinstance(value, bool)
     if value is not None and not (fits and abs(value) < LARGEST):

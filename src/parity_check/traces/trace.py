@@ -84,7 +84,7 @@ class Sample:
     labels: Mapping[str, str] = field(default_factory=dict)
     """Other columns of the prompts file, as text: `stats.cluster_by` can name one."""
     entropy: Sequence[float] | None = None
-    """Of the full distribution at each token, nats, where an engine says."""
+    """Entropy of the full distribution at each token, nats, if the engine returns it."""
     rollout_id: str | None = None
     """The rollout that this sample is a turn of; None where the sample is a whole rollout."""
     turn: int | None = None

@@ -35,7 +35,7 @@ _FINE_REACH = 2.5  # nats: beyond every edge of a token objective
 _FINE_BINS = 2 * round(_FINE_REACH / _FINE_STEP) + 1
 _FINE_EDGES = (np.arange(_FINE_BINS + 1) - _FINE_BINS / 2) * _FINE_STEP
 _OTHER_REACH = 0.2  # nats, where the objective compares something else than the ratio
-_WITHIN = 0.999  # share of the ratios that a histogram shows whatever the band
+_WITHIN = 0.999  # share of the ratios that a histogram always covers
 
 
 @dataclass(frozen=True, slots=True)

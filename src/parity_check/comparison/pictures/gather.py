@@ -25,12 +25,12 @@ PROMPT_END = 100
 
 
 def gather(directory: Path, config: Config) -> ReportPictures:
-    """What the pages of a run draw. Raises InputError, TraceMismatchError."""
+    """The plot data of a run. Raises InputError, TraceMismatchError."""
     return _pictures(open_run(directory, config), judgement(at_first_step(config)))
 
 
 def gather_pair(one: Path, other: Path, judging: Judging) -> ReportPictures:
-    """What the page of two stored traces draws. Raises InputError, TraceMismatchError."""
+    """The plot data of two stored traces. Raises InputError, TraceMismatchError."""
     return _pictures(open_pair(one, other), judgement(at_first_step(judging)))
 
 

@@ -1,4 +1,4 @@
-"""What a server answers beside completions, as typed values; see `engines.replies`."""
+"""Typed values of a server's responses other than completions; see `engines.replies`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TokenName = Annotated[str, Field(pattern=r"^\d{1,10}$")]
 
 
 class Card(Strict):
-    """A model that the server has; `max_model_len` and `root` are vLLM's own."""
+    """A model of the server; `max_model_len` and `root` are vLLM's own."""
 
     id: str
     max_model_len: Annotated[int, Field(gt=2)] | None = None
@@ -44,7 +44,7 @@ class VersionTold(Strict):
 
 
 class RankedLogprob(Strict):
-    """What a prompt's logprobs say of one token."""
+    """The prompt logprob of one token."""
 
     logprob: float
     rank: Count
@@ -57,18 +57,18 @@ class PromptLogprobs(Strict):
 
 
 class CachedTokens(Strict):
-    """How many of the prompt's tokens came from the prefix cache."""
+    """The number of prompt tokens from the prefix cache."""
 
     cached_tokens: Count | None = None
 
 
 class Usage(Strict):
-    """What a request cost."""
+    """The token usage of a request."""
 
     prompt_tokens_details: CachedTokens | None = None
 
 
 class WithUsage(Strict):
-    """A completion, of which only the usage is wanted."""
+    """A completion of which only the usage is read."""
 
     usage: Usage | None = None

@@ -27,9 +27,7 @@ def _shape_checked() -> Iterator[None]:
     except UnusableError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise UnusableError(
-            f"it has not the shape of a completion ({type(error).__name__}: {error})"
-        ) from None
+        raise UnusableError(f"not a completion ({type(error).__name__}: {error})") from None
 
 
 def generate_body(
@@ -78,19 +76,19 @@ def read_generated(
     choice = _choice(answer, model, request["prompt_token_ids"])
     columns = choice.get("logprobs")
     if not isinstance(columns, Mapping) or not columns.get("token_logprobs"):
-        raise UnusableError("it holds no logprobs")
+        raise UnusableError("it has no logprobs")
     named = [_token_id(text) for text in columns["tokens"]]
     tokens = choice.get("token_ids") or named
     if tokens != named:
-        raise UnusableError(f"its {len(tokens)} token ids are not those of its logprobs")
+        raise UnusableError(f"its {len(tokens)} token ids differ from those of its logprobs")
     logprobs = columns["token_logprobs"]
     if len(logprobs) != len(tokens):
         raise UnusableError(f"{len(logprobs)} logprobs for {len(tokens)} tokens")
     finish, limit = choice.get("finish_reason"), parameters["max_tokens"]
     if finish not in ("stop", "length"):
-        raise UnusableError(f"it ends after {len(tokens)} tokens for the reason {finish!r}")
+        raise UnusableError(f"it ends after {len(tokens)} tokens with finish_reason {finish!r}")
     if len(tokens) > limit or (len(tokens) < limit and finish == "length"):
-        raise UnusableError(f"{len(tokens)} tokens, {limit} were asked for")
+        raise UnusableError(f"{len(tokens)} tokens instead of the requested {limit}")
     top = parameters["top_logprobs"]
     ranked = [
         _alternatives(token, entries, top)
@@ -144,7 +142,7 @@ def read_prompt_logprobs(
     """{token id: {logprob, rank}} of every token except the first. Raises BadAnswerError."""
     choice = _choice(answer, model, sent)
     if not choice.get("prompt_logprobs"):
-        raise UnusableError("it holds no prompt_logprobs")
+        raise UnusableError("it has no prompt_logprobs")
     rows = typed(PromptLogprobs, choice).prompt_logprobs
     found = [row for row in rows[1:] if row is not None]
     if len(rows) != len(sent) or len(found) != len(rows) - 1:
@@ -155,7 +153,7 @@ def read_prompt_logprobs(
 def _choice(answer: Any, model: str, sent: Sequence[int]) -> Mapping[str, Any]:
     """The only choice of a response, after checking model and prompt."""
     if not isinstance(answer, Mapping) or len(answer.get("choices") or ()) != 1:
-        raise UnusableError("it is no completion with one choice")
+        raise UnusableError("not a completion with one choice")
     if answer.get("model") != model:
         raise UnusableError(f"it comes from the model {answer.get('model')!r}, not {model!r}")
     choice: Mapping[str, Any] = answer["choices"][0]
@@ -163,7 +161,9 @@ def _choice(answer: Any, model: str, sent: Sequence[int]) -> Mapping[str, Any]:
     if returned is None:  # before 0.10.2 only the number of tokens can be checked
         count = (answer.get("usage") or {}).get("prompt_tokens")
         if count != len(sent):
-            raise UnusableError(f"the server read {count} prompt tokens where {len(sent)} went in")
+            raise UnusableError(
+                f"the server read {count} prompt tokens instead of the {len(sent)} sent"
+            )
     elif list(returned) != list(sent):
         place = next(
             (i for i, pair in enumerate(zip(sent, returned, strict=False)) if pair[0] != pair[1]),
@@ -172,7 +172,7 @@ def _choice(answer: Any, model: str, sent: Sequence[int]) -> Mapping[str, Any]:
         found = returned[place] if place < len(returned) else "nothing"
         given = sent[place] if place < len(sent) else "nothing"
         raise UnusableError(
-            f"the server tokenized the prompt anew: token {place} is {found}, {given} went in"
+            f"the server tokenized the prompt again: token {place} is {found}, but {given} was sent"
         )
     return choice
 
@@ -180,7 +180,7 @@ def _choice(answer: Any, model: str, sent: Sequence[int]) -> Mapping[str, Any]:
 def _token_id(text: Any) -> int:
     if not isinstance(text, str) or not text.removeprefix(TOKEN).isdigit():
         raise UnusableError(
-            f"it names tokens by their text ({text!r}): the server knows no "
+            f"it has token texts instead of ids ({text!r}): the server does not support "
             "return_tokens_as_token_ids"
         )
     return int(text.removeprefix(TOKEN))

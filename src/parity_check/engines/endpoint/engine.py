@@ -116,9 +116,9 @@ def read_key(role: str, endpoint: EndpointConfig) -> str | None:
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
-            f"{role}.endpoint.api_key_env names {endpoint.api_key_env}, which holds no API key: "
-            "spaces, control characters or letters beyond ASCII",
-            hint="export the key alone, on one line",
+            f"{role}.endpoint.api_key_env names {endpoint.api_key_env}, which is not an API key: "
+            "it has spaces, control characters or non-ASCII letters",
+            hint="export only the key, on one line",
         )
     return key
 
@@ -281,7 +281,7 @@ class EndpointEngine:
         requests: Sequence[Mapping[str, Any]],
         parameters: Mapping[str, Any],
     ) -> list[Row]:
-        """A completion for each request, written down as they come."""
+        """A completion for each request, stored as they arrive."""
         calls = [
             Call("completions", make(self._model, request, parameters), request["sample_id"])
             for request in requests

@@ -30,7 +30,7 @@ LONGEST_PAUSE_S = 8.0
 CONNECT_TIMEOUT_S = 10.0
 LONGEST_MESSAGE = 300
 LONGEST_ANSWER = 1 << 28
-"""Bytes of an answer after decompression; a sample of 100,000 tokens takes a third of it."""
+"""Bytes of a response after decompression; a sample of 100,000 tokens takes a third of it."""
 TOO_MANY_REQUESTS = 429
 NOT_FOUND = 404
 KEY_REJECTED = (401, 403)
@@ -120,7 +120,7 @@ class Server:
         return EngineError(message, kind=kind, hint=hint, log=self._log)
 
     def read(self, operation: str, about: str, kind: type[Answer], answer: Any) -> Answer:
-        """An answer as a typed value. Raises EngineError."""
+        """A response as a typed value. Raises EngineError."""
         try:
             return typed(kind, answer)
         except UnusableError as error:
@@ -222,7 +222,7 @@ class Server:
                 ) from None
             raise RetryableError(*_broken(error)) from None
         except httpx.InvalidURL as error:
-            raise self.error(f"cannot be asked: {error}", kind="refused") from None
+            raise self.error(f"has an invalid URL: {error}", kind="refused") from None
         except (httpx.DecodingError, UnusableError) as error:
             raise self.bad_answer(operation, call.name or call.path, error) from None
         return self._answer(operation, call, response, content)
@@ -255,8 +255,8 @@ class Server:
             found = from_json(content)
         except ValueError as error:
             raise self.error(
-                f"broke off its answer during {operation}: {len(content)} bytes that are not "
-                f"JSON ({error})",
+                f"closed the connection during {operation}: {len(content)} bytes that are not JSON "
+                f"({error})",
                 kind="truncated",
             ) from None
         if found is None:
@@ -297,7 +297,7 @@ def _is_certificate_error(error: BaseException | None) -> bool:
 
 
 async def _content(response: httpx.Response) -> bytes:
-    """The whole answer. Raises UnusableError where it is longer than any can be."""
+    """The whole response. Raises UnusableError if it is too long."""
     content = bytearray()
     async for received in response.aiter_bytes():
         content += received
@@ -307,7 +307,7 @@ async def _content(response: httpx.Response) -> bytes:
 
 
 def _reason(response: httpx.Response, content: bytes) -> str:
-    """What the server says of an error, as one line."""
+    """The server's error message as one line."""
     text = content.decode(errors="replace")
     with suppress(ValueError, AttributeError):
         found = from_json(content)

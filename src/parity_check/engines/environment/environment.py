@@ -48,7 +48,7 @@ class EnvironmentPlan:
 
 
 def default_cache() -> Path:
-    """Where environments live: $PARITY_CHECK_CACHE, or the user's cache directory.
+    """The directory of the environments: $PARITY_CHECK_CACHE, or the user's cache directory.
 
     Raises ConfigError for a user without either.
     """
@@ -62,7 +62,7 @@ def default_cache() -> Path:
     if not usual.is_absolute():
         raise ConfigError(
             "no directory for engine environments: this user has no home directory",
-            hint="set PARITY_CHECK_CACHE to a directory that can be written, or HOME",
+            hint="set PARITY_CHECK_CACHE to a writable directory, or set HOME",
         )
     return usual
 
@@ -101,10 +101,10 @@ def resolve(
 def mend(
     requirement: str, damaged: Environment, cache: Path, say: Callable[[str], None]
 ) -> Environment | None:
-    """Make a provisioned environment anew if it no longer works; None where it does.
+    """Rebuild a provisioned environment if it no longer works; None if it works.
 
-    For an engine that did not start, for instance since a file was cut short on a full disk.
-    Raises EngineEnvironmentError.
+    For an engine that did not start, e.g. because a full disk truncated a file. Raises
+    EngineEnvironmentError.
     """
     cache = cache.absolute()
     target = pinned.parse(requirement)

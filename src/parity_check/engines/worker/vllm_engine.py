@@ -55,7 +55,7 @@ def check_arguments(engine_args):
         if engine_args.get(name):
             raise WorkerFailure("unsupported", f"forced decode does not work with `{name}`")
     if engine_args.get("num_scheduler_steps", 1) != 1:
-        raise WorkerFailure("unsupported", "forced decode needs `num_scheduler_steps = 1`")
+        raise WorkerFailure("unsupported", "forced decode requires `num_scheduler_steps = 1`")
     if engine_args.get("pipeline_parallel_size", 1) != 1:
         raise WorkerFailure(
             "unsupported",
@@ -92,7 +92,7 @@ def load_failure(error):
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError):
         return WorkerFailure("out_of_memory", first_line(text))
-    if "unquantized lm_head" in text.lower():  # said by vLLM and by the extension alike
+    if "unquantized lm_head" in text.lower():  # raised by vLLM and by the extension
         return WorkerFailure("setting_not_applied", first_line(text))
     if isinstance(error, (TypeError, ValueError)):  # pydantic's ValidationError is a ValueError
         return WorkerFailure("bad_engine_args", first_line(text))
@@ -146,7 +146,7 @@ class VllmEngine:
             )
         self.tokenizer = self.llm.get_tokenizer()
         self._counter = 0
-        self.refuse_what_the_platform_lacks()
+        self.check_platform()
         self.check_capacity("the self-check of the settings", 2 * proofs.STEPS)
         started = time.perf_counter()
         with failures_named():  # the first tokens that the engine computes
