@@ -21,7 +21,7 @@ from parity_check.diagnosis.path import KERNEL_RMS
 from parity_check.diagnosis.rules import RULES
 from parity_check.measure.accumulator import POSITION_EDGES, SURPRISAL_EDGES
 from parity_check.measure.gates import PROFILES
-from parity_check.measure.invalid import KINDS
+from parity_check.measure.invalid import IMPOSSIBLE, KINDS
 from parity_check.measure.measure import LENGTH_EDGES, QUANTILES, TAIL_THRESHOLDS
 from parity_check.measure.metrics import METRICS, RATIO_CAP, Metric
 from parity_check.measure.objectives import NOT_ESTIMATED, OBJECTIVES, VERSIONS, Objective
@@ -200,6 +200,7 @@ def metrics_page() -> str:
             bias=SKEWNESS_BIAS,
             degrees=LONG_TAIL_DEGREES,
             unseen=UNSEEN_LOG_RATIO,
+            impossible=IMPOSSIBLE,
             coverage=coverage,
             errors=errors,
             runs=runs,

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.described import described
 from parity_check.errors import TraceMismatchError
-from parity_check.traces.pairing import Index, check_headers, check_siblings, pair
+from parity_check.traces.pairing import Index, Prefixes, check_headers, check_siblings, pair
 from parity_check.traces.trace import SampleBatch, TraceHeader
 
 
@@ -62,11 +62,64 @@ def test_equal_tokens_are_paired() -> None:
     assert (list(clusters.names), list(groups.names)) == (["p", "q"], ["g"])
 
 
-def test_clusters_are_prompts_or_samples() -> None:
-    twice = batch(prompt_ids=["p", "p"])
-    for cluster_by, expected in (("prompt", [0, 0]), ("sample", [0, 1])):
-        [chunk] = pair([twice], [twice], cluster_by, Index(), Index())  # type: ignore[arg-type]
+def test_clusters_are_prompts_groups_or_samples() -> None:
+    twice, two = batch(prompt_ids=["p", "p"]), batch()
+    for whole, cluster_by, expected in (
+        (twice, "prompt", [0, 0]),
+        (twice, "sample", [0, 1]),
+        (two, "group", [0, 0]),
+    ):
+        [chunk] = pair([whole], [whole], cluster_by, Index(), Index())
         assert chunk.cluster.tolist() == expected
+
+
+def test_a_prompt_without_a_value_in_the_column_is_a_cluster_of_its_own() -> None:
+    labelled = batch(labels=["x", None])
+    also = batch(sample_ids=["r/0", "s/0"], prompt_ids=["r", "s"], labels=["x", None])
+    clusters = Index()
+    chunks = list(pair([labelled, also], [labelled, also], "family", clusters, Index()))
+    assert [chunk.cluster.tolist() for chunk in chunks] == [[0, 1], [0, 2]]
+    assert list(clusters.names) == ["x", "prompt q", "prompt s"]
+
+
+def prompts(*beginnings: tuple[int, int], length: int = 40, common: int = 0) -> SampleBatch:
+    """A sample of each prompt: `common` tokens, then (seed, how many) more, then its own."""
+    rows = []
+    for number, (seed, shared) in enumerate(beginnings):
+        own = np.random.default_rng(1000 + number).integers(0, 9999, length)
+        own[:common] = 7
+        own[common : common + shared] = np.random.default_rng(seed).integers(0, 9999, shared)
+        rows.append(own)
+    names = [f"p{number}" for number in range(len(rows))]
+    size = len(rows)
+    return SampleBatch(
+        sample_ids=names, prompt_ids=names, prompt_groups=["g"] * size,
+        prompt_starts=np.arange(size + 1) * length,
+        prompt_token_ids=np.concatenate(rows).astype(np.int32),
+        starts=np.arange(size + 1), token_ids=np.arange(size, dtype=np.int32),
+        logprobs=np.full(size, -1.0, np.float32), nulls=0, top_token_ids=None, top_logprobs=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("whole", "clusters", "expected"),
+    [
+        (prompts((1, 36), (1, 36), (2, 0), (3, 0)), [0, 1, 2, 3], (2, 4)),
+        (prompts((1, 36), (1, 36), (2, 0), (3, 0)), [0, 0, 1, 2], (0, 0)),
+        (prompts((1, 12), (1, 12), (2, 0), (3, 0)), [0, 1, 2, 3], (0, 0)),
+        (prompts((1, 0), (2, 0), (3, 0), common=36), [0, 1, 2], (0, 0)),
+        (prompts((1, 20), (1, 20), (2, 0), common=12), [0, 1, 2], (2, 3)),
+        (prompts((1, 9), (1, 9), length=10), [0, 1], (0, 0)),
+    ],
+    ids=["family", "clustered", "short", "template", "template and family", "short prompts"],
+)
+def test_prompts_that_begin_alike_are_found_where_they_are_counted_apart(
+    whole: SampleBatch, clusters: list[int], expected: tuple[int, int]
+) -> None:
+    prefixes = Prefixes()
+    for _ in range(2):  # further samples of the same prompts add nothing
+        prefixes.add(whole, np.array(clusters, np.int32))
+    assert prefixes.counted_apart() == expected
 
 
 def test_clusters_are_numbered_across_batches() -> None:

@@ -23,6 +23,12 @@ def written(path: Path, *rows: object) -> str:
     return str(path)
 
 
+def test_further_columns_are_labels(tmp_path: Path) -> None:
+    further = {"family": "x", "level": 3, "tags": ["y"], "text": "own", "long": "z" * 1001}
+    [prompt] = read_prompts(written(tmp_path / "p.jsonl", {"prompt": "a", **further}))
+    assert prompt.labels == {"family": "x", "level": "3"}
+
+
 def test_all_three_kinds(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "hi"}]
     source = written(

@@ -106,6 +106,18 @@ def test_what_is_written_is_read(
     assert written.token_digest == token_digest(rows)
 
 
+def test_labels_are_written_and_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    rows = [a_sample(labels={"family": "x"}), a_sample(1)]
+    write_trace(tmp_path / "t.parquet", rows, HEADER, {})
+    trace = Trace(tmp_path / "t.parquet")
+    assert list(trace.samples()) == rows
+    [plain], [labelled] = trace.batches(), trace.batches(label="family")
+    assert (plain.labels, labelled.labels) == (None, ["x", None])
+    with pytest.raises(InputError, match="has no column 'familly'") as caught:
+        list(trace.batches(label="familly"))
+    assert caught.value.hint == "one of: prompt, group, sample, family"
+
+
 def test_flat_columns(tmp_path: Path) -> None:
     rows = [a_sample(), a_sample(1, completion_token_ids=[], logprobs=[], top_token_ids=[],
                                  top_logprobs=[]), a_sample(2)]  # fmt: skip

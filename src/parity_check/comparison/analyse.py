@@ -30,7 +30,13 @@ from parity_check.comparison.report import (
     WorstToken,
 )
 from parity_check.comparison.stored import StoredRun, open_pair, open_run
-from parity_check.comparison.warnings import sampler, shared_prefixes, unchecked, warnings_of
+from parity_check.comparison.warnings import (
+    impossible_tokens,
+    sampler,
+    shared_prefixes,
+    unchecked,
+    warnings_of,
+)
 from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config, Judging
 from parity_check.diagnosis.diagnose import diagnose
@@ -119,6 +125,7 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             *warnings_of(headers, differences),
             *_unverified(run),
             *unchecked(t for each in run.rollouts for t in each.traces.values()),
+            *impossible_tokens(d.measurement for pair in pairs for d in pair.directions),
             *shared_prefixes(prefixes, how.cluster_by),
         ),
         coverage=_coverage(run, pairs, floors, how),

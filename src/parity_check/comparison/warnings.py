@@ -7,6 +7,7 @@ from typing import Any
 
 from parity_check.comparison.report import ReportWarning
 from parity_check.config.models import ROLES, SHAPING
+from parity_check.measure.results import Measurement
 from parity_check.traces.engine import UNKNOWN
 from parity_check.traces.pairing import Prefixes
 from parity_check.traces.provenance import Difference
@@ -55,6 +56,18 @@ def warnings_of(
     sampling = next(iter(headers.values())).sampling
     yield from _trainers(headers)
     yield from _semantics(sampling, {header.engine.family for header in headers.values()})
+
+
+def impossible_tokens(measurements: Iterable[Measurement]) -> Iterator[ReportWarning]:
+    """Sampled tokens that the sampling engine itself gives no chance."""
+    for measured in measurements:
+        for each in measured.invalid:
+            if each.kind == "impossible":
+                yield ReportWarning(
+                    f"impossible-tokens.{measured.sampled_by}",
+                    f"{each.count:,} of the tokens that the {measured.sampled_by} sampled: "
+                    f"{each.sentence}",
+                )
 
 
 def shared_prefixes(prefixes: Prefixes, cluster_by: str) -> Iterator[ReportWarning]:
