@@ -126,7 +126,7 @@ def test_a_completion_may_stop_early() -> None:
     answer = generated(finish_reason="stop")
     longer = {**PARAMETERS, "max_tokens": 9}
     assert read_generated(answer, "m", REQUEST, longer).finish_reason == "stop"
-    with pytest.raises(UnusableError, match="2 tokens, 9 were asked for"):
+    with pytest.raises(UnusableError, match="2 tokens instead of the requested 9"):
         read_generated(generated(), "m", REQUEST, longer)
 
 
