@@ -8,6 +8,7 @@ A moment is reproducible by its number. Two run in parallel.
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -28,6 +29,8 @@ def at(moment: int) -> str:
 
 
 def main() -> None:
+    # A shell starts what runs in its background with SIGINT ignored, and that is passed on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     moments = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     with ThreadPoolExecutor(2) as two:

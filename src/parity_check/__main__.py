@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import NoReturn
 
 from parity_check import interrupts
@@ -13,7 +12,7 @@ def main() -> NoReturn:
     interrupts.listen()
     from parity_check.cli import main as cli
 
-    sys.exit(cli.main())
+    interrupts.leave(cli.main())
 
 
 if __name__ == "__main__":

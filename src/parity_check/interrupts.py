@@ -2,18 +2,24 @@
 
 Python runs a signal's handler wherever the main thread happens to be. In a weakref's callback or a
 `__del__` whatever the handler raises is swallowed, and anywhere else it can leave a lock held. So
-the handlers here do nothing. The interpreter writes the number of each signal into a pipe, a thread
-reads it, and `check` raises in the thread that calls it.
+the handler here sets a flag, and the interpreter writes the number of each signal into a pipe, from
+which a thread sets it while the main thread is in a long call. `check` raises where it is called.
 """
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
@@ -22,7 +28,16 @@ LEAVE_AFTER_S = 2.0
 """The time that a second signal leaves for cleanup."""
 INTERRUPTED = 130
 
-_came = threading.Event()
+
+@dataclass(slots=True)
+class State:
+    """Of this process: whether a signal has come, and the exit code once the command is over."""
+
+    came: bool = False
+    code: int | None = None
+
+
+_state = State()
 
 
 def listen() -> None:
@@ -32,28 +47,54 @@ def listen() -> None:
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, _note)
+    atexit.register(_end)  # the first to be registered is the last to be called
     threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
 
 
 def came() -> bool:
     """Whether there was a signal; for code that must not raise, such as cleanup."""
-    return _came.is_set()
+    return _state.came
 
 
 def check() -> None:
     """Raise KeyboardInterrupt if there was a signal, in any thread."""
-    if _came.is_set():
+    if _state.came:
         raise KeyboardInterrupt
+
+
+def leave(code: int) -> NoReturn:
+    """End the program; a signal that comes while the interpreter ends is answered too."""
+    _state.code = code
+    sys.exit(code)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _state.came = True
+
+
+def _end() -> None:
+    """Skip what is left of the interpreter's own end, in which no signal is seen."""
+    if _state.code is None:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if _state.came and _state.code != INTERRUPTED:
+        with suppress(OSError):
+            os.write(2, b"interrupted; the command had finished\n")
+        _state.code = INTERRUPTED
+    os._exit(_state.code)
 
 
 def _watch(reading: int) -> None:
     """Record the first signal; exit soon after a second, whatever the other threads do."""
+    seen = False
     for _ in _signals(reading):
-        if _came.is_set():
+        if seen:
             time.sleep(LEAVE_AFTER_S)
             os._exit(INTERRUPTED)  # which also ends every process group: see engines.processes
-        _came.set()
+        seen = _state.came = True
 
 
 def _above_the_streams(descriptor: int) -> int:

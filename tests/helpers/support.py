@@ -64,9 +64,11 @@ def run_cli(*arguments: object, cwd: Path, **options: Any) -> Finished:
 def call_cli(*arguments: object, cwd: Path, encoding: str = "utf-8") -> Finished:
     """The same within this process: `main` with its catch site, without a second's imports.
 
-    Engines are processes all the same. Signals are not listened for.
+    Engines are processes all the same. Signals are not listened for. `encoding` is the terminal's.
     """
-    stdout, stderr = io.StringIO(), io.StringIO()
+    stdout, stderr = (
+        io.TextIOWrapper(io.BytesIO(), encoding, newline="", write_through=True) for _ in range(2)
+    )
     with (
         mock.patch.object(sys, "argv", ["parity-check", *map(str, arguments)]),
         mock.patch.dict(os.environ, environment(), clear=True),
@@ -75,7 +77,8 @@ def call_cli(*arguments: object, cwd: Path, encoding: str = "utf-8") -> Finished
         contextlib.redirect_stderr(stderr),
     ):
         code = main()
-    return Finished(sys.argv, int(code), stdout.getvalue(), stderr.getvalue())
+    texts = [each.detach().getvalue().decode(encoding) for each in (stdout, stderr)]
+    return Finished(sys.argv, int(code), *texts)
 
 
 def start_cli(*arguments: object, cwd: Path) -> subprocess.Popen[str]:

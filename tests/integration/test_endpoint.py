@@ -195,10 +195,13 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> Fault:
     [
         (after(2, 500), "answered 500 (this is a 500) during generate, 2 times in a row"),
         (after(2, 400), "answered 400 during generate for "),
-        (after(2, "cut"), "broke off its answer ("),
-        (after(2, "half"), "broke off its answer during generate: 10 bytes that are not JSON"),
-        (after(2, "hang"), "gave no answer within 1 s during generate"),
-        (after(2, "endless"), "gave no answer within 1 s during generate"),
+        (after(2, "cut"), "closed the connection ("),
+        (
+            after(2, "half"),
+            "returned an invalid response during generate: 10 bytes that are not JSON",
+        ),
+        (after(2, "hang"), "did not respond within 1 s during generate"),
+        (after(2, "endless"), "did not respond within 1 s during generate"),
         (after(2, "die"), "during generate, 2 times in a row"),
         (after(2, "deep"), "during generate: 200013 bytes that are not JSON (recursion limit"),
         (after(2, "digits"), "during generate: 5015 bytes that are not JSON (number out of range"),

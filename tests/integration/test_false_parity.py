@@ -77,7 +77,7 @@ def test_no_verdict(finished: Path, tmp_path: Path, name: str, old: bool) -> Non
 def test_a_flipped_bit_is_noticed(finished: Path, tmp_path: Path, name: str) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     flipped(name)(run)
-    assert_fails(call_cli("report", run, cwd=tmp_path), 2, name, "changed, swapped or damaged")
+    assert_fails(call_cli("report", run, cwd=tmp_path), 2, name, "changed, replaced or damaged")
 
 
 def test_an_unfinished_run_says_so(finished: Path, tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def test_a_malformed_answer(tmp_path: Path, op: str, case: dict[str, Any]) -> No
     error = caught.value
     assert error.exit_code is ExitCode.ENGINE
     assert error.message.startswith(
-        f"the reference engine (fake engine) gave an answer to {op} that cannot be used: "
+        f"the reference engine (fake engine) returned an invalid reply to {op}: "
     )
     assert len(error.message) < 700
     assert error.log == log
@@ -281,8 +281,8 @@ def test_the_same_operations_without_a_fault(tmp_path: Path, op: str) -> None:
 @pytest.mark.parametrize(
     ("op", "case", "expected"),
     [
-        ("load", {"reply": "Traceback"}, "answer to load that cannot be used: invalid JSON"),
-        ("decode", {"reply": result(texts=[])}, "to decode that cannot be used: 0 texts for"),
+        ("load", {"reply": "Traceback"}, "invalid reply to load: invalid JSON"),
+        ("decode", {"reply": result(texts=[])}, "reply to decode: 0 texts for"),
         ("generate", {"rows": ["{}"]}, "row 2: `sample_id` is missing; expected, for each request"),
         ("generate", {"rows": [json.dumps(SAMPLED)]}, "row 2 is about 'p/1', which was not asked"),
     ],

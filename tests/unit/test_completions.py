@@ -118,7 +118,7 @@ def test_a_server_of_before_0_10_2_returns_no_ids() -> None:
     del answer["choices"][0]["token_ids"], answer["choices"][0]["prompt_token_ids"]
     assert read_generated(answer, "m", REQUEST, PARAMETERS).token_ids == [7, 8]
     answer["usage"]["prompt_tokens"] = 3
-    with pytest.raises(UnusableError, match="read 3 prompt tokens where 2 went in"):
+    with pytest.raises(UnusableError, match="read 3 prompt tokens instead of the 2 sent"):
         read_generated(answer, "m", REQUEST, PARAMETERS)
 
 
@@ -126,7 +126,7 @@ def test_a_completion_may_stop_early() -> None:
     answer = generated(finish_reason="stop")
     longer = {**PARAMETERS, "max_tokens": 9}
     assert read_generated(answer, "m", REQUEST, longer).finish_reason == "stop"
-    with pytest.raises(UnusableError, match="2 tokens, 9 were asked for"):
+    with pytest.raises(UnusableError, match="2 tokens instead of the requested 9"):
         read_generated(generated(), "m", REQUEST, longer)
 
 
@@ -150,7 +150,7 @@ def test_a_scored_token_without_a_logprob_is_missing() -> None:
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"choices": []}, {"choices": [{}, {}]}])
 def test_what_is_no_completion(answer: Any) -> None:
-    with pytest.raises(UnusableError, match="no completion with one choice"):
+    with pytest.raises(UnusableError, match="not a completion with one choice"):
         read_generated(answer, "m", REQUEST, PARAMETERS)
 
 

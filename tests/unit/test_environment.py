@@ -386,7 +386,7 @@ class TestADamagedEnvironment:
         self.answers(monkeypatch, CUT_SHORT, GOOD)
         mended = self.mend(tmp_path / "c", damaged)
         assert mended is not None
-        assert "bytecode was damaged, and was made anew: EOFError" in mended.notes[-1]
+        assert "bytecode was damaged and was recompiled: EOFError" in mended.notes[-1]
         assert not bytecode.exists()
         assert calls.read_text() == before
 
@@ -399,7 +399,7 @@ class TestADamagedEnvironment:
         self.answers(monkeypatch, CUT_SHORT, CUT_SHORT, replace(GOOD, stamp="2"))
         mended = self.mend(tmp_path / "c", damaged)
         assert mended is not None
-        assert "It was damaged, and was made anew: EOFError" in mended.notes[-1]
+        assert "It was damaged and was rebuilt: EOFError" in mended.notes[-1]
         installs = [line for line in calls.read_text().splitlines()[before:] if "install" in line]
         assert installs
         assert all("--no-cache" in line for line in installs)

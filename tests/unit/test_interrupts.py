@@ -63,6 +63,21 @@ def test_a_second_signal_leaves_wherever_the_program_is() -> None:
     assert (process.returncode, stdout, stderr) == (130, "", "")
 
 
+LATE = """
+import atexit
+atexit.register(time.sleep, 1.0)
+interrupts.leave(0)
+"""
+
+
+def test_a_signal_while_the_interpreter_ends_is_answered() -> None:
+    process = start(LATE)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr) == (130, "interrupted; the command had finished\n")
+
+
 def test_other_signals_are_not_taken() -> None:
     process = start(DEAF)
     process.send_signal(signal.SIGUSR1)

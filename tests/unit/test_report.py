@@ -97,7 +97,7 @@ def test_parity_needs_everything_that_was_asked_for(report: ComparisonReport) ->
         for direction in report.pairs[0].directions
     )
     passing = replace(report.pairs[0], directions=gates)
-    with pytest.raises(InputError, match="asked for: that"):
+    with pytest.raises(InputError, match="not compared: that"):
         document(replace(some, verdict="parity", pairs=(passing,)))
 
 

@@ -27,6 +27,7 @@ from helpers.canned_updates import (
     request,
 )
 from helpers.described import described
+from parity_check.engines.replies import Flying, Updated, WeightsInForce
 from parity_check.errors import EngineError, ExitCode
 from parity_check.report.renderers import RENDERERS, render
 from parity_check.weight_sync.checks import Check, reference_analogue
@@ -159,11 +160,17 @@ def test_a_model_without_a_head_that_can_be_read_is_no_parity() -> None:
 @pytest.mark.parametrize("where", ["engine", "replay"])
 def test_invalid_logprobs_are_an_error_of_the_engine(spoiled: Any, where: str) -> None:
     good, bad = [-1.0, -2.0], [-1.0, spoiled]
-    row = {"sample_id": "p/fresh", "finish_reason": "length", "cached_tokens": 0, "switches": []}
-    weights = {"parameters": {}, "head": None}
-    result = {"updates": [], "preemptions": 0, "weights_before": weights, "weights_after": weights}
-    rows = [{**row, "logprobs": bad if where == "engine" else good}]
-    recording = Recording(rows, result, described({"enable_prefix_caching": False}))
+    weights = WeightsInForce(parameters={}, head=None)
+    result = Updated(updates=[], preemptions=0, weights_before=weights, weights_after=weights)
+    row = Flying(
+        sample_id="p/fresh",
+        token_ids=[3, 4],
+        logprobs=bad if where == "engine" else good,
+        switches=[],
+        finish_reason="length",
+        cached_tokens=0,
+    )
+    recording = Recording([row], result, described({"enable_prefix_caching": False}))
     cold = Cold([bad if where == "replay" else good], weights, [])
     plan = [Planned("p/fresh", "p", "fresh", [1, 2])]
     with pytest.raises(EngineError, match="the candidate returned invalid logprobs") as error:

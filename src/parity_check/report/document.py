@@ -47,7 +47,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What was asked for and what was computed, in the same words.
+    """What was requested and what was computed, in the same words.
 
     There is no document of parity while anything is missing.
     """
@@ -449,9 +449,7 @@ class Document:
         """Raises InputError for parity of something that was not compared."""
         missing = self.coverage.missing
         if self.verdict == "parity" and missing:
-            raise InputError(
-                f"no verdict: not compared, though it was asked for: {', '.join(missing)}"
-            )
+            raise InputError(f"no verdict: requested, but not compared: {', '.join(missing)}")
 
     @property
     def mark(self) -> str:

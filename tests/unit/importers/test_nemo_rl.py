@@ -39,7 +39,7 @@ def test_a_sample_that_the_loss_drops_is_left_out(tmp_path: Path) -> None:
     ("changed", "expected"),
     [
         ({"prev_logprobs": None}, "`prev_logprobs` is missing"),
-        ({"input_lengths": [9]}, "an input of 9 tokens in 5 tokens"),
+        ({"input_lengths": [9]}, "an input length of 9, but only 5 tokens"),
         ({"input_lengths": [2]}, "counts tokens beyond `input_lengths`"),
         ({"prev_logprobs": [[0.0]]}, "`prev_logprobs` has 1 entries, but `token_ids` has 5"),
         ({"token_loss_mask": [[0, 2, 1, 0, 0]]}, "`token_loss_mask` is not a list of 0 and 1"),

@@ -56,7 +56,7 @@ def test_texts_of_a_rollout_are_its_turns(tmp_path: Path) -> None:
         ({"logprobs": []}, "`logprobs` is empty"),
         ({"logprobs": [-1.0] * 3}, "`logprobs` has 3 entries, but `labels` has 2 sampled tokens"),
         ({"labels": [-100, 2, 7]}, "a label of 7 at token 3"),
-        ({"metadata": {"model_version": [1]}}, "`model_version` is not one number a sampled"),
+        ({"metadata": {"model_version": [1]}}, "`model_version` is not one number per sampled"),
     ],
 )
 def test_pipelinerl_refuses(tmp_path: Path, changed: dict[str, Any], expected: str) -> None:

@@ -57,7 +57,7 @@ def test_padding_and_masks(tmp_path: Path) -> None:
         ({"attention_mask": None}, "`attention_mask` is missing"),
         (
             {"attention_mask": np.array([[1, 1, 1, 1, 1], [0, 0, 0, 0, 1]])},
-            "counts tokens that `attention_mask` leaves out",
+            "counts tokens that `attention_mask` excludes",
         ),
         ({"action_log_probs": np.zeros((2, 2), np.float32)}, "`action_log_probs` is 2×2, not 2×3"),
         ({"tool_mask": np.ones((2, 3))}, "`tool_mask` looks like a mask"),
@@ -78,5 +78,5 @@ def test_a_tensor_that_is_not_what_it_says(tmp_path: Path, stored: dict[str, Any
 
 def test_another_pickle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"batch_dict": {}}))
-    with pytest.raises(InputError, match="not a TrainingInputBatch of SkyRL"):
+    with pytest.raises(InputError, match="not a SkyRL TrainingInputBatch"):
         imported("skyrl", tmp_path / "x.pkl")

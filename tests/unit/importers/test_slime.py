@@ -37,7 +37,7 @@ def test_slime_rollout_data_has_one(tmp_path: Path) -> None:
     [
         ({"rollout_log_probs": None}, "sample 0: `rollout_log_probs` is missing"),
         ({"log_probs": np.zeros(1, np.float32)}, "`log_probs` has 1 entries"),
-        ({"response_lengths": 9}, "a response of 9 tokens in a sequence of 4"),
+        ({"response_lengths": 9}, "a response length of 9 in a sequence of 4"),
         ({"tokens": np.zeros((2, 2), np.int64)}, "which is not a token id"),
     ],
 )
@@ -84,7 +84,7 @@ def test_evaluation_and_training_of_a_number_are_taken_apart(tmp_path: Path) -> 
     (tmp_path / "other").mkdir()
     sample = dumps.slime_rollout([4], [3])
     other = dumps.slime_dump(tmp_path / "other" / "3.pt", [sample], trained=False)
-    with pytest.raises(InputError, match="rollout-3 again, with other samples: files of two runs"):
+    with pytest.raises(InputError, match="rollout-3 occurred already, with different samples: files of two runs"):
         imported("slime", train, other)
 
 
@@ -96,5 +96,5 @@ def test_each_turn_has_the_version_of_its_call(tmp_path: Path) -> None:
 
 def test_a_newer_dump_is_refused(tmp_path: Path) -> None:
     tree = {"format_version": 3, "rollout_id": 1, "samples": [dumps.slime_train([1], [2])]}
-    with pytest.raises(InputError, match="slime train dump 3"):
+    with pytest.raises(InputError, match="slime train dump version 3"):
         imported("slime", dumps.torch_save(tree, tmp_path / "1.pt"))

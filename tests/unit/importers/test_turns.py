@@ -47,7 +47,7 @@ def test_samples_of_a_prompt_are_found_by_their_ids() -> None:
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
 def test_turns_hold_every_sampled_token_once(sampled: list[bool]) -> None:
     if not any(sampled):
-        with pytest.raises(InputError, match="every token is masked"):
+        with pytest.raises(InputError, match="all tokens are masked"):
             collect([dumped(sampled)])
         return
     found = collect([dumped(sampled)])
@@ -68,7 +68,7 @@ def test_a_sequence_without_sampled_tokens_is_counted() -> None:
     [
         ([], "the dump is empty"),
         ([dumped([True]), dumped([True])], "sample s already occurred at here: the same file"),
-        ([dumped([True]), dumped([True], token_ids=[7])], "with other tokens: files of two runs"),
+        ([dumped([True]), dumped([True], token_ids=[7])], "with different tokens: files of two runs"),
         ([dumped([True]), dumped([True], sample_id="t", evaluating=None)], "no trainer logprobs"),
     ],
 )

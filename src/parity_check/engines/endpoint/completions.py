@@ -139,7 +139,7 @@ def read_rescored(
 def read_prompt_logprobs(
     answer: Any, model: str, sent: Sequence[int]
 ) -> list[Mapping[int, RankedLogprob]]:
-    """{token id: {logprob, rank}} of every token except the first. Raises BadAnswerError."""
+    """{token id: {logprob, rank}} of every token except the first. Raises UnusableError."""
     choice = _choice(answer, model, sent)
     if not choice.get("prompt_logprobs"):
         raise UnusableError("it has no prompt_logprobs")

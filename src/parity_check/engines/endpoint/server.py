@@ -255,8 +255,8 @@ class Server:
             found = from_json(content)
         except ValueError as error:
             raise self.error(
-                f"closed the connection during {operation}: {len(content)} bytes that are not JSON "
-                f"({error})",
+                f"returned an invalid response during {operation}: {len(content)} bytes that are "
+                f"not JSON ({error})",
                 kind="truncated",
             ) from None
         if found is None:
