@@ -14,7 +14,11 @@ DEFAULTS = dict.fromkeys(
 WORKLOAD = {
     "num_prompts": 10, "samples_per_prompt": 1, "max_tokens": 8, "temperature": 0.7, "repeats": 1,
 }  # fmt: skip
-GATES = {**SMALL_RUN, "tail_fraction": 0.9, "clip_fraction": 0.9}
+GATES = {
+    **SMALL_RUN, "tail_fraction": 0.9, "clip_fraction": 0.9, "k3_kl": 2.0,
+    "mean_importance_ratio": 2.0, "ess": 0.01, "mean_abs_log_ratio": 1e-2,
+}  # fmt: skip
+"""80 tokens decide these: mean |Δ| in place of k3, whose interval knows of unseen tokens."""
 FLIPS = ("noise=0.2,0.0", "max_model_len=4096,2048", "tokenizer=bytes")
 
 

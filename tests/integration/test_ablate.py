@@ -199,8 +199,9 @@ def test_report_renders_an_ablation_again(ablation: Ablation, format: str) -> No
 
 
 def test_report_judges_again(ablation: Ablation) -> None:
-    relaxed = [f"--set=gates.{name}=0.9" for name in ("mean_log_ratio", "k3_kl")]
-    relaxed += ["--set=gates.mean_importance_ratio=0.9", "--set=gates.ess=0.01"]
+    names = ("mean_log_ratio", "mean_abs_log_ratio", "k3_kl")
+    relaxed = [f"--set=gates.{name}=2" for name in names]
+    relaxed += ["--set=gates.mean_importance_ratio=2", "--set=gates.ess=0.01"]
     again = call_cli("report", ablation.path, "-q", *relaxed, cwd=ablation.home)
     assert again.returncode == 0
     [line] = again.stdout.splitlines()

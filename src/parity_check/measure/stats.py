@@ -137,7 +137,7 @@ def _satterthwaite(share: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         degrees: Floats = np.square((variance * diagonal).sum(axis=-1)) / pairs
     # At most G - 1, and 1 where one cluster has all of the weight and rounding has the rest.
-    return np.fmax(1.0, np.fmin(degrees, max(1, share.shape[-1] - 1)))
+    return np.minimum(np.fmax(degrees, 1.0), max(1.0, share.shape[-1] - 1.0))
 
 
 def _left(share: Floats) -> Floats:

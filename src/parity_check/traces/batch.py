@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from parity_check.traces.schema import numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,25 +69,25 @@ def batch_of(table: pa.Table, label: str | None = None) -> SampleBatch:
         return chunked.chunk(0) if chunked.num_chunks else pa.array([], type=chunked.type)
 
     completion = column("completion_token_ids")
-    starts = np.asarray(completion.offsets, dtype=np.int64)
+    starts = numbers(completion.offsets).astype(np.int64)
     logprobs, nulls, fits = _logprobs(column("logprobs"), np.diff(starts))
     prompts = column("prompt_token_ids")
-    prompt_starts = np.asarray(prompts.offsets, dtype=np.int64)
+    prompt_starts = numbers(prompts.offsets).astype(np.int64)
     tokens = int(starts[-1] - starts[0])
     samples = column("sample_id").to_pylist()
     rollouts = turns = None
     if "rollout_id" in table.column_names and "turn" in table.column_names:
         named = zip(column("rollout_id").to_pylist(), samples, strict=True)
         rollouts = [sample if rollout is None else rollout for rollout, sample in named]
-        turns = np.asarray(column("turn").fill_null(0), np.int32)
+        turns = numbers(column("turn"), missing=0)
     return SampleBatch(
         sample_ids=samples,
         prompt_ids=column("prompt_id").to_pylist(),
         prompt_groups=column("prompt_group").to_pylist(),
         prompt_starts=prompt_starts - prompt_starts[0],
-        prompt_token_ids=prompts.flatten().to_numpy(zero_copy_only=False),
+        prompt_token_ids=numbers(prompts.flatten()),
         starts=starts - starts[0],
-        token_ids=completion.flatten().to_numpy(zero_copy_only=False),
+        token_ids=numbers(completion.flatten()),
         logprobs=logprobs,
         nulls=nulls,
         top_token_ids=_rectangle(column("top_token_ids"), tokens, np.int32, -1),
@@ -106,16 +109,16 @@ def _logprobs(
 ) -> tuple[NDArray[np.float32], int, NDArray[np.bool_]]:
     """The logprobs of samples of these lengths, the number of nulls, and which samples fit."""
     flat = column.flatten()
-    ends: NDArray[np.int64] = np.asarray(column.offsets, dtype=np.int64)
+    ends: NDArray[np.int64] = numbers(column.offsets).astype(np.int64)
     own = np.diff(ends)
-    values = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    values = numbers(flat, missing=math.nan).astype(np.float32, copy=False)
     fits = own == lengths
     if fits.all():
         return values, flat.null_count, fits
     kept = np.repeat(fits, own)
     filled = np.full(int(lengths.sum()), np.nan, np.float32)
     filled[np.repeat(fits, lengths)] = values[kept]
-    return filled, int(flat.is_null().to_numpy(zero_copy_only=False)[kept].sum()), fits
+    return filled, int(numbers(flat.is_null())[kept].sum()), fits
 
 
 def _rectangle(
@@ -128,12 +131,12 @@ def _rectangle(
     rows = column.flatten()
     if len(rows) != tokens:
         return None  # at least one sample has none
-    ends = np.asarray(rows.offsets, dtype=np.int64)
+    ends = numbers(rows.offsets).astype(np.int64)
     widths = np.diff(ends)
     width = int(widths.max(initial=0))
     if width == 0:
         return None
-    flat = rows.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+    flat = numbers(rows.flatten(), missing=nothing).astype(dtype, copy=False)
     if (widths == width).all():
         whole: NDArray[Any] = flat.reshape(-1, width)
         return whole

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -168,6 +169,23 @@ def _same(found: pa.DataType, wanted: pa.DataType) -> bool:
     return bool(found == wanted)
 
 
+def numbers(array: Any, missing: float | None = None) -> NDArray[Any]:
+    """The values of an Arrow array of numbers, with `missing` in place of nulls.
+
+    `to_numpy` and `fill_null` import pandas, which takes longer than a small comparison.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.uint8())
+    if not array.null_count:
+        return np.from_dlpack(array)
+    stored = np.frombuffer(array.buffers()[1], array.type.to_pandas_dtype())
+    values = stored[array.offset : array.offset + len(array)].copy()
+    values[numbers(array.is_null()).astype(np.bool_)] = missing
+    return values
+
+
 def wrong_rows(table: pa.Table) -> str | None:
     """Why rows of such columns cannot be used: the row, the column, and what is wrong there."""
     columns = {name: _whole(table.column(name)) for name in table.column_names}
@@ -186,7 +204,7 @@ def _wrong_rows(columns: dict[str, Any]) -> Iterator[str]:
         ids = column.flatten()
         if ids.null_count:
             yield f"{name}: a token id is null"
-        elif len(ids) and ids.to_numpy(zero_copy_only=False).min() < 0:
+        elif len(ids) and numbers(ids).min() < 0:
             yield f"{name}: a negative token id"
 
 
@@ -227,8 +245,8 @@ def _lengths(column: Any) -> Any:
     """[rows] entries of each list; -1 for null."""
     import pyarrow.compute as pc
 
-    return pc.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False)
+    return numbers(pc.list_value_length(column), missing=-1)
 
 
 def _first(mask: Any) -> int:
-    return int(np.argmax(np.asarray(mask)))
+    return int(np.argmax(numbers(mask)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -35,6 +36,7 @@ from parity_check.traces.schema import (
     Number,
     known_fields,
     label_names,
+    numbers,
     optional_fields,
     trace_schema,
     wrong_alternatives,
@@ -248,7 +250,7 @@ class Trace:
         found: list[float] = []
         for index in range(self._file.num_row_groups):
             column: Any = self._read(index, ["entropy"]).column(0)
-            found += column.combine_chunks().flatten().to_numpy(zero_copy_only=False).tolist()
+            found += numbers(column.combine_chunks().flatten(), missing=math.nan).tolist()
         return float(np.mean(found))
 
     @property
