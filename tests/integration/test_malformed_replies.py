@@ -294,7 +294,7 @@ def test_on_the_command_line(tmp_path: Path, op: str, case: dict[str, Any], expe
         lines = (f"{name} = {json.dumps(value)}\n" for name, value in variables.items())
         file.write("\n[reference.env]\n" + "".join(lines))
     done = call_cli("compare", "-c", config, cwd=tmp_path)
-    assert_fails(done, 3, expected, "the reference engine (fake engine) gave an answer", ".log")
+    assert_fails(done, 3, expected, "the reference engine (fake engine) returned an", ".log")
     assert not list(only_run(tmp_path).glob("reference*.parquet"))
     assert_tidy(tmp_path)
 
@@ -307,7 +307,7 @@ def test_a_worker_that_closes_its_replies(tmp_path: Path) -> None:
     silent = spec(script)
     with (
         WorkerEngine(silent, tmp_path / "work", tmp_path / "l", 20.0, lambda *_: None) as engine,
-        pytest.raises(EngineError, match="stopped answering during load"),
+        pytest.raises(EngineError, match="stopped responding during load"),
     ):
         engine.load()
 
