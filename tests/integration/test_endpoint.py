@@ -371,7 +371,7 @@ def test_what_a_server_cannot_evaluate_is_refused_at_once(tmp_path: Path) -> Non
     assert_fails(
         done,
         2,
-        "the candidate is an endpoint and scores given tokens by prompt logprobs, which do not "
+        "the candidate is an endpoint, which scores given tokens by prompt logprobs; those do not "
         "include temperature",
         "workload.sampled_by",
     )
