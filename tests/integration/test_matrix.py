@@ -281,8 +281,8 @@ TRAINER = {"kind": "transformers", "python": "current"}
     [
         (
             {"t": {**TRAINER, "settings": {}}},
-            'engines.t: kind = "transformers" takes no `settings`, a vLLM key: use the table '
-            "`transformers`",
+            'engines.t: kind = "transformers" takes no `settings`, which is vLLM\'s; its own keys '
+            "are in the table `transformers`",
         ),
         ({"t": {**TRAINER, "engine_args": {}}}, "takes no `engine_args`"),
         ({"t": {**TRAINER, "family": "v1"}}, "takes no `family`"),

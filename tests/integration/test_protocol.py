@@ -93,7 +93,7 @@ def test_a_reply_that_does_not_fit(tmp_path: Path, reply: Any, fault: str) -> No
     with engine(tmp_path, reply) as worker, pytest.raises(EngineError) as caught:
         worker.load()
     assert caught.value.kind == "protocol"
-    start = "the candidate engine (odd engine) sent an invalid reply to load: "
+    start = "the candidate engine (odd engine) returned an invalid reply to load: "
     assert caught.value.message.startswith(start)
     assert fault in caught.value.message
     assert "\n" not in caught.value.message

@@ -37,6 +37,8 @@ SIGNS = {
 """Fragments of error messages, by kind."""
 UNNAMED = ("load_failed", "internal")
 """The kinds of failures without a specific kind."""
+NAMED_PACKAGE = ("vllm_not_installed", "transformers_not_installed")
+"""These say which package is missing, so no sign says more."""
 WRAPPERS = re.compile(
     r"engine core initialization failed|engine process failed to start|died unexpectedly"
     r"|workerproc initialization failed|engine loop is not running|enginedead",
@@ -63,7 +65,8 @@ def explain(kind: str, message: str, log: EngineLog) -> Cause:
             message = first
         elif kind in UNNAMED:
             details = (f"the first error in its log: {first}",)
-    kind = _by_sign(message) or kind
+    if kind not in NAMED_PACKAGE:
+        kind = _by_sign(message) or kind
     return Cause(kind, message, details)
 
 
