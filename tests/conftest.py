@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,10 @@ from helpers.support import Finished, fake_config, only_run, run_cli
 # Time says more about the machine's other work than about an example.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+# Under nohup it is ignored, which the programs that a test starts would inherit.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

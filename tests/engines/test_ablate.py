@@ -25,8 +25,12 @@ SMALL = {
     "workload.max_tokens": 24,
     # Limits that so few tokens can settle.
     "gates.mean_log_ratio": 1e-2,
-    "gates.mean_importance_ratio": 1e-2,
-    "gates.k3_kl": 2e-3,
+    "gates.mean_importance_ratio": 0.25,
+    "gates.k3_kl": 0.2,
+    "gates.ess": 0.2,
+    "gates.impossible_fraction": 0.05,
+    "gates.burst_fraction": 0.3,
+    "gates.burst_prompt_fraction": 0.3,
     "gates.tail_fraction": 0.05,
     "gates.clip_fraction": 0.05,
 }

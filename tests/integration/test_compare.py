@@ -150,6 +150,26 @@ def test_too_few_prompts_exit_with_4_and_quiet_says_the_verdict_alone(tmp_path: 
     assert line.startswith("? INCONCLUSIVE")
 
 
+@pytest.mark.parametrize("command", ["compare", "ablate"])
+def test_clusters_by_a_column_of_which_the_first_prompts_have_no_value(
+    tmp_path: Path, command: str
+) -> None:
+    config = fake_config(tmp_path, stats={"cluster_by": "family"}, workload={"num_prompts": 12})
+    more = ["--set", "candidate.settings.logprobs_mode=default"] if command == "ablate" else []
+    done = run_cli(command, "-c", config, *more, cwd=tmp_path)
+    assert done.returncode in (0, 1, 4), done.stderr
+
+
+@pytest.mark.parametrize("command", ["compare", "ablate"])
+def test_clusters_by_no_column_are_refused_before_an_engine_starts(
+    tmp_path: Path, command: str
+) -> None:
+    config = fake_config(tmp_path, stats={"cluster_by": "familly"})
+    done = run_cli(command, "-c", config, cwd=tmp_path)
+    assert_fails(done, 2, "stats.cluster_by: bundled:prompts has no column 'familly'", "family")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_yaml_set_and_out_are_read(tmp_path: Path) -> None:
     tree = tomllib.loads(fake_config(tmp_path).read_text())
     tree["workload"]["top_k"] = 7

@@ -205,9 +205,9 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> Fault:
         (after(2, "die"), "during generate, 2 times in a row"),
         (after(2, "deep"), "during generate: 200013 bytes that are not JSON (recursion limit"),
         (after(2, "digits"), "during generate: 5015 bytes that are not JSON (number out of range"),
-        (after(2, "no gzip"), "cannot be used during generate, "),
+        (after(2, "no gzip"), "returned an invalid response during generate, "),
         (after(2, "half a gzip"), "during generate: "),
-        (after(2, "bomb"), "cannot be used during generate, "),
+        (after(2, "bomb"), "returned an invalid response during generate, "),
     ],
     ids=str,
 )
@@ -263,7 +263,7 @@ def test_an_answer_that_is_not_what_was_asked_for(
 ) -> None:
     with serving(fault=changed(change)) as stub:
         done = record(stub, tmp_path, endpoint={"concurrency": 1})
-    assert_fails(done, 3, "returned an unusable response during generate, sample ", message)
+    assert_fails(done, 3, "returned an invalid response during generate, sample ", message)
     assert lines_of("candidate-generate.partial.jsonl", only_run(tmp_path)) == 2
 
 
@@ -371,7 +371,7 @@ def test_what_a_server_cannot_evaluate_is_refused_at_once(tmp_path: Path) -> Non
     assert_fails(
         done,
         2,
-        "the candidate is an endpoint and scores given tokens by prompt logprobs, which do not "
+        "the candidate is an endpoint, which scores given tokens by prompt logprobs; those do not "
         "include temperature",
         "workload.sampled_by",
     )

@@ -119,5 +119,7 @@ def test_the_import_guide_shows_what_is_printed(tmp_path: Path) -> None:
         assert shown, arguments
         printed = (done.stdout + done.stderr).splitlines()
         assert [line for line in shown if line not in printed] == []
-        imported |= {arguments[1]} if arguments[0] == "import" else set()
+        if arguments[0] == "import":
+            detected = [line.partition("detected format: ")[2] for line in printed]
+            imported.add(next(filter(None, detected), arguments[1]))
     assert imported == IMPORTERS.keys()

@@ -83,7 +83,7 @@ def test_a_dump_becomes_a_report_without_an_engine(tmp_path: Path, format: str) 
 def test_a_format_is_found_and_said(tmp_path: Path, words: list[str]) -> None:
     done = import_dump(*words, SAMPLES / "nemo-rl.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("read as nemo-rl, by content\nwrote T.parquet: 24 samples")
+    assert done.stderr.startswith("detected format: nemo-rl\nwrote T.parquet: 24 samples")
 
 
 def test_rollouts_of_several_samples_are_sequences_and_clusters(tmp_path: Path) -> None:

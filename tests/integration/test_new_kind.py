@@ -23,6 +23,7 @@ from parity_check.console import Console
 from parity_check.engines.base import Capabilities, ConfiguredEngine, Progress
 from parity_check.engines.environment.environment import Environment
 from parity_check.engines.kinds import KINDS
+from parity_check.engines.replies import Sampled, Scored
 from parity_check.errors import ConfigError, ExitCode
 from parity_check.recording import command as recording
 from parity_check.report.deliver import Delivery
@@ -105,18 +106,23 @@ class UniformEngine:
     def decode(self, ids: Sequence[int]) -> list[str]:
         return [chr(token) for token in ids]
 
-    def sample(
+    def generate(
+        self, requests: Sequence[Mapping[str, Any]], *, max_tokens: int, **parameters: Any
+    ) -> list[Sampled]:
+        raise AssertionError("it cannot sample")
+
+    def score(
         self, op: str, requests: Sequence[Mapping[str, Any]], **parameters: Any
-    ) -> list[dict[str, Any]]:
+    ) -> list[Scored]:
         assert op == "rescore"
         value = -math.log(self.spec.table.vocabulary)
         return [
-            {
-                "sample_id": request["sample_id"],
-                "logprobs": [value] * len(request["completion_token_ids"]),
-                "top_token_ids": [],
-                "top_logprobs": [],
-            }
+            Scored(
+                sample_id=request["sample_id"],
+                logprobs=[value] * len(request["completion_token_ids"]),
+                top_token_ids=[],
+                top_logprobs=[],
+            )
             for request in requests
         ]
 
@@ -171,7 +177,9 @@ def test_what_it_cannot_do_is_refused_in_its_own_words(
 ) -> None:
     with pytest.raises(ConfigError, match="decode, which a uniform model cannot do"):
         make_plan(config, Picks())
-    with pytest.raises(ConfigError, match="is a uniform model: its weights cannot be changed"):
+    with pytest.raises(
+        ConfigError, match="is a uniform model, whose weights parity-check cannot update"
+    ):
         run_scenario(config, ("candidate",), Console())
     command.dry_run(config, Console())
     assert "candidate: a uniform model of 256 tokens" in capsys.readouterr().err

@@ -29,6 +29,11 @@ def test_further_columns_are_labels(tmp_path: Path) -> None:
     assert prompt.labels == {"family": "x", "level": "3"}
 
 
+def test_every_prompt_has_the_columns_of_the_file(tmp_path: Path) -> None:
+    source = written(tmp_path / "p.jsonl", {"prompt": "a"}, {"prompt": "b", "family": "x"})
+    assert [prompt.labels for prompt in read_prompts(source, 1)] == [{"family": None}]
+
+
 def test_all_three_kinds(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "hi"}]
     source = written(

@@ -107,7 +107,7 @@ def test_what_is_written_is_read(
 
 
 def test_labels_are_written_and_read_where_they_are_asked_for(tmp_path: Path) -> None:
-    rows = [a_sample(labels={"family": "x"}), a_sample(1)]
+    rows = [a_sample(labels={"family": "x"}), a_sample(1, labels={"family": None})]
     write_trace(tmp_path / "t.parquet", rows, HEADER, {})
     trace = Trace(tmp_path / "t.parquet")
     assert list(trace.samples()) == rows

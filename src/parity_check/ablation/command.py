@@ -46,7 +46,7 @@ from parity_check.report.document import Column, Row, Table
 from parity_check.report.renderers import render
 from parity_check.report.text import table_lines
 from parity_check.traces import manifest
-from parity_check.traces.prompts import read_workload
+from parity_check.traces.prompts import check_clusters, read_workload
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import read_header
 
@@ -106,7 +106,7 @@ def ablate(
     if source is not None:
         check_model(fingerprint(config.model), _reference_trace(source))
     else:
-        read_workload(config.workload)
+        check_clusters(read_workload(config.workload), config)
     with AblationDirectory(Path(config.run.out), dump_config(config)) as run:
         if source is not None:
             _reuse_traces(source, run.path, run.id, config, steps)

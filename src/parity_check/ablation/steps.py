@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -121,15 +121,18 @@ def _candidate_traces(live: Session, path: Path, engine: Engine) -> None:
 
 def _prompts_of(trace: Trace) -> tuple[list[Prompt], list[list[int]]]:
     """The prompts of a trace, in order, and their token ids."""
-    ids: Mapping[str, tuple[str, list[int]]] = {
-        sample.prompt_id: (sample.prompt_group, list(sample.prompt_token_ids))
+    prompts = {
+        sample.prompt_id: Prompt(
+            prompt_id=sample.prompt_id,
+            group=sample.prompt_group,
+            text=None,
+            messages=None,
+            token_ids=list(sample.prompt_token_ids),
+            labels=sample.labels,
+        )
         for sample in trace.samples()
     }
-    prompts = [
-        Prompt(prompt_id=name, group=group, text=None, messages=None, token_ids=tokens)
-        for name, (group, tokens) in ids.items()
-    ]
-    return prompts, [tokens for _, tokens in ids.values()]
+    return list(prompts.values()), [prompt.token_ids or [] for prompt in prompts.values()]
 
 
 def _note_failure(directory: Path, step: Step, error: ParityCheckError, console: Console) -> None:

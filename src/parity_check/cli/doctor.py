@@ -23,7 +23,7 @@ from parity_check.recording.session import session
 from parity_check.report.text import columns
 from parity_check.traces import checkpoint, provenance
 from parity_check.traces.engine import EngineDescription
-from parity_check.traces.prompts import read_workload
+from parity_check.traces.prompts import check_clusters, read_workload
 
 GIB = 1 << 30
 
@@ -72,6 +72,7 @@ def _machine() -> Iterator[str]:
 def _inputs(config: Config) -> Iterator[str]:
     model = checkpoint.locate_model(config.model)
     prompts = read_workload(config.workload)
+    check_clusters(prompts, config)
     written = checkpoint.read_config(model)
     rope = None if written is None else checkpoint.rope_theta(written)
     kind = "from the hub" if written is None else ", ".join(written.get("architectures", ["?"]))
@@ -114,7 +115,7 @@ def _request(asked: Asked) -> tuple[str, str, str]:
     return (
         f"  {asked.noun}",
         f"{asked.name} = {_word(asked.value)}",
-        how if asked.honoured else f"cannot: {how}",
+        how if asked.honoured else f"not supported: {how}",
     )
 
 

@@ -37,7 +37,7 @@ from parity_check.recording.session import (
 from parity_check.report.deliver import Delivery, deliver
 from parity_check.report.renderers import render
 from parity_check.traces import checkpoint, manifest
-from parity_check.traces.prompts import read_workload
+from parity_check.traces.prompts import check_clusters, read_workload
 from parity_check.traces.run_files import WORKLOAD_NAME, evaluated_name, sampled_name
 from parity_check.traces.trace import Trace, check_vocabulary, read_header
 
@@ -57,6 +57,8 @@ def compare(
     names = tuple(name for name in config.names if not (stored and name == REFERENCE))
     samplers = (REFERENCE,) if stored else config.workload.samplers()
     prompts = [] if stored else read_workload(config.workload)
+    if prompts:
+        check_clusters(prompts, config)
     stated = {} if reference_trace is None else read_header(reference_trace).sampling
     evaluators = [name for name in names if set(samplers) - {name}]
     for name in samplers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -20,13 +20,14 @@ def check_unpadded(
 ) -> None:
     """Reject ids that are, or look, padded to one length on one side. Raises InputError.
 
-    `certain` says that the format pads its rows, so that equal lengths are enough. Otherwise some
-    rows, not all, must hold a run of one id there: two at least (where `logprobs` are given, with
-    one and the same value), or one where all rows go on with the same id behind it. A mask named
-    `missing` would have said which tokens are padding.
+    `certain`: the format pads its rows, so equal lengths are enough. Otherwise some rows, but not
+    all, must have a run of one id there: at least two (with equal `logprobs`, if given), or one if
+    all rows continue with the same id. `missing` is the mask that would show the padding.
     """
     if len(rows) < 2 or len({len(row) for row in rows}) > 1 or not rows[0]:
         return
+    if not all(isinstance(each, Hashable) for row in rows for each in row):
+        return  # not token ids: an error when they are read
     if certain or _filled(*(_turned(each, side) for each in (rows, logprobs or rows))):
         raise InputError(
             f"{place}: the rows are padded at the {side}, and there is no `{missing}`: it is "

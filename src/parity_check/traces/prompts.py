@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from parity_check.config.models import Workload
+from parity_check.config.models import Config, Workload
 from parity_check.errors import ConfigError, InputError
 from parity_check.reading import (
     MOST_BYTES,
@@ -19,6 +19,7 @@ from parity_check.reading import (
     wrong_text,
     wrong_tree,
 )
+from parity_check.traces.pairing import label_column
 from parity_check.traces.trace import Sample
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -40,8 +41,8 @@ class Prompt:
     text: str | None
     messages: list[dict[str, Any]] | None
     token_ids: list[int] | None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """The other columns that hold one value, as text."""
+    labels: Mapping[str, str | None] = field(default_factory=dict)
+    """The other columns that hold one value, as text; every prompt of a file has all of them."""
 
 
 def bundled(reference: str, kind: str) -> Path | None:
@@ -73,11 +74,28 @@ def read_workload(workload: Workload) -> list[Prompt]:
     return prompts
 
 
+def check_clusters(prompts: Sequence[Prompt], config: Config) -> None:
+    """Raises ConfigError if `stats.cluster_by` names a column that the prompts do not have."""
+    column = label_column(config.stats.cluster_by)
+    if column is not None and not any(column in prompt.labels for prompt in prompts):
+        known = ", ".join(("prompt", "group", "sample", *prompts[0].labels))
+        raise ConfigError(
+            f"stats.cluster_by: {config.workload.prompts} has no column {column!r}",
+            hint=f"one of: {known}",
+        )
+
+
 def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
     """Read and check all prompts. Raises InputError with file and line."""
     path = bundled(source, "prompts") or Path(source)
     rows = _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)
-    prompts = [_prompt(row, place, number) for number, (place, row) in enumerate(rows)][:limit]
+    every = [_prompt(row, place, number) for number, (place, row) in enumerate(rows)]
+    # A column that the first prompts leave empty is one of theirs too.
+    names = sorted({name for prompt in every for name in prompt.labels})
+    prompts = [
+        replace(prompt, labels={name: prompt.labels.get(name) for name in names})
+        for prompt in every[:limit]
+    ]
     if not prompts:
         raise InputError(f"{path}: no prompts")
     [(most_common, count)] = Counter(prompt.prompt_id for prompt in prompts).most_common(1)

@@ -83,7 +83,7 @@ class Sample:
     seed: int | None
     policy_version: int | None
     text: str | None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str | None] = field(default_factory=dict)
     """Other columns of the prompts file, as text: `stats.cluster_by` can name one."""
     entropy: Sequence[float] | None = None
     """Entropy of the full distribution at each token, nats, if the engine returns it."""
@@ -309,7 +309,7 @@ class Trace:
 def _sample(row: dict[str, Any]) -> Sample:
     """A row's sample: columns that it has no field for are its labels."""
     known = {each.name: row.pop(each.name) for each in fields(Sample) if each.name in row}
-    return Sample(**known, labels={name: text for name, text in row.items() if text is not None})
+    return Sample(**known, labels=row)
 
 
 def _open(path: Path) -> pq.ParquetFile:

@@ -37,9 +37,15 @@ def workload(report: ComparisonReport) -> str:
     if compared.logprob_path == UNKNOWN:
         path = "logprob path unknown"
     return (
-        f"workload: {compared.prompts} prompts, {compared.samples} samples, "
+        f"workload: {clusters(report, compared.prompts)}, {compared.samples} samples, "
         f"{compared.tokens:,} tokens, {', '.join(parts)}; {path}"
     )
+
+
+def clusters(report: ComparisonReport, count: int) -> str:
+    """So many independent units: prompts, unless `stats.cluster_by` joins them."""
+    unit = report.head.config["stats"]["cluster_by"]
+    return f"{count} prompts" if unit == "prompt" else f"{count} clusters by {unit}"
 
 
 def table(report: ComparisonReport) -> Table:

@@ -43,7 +43,7 @@ class ConfiguredEndpoint(ConfiguredEngine[EndpointTable]):
     @property
     def headline(self) -> str:
         endpoint = self.table.endpoint
-        return f"the endpoint {endpoint.base_url}, which serves {endpoint.model}"
+        return f"endpoint {endpoint.base_url}, model {endpoint.model}"
 
     def facts(self) -> Iterator[tuple[str, str]]:
         variable = self.table.endpoint.api_key_env

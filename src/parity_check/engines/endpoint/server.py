@@ -127,7 +127,7 @@ class Server:
             raise self.bad_answer(operation, about, error) from None
 
     def bad_answer(self, operation: str, about: str, why: Exception) -> EngineError:
-        what = f"returned an unusable response during {operation}, {about}: {why}"
+        what = f"returned an invalid response during {operation}, {about}: {why}"
         return self.error(what, kind="bad_answer")
 
     # --- sending ------------------------------------------------------------------------------
