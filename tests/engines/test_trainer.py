@@ -190,10 +190,11 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]
 def test_matching_heads_are_nearer_than_a_one_sided_head(
     four: tuple[str, dict[str, Any]],
 ) -> None:
-    [rollouts_] = four[1]["rollouts"]
     size = {
-        (pair["evaluating"], pair["behaviour"]): pair["metrics"]["mean_abs_log_ratio"]["value"]
-        for pair in rollouts_["pairs"]
+        (pair["evaluating"], pair["behaviour"]): metric["value"]
+        for pair in four[1]["matrix"]["scored"]
+        for metric in pair["metrics"]
+        if metric["name"] == "mean_abs_log_ratio"
     }
     far = [size["bf16-head", name] for name in ("candidate", "reference")]
     near = [size["trainer", name] for name in ("candidate", "reference")]
@@ -208,5 +209,5 @@ def test_all_four_are_in_one_report(four: tuple[str, dict[str, Any]]) -> None:
     heads = [e["settings"]["lm_head_dtype"]["in_force"] for e in tree["engines"].values()]
     assert heads == ["float32", "float32", "float32", "model"]
     assert tree["engines"]["trainer"]["entropy"] > 0
-    assert "note [trainer-path.trainer]" in text
-    assert {each["status"] for each in tree["practices"]["checks"]} == {"pass"}
+    assert "warning [trainer-path.trainer]" in text
+    assert {each["status"] for each in tree["matrix"]["practices"]["checks"]} == {"pass"}
