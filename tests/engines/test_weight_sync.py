@@ -323,6 +323,6 @@ def test_an_update_that_fails_halfway_ends_the_run(fleet: tuple[str, Fleet]) -> 
     version, engines = fleet
     config = configured(version, engines.checkpoints, update="sabotage:fails_halfway")
     put_back(engines.subject, config)
-    with pytest.raises(EngineError, match="the model is half updated") as failed:
+    with pytest.raises(EngineError, match="the model is partially updated") as failed:
         record_updates(engines.plan, config, loaded(config), engines.subject)
     assert failed.value.kind == "update_failed"

@@ -196,7 +196,7 @@ def _wrong_rows(columns: dict[str, Any]) -> Iterator[str]:
     for field in trace_schema():
         column = columns.get(field.name)
         if column is not None and not field.nullable and column.null_count:
-            yield f"row {_first(column.is_null())}: {field.name} is null"
+            yield f"row {_first(numbers(column.is_null()))}: {field.name} is null"
     for name in IDS:
         column = columns.get(name)
         if column is None:
@@ -248,5 +248,5 @@ def _lengths(column: Any) -> Any:
     return numbers(pc.list_value_length(column), missing=-1)
 
 
-def _first(mask: Any) -> int:
-    return int(np.argmax(numbers(mask)))
+def _first(mask: NDArray[Any]) -> int:
+    return int(np.argmax(mask))

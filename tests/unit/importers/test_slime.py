@@ -84,7 +84,9 @@ def test_evaluation_and_training_of_a_number_are_taken_apart(tmp_path: Path) -> 
     (tmp_path / "other").mkdir()
     sample = dumps.slime_rollout([4], [3])
     other = dumps.slime_dump(tmp_path / "other" / "3.pt", [sample], trained=False)
-    with pytest.raises(InputError, match="rollout-3 occurred already, with different samples"):
+    with pytest.raises(
+        InputError, match="rollout-3 occurred already, with different samples: files of two runs"
+    ):
         imported("slime", train, other)
 
 

@@ -68,7 +68,10 @@ def test_a_sequence_without_sampled_tokens_is_counted() -> None:
     [
         ([], "the dump is empty"),
         ([dumped([True]), dumped([True])], "sample s already occurred at here: the same file"),
-        ([dumped([True]), dumped([True], token_ids=[7])], "with different tokens"),
+        (
+            [dumped([True]), dumped([True], token_ids=[7])],
+            "with different tokens: files of two runs",
+        ),
         ([dumped([True]), dumped([True], sample_id="t", evaluating=None)], "no trainer logprobs"),
     ],
 )

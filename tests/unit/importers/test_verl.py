@@ -60,7 +60,10 @@ def test_verl_padding_and_masks(tmp_path: Path) -> None:
     [
         ({"rollout_log_probs": None}, "`rollout_log_probs` is missing"),
         ({"attention_mask": None}, "`attention_mask` is missing"),
-        ({"old_log_probs": np.zeros((2, 2), np.float32)}, "`old_log_probs` is 2×2, but the"),
+        (
+            {"old_log_probs": np.zeros((2, 2), np.float32)},
+            "`old_log_probs` is 2×2, but the responses",
+        ),
         ({"prompts": np.array([[1, 2], [0, -3]])}, "contains -3, which is not a token id"),
     ],
 )
