@@ -284,7 +284,11 @@ def test_the_same_operations_without_a_fault(tmp_path: Path, op: str) -> None:
         ("load", {"reply": "Traceback"}, "invalid reply to load: invalid JSON"),
         ("decode", {"reply": result(texts=[])}, "reply to decode: 0 texts for"),
         ("generate", {"rows": ["{}"]}, "row 2: `sample_id` is missing; expected, for each request"),
-        ("generate", {"rows": [json.dumps(SAMPLED)]}, "row 2 is about 'p/1', which was not asked"),
+        (
+            "generate",
+            {"rows": [json.dumps(SAMPLED)]},
+            "row 2 is about 'p/1', which was not requested",
+        ),
     ],
 )
 def test_on_the_command_line(tmp_path: Path, op: str, case: dict[str, Any], expected: str) -> None:

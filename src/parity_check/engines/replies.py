@@ -190,7 +190,7 @@ def read_rows(
             raise UnusableError(f"row {number}: {error}") from None
         found = getattr(row, name)
         if found not in wanted:
-            raise UnusableError(f"row {number} is about {found!r}, which was not asked for")
+            raise UnusableError(f"row {number} is about {found!r}, which was not requested")
         if found in rows and getattr(rows[found], "finish_reason", "") is not None:
             raise UnusableError(f"row {number} is the second about {found!r}")
         rows[found] = row
@@ -216,7 +216,7 @@ def check_shape(row: Scored, tokens: int, top: int) -> None:
         if len(ids) != len(values) or len(ids) > top:
             raise UnusableError(
                 f"sample {row.sample_id!r}, token {place}: {len(ids)} likeliest tokens with "
-                f"{len(values)} logprobs, {top} were asked for"
+                f"{len(values)} logprobs instead of the requested {top}"
             )
 
 

@@ -30,8 +30,7 @@ _BLOCK = 1 << 15  # tokens at a time: the columns of a block stay in the process
 class Thresholds:
     """What one statistic of a token is counted against: ascending, of the value and its negative.
 
-    Where the mean of each sequence's own share is asked for, `shares` names the columns that are
-    kept a sample.
+    If the mean of each sequence's share is requested, `shares` names the columns kept per sample.
     """
 
     def __init__(

@@ -181,7 +181,7 @@ def engine_run(
     recording: Recording,
     colds: Sequence[Cold],
 ) -> EngineRun:
-    """One engine's rows and its replays' as arrays; each request asked for `wanted` tokens.
+    """One engine's rows and its replays' as arrays; `wanted` is the number of tokens per request.
 
     Raises EngineError for logprobs from which no distance can be computed.
     """
