@@ -16,6 +16,7 @@ from pydantic_core import core_schema
 
 from parity_check.ablation.record import AblationRecord
 from parity_check.comparison.record import ComparisonRecord
+from parity_check.locate.record import LocateRecord
 from parity_check.report.json import dumps
 from parity_check.report.record import Record
 from parity_check.weight_sync.record import WeightSyncRecord
@@ -24,6 +25,7 @@ PACKAGES = Path(__file__).parents[1] / "src" / "parity_check"
 RECORDS: dict[str, type[Record]] = {
     "comparison": ComparisonRecord,
     "ablation": AblationRecord,
+    "locate": LocateRecord,
     "weight_sync": WeightSyncRecord,
 }
 """By package."""

@@ -23,8 +23,15 @@ SUFFIXES: dict[Format, str] = {
     "text": "txt", "markdown": "md", "github": "github", "junit": "xml", "json": "json",
     "html": "page",
 }  # fmt: skip
-IN_JSON = ("drift", "invalid-logprobs", "three-engines", "ablation", "weight-sync-stale")
-IN_OTHERS = ("parity", "drift", "three-engines", "ablation", "weight-sync-stale")
+IN_JSON = (
+    "drift",
+    "invalid-logprobs",
+    "three-engines",
+    "ablation",
+    "weight-sync-stale",
+    "locate-module",
+)
+IN_OTHERS = ("parity", "drift", "three-engines", "ablation", "weight-sync-stale", "locate-module")
 """Every report is kept as text."""
 TERMINAL = 100
 CLIPS = ("grpo", "gspo", "geometric-mask", "dppo", "tis-token", "rs-seq-max-k2")

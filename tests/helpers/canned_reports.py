@@ -10,6 +10,7 @@ from pathlib import Path
 from helpers.canned import CANNED, Canned, write_run
 from helpers.canned_ablation import write_ablation
 from helpers.canned_matrix import write_matrix
+from helpers.canned_probes import LOCATED
 from helpers.canned_updates import UPDATES
 from parity_check.ablation.analyse import analyse_ablation
 from parity_check.ablation.document import document as ablation_document
@@ -17,6 +18,8 @@ from parity_check.comparison.analyse import analyse
 from parity_check.comparison.document import document
 from parity_check.comparison.pictures.gather import gather
 from parity_check.config.load import load_config
+from parity_check.locate.document import document as locate_document
+from parity_check.locate.report import LocateReport
 from parity_check.report.document import Document
 from parity_check.weight_sync.document import document as weight_sync_document
 from parity_check.weight_sync.report import WeightSyncReport
@@ -45,16 +48,22 @@ def weight_sync(report: WeightSyncReport, directory: Path) -> Document:
     return weight_sync_document(report)
 
 
+def locate(report: LocateReport, directory: Path) -> Document:
+    return locate_document(report)
+
+
 REPORTS: dict[str, Callable[[Path], Document]] = {
     **{name: partial(of_two, canned) for name, canned in CANNED.items()},
     "three-engines": of_three,
     "ablation": ablation,
     **{f"weight-sync-{name}": partial(weight_sync, report) for name, report in UPDATES.items()},
+    **{f"locate-{name}": partial(locate, report) for name, report in LOCATED.items()},
 }
 """Each makes its report in an empty directory."""
 KINDS = {
     "comparison": "three-engines",
     "ablation": "ablation",
     "weight_sync": "weight-sync-stale",
+    "locate": "locate-module",
 }
 """One report of each kind, by the kind's package."""

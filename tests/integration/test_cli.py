@@ -110,3 +110,8 @@ def test_a_reader_that_goes_away_is_no_bug(tmp_path: Path) -> None:
         done = run_cli("compare", "-c", fake_config(tmp_path), cwd=tmp_path, stdout=stdout)
     assert done.returncode == 141
     assert "error" not in done.stderr
+
+
+def test_engines_without_modules_cannot_be_located(tmp_path: Path) -> None:
+    done = call_cli("locate", "-c", fake_config(tmp_path), cwd=tmp_path)
+    assert_fails(done, 2, "locate: the reference is a fake engine, whose modules parity-check")

@@ -18,7 +18,7 @@ from parity_check.report.json import dumps
 GOLDEN = Path(__file__).parents[1] / "golden"
 FREE = ("config", "host", "model", "environment", "packages", "sampling", "checkpoints")
 """What holds whatever a run has."""
-MAPS = ("engines", "settings", "results", "requests", "noise_floor", "switches")
+MAPS = ("engines", "settings", "results", "requests", "noise_floor", "switches", "processing")
 """Objects of one kind of value, by names that a run has."""
 
 

@@ -152,6 +152,7 @@ def report(
     from parity_check.ablation.files import is_ablation
     from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
+    from parity_check.locate import command as locating
     from parity_check.weight_sync import command as updates
 
     console = _console(context, -quiet, color, None)
@@ -159,6 +160,8 @@ def report(
     loaded = load_config(run / "config.toml", overlay or [])
     if is_ablation(run):
         raise typer.Exit(ablation.report(run, loaded, delivery, console))
+    if locating.is_locate(run):
+        raise typer.Exit(locating.report(run, delivery, console))
     if updates.is_weight_sync(run):
         raise typer.Exit(updates.report(run, delivery, console))
     raise typer.Exit(comparison.report(run, loaded, delivery, console))
@@ -233,6 +236,37 @@ def ablate(
     if resume is not None:
         raise typer.Exit(ablation.resume(resume, loaded, delivery, console))
     raise typer.Exit(ablation.ablate(loaded, picks, delivery, console, run))
+
+
+@cli.command()
+def locate(
+    context: typer.Context,
+    config: ConfigFile,
+    overlay: Overlay = None,
+    out: OutDirectory = None,
+    format: OutputFormat = Format.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = 0,
+    quiet: OnlyVerdict = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Find the first module of the model whose output differs between the engines."""
+    from parity_check.comparison import command as comparison
+    from parity_check.config.load import load_config
+    from parity_check.locate import command as locating
+
+    console = _console(context, verbose - quiet, color, progress)
+    loaded = load_config(config, with_out(overlay, out))
+    given = read_by(config, config=loaded)
+    delivery = delivery_from(format, write, exit_zero, inconclusive, given)
+    if dry_run:
+        comparison.dry_run(loaded, console)
+        return
+    raise typer.Exit(locating.locate(loaded, delivery, console))
 
 
 @cli.command()

@@ -42,6 +42,8 @@ class Capabilities:
     """Whether it can replay tokens, for the A/A floor."""
     updates_weights: bool = False
     """Whether its weights can be updated while requests are in flight."""
+    shows_modules: bool = False
+    """Whether it can be probed: what every module of its model puts out."""
 
 
 class Spec(Protocol):

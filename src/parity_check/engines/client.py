@@ -24,9 +24,11 @@ from parity_check.engines import causes, processes, replies
 from parity_check.engines.base import Capabilities, Progress
 from parity_check.engines.log import EngineLog
 from parity_check.engines.pauses import Pauses
+from parity_check.engines.probe import Probe, read_probe
 from parity_check.engines.replies import (
     Failed,
     Flying,
+    Probed,
     Reply,
     Row,
     Sampled,
@@ -177,6 +179,22 @@ class WorkerEngine:
             tokens = len(request["completion_token_ids"])
             self._check_shape(op, row, tokens, parameters["top_logprobs"])
         return rows
+
+    def probe(self, requests: Sequence[Mapping[str, Any]], **parameters: Any) -> Probe:
+        """Replay requests one at a time and record what every module puts out."""
+        modules = self._job_dir / f"modules-{next(self._ids)}.npz"
+        rows, result = self._bulk(
+            "probe", Scored, requests, modules=modules.name, top_logprobs=0, **parameters
+        )
+        for request, row in zip(requests, rows, strict=True):
+            self._check_shape("probe", row, len(request["completion_token_ids"]), 0)
+        dtypes = self._typed("probe", Probed, result).dtypes
+        try:
+            return read_probe(modules, dtypes, [row.logprobs for row in rows])
+        except UnusableError as error:
+            self._unusable("probe", str(error))
+        finally:
+            modules.unlink(missing_ok=True)
 
     def weights(self) -> WeightsInForce:
         """The weights in force: digests of all parameters, and logits of fixed hidden states."""

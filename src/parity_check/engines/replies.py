@@ -135,6 +135,12 @@ class WeightsInForce(Strict):
     head: Head | None
 
 
+class Probed(Strict):
+    """The dtype of what each module put out."""
+
+    dtypes: dict[str, str]
+
+
 class WeightUpdate(Strict):
     """One weight update as the engine went through it; times in seconds."""
 

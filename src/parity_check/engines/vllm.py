@@ -24,7 +24,9 @@ from parity_check.engines.environment.environment import Environment, Environmen
 from parity_check.engines.pauses import Pauses
 from parity_check.engines.settings import Way, usual_family
 
-CAN = Capabilities(noun="a vLLM engine", evaluates_by="decode", updates_weights=True)
+CAN = Capabilities(
+    noun="a vLLM engine", evaluates_by="decode", updates_weights=True, shows_modules=True
+)
 HINTS = {
     "vllm_not_installed": "use an interpreter with vllm, or `requirement`",
     "bad_engine_args": "check [{table}.engine_args] in the configuration",

@@ -104,14 +104,7 @@ def score(
     two batches of one and two thirds, so that every token is computed in a different batch.
     """
     originals = list(samples)
-    requests = [
-        {
-            "sample_id": sample.sample_id,
-            "prompt_token_ids": list(sample.prompt_token_ids),
-            "completion_token_ids": list(sample.completion_token_ids),
-        }
-        for sample in originals
-    ]
+    requests = evaluated(originals)
     batches = [requests]
     if shuffle is not None:
         random.Random(shuffle).shuffle(requests)
@@ -126,6 +119,18 @@ def score(
     }
     return [
         replace(original, **_logprob_columns(rows[original.sample_id])) for original in originals
+    ]
+
+
+def evaluated(samples: Iterable[Sample]) -> list[dict[str, Any]]:
+    """A request for each sample whose tokens are to be evaluated."""
+    return [
+        {
+            "sample_id": sample.sample_id,
+            "prompt_token_ids": list(sample.prompt_token_ids),
+            "completion_token_ids": list(sample.completion_token_ids),
+        }
+        for sample in samples
     ]
 
 

@@ -30,6 +30,8 @@ generate    requests {sample_id, prompt_token_ids}     out {sample_id, token_ids
 replay      requests + completion_token_ids            out, the given tokens forced in decode
 rescore     requests + completion_token_ids            out, scored by prefill; a trainer takes
                                                        samples_per_batch, and gives the entropy
+probe       as replay, modules, noise              as replay; what every module put out, as
+                                                       arrays in modules; {dtypes: {module: dtype}}
 weights                                                {parameters: {name: digest}, head}
 weight_sync requests {sample_id, prompt_token_ids,     out {sample_id, token_ids, logprobs,
             in_flight, completion_token_ids?},           switches, finish_reason, ...};
@@ -116,6 +118,10 @@ class Output:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
+    def beside(self, name):
+        """The path of another file of the same job."""
+        return self._path.with_name(name)
+
     def tick(self):
         self._channel.progress(self._id, self._done, self._total, self._unit)
 
@@ -146,7 +152,7 @@ def run(engine, channel, command):
         return engine, {"texts": engine.decode(command["ids"])}
     if op == "weights":
         return engine, engine.weights()
-    if op not in ("tokenize", "generate", "replay", "rescore", "weight_sync"):
+    if op not in ("tokenize", "generate", "replay", "rescore", "probe", "weight_sync"):
         raise WorkerFailure("internal", f"unknown operation `{op}`")
     requests = channel.requests(command["requests"])
     unit = "prompts" if op == "tokenize" else "samples"

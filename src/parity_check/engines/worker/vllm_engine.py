@@ -356,6 +356,18 @@ class VllmEngine:
             )
             output.write(sample_id=request["sample_id"], **columns)
 
+    def probe(self, requests, command, output):
+        """Replay requests one at a time, with hooks that record what every module puts out."""
+        self.check_tokens(requests, 0)
+        if not self.model_config.enforce_eager:
+            raise WorkerFailure("unsupported", "a probe needs `enforce_eager = true`")
+        self.llm.collective_rpc("parity_check_probe_begin", args=(command["noise"],))
+        for number, request in enumerate(requests):
+            self.llm.collective_rpc("parity_check_probe_request", args=(number,))
+            self.replay([request], command, output)
+        path = str(output.beside(command["modules"]))
+        return {"dtypes": self.llm.collective_rpc("parity_check_probe_end", args=(path,))[0]}
+
     def weights(self):
         return weight_sync.weights(self)
 

@@ -21,6 +21,7 @@ import random
 
 import numpy as np
 import torch
+from parity_check_probe import ProbeEndpoints
 from parity_check_weights import WeightEndpoints
 
 FORCED = "parity_check_forced"
@@ -249,7 +250,7 @@ def _patch_fp32_head():
 _random_state = {}
 
 
-class ParityExtension(WeightEndpoints):
+class ParityExtension(ProbeEndpoints, WeightEndpoints):
     """RPC endpoints; the prefix avoids collisions with the worker's own attributes."""
 
     def parity_check_observed(self):

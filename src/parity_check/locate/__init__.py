@@ -1,0 +1,1 @@
+"""Where two engines first differ inside the model, beyond rounding."""
