@@ -43,6 +43,7 @@ from parity_check.traces.schema import (
     wrong_columns,
     wrong_rows,
 )
+from parity_check.traces.seal import is_sealed, write_seal
 from parity_check.visible import value as shown
 
 if TYPE_CHECKING:
@@ -52,11 +53,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 METADATA_KEY = b"parity_check"
 VOCABULARY_KEY = b"parity_check_vocabulary"
-CHECKSUM_KEY = b"parity_check_sha256"
-NEXT_INTEGER = b"\x15"
-"""In Thrift's compact protocol: the next field, a 32-bit integer."""
-LONGEST_START = 24
-"""Bytes of a page's header that four integers may take."""
 ROWS_PER_GROUP = 1024
 LONGEST_ID = 10
 """Digits of a token id."""
@@ -163,7 +159,6 @@ def write_trace(
         METADATA_KEY: json.dumps({**asdict(header), "engine": header.engine.stated()}).encode(),
         VOCABULARY_KEY: json.dumps(dict(vocabulary)).encode(),
     }
-    metadata[CHECKSUM_KEY] = _checksum(metadata)
     columns = [
         *trace_schema(),
         *(
@@ -185,20 +180,28 @@ def write_trace(
             row_group_size=ROWS_PER_GROUP,
             write_page_checksum=True,
         )
+        write_seal(partial)
     return header
 
 
 def read_header(path: Path) -> TraceHeader:
     """The provenance without the data. Raises InputError if the file is not a trace."""
-    return _header(_open(path), path)
+    file, _ = _open(path)
+    return _header(file, path)
 
 
 class Trace:
     """A trace on disk. Reads the header at once, and samples one row group at a time."""
 
+    has_checksums: bool
+    """Whether damage to the trace would be found; a file that another program wrote has none.
+
+    The footer is verified first, pages while they are read.
+    """
+
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = _open(path)
+        self._file, self.has_checksums = _open(path)
         self.header = _header(self._file, path)
         reason = wrong_columns(self._file.schema_arrow)
         if reason is not None:
@@ -207,15 +210,6 @@ class Trace:
         self._columns += label_names(self._file.schema_arrow)
         if self._file.metadata.num_rows == 0:
             raise InputError(f"{path}: the trace has no samples")
-
-    @property
-    def has_checksums(self) -> bool:
-        """Whether damage to the trace would be found; a file that another program wrote has none.
-
-        Pages are verified while they are read, where they have checksums.
-        """
-        stored = self._file.schema_arrow.metadata or {}
-        return CHECKSUM_KEY in stored and _pages_have_checksums(self.path, self._file.metadata)
 
     def vocabulary(self) -> dict[int, str]:
         """The text of every token id in the trace."""
@@ -312,12 +306,14 @@ def _sample(row: dict[str, Any]) -> Sample:
     return Sample(**known, labels=row)
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def _open(path: Path) -> tuple[pq.ParquetFile, bool]:
+    """The file, and whether it has checksums."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     regular_file(path, "the trace")
     try:
+        sealed = is_sealed(path)
         file = pq.ParquetFile(path, page_checksum_verification=True)
         file.schema_arrow  # noqa: B018 - read here, where it can be refused
     except pa.ArrowInvalid:
@@ -325,7 +321,7 @@ def _open(path: Path) -> pq.ParquetFile:
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"cannot read the trace {path}: damaged: {reason}") from None
-    return file
+    return file, sealed
 
 
 def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
@@ -351,10 +347,6 @@ def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
         header = _adapter().validate_python({**tree, "engine": completed(tree.get("engine"))})
     except ValidationError as error:
         raise InputError(f"{unknown}: {first_fault(error)}") from None
-    # A program that rewrites a trace keeps its metadata, and writes pages without checksums.
-    own = CHECKSUM_KEY in metadata and _pages_have_checksums(path, file.metadata)
-    if own and metadata[CHECKSUM_KEY] != _checksum(metadata):
-        raise InputError(f"{path}: damaged: its metadata does not match its checksum")
     rows = file.metadata.num_rows
     if rows and header.samples != rows:
         raise InputError(f"{path}: {rows} samples, its metadata counts {header.samples}")
@@ -364,41 +356,3 @@ def _header(file: pq.ParquetFile, path: Path) -> TraceHeader:
 @cache
 def _adapter() -> TypeAdapter[TraceHeader]:
     return TypeAdapter(TraceHeader)
-
-
-def _checksum(metadata: Mapping[bytes, bytes]) -> bytes:
-    """Of the header and the vocabulary; the pages of the columns have checksums of their own."""
-    digest = hashlib.sha256(metadata[METADATA_KEY])
-    digest.update(b"\0" + metadata.get(VOCABULARY_KEY, b""))
-    return digest.hexdigest().encode()
-
-
-def _pages_have_checksums(path: Path, metadata: pq.FileMetaData) -> bool:
-    """Whether the first page of every column chunk has one.
-
-    pyarrow does not say. A page starts with a Thrift struct in the compact protocol
-    (apache/parquet-format, PageHeader): type, uncompressed and compressed size, and crc, optional,
-    each of them a 32-bit integer.
-    """
-    with path.open("rb") as file:
-        for group in range(metadata.num_row_groups):
-            for number in range(metadata.num_columns):
-                chunk = metadata.row_group(group).column(number)
-                starts = (chunk.dictionary_page_offset, chunk.data_page_offset)
-                file.seek(min((start for start in starts if start and start > 0), default=0))
-                if not _fourth_integer(file.read(LONGEST_START)):
-                    return False
-    return True
-
-
-def _fourth_integer(raw: bytes) -> bool:
-    """Whether a struct of the compact protocol begins with four 32-bit integers."""
-    place = 0
-    for _ in range(3):
-        if raw[place : place + 1] != NEXT_INTEGER:
-            return False
-        place += 1
-        while raw[place : place + 1] >= b"\x80":
-            place += 1
-        place += 1
-    return raw[place : place + 1] == NEXT_INTEGER
