@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from parity_check.errors import TraceMismatchError
-from parity_check.measure.accumulator import renormalised_entropy
+from parity_check.measure.alternatives import renormalised_entropy
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import METRICS, PairedChunk, token_columns
 from parity_check.measure.objectives import choose_objective

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from helpers.described import described
 from parity_check.errors import InputError, OutputError
+from parity_check.traces import trace as trace_module
 from parity_check.traces.trace import (
     METADATA_KEY,
     ROWS_PER_GROUP,
@@ -171,6 +172,24 @@ def test_samples_are_found_across_row_groups(tmp_path: Path) -> None:
         trace.sample(count)
 
 
+def test_row_groups_are_bounded_by_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_module, "TOKENS_PER_GROUP", 10)
+    lengths = [1, 3, 12, 2, 2, 1, 11]  # and three tokens of the prompt
+    samples = [
+        a_sample(
+            number, prompt_token_ids=[1] * 3, completion_token_ids=[2] * n, logprobs=[-1.0] * n,
+            top_token_ids=None, top_logprobs=None,
+        )
+        for number, n in enumerate(lengths)
+    ]  # fmt: skip
+    write_trace(tmp_path / "t.parquet", samples, HEADER, {})
+    trace = Trace(tmp_path / "t.parquet")
+    assert [np.diff(batch.starts).tolist() for batch in trace.batches()] == [
+        [1, 3], [12], [2, 2], [1], [11],
+    ]  # fmt: skip
+    assert list(trace.samples()) == samples
+
+
 def test_the_digest_depends_on_every_id() -> None:
     base = token_digest([a_sample()])
     assert token_digest([a_sample(logprobs=[0.0] * 3, text=None)]) == base
@@ -230,11 +249,10 @@ def test_logprobs_that_do_not_fit_the_tokens_are_void(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_nothing_that_looks_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: Any, where: Path, **__: Any) -> None:
-        where.write_bytes(b"half")
+    def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "Error writing bytes to file")
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     path = tmp_path / "t.parquet"
     path.write_bytes(b"from before")
     with pytest.raises(

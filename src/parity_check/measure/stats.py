@@ -110,7 +110,7 @@ def spread(sums: Floats, weights: Floats) -> Spread:
     residuals = (sums - mean * weights) / np.sqrt(_left(share))
     length = np.sqrt(np.square(residuals).sum(axis=-1, keepdims=True))
     unit = residuals / np.where(length > 0.0, length, 1.0)
-    skewness = (unit**3).sum(axis=-1)
+    skewness = (unit * unit * unit).sum(axis=-1)  # numpy's ** 3 is slow
     return Spread(mean[..., 0], (length / total)[..., 0], _satterthwaite(share), skewness)
 
 

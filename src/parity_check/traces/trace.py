@@ -36,6 +36,7 @@ from parity_check.traces.schema import (
     Number,
     known_fields,
     label_names,
+    leaf_types,
     numbers,
     optional_fields,
     trace_schema,
@@ -54,6 +55,8 @@ SCHEMA_VERSION = 1
 METADATA_KEY = b"parity_check"
 VOCABULARY_KEY = b"parity_check_vocabulary"
 ROWS_PER_GROUP = 1024
+TOKENS_PER_GROUP = 1 << 17
+"""A row group has at most so many tokens, or one sample: readers hold a few groups in memory."""
 LONGEST_ID = 10
 """Digits of a token id."""
 
@@ -147,7 +150,6 @@ def write_trace(
     be written.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     header = replace(
         header,
@@ -167,21 +169,50 @@ def write_trace(
             if any(getattr(sample, field.name) is not None for sample in samples)
         ),
     ]
-    rows = [{each.name: getattr(sample, each.name) for each in columns} for sample in samples]
+    names = [each.name for each in columns]
     labels = sorted({name for sample in samples for name in sample.labels})
     columns += [pa.field(name, pa.string()) for name in labels]
-    for row, sample in zip(rows, samples, strict=True):
-        row.update(sample.labels)
+    schema = pa.schema(columns).with_metadata(metadata)
     with whole(path) as partial:
-        pq.write_table(
-            pa.Table.from_pylist(rows, schema=pa.schema(columns).with_metadata(metadata)),
-            partial,
-            compression="zstd",
-            row_group_size=ROWS_PER_GROUP,
-            write_page_checksum=True,
-        )
+        with trace_writer(partial, schema) as writer:
+            for group in _row_groups(samples):
+                rows = [
+                    {n: getattr(sample, n) for n in names} | {**sample.labels} for sample in group
+                ]
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         write_seal(partial)
     return header
+
+
+def trace_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of Parquet as traces are stored.
+
+    Logprobs hardly repeat: a dictionary would only cost time, and their bytes compress better by
+    place. LZ4 is read in four fifths of the time of zstd, at the same size.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = leaf_types(schema)
+    logprobs = [path for path, kind in kinds.items() if pa.types.is_floating(kind)]
+    columns: dict[str, Any] = {
+        "use_dictionary": [path for path in kinds if path not in logprobs],
+        "use_byte_stream_split": logprobs,
+    }
+    return pq.ParquetWriter(path, schema, compression="lz4", write_page_checksum=True, **columns)
+
+
+def _row_groups(samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
+    first = tokens = 0
+    for number, sample in enumerate(samples):
+        size = len(sample.prompt_token_ids) + len(sample.completion_token_ids)
+        if number > first and (
+            tokens + size > TOKENS_PER_GROUP or number - first == ROWS_PER_GROUP
+        ):
+            yield samples[first:number]
+            first, tokens = number, 0
+        tokens += size
+    yield samples[first:]
 
 
 def read_header(path: Path) -> TraceHeader:
