@@ -13,7 +13,7 @@ axes, so a simulation can pass many runs at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -189,8 +189,8 @@ Interval: TypeAlias = Callable[[Floats, Floats, float], tuple[Floats, Floats]]
 """Computes the interval of a mean from each cluster's sum and weight, and the level."""
 
 
-def mean_estimate(
-    name: str,
+def mean_estimates(
+    names: Sequence[str],
     unit: str,
     sums: Floats,
     weights: Floats,
@@ -200,56 +200,86 @@ def mean_estimate(
     lowest: float = -math.inf,
     highest: float = math.inf,
     interval: Interval = skewed_interval,
-) -> Estimate:
-    """Estimate a mean with its interval, clamped to the range of the metric.
+) -> list[Estimate]:
+    """Estimate means with their intervals, clamped to the range of the metric.
 
-    `sums` and `weights` [G] are per cluster; clusters without weight do not count. Raises
-    ValueError if no cluster has any.
+    `sums` [names, G] and `weights` [G] are per cluster; clusters without weight do not count.
+    Raises ValueError if no cluster has any.
     """
     present = weights > 0
-    sums, weights = sums[present], weights[present]
+    sums, weights = sums[:, present], weights[present]
     if len(weights) == 0:
-        raise ValueError(f"{name}: mean of no tokens")
-    low = high = None
+        raise ValueError(f"{names[0]}: mean of no tokens")
     note = too_few_clusters(weights)
+    ends: list[tuple[float | None, float | None]] = [(None, None)] * len(names)
     if not note:
-        low, high = (float(end) for end in interval(sums, weights, level))
-        low, high = max(low, lowest), min(high, highest)
-    return Estimate(
-        name, sampled_by, float(sums.sum() / weights.sum()), low, high, level,
-        round(weights.sum()), len(weights), unit, note, float(effective_clusters(weights)),
-    )  # fmt: skip
+        low, high = interval(sums, weights, level)
+        low, high = np.maximum(low, lowest), np.minimum(high, highest)
+        ends = list(zip(low.tolist(), high.tolist(), strict=True))
+    total, effective = weights.sum(), float(effective_clusters(weights))
+    return [
+        Estimate(
+            name, sampled_by, value, low, high, level, round(total), len(weights), unit, note,
+            effective,
+        )
+        for name, value, (low, high) in zip(
+            names, (sums.sum(axis=-1) / total).tolist(), ends, strict=True
+        )
+    ]  # fmt: skip
 
 
-def share_estimate(
+def mean_estimate(
     name: str,
+    unit: str,
+    sums: Floats,
+    weights: Floats,
+    *,
+    sampled_by: str,
+    level: float,
+    lowest: float = -math.inf,
+    interval: Interval = skewed_interval,
+) -> Estimate:
+    """One of them: `sums` and `weights` are [G]."""
+    [estimate] = mean_estimates(
+        [name], unit, sums[None], weights,
+        sampled_by=sampled_by, level=level, lowest=lowest, interval=interval,
+    )  # fmt: skip
+    return estimate
+
+
+def share_estimates(
+    names: Sequence[str],
     sums: Floats,
     weights: Floats,
     *,
     sampled_by: str,
     level: float,
     trials: float | None = None,
-) -> Estimate:
-    """Estimate a share; the interval is never narrower than the exact one of so many `trials`.
+) -> list[Estimate]:
+    """Estimate shares of one total; an interval is never narrower than the exact one.
 
-    A few instances show too little spread for the sandwich, and none show no spread at all: the
-    exact interval then takes them to come one by one. Where nothing was seen it is the rule of
-    three, at 2.5 % a side like every other interval: 3.7 / n at a level of 95 %. `trials` is the
-    total weight unless given.
+    `sums` [names, G] and `weights` [G] are per cluster. A few instances show too little spread for
+    the sandwich, and none show no spread at all: the exact interval then takes them to come one by
+    one, in so many `trials` (the total weight unless given). Where nothing was seen it is the rule
+    of three, at 2.5 % a side like every other interval: 3.7 / n at a level of 95 %.
     """
     total = float(weights.sum()) if trials is None else trials
-    estimate = mean_estimate(
-        name, "share", sums, weights, sampled_by=sampled_by, level=level,
-        lowest=0.0, highest=1.0,
+    estimates = mean_estimates(
+        names, "share", sums, weights, sampled_by=sampled_by, level=level, lowest=0.0, highest=1.0,
         interval=lambda sums, weights, level: share_interval(sums, weights, level, total),
     )  # fmt: skip
-    if estimate.ci_low is None or estimate.ci_high is None or estimate.value not in (0.0, 1.0):
-        return estimate
-    what = "no instance" if estimate.value == 0.0 else "no exception"
+    return [_with_unseen(estimate) for estimate in estimates]
+
+
+def _with_unseen(share: Estimate) -> Estimate:
+    """A share of which nothing was seen, or nothing else, with the reason for its interval."""
+    if share.ci_low is None or share.ci_high is None or share.value not in (0.0, 1.0):
+        return share
+    what = "no instance" if share.value == 0.0 else "no exception"
     return replace(
-        estimate,
-        note=f"{what} in {estimate.n:,}: rule of three, if they are independent",
-        unseen=estimate.ci_high - estimate.ci_low,
+        share,
+        note=f"{what} in {share.n:,}: rule of three, if they are independent",
+        unseen=share.ci_high - share.ci_low,
     )
 
 
