@@ -55,7 +55,7 @@ SCHEMA_VERSION = 1
 METADATA_KEY = b"parity_check"
 VOCABULARY_KEY = b"parity_check_vocabulary"
 ROWS_PER_GROUP = 1024
-TOKENS_PER_GROUP = 1 << 17
+TOKENS_PER_GROUP = 1 << 16
 """A row group has at most so many tokens, or one sample: readers hold a few groups in memory."""
 LONGEST_ID = 10
 """Digits of a token id."""
