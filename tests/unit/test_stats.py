@@ -73,7 +73,7 @@ def test_too_few_clusters_give_no_interval_and_say_how_many_are_needed() -> None
     estimate = stats.mean_estimate("m", "nats", np.arange(7.0), np.ones(7), **LABELS)
     assert estimate.value == 3.0
     assert (estimate.ci_low, estimate.ci_high) == (None, None)
-    assert estimate.note == "no interval: 7 prompts, at least 8 needed"
+    assert estimate.note == "no interval: 7 clusters, at least 8 needed"
 
 
 def test_clusters_of_unequal_size_count_by_their_effective_number() -> None:
@@ -82,7 +82,7 @@ def test_clusters_of_unequal_size_count_by_their_effective_number() -> None:
     assert estimate.effective_clusters == pytest.approx(119**2 / (100**2 + 19))
     assert estimate.ci_low is None
     assert estimate.note == (
-        "no interval: 20 prompts of unequal size, worth 1.4, at least 8 needed"
+        "no interval: 20 clusters of unequal size, worth 1.4, at least 8 needed"
     )
 
 
@@ -237,18 +237,20 @@ def test_quantile_intervals_cover_the_truth() -> None:
     assert covered >= 0.92 * 300
 
 
-def test_prompts_needed_follows_its_formula() -> None:
-    assert stats.prompts_needed(0.01, 1e-3) == math.ceil(36.0**2)
-    assert stats.prompts_needed(0.01, 0.0) is None
-    assert stats.prompts_needed(1.0, 1e-9) is None
+def test_clusters_needed_follows_its_formula() -> None:
+    assert stats.clusters_needed(0.01, 1e-3) == math.ceil(44.0**2)
+    assert stats.clusters_needed(0.01, 0.0) is None
+    assert stats.clusters_needed(1.0, 1e-9) is None
 
 
 @given(st.floats(1e-4, 1.0), st.floats(1e-4, 1.0), st.floats(0.0, 10.0))
-def test_so_many_prompts_bring_the_interval_within_the_distance(
+def test_so_many_clusters_bring_the_interval_within_the_distance(
     spread: float, distance: float, unseen: float
 ) -> None:
-    prompts = stats.prompts_needed(spread, distance, unseen)
-    if prompts is None:
-        assert (3.6 * spread / distance) ** 2 > 1e8
+    clusters = stats.clusters_needed(spread, distance, unseen)
+    if clusters is None:
+        assert (stats.SETTLING_ERRORS * spread / distance) ** 2 > 1e8
         return
-    assert 3.6 * spread / math.sqrt(prompts) + unseen / prompts <= distance * (1 + 1e-9)
+    assert stats.SETTLING_ERRORS * spread / math.sqrt(clusters) + unseen / clusters <= distance * (
+        1 + 1e-9
+    )

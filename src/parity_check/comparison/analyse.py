@@ -109,7 +109,8 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             for name, header in headers.items()
         ),
         workload=WorkloadReport(
-            prompts=max(each.measurement.clusters for each in pairs[0].directions),
+            prompts=max(each.measurement.prompts for each in pairs[0].directions),
+            clusters=max(each.measurement.clusters for each in pairs[0].directions),
             samples=sum(each.measurement.samples for each in pairs[0].directions),
             tokens=sum(each.measurement.tokens for each in pairs[0].directions),
             sampling=dict(first.sampling),

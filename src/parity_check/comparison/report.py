@@ -136,6 +136,7 @@ class WorkloadReport:
     """What was compared."""
 
     prompts: int
+    clusters: int
     samples: int
     tokens: int
     sampling: dict[str, Any]

@@ -228,6 +228,7 @@ class Accumulator:
         self.samples.append(
             SampleRows(
                 rollout=self._rollouts(chunk, first, last),
+                prompt=(chunk.cluster if chunk.prompt is None else chunk.prompt)[first:last],
                 cluster=cluster,
                 sums=rows[:, [COLUMN[name] for name in SEQUENCE_SUMS]],
                 smallest=smallest,

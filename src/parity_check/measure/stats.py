@@ -44,9 +44,10 @@ class Estimate:
     """One number with its unit, sample size and uncertainty.
 
     `ci_low` and `ci_high` are None if there is no interval; `note` then says why. `n` counts the
-    tokens or the sequences that the value averages, `clusters` the prompts they come from, and
-    `effective_clusters` how many equal ones these are worth, (Σn)² / Σn². `unseen` is the part of
-    the interval's far end that stands for events of which the sample holds none.
+    tokens or the sequences that the value averages, `clusters` the independent units (prompts,
+    unless clustered otherwise) they come from, and `effective_clusters` how many equal ones these
+    are worth, (Σn)² / Σn². `unseen` is the part of the interval's far end that stands for events of
+    which the sample holds none.
     """
 
     name: str
@@ -311,7 +312,7 @@ def too_few_clusters(weights: Floats) -> str:
     if number >= FEWEST_CLUSTERS - 1e-9:
         return ""
     worth = "" if number > len(weights) - 0.05 else f" of unequal size, worth {number:.1f}"
-    return f"no interval: {len(weights)} prompts{worth}, at least {FEWEST_CLUSTERS} needed"
+    return f"no interval: {len(weights)} clusters{worth}, at least {FEWEST_CLUSTERS} needed"
 
 
 UNSEEN_LOG_RATIO = 3.0
@@ -455,17 +456,23 @@ def quantile_estimate(
     )  # fmt: skip
 
 
-def prompts_needed(spread: float, distance: float, unseen: float = 0.0) -> int | None:
-    """Prompts that settle a verdict, for a 90 % chance of parity at zero drift.
+SETTLING_ERRORS = 4.4
+"""Standard errors from an estimate to its limit at which 90 % of runs settle every gate. One gate
+whose estimate is exact needs 3.6 = 1.96 + 1.645 (two one-sided tests); the estimate that the
+distance is taken from is noisy, and there are many gates (simulated, docs/reference/metrics.md)."""
+
+
+def clusters_needed(spread: float, distance: float, unseen: float = 0.0) -> int | None:
+    """Clusters that settle a verdict in nine runs of ten.
 
     `spread` is the standard deviation of a cluster's mean, `distance` how far the estimate is from
-    its limit, `unseen` what events that a single prompt does not show could add. G prompts are
-    enough when 3.6 spread / sqrt(G) + unseen / G is within the distance; 3.6 = 1.96 + 1.645 (two
-    one-sided tests). None when the estimate is on the limit: no number of prompts will do.
+    its limit, `unseen` what events that a single cluster does not show could add. G clusters are
+    enough when SETTLING_ERRORS spread / sqrt(G) + unseen / G is within the distance. None when the
+    estimate is on the limit: no number of clusters will do.
     """
     if distance <= 0.0:
         return None
-    width = 3.6 * spread
+    width = SETTLING_ERRORS * spread
     root = (width + math.sqrt(width * width + 4.0 * unseen * distance)) / (2.0 * distance)
     needed = root * root
     return math.ceil(needed) if needed < 1e9 else None
