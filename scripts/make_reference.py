@@ -128,7 +128,8 @@ of clusters G (as prompts) with {settling:g} s / √G + u / G below the distance
 estimate to its limit, where s is the spread of cluster means and u what a cluster leaves unseen.
 The factor was chosen so that new runs of the largest number that any gate asks for settle all gates
 in nine of ten cases. `prompts_if_clean` is the same with the estimate at its target: the number if
-nothing drifts.
+nothing drifts. Before a run, `compare` and `doctor -c` print what the bounds on unseen events ask
+for: a limit p on a share needs {rule:.1f} / p tokens, samples or clusters, whichever it counts.
 
 A token with a logprob below −28 nats cannot have been sampled; `impossible_fraction` counts such
 tokens, and they are excluded from every mean. vLLM divides the probabilities by exponential
@@ -211,6 +212,7 @@ def metrics_page() -> str:
             impossible=IMPOSSIBLE,
             coverage=coverage,
             settling=SETTLING_ERRORS,
+            rule=-math.log(0.025),
             errors=errors,
             runs=runs,
         ),

@@ -142,6 +142,13 @@ def test_parity_exits_with_0(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1].startswith("✓ PARITY")
 
 
+def test_what_the_workload_can_decide_is_said_before_the_engines_start(tmp_path: Path) -> None:
+    done = run_cli("compare", "-c", fake_config(tmp_path), cwd=tmp_path)
+    first = done.stderr.splitlines()[0]
+    assert first.startswith("plan: even if nothing drifts, 9 of 9 gates cannot be decided")
+    assert "8 clusters" in first
+
+
 def test_too_few_prompts_exit_with_4_and_quiet_says_the_verdict_alone(tmp_path: Path) -> None:
     done = run_cli("compare", "-q", "-c", fake_config(tmp_path), cwd=tmp_path)
     assert done.returncode == 4

@@ -14,6 +14,7 @@ from parity_check.comparison.analyse import analyse
 from parity_check.comparison.document import document
 from parity_check.comparison.judgement import judgement
 from parity_check.comparison.pictures.gather import gather
+from parity_check.comparison.plan import plan
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
@@ -51,7 +52,7 @@ def compare(
 
     With `reference_trace`, a trace recorded earlier replaces the reference engine.
     """
-    judgement(config)
+    how = judgement(config)
     delivery.check()
     stored = reference_trace is not None
     names = tuple(name for name in config.names if not (stored and name == REFERENCE))
@@ -59,6 +60,7 @@ def compare(
     prompts = [] if stored else read_workload(config.workload)
     if prompts:
         check_clusters(prompts, config)
+        console.say(f"plan: {plan(prompts, config, how).sentence()}")
     stated = {} if reference_trace is None else read_header(reference_trace).sampling
     evaluators = [name for name in names if set(samplers) - {name}]
     for name in samplers:
