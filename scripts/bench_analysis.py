@@ -29,6 +29,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+LENGTH = 512
 SAMPLES_PER_PROMPT = 4
 PROMPT_TOKENS = 64
 NAMES = ("behaviour", "evaluating")
@@ -96,7 +97,7 @@ print(helper.compute_offpolicy_metrics(trainer, rollout, torch.ones_like(rollout
 """
 
 
-def build(directory: Path, tokens: int, length: int, top: int) -> None:
+def build(directory: Path, tokens: int, length: int = LENGTH, top: int = 0) -> None:
     """Two traces, the second replayed from the first, and the same logprobs as plain arrays."""
     import numpy as np
     import pyarrow as pa
@@ -113,6 +114,7 @@ def build(directory: Path, tokens: int, length: int, top: int) -> None:
 
     rng = np.random.default_rng(20261121)
     samples = tokens // length
+    tokens = samples * length
     group = max(1, min(ROWS_PER_GROUP, TOKENS_PER_GROUP // (length + PROMPT_TOKENS)))
     arrays = [
         np.lib.format.open_memmap(directory / f"{name}.npy", "w+", np.float32, (tokens,))
@@ -224,7 +226,7 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=float, nargs="+", default=[1e3, 1e6, 1e7])
     parser.add_argument("--top", type=int, nargs="+", default=[0, 5])
-    parser.add_argument("--length", type=int, default=512, help="tokens a sample")
+    parser.add_argument("--length", type=int, default=LENGTH, help="tokens a sample")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="of the rows, by name")
     parser.add_argument("--torch-python", help="an interpreter with torch, for verl")
