@@ -17,8 +17,10 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-# Under nohup it is ignored, which the programs that a test starts would inherit.
+# Under nohup, and in the background of a script, they are ignored, which the programs that a test
+# starts would inherit.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from helpers.support import Finished, call_cli
 from parity_check.errors import ParityCheckError
-from parity_check.traces.trace import CHECKSUM_KEY, METADATA_KEY
+from parity_check.traces.trace import METADATA_KEY
 
 USAGE = 2
 VERDICTS = (0, 1, 4)
@@ -74,7 +74,6 @@ def with_header(source: Path, target: Path, change: Callable[[dict[str, Any]], A
     changed = change(json.loads(metadata[METADATA_KEY]))
     text = changed if isinstance(changed, str) else json.dumps(changed)
     metadata[METADATA_KEY] = text.encode("utf-8", "surrogatepass")
-    metadata.pop(CHECKSUM_KEY, None)  # or that would be all that is wrong
     pq.write_table(table.replace_schema_metadata(metadata), target)
     return target
 

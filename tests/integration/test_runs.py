@@ -87,6 +87,21 @@ def test_a_run_without_a_report(drifting_run: Run, tmp_path: Path) -> None:
         _ = run.report
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("{", "not valid JSON"), ("[1]", "not a report"), ("[" * 10_000, "nested too deeply")],
+    ids=["truncated", "a list", "deep"],
+)
+def test_a_run_with_a_damaged_report(
+    drifting_run: Run, tmp_path: Path, text: str, expected: str
+) -> None:
+    for trace in drifting_run.path.glob("*.parquet"):
+        (tmp_path / trace.name).symlink_to(trace)
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(InputError, match=expected):
+        _ = parity_check.load_run(tmp_path).report
+
+
 def test_traces_that_do_not_belong_together(drifting_run: Run, tmp_path: Path) -> None:
     for name in ("reference", "candidate"):
         trace = drifting_run.path / f"{name}.parquet"

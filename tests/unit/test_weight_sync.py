@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -347,6 +348,6 @@ def test_the_timeline_has_every_place_of_every_phase() -> None:
 @pytest.mark.parametrize("name", UPDATES)
 def test_a_stored_report_is_read_back_whole(name: str) -> None:
     shown = document(UPDATES[name])
-    again = document(read(render(shown, "json")))
+    again = document(read(json.loads(render(shown, "json"))))
     for format in RENDERERS:
         assert render(again, format) == render(shown, format), format

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from parity_check.config.models import ROLES
 from parity_check.errors import InputError, TraceMismatchError
 from parity_check.measure.metrics import RATIO_CAP
+from parity_check.reading import parse_json, read_text
 from parity_check.traces.batch import SampleBatch
 from parity_check.traces.pairing import check_headers, check_same_tokens
 from parity_check.traces.run_files import evaluated_name, evaluators, sampled_name
@@ -42,11 +42,10 @@ class Run:
     @property
     def report(self) -> dict[str, Any]:
         """report.json, parsed. Raises InputError if it cannot be read."""
-        try:
-            text = (self.path / "report.json").read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot read the report of {self.path}: {error.strerror}") from None
-        tree: dict[str, Any] = json.loads(text)
+        path = self.path / "report.json"
+        tree = parse_json(read_text(path, "the report"), str(path))
+        if not isinstance(tree, dict):
+            raise InputError(f"{path}: not a report")
         return tree
 
     def tokens(self) -> pd.DataFrame:

@@ -177,7 +177,8 @@ def write_trace(
         with trace_writer(partial, schema) as writer:
             for group in _row_groups(samples):
                 rows = [
-                    {n: getattr(sample, n) for n in names} | {**sample.labels} for sample in group
+                    {name: getattr(sample, name) for name in names} | dict(sample.labels)
+                    for sample in group
                 ]
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         write_seal(partial)

@@ -25,6 +25,7 @@ from parity_check.engines.kinds import configured_engine
 from parity_check.engines.pauses import IN_PROCESS
 from parity_check.engines.replies import Flying, WeightsInForce
 from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
+from parity_check.reading import parse_json, read_text
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import Session, session, tokenize_prompts
 from parity_check.report.deliver import Delivery, deliver
@@ -66,9 +67,10 @@ def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
     """Render a finished run again, with its stored verdict. Raises InputError."""
     delivery.check()
     path = directory / REPORT
+    tree = parse_json(read_text(path, "the report"), str(path))
     try:
-        shown = document(read(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError) as error:
+        shown = document(read(tree))
+    except (ValueError, KeyError) as error:
         missing = isinstance(error, KeyError)
         reason = f"{error} is missing" if missing else str(error).splitlines()[0]
         raise InputError(f"{path}: not a weight-sync report: {reason}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,9 +44,8 @@ def record(report: WeightSyncReport) -> WeightSyncRecord:
     )
 
 
-def read(text: str) -> WeightSyncReport:
+def read(tree: Any) -> WeightSyncReport:
     """A stored report, of this version or of version 1. Raises ValueError for anything else."""
-    tree = json.loads(text)
     if not isinstance(tree, dict) or tree.get("kind") != "weight-sync":
         raise ValueError("not of this kind")
     if tree.get("schema_version") == 1:
