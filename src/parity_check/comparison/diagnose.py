@@ -60,7 +60,9 @@ def _sampled(behaviour: Trace, evaluating: Trace) -> Iterator[tuple[SampleBatch,
     wanted = groups if whole else min(groups, MOST_GROUPS, fits)
     chosen = [number * groups // wanted for number in range(wanted)]
     each = TOKEN_BUDGET if whole else TOKEN_BUDGET // wanted
-    for left, right in zip(behaviour.batches(chosen), evaluating.batches(chosen), strict=True):
+    for left, right in zip(
+        behaviour.batches(chosen), evaluating.batches(chosen, like=behaviour), strict=True
+    ):
         yield first_samples(left, each), first_samples(right, each)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -284,11 +285,15 @@ class Trace:
         return int(self._file.num_row_groups)
 
     def batches(
-        self, groups: Sequence[int] | None = None, label: str | None = None
+        self,
+        groups: Sequence[int] | None = None,
+        label: str | None = None,
+        like: Trace | None = None,
     ) -> Iterator[SampleBatch]:
         """The given row groups, or all, in order; reads ahead by one.
 
-        `label` is a further column to read. Raises InputError if the trace does not have it.
+        `label` is a further column to read. Raises InputError if the trace does not have it. With
+        `like`, the samples of that trace's row groups: two programs may cut them differently.
         """
         there = set(self._file.schema_arrow.names)
         own = label_names(self._file.schema_arrow)
@@ -299,20 +304,48 @@ class Trace:
             )
         columns = [name for name in BATCH_COLUMNS if name in there]
         columns += [] if label is None else [label]
+        spans = self._spans()
+        if like is not None and like._spans()[-1][1] == spans[-1][1]:
+            spans = like._spans()
+        tables = self._tables(columns, spans if groups is None else [spans[g] for g in groups])
 
-        def read(index: int) -> SampleBatch:
-            table = self._read(index, columns)
-            self._refuse(index, wrong_alternatives(table))
-            return batch_of(table, label)
+        def read() -> SampleBatch | None:
+            table = next(tables, None)
+            return None if table is None else batch_of(table, label)
 
-        first, *others = range(self.row_groups) if groups is None else groups
         with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = reader.submit(read, first)
-            for index in others:
-                batch = ahead.result()
-                ahead = reader.submit(read, index)
+            ahead = reader.submit(read)
+            while (batch := ahead.result()) is not None:
+                ahead = reader.submit(read)
                 yield batch
-            yield ahead.result()
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """The first sample of each row group, and the first after it."""
+        metadata = self._file.metadata
+        sizes = (metadata.row_group(index).num_rows for index in range(self.row_groups))
+        return list(pairwise(accumulate(sizes, initial=0)))
+
+    def _tables(self, columns: list[str], spans: Iterable[tuple[int, int]]) -> Iterator[pa.Table]:
+        """The samples of each span; of two spans in one row group, which is read once."""
+        import pyarrow as pa
+
+        own = self._spans()
+        held: dict[int, pa.Table] = {}
+        for first, last in spans:
+            parts = []
+            for index, (start, end) in enumerate(own):
+                if not (start < last and first < end):
+                    continue
+                table = held.pop(index, None)
+                if table is None:
+                    table = self._read(index, columns)
+                    self._refuse(index, wrong_alternatives(table))
+                begin = max(first, start)
+                parts.append(table.slice(begin - start, min(last, end) - begin))
+                if last < end:
+                    held[index] = table
+            if parts:
+                yield parts[0] if len(parts) == 1 else pa.concat_tables(parts)
 
     def _read(self, index: int, columns: list[str] | None = None) -> pa.Table:
         import pyarrow as pa
