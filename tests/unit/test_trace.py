@@ -168,10 +168,10 @@ def test_samples_are_found_across_row_groups(tmp_path: Path) -> None:
     write_trace(tmp_path / "t.parquet", [a_sample(i) for i in range(count)], HEADER, {})
     trace = Trace(tmp_path / "t.parquet")
     assert [len(batch.sample_ids) for batch in trace.batches()] == [ROWS_PER_GROUP, 3]
-    for number in (0, ROWS_PER_GROUP - 1, ROWS_PER_GROUP, count - 1):
-        assert trace.sample(number) == a_sample(number)
+    numbers = (0, ROWS_PER_GROUP - 1, ROWS_PER_GROUP, count - 1)
+    assert trace.samples_at(numbers) == {number: a_sample(number) for number in numbers}
     with pytest.raises(IndexError):
-        trace.sample(count)
+        trace.samples_at([0, count])
 
 
 def test_row_groups_are_bounded_by_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,15 +260,20 @@ class Trace:
         for index in range(self._file.num_row_groups):
             yield from map(_sample, self._read(index).to_pylist())
 
-    def sample(self, number: int) -> Sample:
-        """One sample by its index in the trace."""
-        for index in range(self._file.num_row_groups):
-            rows = self._file.metadata.row_group(index).num_rows
-            if number < rows:
-                [row] = self._read(index).slice(number, 1).to_pylist()
-                return _sample(row)
-            number -= rows
-        raise IndexError(number)
+    def samples_at(self, numbers: Iterable[int]) -> dict[int, Sample]:
+        """Some samples, by their index in the trace. Reads each row group once."""
+        wanted = set(numbers)
+        found = {}
+        for index, (first, last) in enumerate(self._spans()):
+            here = sorted(number for number in wanted if first <= number < last)
+            if here:
+                table = self._read(index)
+                for number in here:
+                    [row] = table.slice(number - first, 1).to_pylist()
+                    found[number] = _sample(row)
+        if wanted - found.keys():
+            raise IndexError(min(wanted - found.keys()))
+        return found
 
     def mean_entropy(self) -> float | None:
         """Mean entropy of the full distribution over all tokens, nats; None if not recorded."""
