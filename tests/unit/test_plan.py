@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from parity_check.comparison.judgement import judgement
 from parity_check.comparison.plan import Plan, plan
+from parity_check.config.load import load_config
 from parity_check.config.models import Config, Judging
 from parity_check.measure.gates import judge_all
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import PairedChunk
 from parity_check.measure.needs import Need, needs
-from parity_check.traces.prompts import read_prompts
+from parity_check.traces.prompts import read_prompts, read_workload
 
+ROOT = Path(__file__).parents[2]
 PROMPTS = read_prompts("bundled:prompts")
 
 
@@ -75,6 +79,12 @@ def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs
     assert standard.sentence().endswith("for all of them: workload.samples_per_prompt = 26")
     more = planned({"samples_per_prompt": 26}, **family)
     assert more.unmet() == []
+
+
+@pytest.mark.parametrize("name", ["quickstart", "v0-to-v1", "trainer", "endpoint"])
+def test_the_example_configurations_can_decide_every_gate(name: str) -> None:
+    config = load_config(ROOT / "configs" / f"{name}.toml")
+    assert plan(read_workload(config.workload), config, judgement(config)).unmet() == []
 
 
 def test_too_few_clusters_ask_for_prompts() -> None:
