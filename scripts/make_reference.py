@@ -112,7 +112,8 @@ A limit is judged by the printed interval: inside is **parity**, wholly outside 
 anything else is **inconclusive**. A run is in parity only if every gate is, so no correction for
 multiple gates is needed. A run drifts if any gate drifts: for a run that is exactly at its limit,
 each gate is wrong in at most 2.5 % of runs. This is not corrected, so that verdicts match the
-printed intervals. Over all gates of a run:
+printed intervals; the report prints the sum over its gates (`False drift: …`). Over all gates of a
+run:
 
 {runs}
 
