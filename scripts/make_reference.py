@@ -119,7 +119,7 @@ run:
 
 ESS keeps its allowance for unseen tokens although it asks for most tokens (133,000 for the standard
 profile): without it, a pair at the limit is called parity in 15 % of runs. Samples of 55 tokens or
-more do not notice, because the limit on bursts asks for 2,460 samples.
+more do not notice, because the limit on bursts asks for 2,458 samples.
 
 If an engine against itself is outside the limit, the gate is inconclusive: no verdict on the other
 engine is possible. If all compared tokens are bit-identical, the bound on unseen rare events does
