@@ -512,7 +512,8 @@ def tables(runs: int, seed: int) -> Iterator[str]:
         yield f"| {told} the limit of all 12 gates, 96 prompts | drift | {_percent(share)} |"
     for what, noise in UNSETTLED.items():
         share = settled(noise, 96, 2 * few, seed)
-        yield f"| {what}, as many prompts as a first run of 96 asks for | parity or drift | {_percent(share)} |"
+        told = f"{what}, as many prompts as a first run of 96 asks for"
+        yield f"| {told} | parity or drift | {_percent(share)} |"
 
 
 def _covered(found: Rates) -> str:
