@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from parity_check.comparison.judgement import Judgement
 from parity_check.config.models import Config
-from parity_check.measure.needs import Need, needs
+from parity_check.measure.needs import Need, Unit, needs
 from parity_check.traces.prompts import Prompt, cluster_of
 
 
@@ -41,11 +41,20 @@ class Plan:
         if not unmet:
             return f"if nothing drifts, every gate can be decided ({size})"
         open = len({need.metric for need in unmet})
-        asked = ", ".join(f"{need.metric} {need.number:,} {need.unit}" for need in unmet)
         return (
             f"even if nothing drifts, {open} of {self.gates} gates cannot be decided ({size}); "
-            f"needed at least: {asked}; for all of them: {self._advice(unmet)}"
+            f"needed at least: {'; '.join(self._asked(unmet))}; for all of them: "
+            f"{self._advice(unmet)}"
         )
+
+    def _asked(self, unmet: Sequence[Need]) -> Iterator[str]:
+        """Gates that ask for the same together."""
+        same: dict[tuple[int, Unit], list[str]] = {}
+        for need in unmet:
+            same.setdefault((need.number, need.unit), []).append(need.metric)
+        for (number, unit), metrics in same.items():
+            who = "every gate" if len(metrics) == self.gates else ", ".join(metrics)
+            yield f"{who} {number:,} {unit}"
 
     def _has(self, need: Need) -> int:
         size = {"tokens": self.tokens, "samples": self.samples, "clusters": self.clusters}
