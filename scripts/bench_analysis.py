@@ -1,18 +1,19 @@
-"""Measure the speed and memory of reading, measuring and judging traces.
+"""Measure what it costs to compare two stored traces: CPU seconds and memory of whole processes.
 
-    python scripts/bench_analysis.py [--tokens 1e6 1e7 4e7] [--repeats 5] [--torch-python PATH]
+    python scripts/bench_analysis.py [--tokens 1e3 1e6 1e7] [--top 0 5] [--length 512] [--repeats 3]
 
-Builds two traces of 512-token samples, four samples per prompt, with heavy-tailed Δ, and times
-these parts, each in its own process, as the best of several runs:
+Builds two traces, four samples a prompt, with heavy-tailed Δ, `--top` alternatives a token, and
+runs these side by side, each in a process of its own, start-up included:
 
-- `compare`: what `parity-check compare A B` does after its imports, from Parquet to verdict;
-- `metrics`: the same numbers from arrays in memory, in chunks of 1,024 samples;
-- `numpy`: whole-array means of the same quantities; no intervals, breakdowns or objectives;
-- `torch`: a loop over samples with the operations of RL trainers, up to a million tokens (needs an
-  interpreter with torch: `--torch-python`).
+- `parity-check`: `parity-check compare A.parquet B.parquet`, from Parquet to the verdict;
+- `duckdb`, `polars`, `numpy`: seven plain means of the same logprobs in one query (of numpy, over
+  whole columns that pyarrow reads): no intervals, clusters, breakdowns or checks, one objective;
+- `verl`: its own metrics, `compute_offpolicy_metrics`, over tensors that are read as they are
+  (needs `--torch-python`, an interpreter with torch, and `--checkouts`, a directory with verl).
 
-Tokens per second count the tokens of one trace. CPU seconds include all threads; on a busy machine
-they are more reliable than wall time. Peak memory is that of the whole process.
+What is not installed is left out. Tokens count one trace. Each figure is the smallest of the
+repeats. CPU seconds include all threads; on a busy machine they grow too, so only rows of one run
+can be compared.
 """
 
 from __future__ import annotations
@@ -23,113 +24,151 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 LENGTH = 512
 SAMPLES_PER_PROMPT = 4
-LOAD_LIMIT = 0.5
+PROMPT_TOKENS = 64
 NAMES = ("behaviour", "evaluating")
-HEAD = (
-    "| part | tokens | s | CPU s | M tokens/s | M tokens/CPU s | peak MiB |\n"
-    "|---|---:|---:|---:|---:|---:|---:|"
-)
+HEAD = "| | tokens | top | CPU s | s | peak MiB |\n|---|---:|---:|---:|---:|---:|"
 
-TORCH = """
-import json, sys, time
-import numpy, torch
-torch.set_num_threads(1)  # samples are too short for more
-directory, length, repeats = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-sides = [numpy.load(f"{directory}/{name}.npy") for name in ("behaviour", "evaluating")]
-sides = [torch.from_numpy(side).split(length) for side in sides]
-seconds = cpu_seconds = float("inf")
-for _ in range(repeats):
-    started, used = time.perf_counter(), time.process_time()
-    rows = []
-    for behaviour, evaluating in zip(*sides):
-        mask = torch.ones_like(behaviour)
-        size = mask.sum()
-        delta = evaluating - behaviour
-        ratio = delta.clamp(-20, 20).exp()
-        mean = lambda x: ((x * mask).sum() / size).item()
-        rows.append((
-            mean(delta), mean(delta.abs()), mean(delta ** 2), mean(ratio), mean(ratio ** 2),
-            mean(ratio - 1 - delta), mean(torch.exp(delta.abs())), mean((delta.abs() > 1).float()),
-            mean((behaviour.exp() - evaluating.exp()).abs()),
-            mean(((ratio < 0.8) | (ratio > 1.2)).float()), torch.exp((delta * mask).sum()).item(),
-        ))
-    [sum(column) / len(rows) for column in zip(*rows)]
-    seconds = min(seconds, time.perf_counter() - started)
-    cpu_seconds = min(cpu_seconds, time.process_time() - used)
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-peak = int(status["VmHWM"].split()[0]) / 1024
-print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak}))
+DUCKDB = """
+import sys, duckdb
+a, b = (f"{sys.argv[1]}/{name}.parquet" for name in "AB")
+print(duckdb.sql(f'''
+    SELECT avg(d), avg(abs(d)), avg(exp(d)), avg(exp(d) - 1 - d), avg((abs(d) > 1)::DOUBLE),
+        avg((exp(d) NOT BETWEEN 0.8 AND 1.2)::DOUBLE),
+        sum(exp(d)) ** 2 / (count(*) * sum(exp(2 * d)))
+    FROM (SELECT unnest(b.logprobs)::DOUBLE - unnest(a.logprobs) AS d
+        FROM '{a}' a POSITIONAL JOIN '{b}' b)
+''').fetchall())
+"""
+
+POLARS = """
+import sys, polars
+a, b = (polars.scan_parquet(f"{sys.argv[1]}/{name}.parquet").select("logprobs") for name in "AB")
+d = polars.col("b").cast(polars.Float64) - polars.col("a")
+r = polars.col("d").exp()
+both = polars.concat(
+    [a.rename({"logprobs": "a"}), b.rename({"logprobs": "b"})], how="horizontal"
+)
+print(both.explode("a", "b").select(d=d).select(
+    mean=polars.col("d").mean(), size=polars.col("d").abs().mean(), ratio=r.mean(),
+    k3=(r - 1 - polars.col("d")).mean(), tail=(polars.col("d").abs() > 1).mean(),
+    clip=(~r.is_between(0.8, 1.2)).mean(), ess=r.sum() ** 2 / (r.len() * (r * r).sum()),
+).collect())
+"""
+
+NUMPY = """
+import sys, numpy, pyarrow.parquet
+a, b = (
+    numpy.from_dlpack(
+        pyarrow.parquet.read_table(f"{sys.argv[1]}/{name}.parquet", columns=["logprobs"])
+        .column(0).combine_chunks().flatten()
+    )
+    for name in "AB"
+)
+d = b.astype(numpy.float64) - a
+r = numpy.exp(d)
+print(
+    d.mean(), abs(d).mean(), r.mean(), (r - 1 - d).mean(), (abs(d) > 1).mean(),
+    ((r < 0.8) | (r > 1.2)).mean(), r.sum() ** 2 / (len(r) * (r * r).sum()),
+)
+"""
+
+VERL = """
+import sys, numpy, torch
+from pathlib import Path
+from framework_values import taken
+root, length = Path(sys.argv[2]) / "verl", int(sys.argv[3])
+functional = taken(root / "verl/utils/torch_functional.py", {"masked_mean", "masked_sum"})
+helper = taken(
+    root / "verl/trainer/ppo/rollout_corr_helper.py", {"compute_offpolicy_metrics"},
+    verl_F=functional, SAFETY_BOUND=20.0,
+)
+rollout, trainer = (
+    torch.from_numpy(numpy.load(f"{sys.argv[1]}/{name}.npy")).view(-1, length)
+    for name in ("behaviour", "evaluating")
+)
+print(helper.compute_offpolicy_metrics(trainer, rollout, torch.ones_like(rollout)))
 """
 
 
-def build(directory: Path, tokens: int) -> None:
+def build(directory: Path, tokens: int, length: int = LENGTH, top: int = 0) -> None:
     """Two traces, the second replayed from the first, and the same logprobs as plain arrays."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from parity_check.traces.trace import METADATA_KEY, ROWS_PER_GROUP, VOCABULARY_KEY, trace_schema
+    from parity_check.traces.seal import write_seal
+    from parity_check.traces.trace import (
+        METADATA_KEY,
+        ROWS_PER_GROUP,
+        TOKENS_PER_GROUP,
+        VOCABULARY_KEY,
+        trace_schema,
+        trace_writer,
+    )
 
     rng = np.random.default_rng(20261121)
-    samples = tokens // LENGTH
+    samples = tokens // length
+    tokens = samples * length
+    group = max(1, min(ROWS_PER_GROUP, TOKENS_PER_GROUP // (length + PROMPT_TOKENS)))
     arrays = [
-        np.lib.format.open_memmap(
-            directory / f"{name}.npy", "w+", np.dtype(np.float32), (samples * LENGTH,)
-        )
+        np.lib.format.open_memmap(directory / f"{name}.npy", "w+", np.float32, (tokens,))
         for name in NAMES
     ]
     schemas = [
         trace_schema().with_metadata(
-            {METADATA_KEY: json.dumps(header(name, samples)).encode(), VOCABULARY_KEY: b"{}"}
+            {METADATA_KEY: json.dumps(made).encode(), VOCABULARY_KEY: b"{}"}
         )
-        for name in NAMES
+        for made in (header(name, samples, tokens) for name in NAMES)
     ]
-    with (
-        pq.ParquetWriter(directory / "A.parquet", schemas[0], compression="zstd") as first,
-        pq.ParquetWriter(directory / "B.parquet", schemas[1], compression="zstd") as second,
-    ):
-        for start in range(0, samples, ROWS_PER_GROUP):
-            numbers = range(start, min(start + ROWS_PER_GROUP, samples))
-            size = len(numbers) * LENGTH
-            behaviour = -rng.gamma(0.5, 1.5, size).astype(np.float32)
-            heavy = np.where(rng.random(size) < 0.02, 0.2, 0.02)
-            noise = (heavy * rng.standard_t(4, size)).astype(np.float32)
-            evaluating = np.minimum(behaviour + noise, np.float32(0.0))
-            ids = rng.integers(0, 50_000, size, dtype=np.int32)
-            for writer, array, values in zip(
-                (first, second), arrays, (behaviour, evaluating), strict=True
-            ):
-                array[start * LENGTH : start * LENGTH + size] = values
-                columns = {
-                    "sample_id": [f"s{n}" for n in numbers],
-                    "prompt_id": [f"p{n // SAMPLES_PER_PROMPT}" for n in numbers],
-                    "sample_index": [n % SAMPLES_PER_PROMPT for n in numbers],
-                    "prompt_group": [f"g{n // SAMPLES_PER_PROMPT % 8}" for n in numbers],
-                    "prompt_token_ids": lists(pa, ids[: len(numbers) * 64], 64),
-                    "completion_token_ids": lists(pa, ids, LENGTH),
-                    "logprobs": lists(pa, values, LENGTH),
-                }
-                empty = [None] * len(numbers)
-                table = [
-                    pa.array(columns.get(field.name, empty), type=field.type)
-                    for field in trace_schema()
-                ]
-                writer.write_batch(pa.record_batch(table, schema=writer.schema))
+    paths = [directory / f"{name}.parquet" for name in "AB"]
+    writers = [trace_writer(*each) for each in zip(paths, schemas, strict=True)]
+
+    def lists(values: Any, width: int) -> Any:
+        offsets = pa.array(range(0, len(values) + 1, width), pa.int32())
+        return pa.ListArray.from_arrays(offsets, values)
+
+    for start in range(0, samples, group):
+        numbers = range(start, min(start + group, samples))
+        size = len(numbers) * length
+        ids = rng.integers(0, 50_000, (size, max(top, 1)), dtype=np.int32)
+        steps = rng.gamma(0.5, 1.5, (size, max(top, 1))).astype(np.float32)
+        heavy = np.where(rng.random(size) < 0.02, 0.2, 0.02)
+        noise = (heavy * rng.standard_t(4, size)).astype(np.float32)
+        steps[:, 0] = 0.0
+        below = -np.cumsum(steps, axis=1)
+        behaviour = -rng.gamma(0.5, 1.5, size).astype(np.float32)
+        evaluating = np.minimum(behaviour + noise, np.float32(0.0))
+        prompts = rng.integers(0, 50_000, len(numbers) * PROMPT_TOKENS, np.int32)
+        for writer, array, values in zip(writers, arrays, (behaviour, evaluating), strict=True):
+            array[start * length : start * length + size] = values
+            columns = {
+                "sample_id": [f"s{n}" for n in numbers],
+                "prompt_id": [f"p{n // SAMPLES_PER_PROMPT}" for n in numbers],
+                "sample_index": [n % SAMPLES_PER_PROMPT for n in numbers],
+                "prompt_group": [f"g{n // SAMPLES_PER_PROMPT % 8}" for n in numbers],
+                "prompt_token_ids": lists(prompts, PROMPT_TOKENS),
+                "completion_token_ids": lists(np.ascontiguousarray(ids[:, 0]), length),
+                "logprobs": lists(values, length),
+            }
+            if top:
+                rows = (values[:, None] + below).ravel()
+                columns["top_token_ids"] = lists(lists(ids.ravel(), top), length)
+                columns["top_logprobs"] = lists(lists(rows, top), length)
+            empty = [None] * len(numbers)
+            table = [pa.array(columns.get(f.name, empty), type=f.type) for f in trace_schema()]
+            writer.write_batch(pa.record_batch(table, schema=writer.schema))
+    for path, writer in zip(paths, writers, strict=True):
+        writer.close()
+        write_seal(path)
 
 
-def lists(pa: Any, values: Any, length: int) -> Any:
-    """A list column of equal lengths over flat values."""
-    offsets = range(0, len(values) + 1, length)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
-
-
-def header(name: str, samples: int) -> dict[str, object]:
+def header(name: str, samples: int, tokens: int) -> dict[str, object]:
     engine = {
         "label": name, "version": "0", "family": "v1", "device": "none", "packages": {},
         "settings": {}, "config": {}, "environment": {}, "model": {},
@@ -145,124 +184,80 @@ def header(name: str, samples: int) -> dict[str, object]:
         "logprob_distribution": "processed", "host": {}, "config": {},
         "replayed_from": None if name == "behaviour" else "bench",
         "token_digest": "bench" if name == "behaviour" else "replayed", "schema_version": 1,
-        "samples": samples, "tokens": samples * LENGTH,
+        "samples": samples, "tokens": tokens,
     }  # fmt: skip
 
 
-def compare(directory: Path) -> Callable[[], object]:
-    from parity_check.comparison.analyse import analyse_pair
-    from parity_check.config.models import Judging
-
-    return lambda: analyse_pair(directory / "A.parquet", directory / "B.parquet", Judging())
-
-
-def metrics(directory: Path) -> Callable[[], object]:
-    import numpy as np
-
-    from parity_check.measure.measure import measure
-    from parity_check.measure.metrics import PairedChunk
-
-    behaviour, evaluating = (np.load(directory / f"{name}.npy") for name in NAMES)
-    samples = len(behaviour) // LENGTH
-
-    def chunk(start: int) -> PairedChunk:
-        size = min(1024, samples - start)
-        tokens = slice(start * LENGTH, (start + size) * LENGTH)
-        prompts = np.arange(start, start + size, dtype=np.int32) // SAMPLES_PER_PROMPT
-        starts = np.arange(size + 1) * LENGTH
-        return PairedChunk(behaviour[tokens], evaluating[tokens], starts, prompts, prompts % 8)
-
-    return lambda: measure(map(chunk, range(0, samples, 1024)), sampled_by="reference")
-
-
-def numpy(directory: Path) -> Callable[[], object]:
-    import numpy as np
-
-    behaviour, evaluating = (np.load(directory / f"{name}.npy") for name in NAMES)
-
-    def means() -> list[float]:
-        delta = evaluating.astype(np.float64) - behaviour
-        ratio = np.exp(np.clip(delta, -20, 20))
-        size = np.abs(delta)
-        columns = (
-            delta, size, delta**2, ratio, ratio**2, ratio - 1 - delta,
-            np.exp(-delta) - 1 + delta, np.exp(size), size > 1, delta == 0,
-            np.abs(np.exp(evaluating) - np.exp(behaviour)), (ratio < 0.8) | (ratio > 1.2),
-        )  # fmt: skip
-        return [float(column.mean()) for column in columns]
-
-    return means
-
-
-PARTS = {"compare": compare, "metrics": metrics, "numpy": numpy}
-
-
-def measure_part(name: str, directory: Path, repeats: int) -> None:
-    """Run in the child: print the best time and the peak memory."""
-    import time
-
-    job = PARTS[name](directory)
-    seconds = cpu_seconds = float("inf")
-    for _ in range(repeats):
-        started, used = time.perf_counter(), time.process_time()
-        job()
-        seconds = min(seconds, time.perf_counter() - started)
-        cpu_seconds = min(cpu_seconds, time.process_time() - used)
-    # Not ru_maxrss: a child inherits that of the process which started it.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    status = dict(line.split(":", 1) for line in lines)
-    peak = int(status["VmHWM"].split()[0]) / 1024
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak}))
-
-
-def child(command: Sequence[str]) -> dict[str, float]:
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "2")
-    done = subprocess.run(
-        command, env={**os.environ, **threads}, stdout=subprocess.PIPE, text=True, check=True
-    )
-    found: dict[str, float] = json.loads(done.stdout)
+def jobs(directory: Path, length: int, options: argparse.Namespace) -> dict[str, Sequence[str]]:
+    """The commands to compare, by name."""
+    traces = [str(directory / f"{name}.parquet") for name in "AB"]
+    found = {"parity-check": [sys.executable, "-m", "parity_check", "compare", *traces]}
+    for name, program, module in (
+        ("duckdb", DUCKDB, "duckdb"), ("polars", POLARS, "polars"), ("numpy", NUMPY, "numpy"),
+    ):  # fmt: skip
+        if find_spec(module) is not None:
+            found[name] = [sys.executable, "-c", program, str(directory)]
+    if options.torch_python and options.checkouts:
+        arguments = [str(directory), options.checkouts, str(length)]
+        found["verl"] = [options.torch_python, "-c", VERL, *arguments]
     return found
 
 
-def report(name: str, tokens: int, found: dict[str, float]) -> None:
-    rates = [tokens / found[name] / 1e6 for name in ("seconds", "cpu_seconds")]
-    cells = (
-        name, f"{tokens:,}", f"{found['seconds']:.2f}", f"{found['cpu_seconds']:.2f}",
-        *(f"{rate:.1f}" for rate in rates), f"{found['peak_mib']:.0f}",
-    )  # fmt: skip
-    print("| " + " | ".join(cells) + " |", flush=True)
+def measured(command: Sequence[str]) -> tuple[float, float, float]:
+    """CPU seconds, seconds and peak MiB of a process. Exits 0, or with a verdict."""
+    import time
+
+    scripts = str(Path(__file__).parent)
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), scripts)))
+    started = time.perf_counter()
+    child = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path}
+    )
+    _, status, used = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - started
+    if os.waitstatus_to_exitcode(status) not in (0, 1, 4):
+        raise SystemExit(f"failed: {command}")
+    return used.ru_utime + used.ru_stime, seconds, used.ru_maxrss / 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tokens", type=float, nargs="+", default=[1e6, 1e7, 4e7])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--torch-python", help="an interpreter with torch, for the loop")
-    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
-    parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--tokens", type=float, nargs="+", default=[1e3, 1e6, 1e7])
+    parser.add_argument("--top", type=int, nargs="+", default=[0, 5])
+    parser.add_argument("--length", type=int, default=LENGTH, help="tokens a sample")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", help="of the rows, by name")
+    parser.add_argument("--torch-python", help="an interpreter with torch, for verl")
+    parser.add_argument("--checkouts", help="a directory with a checkout of verl")
+    parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.part:
-        measure_part(options.part, options.directory, options.repeats)
+    if options.build:  # in a child: its memory would count as that of the processes it starts
+        build(options.build, int(options.tokens[0]), options.length, options.top[0])
         return
-    load = os.getloadavg()[0] / len(os.sched_getaffinity(0))
-    if load > LOAD_LIMIT:
-        print(f"note: the machine is busy, {load:.1f} runnable processes per core", file=sys.stderr)
     print(HEAD, flush=True)
     for wanted in options.tokens:
-        tokens = int(wanted) // LENGTH * LENGTH
-        with tempfile.TemporaryDirectory() as made:
-            build(Path(made), tokens)
-            for name in PARTS:
-                if name == "compare" or tokens <= 1e7:
-                    arguments = ["--part", name, "--directory", made]
-                    repeats = ["--repeats", str(options.repeats)]
-                    found = child([sys.executable, __file__, *arguments, *repeats])
-                    report(name, tokens, found)
-            if options.torch_python and tokens <= 1e6:
-                found = child([options.torch_python, "-c", TORCH, made, str(LENGTH), "2"])
-                report("torch", tokens, found)
+        length = min(options.length, int(wanted) // 16)
+        tokens = int(wanted) // length * length
+        for top in options.top:
+            with tempfile.TemporaryDirectory() as made:
+                size = ["--tokens", str(tokens), "--top", str(top), "--length", str(length)]
+                subprocess.run([sys.executable, __file__, "--build", made, *size], check=True)
+                for name, command in jobs(Path(made), length, options).items():
+                    if options.only and name not in options.only:
+                        continue
+                    best = map(min, *(measured(command) for _ in range(max(2, options.repeats))))
+                    cpu, seconds, peak = best
+                    cells = (
+                        name,
+                        f"{tokens:,}",
+                        top,
+                        f"{cpu:.2f}",
+                        f"{seconds:.2f}",
+                        f"{peak:.0f}",
+                    )
+                    print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

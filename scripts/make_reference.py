@@ -29,6 +29,7 @@ from parity_check.measure.stats import (
     FEWEST_CLUSTERS,
     FOLDS,
     LONG_TAIL_DEGREES,
+    SETTLING_ERRORS,
     SKEWNESS_BIAS,
     UNSEEN_LOG_RATIO,
 )
@@ -77,7 +78,7 @@ only half of the runs. The warning `shared-prefixes` appears if prompts share ha
   by {degrees:g}, because the error is small in runs with a small mean.
 - Shares: never narrower than the exact binomial interval. A share of 0 also has an upper end, 3.7 /
   n at 95 %. **This assumes independent tokens.** If whole requests fail, the number of samples
-  matters: `burst_fraction` and `burst_prompt_fraction` are bounded and gated by samples and by
+  matters: `burst_fraction` and `burst_cluster_fraction` are bounded and gated by samples and by
   prompts.
 - k3, the mean ratio and ESS: a sample alone cannot bound a mean, because a tail that it does not
   contain may dominate. Their far end includes unseen tokens with Δ = {unseen:g} nats, as many as
@@ -111,16 +112,25 @@ A limit is judged by the printed interval: inside is **parity**, wholly outside 
 anything else is **inconclusive**. A run is in parity only if every gate is, so no correction for
 multiple gates is needed. A run drifts if any gate drifts: for a run that is exactly at its limit,
 each gate is wrong in at most 2.5 % of runs. This is not corrected, so that verdicts match the
-printed intervals. Over all gates of a run:
+printed intervals; the report prints the sum over its gates (`False drift: …`). Over all gates of a
+run:
 
 {runs}
+
+ESS keeps its allowance for unseen tokens although it asks for most tokens (133,000 for the standard
+profile): without it, a pair at the limit is called parity in 15 % of runs. Samples of 55 tokens or
+more do not notice, because the limit on bursts asks for 2,458 samples.
 
 If an engine against itself is outside the limit, the gate is inconclusive: no verdict on the other
 engine is possible. If all compared tokens are bit-identical, the bound on unseen rare events does
 not prevent parity. A side without any usable logprob is drift, because of its invalid logprobs.
-`required_limit` is the limit that would just have passed. `prompts_needed` is the smallest G with
-3.6 s / √G + u / G below the distance from the estimate to its limit, where s is the spread of
-cluster means and u what a prompt leaves unseen: a 90 % chance of parity if there is no drift.
+`required_limit` is the limit that would just have passed. `prompts_needed` is the smallest number
+of clusters G (as prompts) with {settling:g} s / √G + u / G below the distance from the
+estimate to its limit, where s is the spread of cluster means and u what a cluster leaves unseen.
+The factor was chosen so that new runs of the largest number that any gate asks for settle all gates
+in nine of ten cases. `prompts_if_clean` is the same with the estimate at its target: the number if
+nothing drifts. Before a run, `compare` and `doctor -c` print what the bounds on unseen events ask
+for: a limit p on a share needs {rule:.1f} / p tokens, samples or clusters, whichever it counts.
 
 A token with a logprob below −28 nats cannot have been sampled; `impossible_fraction` counts such
 tokens, and they are excluded from every mean. vLLM divides the probabilities by exponential
@@ -202,6 +212,8 @@ def metrics_page() -> str:
             unseen=UNSEEN_LOG_RATIO,
             impossible=IMPOSSIBLE,
             coverage=coverage,
+            settling=SETTLING_ERRORS,
+            rule=-math.log(0.025),
             errors=errors,
             runs=runs,
         ),

@@ -30,7 +30,7 @@ SMALL = {
     "gates.ess": 0.2,
     "gates.impossible_fraction": 0.05,
     "gates.burst_fraction": 0.3,
-    "gates.burst_prompt_fraction": 0.3,
+    "gates.burst_cluster_fraction": 0.3,
     "gates.tail_fraction": 0.05,
     "gates.clip_fraction": 0.05,
 }

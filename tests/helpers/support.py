@@ -104,7 +104,7 @@ def finish(process: subprocess.Popen[str]) -> Finished:
 
 SMALL_RUN: dict[str, float] = {
     "mean_importance_ratio": 0.5, "k3_kl": 0.5, "clip_fraction": 0.05, "tail_fraction": 0.05,
-    "burst_fraction": 0.5, "burst_prompt_fraction": 0.5, "impossible_fraction": 0.05, "ess": 0.05,
+    "burst_fraction": 0.5, "burst_cluster_fraction": 0.5, "impossible_fraction": 0.05, "ess": 0.05,
 }  # fmt: skip
 """Limits of the gates that know of unseen events: a few hundred tokens can decide these."""
 

@@ -68,9 +68,11 @@ def test_errors_are_said_even_when_quiet(tmp_path: Path) -> None:
     assert_fails(done, 2, "cannot read the configuration none.toml")
 
 
-def test_without_progress_only_errors_are_said(tmp_path: Path) -> None:
+def test_without_progress_the_plan_and_errors_alone_are_said(tmp_path: Path) -> None:
     done = call_cli("compare", "--no-progress", "-c", fake_config(tmp_path), cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (4, "")
+    assert done.returncode == 4
+    [line] = done.stderr.splitlines()
+    assert line.startswith("plan: ")
     assert done.stdout
 
 

@@ -48,7 +48,8 @@ def test_stdout_is_the_report_and_stderr_the_talk(drifting_run: Run) -> None:
     assert "sampled by the candidate, replayed by the reference" in drifting_run.done.stdout
     assert "worst tokens" in drifting_run.done.stdout
     assert drifting_run.done.stdout.splitlines()[-1].startswith("✗ DRIFT")
-    talk = drifting_run.done.stderr.splitlines()
+    plan, *talk = drifting_run.done.stderr.splitlines()
+    assert plan.startswith("plan: ")
     assert all(line.startswith("[") for line in talk), talk
     assert any("candidate: starting the engine" in line for line in talk)
 
@@ -140,6 +141,13 @@ def test_parity_exits_with_0(tmp_path: Path) -> None:
     done = run_cli("compare", "-c", config, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-1].startswith("✓ PARITY")
+
+
+def test_what_the_workload_can_decide_is_said_before_the_engines_start(tmp_path: Path) -> None:
+    done = run_cli("compare", "-c", fake_config(tmp_path), cwd=tmp_path)
+    first = done.stderr.splitlines()[0]
+    assert first.startswith("plan: even if nothing drifts, 9 of 9 gates cannot be decided")
+    assert "needed at least: every gate 8 clusters; " in first
 
 
 def test_too_few_prompts_exit_with_4_and_quiet_says_the_verdict_alone(tmp_path: Path) -> None:

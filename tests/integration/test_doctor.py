@@ -30,6 +30,8 @@ def test_fake_engines_need_nothing(tmp_path: Path) -> None:
     assert "reference  fake engine, needs no environment" in done.stdout
     assert "bundled:prompts, 4 prompts" in done.stdout
     assert "assets/tiny" in done.stdout
+    [plan] = [line for line in done.stdout.splitlines() if line.startswith("plan ")]
+    assert "even if nothing drifts, 9 of 9 gates cannot be decided" in plan
     assert "rope_theta" in done.stdout
 
 

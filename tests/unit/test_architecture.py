@@ -37,6 +37,14 @@ def test_help_is_instant() -> None:
     assert not HEAVY & loaded_by("parity_check.cli.main")
 
 
+def test_stored_traces_are_compared_without_engines_or_pictures() -> None:
+    loaded = loaded_by("parity_check.comparison.examination")
+    assert loaded & HEAVY <= {"numpy", "scipy"}
+    assert "scipy.stats" not in loaded
+    assert not [name for name in loaded if name.startswith("parity_check.engines")]
+    assert "parity_check.comparison.pictures.collect" not in loaded
+
+
 def test_http_is_loaded_for_an_endpoint_alone() -> None:
     assert "httpx" not in loaded_by("parity_check.comparison.command")
 

@@ -65,7 +65,19 @@ def test_tokens_too_large_for_one_direction_show_in_the_other() -> None:
     assert simulated.unseen_parity(6.0, 5.0, prompts, 20, SEED, both=True) == 0.0
 
 
+def test_ess_needs_its_allowance_for_unseen_tokens() -> None:
+    """Three runs of twenty at its limit would be called parity without it."""
+    assert simulated.short_parity(1.0, 100, SEED) <= 0.035
+    assert simulated.short_parity(1.0, 100, SEED, allowance=False) > 0.05
+
+
 def test_the_error_rate_of_a_run_is_bounded() -> None:
     """Twelve gates exactly at their limits; at half of them."""
     assert simulated.family_wise(96, 60, SEED) <= 0.25
     assert simulated.family_wise(96, 60, SEED, scale=2.0) == 0.0
+
+
+@pytest.mark.parametrize("noise", simulated.UNSETTLED.values(), ids=simulated.UNSETTLED)
+def test_as_many_prompts_as_a_run_asks_for_settle_its_gates(noise: simulated.Noise) -> None:
+    """Nine new runs of ten; with 3.6 standard errors instead of 4.4 it is one of two."""
+    assert simulated.settled(noise, 96, 40, SEED) >= 0.85

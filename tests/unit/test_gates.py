@@ -1,6 +1,7 @@
 """Verdicts: the rules, their monotony, and what they say."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ RANK = {"drift": 0, "inconclusive": 1, "parity": 2}
 def estimate(
     value: float, low: float | None, high: float | None, clusters: int = 64, unit: str = "nats"
 ) -> Estimate:
-    note = "" if low is not None else f"no interval: {clusters} prompts, at least 8 needed"
+    note = "" if low is not None else f"no interval: {clusters} clusters, at least 8 needed"
     unseen = high if unit == "share" and value == 0.0 and high else 0.0
     return Estimate(
         "m", "reference", value, low, high, 0.95, 1000, clusters, unit, note, clusters, unseen
@@ -129,15 +130,29 @@ def test_inside_the_floor_is_called_indistinguishable() -> None:
 def test_without_an_interval_nothing_is_decided() -> None:
     result = judge(estimate(0.0, None, None, clusters=5), upper(1e-3))
     assert (result.verdict, result.prompts_needed) == ("inconclusive", 8)
-    assert "5 prompts, at least 8 needed" in result.reason
+    assert "5 clusters, at least 8 needed" in result.reason
     assert result.required_limit is None
 
 
 def test_straddling_says_how_many_prompts_would_settle_it() -> None:
     result = judge(estimate(0.0, -2e-3, 2e-3, clusters=100), two_sided(1e-3))
-    # s = 2e-3 sqrt(100) / 1.984; (3.6 s / 1e-3)^2 = 1317
-    assert result.prompts_needed == 1317
-    assert "about 1,317 prompts would resolve it (now 100)" in result.reason
+    # s = 2e-3 sqrt(100) / 1.984; (4.4 s / 1e-3)^2 = 1967
+    assert result.prompts_needed == result.prompts_if_clean == 1967
+    assert "about 1,967 prompts would resolve it (now 100)" in result.reason
+
+
+def test_half_way_to_the_limit_a_clean_pair_needs_a_quarter() -> None:
+    result = judge(estimate(5e-4, -1e-3, 2e-3, clusters=100), two_sided(1e-3))
+    assert (result.prompts_needed, result.prompts_if_clean) == (4426, 1107)
+    assert "about 4,426 prompts would resolve it (if nothing drifts: 1,107; now" in result.reason
+
+
+def test_prompts_that_share_a_cluster_are_needed_in_proportion() -> None:
+    one = judge(estimate(0.0, -2e-3, 2e-3, clusters=100), two_sided(1e-3), prompts=250)
+    assert one.prompts_needed == math.ceil(1967 * 2.5)
+    assert "(now 250)" in one.reason
+    few = judge(estimate(0.0, None, None, clusters=5), two_sided(1e-3), prompts=20)
+    assert few.prompts_needed == 32
 
 
 def test_sitting_on_the_limit_cannot_be_settled() -> None:
@@ -148,7 +163,7 @@ def test_sitting_on_the_limit_cannot_be_settled() -> None:
 
 def test_zero_events_need_prompts_in_proportion() -> None:
     result = judge(estimate(0.0, 0.0, 3e-4, unit="share"), upper(1e-4))
-    assert result.prompts_needed == 192
+    assert result.prompts_needed == 193  # a little slower than in proportion to 1 / n
 
 
 @given(ESTIMATES, LIMITS)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from parity_check.measure import invalid
+from parity_check.measure.alternatives import Alternatives
 
 
 def f32(*values: float) -> np.ndarray:
@@ -83,7 +84,7 @@ def test_alternatives_are_checked_for_duplicates_gaps_and_the_sampled_token() ->
     logprobs = np.tile(f32(-0.5, -1.5, -2.5), (5, 1))
     token_ids = np.array([6, 6, 6, 9, 9], np.int32)
     sampled = f32(-1.5, -1.5, -1.5, -1.0, -3.0)
-    assert invalid.count_alternatives(ids, logprobs, token_ids, sampled) == {
+    assert Alternatives(ids, logprobs).defects(token_ids, sampled) == {
         "top_duplicate": 1,
         "top_missing": 1,
         "sampled_not_returned": 1,
@@ -92,13 +93,13 @@ def test_alternatives_are_checked_for_duplicates_gaps_and_the_sampled_token() ->
 
 def test_a_masked_alternative_is_not_a_missing_one() -> None:
     ids, logprobs = np.array([[5, 6]], np.int32), f32(-0.1, -np.inf)[None]
-    counts = invalid.count_alternatives(ids, logprobs, None, f32(-0.1))
+    counts = Alternatives(ids, logprobs).defects(None, f32(-0.1))
     assert not any(counts.values())
 
 
 def test_a_nan_alternative_is_a_missing_one() -> None:
     ids, logprobs = np.array([[5, 6]], np.int32), f32(-0.1, np.nan)[None]
-    assert invalid.count_alternatives(ids, logprobs, None, f32(-0.1))["top_missing"] == 1
+    assert Alternatives(ids, logprobs).defects(None, f32(-0.1))["top_missing"] == 1
 
 
 def test_entries_come_in_table_order_with_their_sentence() -> None:

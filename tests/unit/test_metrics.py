@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from parity_check.errors import TraceMismatchError
-from parity_check.measure.accumulator import renormalised_entropy
+from parity_check.measure.alternatives import renormalised_entropy
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import METRICS, PairedChunk, token_columns
 from parity_check.measure.objectives import choose_objective
@@ -407,9 +407,9 @@ def test_bursts_are_counted_by_sample_and_by_prompt() -> None:
     cluster = [sample // 2 for sample in range(24)]
     measured = measure([chunk(behaviour, evaluating, cluster)], sampled_by="reference")
     assert measured["burst_fraction"].value == pytest.approx(1 / 24)
-    assert measured["burst_prompt_fraction"].value == pytest.approx(1 / 12)
+    assert measured["burst_cluster_fraction"].value == pytest.approx(1 / 12)
     assert measured["tail_sample_fraction"].value == pytest.approx(2 / 24)
-    assert measured["tail_prompt_fraction"].value == pytest.approx(2 / 12)
+    assert measured["tail_cluster_fraction"].value == pytest.approx(2 / 12)
     assert measured["tail_fraction"].value == pytest.approx(41 / 960)
     assert measured["burst_fraction"].ci_high > measured["tail_fraction"].value
 

@@ -10,6 +10,7 @@ import pytest
 
 from helpers.described import described
 from parity_check.errors import TraceMismatchError
+from parity_check.measure.measure import measure
 from parity_check.traces.pairing import Index, Prefixes, check_headers, check_siblings, pair
 from parity_check.traces.trace import SampleBatch, TraceHeader
 
@@ -71,6 +72,23 @@ def test_clusters_are_prompts_groups_or_samples() -> None:
     ):
         [chunk] = pair([whole], [whole], cluster_by, Index(), Index())
         assert chunk.cluster.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("cluster_by", "clusters", "prompts"), [("prompt", 4, 4), ("sample", 8, 4), ("group", 1, 4)]
+)
+def test_prompts_are_counted_whatever_is_independent(
+    cluster_by: str, clusters: int, prompts: int
+) -> None:
+    names = [f"p{number // 2}" for number in range(8)]
+    whole = batch(
+        sample_ids=[f"s{number}" for number in range(8)], prompt_ids=names, prompt_groups=["g"] * 8,
+        prompt_starts=np.arange(9), prompt_token_ids=np.arange(8, dtype=np.int32),
+        starts=np.arange(9), token_ids=np.zeros(8, np.int32),
+        logprobs=np.full(8, -1.0, np.float32), top_token_ids=None, top_logprobs=None,
+    )  # fmt: skip
+    measured = measure(pair([whole], [whole], cluster_by, Index(), Index()), sampled_by="reference")
+    assert (measured.clusters, measured.prompts) == (clusters, prompts)
 
 
 def test_a_prompt_without_a_value_in_the_column_is_a_cluster_of_its_own() -> None:

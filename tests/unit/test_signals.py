@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 from helpers.synthetic import Engine, Pair, case_of
 from parity_check.diagnosis import alignment, gaps, grid, penalties, places, support
@@ -235,6 +236,14 @@ def test_growth_with_the_position() -> None:
     grown[:, 0] -= 1e-3 * places.context_length(found)
     assert places.growth(found.with_candidate(grown)) == pytest.approx(1.0, abs=0.01)
     assert places.growth(found) is None
+
+
+def test_growth_is_spearmans_rank_correlation() -> None:
+    found = evidence(Pair(candidate=Engine(noise=0.01)))
+    size = np.abs(found.delta).round(2)  # with ties
+    tied = replace(found, candidate=found.reference + size[:, None])
+    expected = spearmanr(places.context_length(tied), np.abs(tied.delta)).statistic
+    assert places.growth(tied) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_first_token_and_the_unlikely_ones() -> None:

@@ -1,6 +1,7 @@
 """Closed-form expectations of the estimators."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_too_few_clusters_give_no_interval_and_say_how_many_are_needed() -> None
     estimate = stats.mean_estimate("m", "nats", np.arange(7.0), np.ones(7), **LABELS)
     assert estimate.value == 3.0
     assert (estimate.ci_low, estimate.ci_high) == (None, None)
-    assert estimate.note == "no interval: 7 prompts, at least 8 needed"
+    assert estimate.note == "no interval: 7 clusters, at least 8 needed"
 
 
 def test_clusters_of_unequal_size_count_by_their_effective_number() -> None:
@@ -81,7 +82,7 @@ def test_clusters_of_unequal_size_count_by_their_effective_number() -> None:
     assert estimate.effective_clusters == pytest.approx(119**2 / (100**2 + 19))
     assert estimate.ci_low is None
     assert estimate.note == (
-        "no interval: 20 prompts of unequal size, worth 1.4, at least 8 needed"
+        "no interval: 20 clusters of unequal size, worth 1.4, at least 8 needed"
     )
 
 
@@ -97,8 +98,13 @@ def test_a_mean_over_nothing_is_refused() -> None:
         stats.mean_estimate("m", "", np.zeros(3), np.zeros(3), **LABELS)
 
 
+def share(sums: stats.Floats, weights: stats.Floats, **trials: float) -> stats.Estimate:
+    [estimate] = stats.share_estimates(["s"], sums[None], weights, **LABELS, **trials)
+    return estimate
+
+
 def test_no_instance_is_bounded_by_the_rule_of_three() -> None:
-    estimate = stats.share_estimate("s", np.zeros(10), np.full(10, 100.0), trials=500.0, **LABELS)
+    estimate = share(np.zeros(10), np.full(10, 100.0), trials=500.0)
     assert (estimate.value, estimate.ci_low) == (0.0, 0.0)
     assert estimate.ci_high == pytest.approx(-math.log(0.025) / 500, rel=5e-3)
     assert estimate.note == "no instance in 1,000: rule of three, if they are independent"
@@ -106,7 +112,7 @@ def test_no_instance_is_bounded_by_the_rule_of_three() -> None:
 
 
 def test_no_exception_is_bounded_from_below() -> None:
-    estimate = stats.share_estimate("s", np.full(10, 100.0), np.full(10, 100.0), **LABELS)
+    estimate = share(np.full(10, 100.0), np.full(10, 100.0))
     assert (estimate.value, estimate.ci_high) == (1.0, 1.0)
     assert estimate.ci_low == pytest.approx(1 + math.log(0.025) / 1000, rel=1e-4)
 
@@ -119,13 +125,22 @@ def test_exact_intervals_are_clopper_and_pearsons() -> None:
 
 def test_a_single_instance_is_not_taken_for_certain() -> None:
     sums = np.r_[1.0, np.zeros(99)]
-    estimate = stats.share_estimate("s", sums, np.full(100, 10.0), **LABELS)
+    estimate = share(sums, np.full(100, 10.0))
     assert estimate.ci_high >= 5.559e-3  # Clopper and Pearson's
+
+
+def test_shares_of_one_total_are_estimated_together() -> None:
+    rng = np.random.default_rng(0)
+    sums, weights = rng.poisson(3.0, (2, 30)).astype(float), rng.uniform(5, 50, 30)
+    for one, alone in zip(
+        stats.share_estimates(["a", "b"], sums, weights, **LABELS), sums, strict=True
+    ):
+        assert one == replace(share(alone, weights), name=one.name)
 
 
 def test_the_interval_of_a_share_stays_within_what_a_share_can_be() -> None:
     sums = np.r_[1.0, np.zeros(9)]
-    estimate = stats.share_estimate("s", sums, np.full(10, 10.0), **LABELS)
+    estimate = share(sums, np.full(10, 10.0))
     assert estimate.ci_low == 0.0
     assert 0.01 < estimate.ci_high < 1.0
 
@@ -222,18 +237,20 @@ def test_quantile_intervals_cover_the_truth() -> None:
     assert covered >= 0.92 * 300
 
 
-def test_prompts_needed_follows_its_formula() -> None:
-    assert stats.prompts_needed(0.01, 1e-3) == math.ceil(36.0**2)
-    assert stats.prompts_needed(0.01, 0.0) is None
-    assert stats.prompts_needed(1.0, 1e-9) is None
+def test_clusters_needed_follows_its_formula() -> None:
+    assert stats.clusters_needed(0.01, 1e-3) == math.ceil(44.0**2)
+    assert stats.clusters_needed(0.01, 0.0) is None
+    assert stats.clusters_needed(1.0, 1e-9) is None
 
 
 @given(st.floats(1e-4, 1.0), st.floats(1e-4, 1.0), st.floats(0.0, 10.0))
-def test_so_many_prompts_bring_the_interval_within_the_distance(
+def test_so_many_clusters_bring_the_interval_within_the_distance(
     spread: float, distance: float, unseen: float
 ) -> None:
-    prompts = stats.prompts_needed(spread, distance, unseen)
-    if prompts is None:
-        assert (3.6 * spread / distance) ** 2 > 1e8
+    clusters = stats.clusters_needed(spread, distance, unseen)
+    if clusters is None:
+        assert (stats.SETTLING_ERRORS * spread / distance) ** 2 > 1e8
         return
-    assert 3.6 * spread / math.sqrt(prompts) + unseen / prompts <= distance * (1 + 1e-9)
+    assert stats.SETTLING_ERRORS * spread / math.sqrt(clusters) + unseen / clusters <= distance * (
+        1 + 1e-9
+    )

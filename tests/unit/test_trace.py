@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 
 from helpers.described import described
 from parity_check.errors import InputError, OutputError
+from parity_check.traces import trace as trace_module
+from parity_check.traces.pairing import check_same_tokens
 from parity_check.traces.trace import (
     METADATA_KEY,
     ROWS_PER_GROUP,
@@ -165,10 +168,53 @@ def test_samples_are_found_across_row_groups(tmp_path: Path) -> None:
     write_trace(tmp_path / "t.parquet", [a_sample(i) for i in range(count)], HEADER, {})
     trace = Trace(tmp_path / "t.parquet")
     assert [len(batch.sample_ids) for batch in trace.batches()] == [ROWS_PER_GROUP, 3]
-    for number in (0, ROWS_PER_GROUP - 1, ROWS_PER_GROUP, count - 1):
-        assert trace.sample(number) == a_sample(number)
+    numbers = (0, ROWS_PER_GROUP - 1, ROWS_PER_GROUP, count - 1)
+    assert trace.samples_at(numbers) == {number: a_sample(number) for number in numbers}
     with pytest.raises(IndexError):
-        trace.sample(count)
+        trace.samples_at([0, count])
+
+
+def test_row_groups_are_bounded_by_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_module, "TOKENS_PER_GROUP", 10)
+    lengths = [1, 3, 12, 2, 2, 1, 11]  # and three tokens of the prompt
+    samples = [
+        a_sample(
+            number, prompt_token_ids=[1] * 3, completion_token_ids=[2] * n, logprobs=[-1.0] * n,
+            top_token_ids=None, top_logprobs=None,
+        )
+        for number, n in enumerate(lengths)
+    ]  # fmt: skip
+    write_trace(tmp_path / "t.parquet", samples, HEADER, {})
+    trace = Trace(tmp_path / "t.parquet")
+    assert [np.diff(batch.starts).tolist() for batch in trace.batches()] == [
+        [1, 3], [12], [2, 2], [1], [11],
+    ]  # fmt: skip
+    assert list(trace.samples()) == samples
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(1, 5), st.integers(1, 5))
+def test_a_trace_is_read_as_another_one_is_cut(lengths: list[int], own: int, other: int) -> None:
+    samples = [
+        a_sample(number, completion_token_ids=[number] * n, logprobs=[-1.0 - number] * n,
+                 top_token_ids=[[number, 7]] * n, top_logprobs=[[-1.0, -2.0]] * n)
+        for number, n in enumerate(lengths)
+    ]  # fmt: skip
+    traces = []
+    with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patched:
+        for rows in (own, other):
+            patched.setattr(trace_module, "ROWS_PER_GROUP", rows)
+            write_trace(Path(made) / f"{rows}.parquet", samples, HEADER, {})
+            traces.append(Trace(Path(made) / f"{rows}.parquet"))
+        one, two = traces
+        for ours, theirs in zip(one.batches(), two.batches(like=one), strict=True):
+            check_same_tokens(ours, theirs)
+            assert np.array_equal(ours.logprobs, theirs.logprobs)
+            assert (ours.top_token_ids is None) == (theirs.top_token_ids is None)
+            if ours.top_token_ids is not None:
+                assert np.array_equal(ours.top_token_ids, theirs.top_token_ids)
+        last = one.row_groups - 1
+        [ours], [theirs] = one.batches([last]), two.batches([last], like=one)
+        check_same_tokens(ours, theirs)
 
 
 def test_the_digest_depends_on_every_id() -> None:
@@ -230,11 +276,10 @@ def test_logprobs_that_do_not_fit_the_tokens_are_void(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_nothing_that_looks_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: Any, where: Path, **__: Any) -> None:
-        where.write_bytes(b"half")
+    def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "Error writing bytes to file")
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     path = tmp_path / "t.parquet"
     path.write_bytes(b"from before")
     with pytest.raises(

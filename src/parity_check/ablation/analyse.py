@@ -140,7 +140,7 @@ def _compared(
         Trace(directory / name / replayed_name("reference"))
         for name in (before.directory, row.directory)
     )
-    differing = differing_tokens(left.batches(), right.batches())
+    differing = differing_tokens(left.batches(), right.batches(like=left))
     removed = None
     if not first.at_floor:
         removed = removed_share(
@@ -169,4 +169,4 @@ def _drift(step: Path, cluster_by: str) -> Drift:
         Trace(step / replayed_name("reference")),
     )
     batches = behaviour.batches(label=label_column(cluster_by))
-    return drift(pair(batches, evaluating.batches(), cluster_by, Index(), Index()))
+    return drift(pair(batches, evaluating.batches(like=behaviour), cluster_by, Index(), Index()))

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from parity_check.comparison.judgement import judgement
+from parity_check.comparison.plan import plan
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
@@ -82,6 +84,7 @@ def _inputs(config: Config) -> Iterator[str]:
         [
             ("model", f"{model} ({'; '.join(facts)})"),
             ("prompts", f"{config.workload.prompts}, {len(prompts)} prompts"),
+            ("plan", plan(prompts, config, judgement(config)).sentence()),
         ],
         "<<",
     )

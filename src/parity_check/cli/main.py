@@ -105,19 +105,22 @@ def compare(
 
     Or compare two stored traces, where one is a replay of the other's tokens.
     """
-    from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config, load_judging
 
     console = _console(context, verbose - quiet, color, progress)
     if traces:
+        from parity_check.comparison import examination
+
         if len(traces) != 2 or reference_trace is not None or workload_trace is not None:
             raise typer.BadParameter("pass two traces, or -c with engines", param_hint="traces")
         judging = load_judging(config, overlay or [])
         given = read_by(*traces, config)
         delivery = delivery_from(format, write, exit_zero, inconclusive, given)
         raise typer.Exit(
-            comparison.compare_traces(traces[0], traces[1], judging, delivery, console)
+            examination.compare_traces(traces[0], traces[1], judging, delivery, console)
         )
+    from parity_check.comparison import command as comparison
+
     if config is None:
         raise typer.BadParameter("pass a configuration (-c), or two traces", param_hint="--config")
     if reference_trace is not None and workload_trace is not None:
@@ -148,23 +151,29 @@ def report(
     color: Color = None,
 ) -> None:
     """Render a finished run again, optionally with other limits. Starts no engine."""
-    from parity_check.ablation import command as ablation
     from parity_check.ablation.files import is_ablation
-    from parity_check.comparison import command as comparison
     from parity_check.config.load import load_config
-    from parity_check.locate import command as locating
-    from parity_check.weight_sync import command as updates
+    from parity_check.locate.files import is_locate
+    from parity_check.weight_sync.files import is_weight_sync
 
     console = _console(context, -quiet, color, None)
     delivery = delivery_from(format, write, exit_zero, inconclusive, read_by(run))
     loaded = load_config(run / "config.toml", overlay or [])
     if is_ablation(run):
+        from parity_check.ablation import command as ablation
+
         raise typer.Exit(ablation.report(run, loaded, delivery, console))
-    if locating.is_locate(run):
+    if is_locate(run):
+        from parity_check.locate import command as locating
+
         raise typer.Exit(locating.report(run, delivery, console))
-    if updates.is_weight_sync(run):
+    if is_weight_sync(run):
+        from parity_check.weight_sync import command as updates
+
         raise typer.Exit(updates.report(run, delivery, console))
-    raise typer.Exit(comparison.report(run, loaded, delivery, console))
+    from parity_check.comparison import examination
+
+    raise typer.Exit(examination.report(run, loaded, delivery, console))
 
 
 @cli.command()

@@ -109,7 +109,8 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             for name, header in headers.items()
         ),
         workload=WorkloadReport(
-            prompts=max(each.measurement.clusters for each in pairs[0].directions),
+            prompts=max(each.measurement.prompts for each in pairs[0].directions),
+            clusters=max(each.measurement.clusters for each in pairs[0].directions),
             samples=sum(each.measurement.samples for each in pairs[0].directions),
             tokens=sum(each.measurement.tokens for each in pairs[0].directions),
             sampling=dict(first.sampling),
@@ -219,7 +220,7 @@ def _direction(
         largest_floor=max((floor.largest for floor in own), default=None),
         beside=clip_of(measured, TRUNCATION) if how.objective.wiring == "bypass" else None,
     )
-    return direction, [worst_token(behaviour, sampled_by, each) for each in outliers.largest()]
+    return direction, list(worst_tokens(behaviour, sampled_by, outliers.largest()))
 
 
 def _title(
@@ -256,27 +257,31 @@ def _floors(measured: Measurement, own: Sequence[Measurement]) -> dict[str, Esti
     return {name: floor for name, floor in found.items() if floor is not None}
 
 
-def worst_token(trace: Trace, sampled_by: str, outlier: Outlier) -> WorstToken:
-    """An outlier with its text context."""
-    sample, texts = trace.sample(outlier.sample), trace.vocabulary()
+def worst_tokens(
+    trace: Trace, sampled_by: str, outliers: Sequence[Outlier]
+) -> Iterator[WorstToken]:
+    """Outliers with their text context."""
+    samples, texts = trace.samples_at(each.sample for each in outliers), trace.vocabulary()
 
     def text(ids: Iterable[int]) -> str:
         return "".join(texts.get(token, f"‹{token}›") for token in ids)
 
-    place = len(sample.prompt_token_ids) + outlier.position
-    ids = [*sample.prompt_token_ids, *sample.completion_token_ids]
-    return WorstToken(
-        sampled_by=sampled_by,
-        sample_id=sample.sample_id,
-        position=outlier.position,
-        token_id=ids[place],
-        log_ratio=outlier.log_ratio,
-        behaviour_logprob=outlier.behaviour_logprob,
-        evaluating_logprob=outlier.evaluating_logprob,
-        before=text(ids[max(0, place - CONTEXT_TOKENS) : place]),
-        token=text(ids[place : place + 1]),
-        after=text(ids[place + 1 : place + 1 + CONTEXT_TOKENS // 2]),
-    )
+    for outlier in outliers:
+        sample = samples[outlier.sample]
+        place = len(sample.prompt_token_ids) + outlier.position
+        ids = [*sample.prompt_token_ids, *sample.completion_token_ids]
+        yield WorstToken(
+            sampled_by=sampled_by,
+            sample_id=sample.sample_id,
+            position=outlier.position,
+            token_id=ids[place],
+            log_ratio=outlier.log_ratio,
+            behaviour_logprob=outlier.behaviour_logprob,
+            evaluating_logprob=outlier.evaluating_logprob,
+            before=text(ids[max(0, place - CONTEXT_TOKENS) : place]),
+            token=text(ids[place : place + 1]),
+            after=text(ids[place + 1 : place + 1 + CONTEXT_TOKENS // 2]),
+        )
 
 
 def _size(token: WorstToken) -> float:

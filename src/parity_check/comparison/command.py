@@ -1,4 +1,4 @@
-"""`compare` and `report`: record, replay, analyse, deliver."""
+"""`compare` with engines: record, replay, analyse, deliver."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 
 import tomli_w
 
-from parity_check.comparison.analyse import analyse, analyse_pair
+from parity_check.comparison.analyse import analyse
 from parity_check.comparison.document import document
 from parity_check.comparison.judgement import judgement
-from parity_check.comparison.pictures.gather import gather, gather_pair
+from parity_check.comparison.pictures.gather import gather
+from parity_check.comparison.plan import plan
 from parity_check.config.load import dump_config
-from parity_check.config.models import Config, Judging
+from parity_check.config.models import Config
 from parity_check.console import Console
 from parity_check.engines.base import Engine
 from parity_check.engines.kinds import configured_engine
@@ -51,7 +52,7 @@ def compare(
 
     With `reference_trace`, a trace recorded earlier replaces the reference engine.
     """
-    judgement(config)
+    how = judgement(config)
     delivery.check()
     stored = reference_trace is not None
     names = tuple(name for name in config.names if not (stored and name == REFERENCE))
@@ -59,6 +60,7 @@ def compare(
     prompts = [] if stored else read_workload(config.workload)
     if prompts:
         check_clusters(prompts, config)
+        console.say(f"plan: {plan(prompts, config, how).sentence()}")
     stated = {} if reference_trace is None else read_header(reference_trace).sampling
     evaluators = [name for name in names if set(samplers) - {name}]
     for name in samplers:
@@ -109,28 +111,6 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
                 }
             )
         return _finish(run, config, delivery, console)
-
-
-def compare_traces(
-    one: Path, other: Path, judging: Judging, delivery: Delivery, console: Console
-) -> ExitCode:
-    """Compare two stored traces, one replayed from the other. Starts no engine."""
-    judgement(judging)
-    delivery.check()
-    report = analyse_pair(one, other, judging)
-    if delivery.draws():
-        report = replace(report, pictures=gather_pair(one, other, judging))
-    return deliver(document(report), delivery, console)
-
-
-def report(run: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Judge and render a finished run with the limits of `config`. Does not change the run."""
-    judgement(config)
-    delivery.check()
-    report = analyse(run, config)
-    if delivery.draws():
-        report = replace(report, pictures=gather(run, config))
-    return deliver(document(report), delivery, console)
 
 
 def dry_run(config: Config, console: Console) -> None:

@@ -53,12 +53,16 @@ def diagnosis_case(
 
 def _sampled(behaviour: Trace, evaluating: Trace) -> Iterator[tuple[SampleBatch, SampleBatch]]:
     """Whole samples up to the budget: the same ones from both traces, and in every analysis."""
-    groups = behaviour.row_groups
-    whole = behaviour.header.tokens <= TOKEN_BUDGET
-    wanted = groups if whole else min(groups, MOST_GROUPS)
+    groups, header = behaviour.row_groups, behaviour.header
+    whole = header.tokens <= TOKEN_BUDGET
+    # Of each group at least one sample is read, however long.
+    fits = max(1, TOKEN_BUDGET * header.samples // max(1, header.tokens))
+    wanted = groups if whole else min(groups, MOST_GROUPS, fits)
     chosen = [number * groups // wanted for number in range(wanted)]
     each = TOKEN_BUDGET if whole else TOKEN_BUDGET // wanted
-    for left, right in zip(behaviour.batches(chosen), evaluating.batches(chosen), strict=True):
+    for left, right in zip(
+        behaviour.batches(chosen), evaluating.batches(chosen, like=behaviour), strict=True
+    ):
         yield first_samples(left, each), first_samples(right, each)
 
 

@@ -18,7 +18,9 @@ def label(report: ComparisonReport, name: str) -> str:
         return share_label(report.objective)
     if name == "tail_fraction":
         return f"tokens with |Δ| > {report.head.config['stats']['tail_threshold']:g}"
-    return METRICS[name].label
+    own = METRICS[name].label
+    by_prompt = report.head.config["stats"]["cluster_by"] == "prompt"
+    return own.replace("clusters", "prompts") if by_prompt else own
 
 
 def share_label(objective: Objective) -> str:

@@ -93,7 +93,7 @@ def _legs(
     candidate, label = stored.traces["candidate"], label_column(how.cluster_by)
     left, right = (
         pair(
-            candidate.batches(label=label), stored.traces[name].batches(),
+            candidate.batches(label=label), stored.traces[name].batches(like=candidate),
             how.cluster_by, Index(), Index(),
         )
         for name in (trainer, "reference")

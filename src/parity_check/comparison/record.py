@@ -95,7 +95,8 @@ class DirectionRecord:
     sampled_by: str
     evaluated_by: str
     prompts: int
-    effective_prompts: float
+    clusters: int
+    effective_clusters: float
     samples: int
     tokens: int
     excluded: int
@@ -152,6 +153,7 @@ class GateRecord:
     source: str
     required_limit: float | None
     prompts_needed: int | None
+    prompts_if_clean: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,8 +366,9 @@ def _direction(direction: Direction) -> DirectionRecord:
     return DirectionRecord(
         sampled_by=direction.sampled_by,
         evaluated_by=direction.evaluated_by,
-        prompts=measured.clusters,
-        effective_prompts=measured.effective_clusters,
+        prompts=measured.prompts,
+        clusters=measured.clusters,
+        effective_clusters=measured.effective_clusters,
         samples=measured.samples,
         tokens=measured.tokens,
         excluded=measured.excluded,
@@ -419,6 +422,7 @@ def _gate(direction: Direction, gate: GateResult) -> GateRecord:
         source=gate.limit.source,
         required_limit=gate.required_limit,
         prompts_needed=gate.prompts_needed,
+        prompts_if_clean=gate.prompts_if_clean,
     )
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from parity_check.comparison.pictures.collect import Pictures
-from parity_check.comparison.pictures.samples import WorstSample
 from parity_check.comparison.practices import Logprobs, Practice
 from parity_check.diagnosis.findings import Diagnosis
 from parity_check.errors import ExitCode
@@ -17,6 +15,10 @@ from parity_check.measure.results import ClipEstimate, Measurement
 from parity_check.measure.stats import Estimate, Ints
 from parity_check.report.document import Coverage, Head
 from parity_check.traces.provenance import Difference
+
+if TYPE_CHECKING:
+    from parity_check.comparison.pictures.collect import Pictures
+    from parity_check.comparison.pictures.samples import WorstSample
 
 EXIT_CODES: dict[Verdict, ExitCode] = {
     "parity": ExitCode.PARITY,
@@ -134,6 +136,7 @@ class WorkloadReport:
     """What was compared."""
 
     prompts: int
+    clusters: int
     samples: int
     tokens: int
     sampling: dict[str, Any]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from parity_check.config.models import OTHER, ROLES, Config, Role
 from parity_check.errors import InputError, TraceMismatchError
-from parity_check.recording.session import repeats_of
 from parity_check.traces.manifest import Part, check_whole, missing, parts_of, read_manifest
 from parity_check.traces.pairing import check_headers, check_siblings
 from parity_check.traces.trace import Trace, TraceHeader, read_header
@@ -156,6 +155,9 @@ def _open_repeat(run: StoredRun, directory: Path, part: Part) -> Repeat:
 
 def _parts_of_old_run(directory: Path, config: Config, names: Sequence[str]) -> tuple[Part, ...]:
     """The traces of a run without a manifest, inferred from its configuration and command."""
+    # Imported where it is needed, because it loads the engines.
+    from parity_check.recording.session import repeats_of
+
     commands = [read_header(path).command for path in directory.glob("*.parquet")]
     if not commands:
         raise InputError(f"{directory}: no traces here", hint="pass a run directory")

@@ -99,7 +99,7 @@ def _table(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _batches(behaviour: Trace, evaluating: Trace) -> Iterator[tuple[SampleBatch, SampleBatch]]:
-    for left, right in zip_longest(behaviour.batches(), evaluating.batches()):
+    for left, right in zip_longest(behaviour.batches(), evaluating.batches(like=behaviour)):
         if left is None or right is None:
             raise TraceMismatchError("one trace has more samples than the other")
         check_same_tokens(left, right)

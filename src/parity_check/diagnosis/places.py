@@ -122,8 +122,6 @@ def contrast(evidence: Evidence, samples: Flags) -> Contrast | None:
 
 def growth(evidence: Evidence) -> float | None:
     """Spearman's rank correlation of |Δ| with the position; None for too few tokens."""
-    from scipy.stats import spearmanr
-
     size = np.abs(evidence.delta)
     usable = np.isfinite(size)
     if usable.sum() < FEWEST_TOKENS:
@@ -131,7 +129,14 @@ def growth(evidence: Evidence) -> float | None:
     place = context_length(evidence)[usable]
     if len(np.unique(place)) < 2 or np.ptp(size[usable]) == 0.0:
         return None
-    return float(spearmanr(place, size[usable]).statistic)
+    return float(np.corrcoef(_ranks(place), _ranks(size[usable]))[0, 1])
+
+
+def _ranks(values: Floats | Ints) -> Floats:
+    """The rank of each value; equal ones share the middle of their ranks."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    middle: Floats = np.cumsum(count) - (count - 1) / 2
+    return middle[place]
 
 
 def first_token(evidence: Evidence) -> float | None:

@@ -21,6 +21,7 @@ from parity_check.engines.probe import Probe
 from parity_check.errors import ConfigError, ExitCode, InputError
 from parity_check.locate.differences import differences, processing
 from parity_check.locate.document import document
+from parity_check.locate.files import PAGE, REPORT
 from parity_check.locate.record import read
 from parity_check.locate.report import LocateReport
 from parity_check.reading import parse_json, read_text
@@ -37,7 +38,6 @@ from parity_check.traces.trace import Sample
 
 PROMPTS, TOKENS = 4, 8
 """Few: an output of every module is kept for each token."""
-REPORT, PAGE = "locate.json", "report.html"
 
 
 class Probed(NamedTuple):
@@ -64,11 +64,6 @@ def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a report of locate: {reason}") from None
     return deliver(shown, delivery, console)
-
-
-def is_locate(directory: Path) -> bool:
-    """Whether a run directory is of `locate`."""
-    return (directory / REPORT).is_file()
 
 
 def run_probes(config: Config, console: Console) -> Document:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parity_check.measure import invalid, stats
+from parity_check.measure.alternatives import Alternatives
 from parity_check.measure.metrics import COLUMN, COLUMNS, F32, I32, PairedChunk, token_columns
 from parity_check.measure.objective import STATISTICS, Objective, Side, Statistic, count_beyond
 from parity_check.measure.sequences import SEQUENCE_SUMS, SampleRows
@@ -121,8 +122,9 @@ class Accumulator:
         usable = self._inspect(chunk)
         for first, last in _blocks(chunk.starts):
             tokens = slice(int(chunk.starts[first]), int(chunk.starts[last]))
-            self._inspect_alternatives(chunk, tokens)
-            self._add_block(chunk, first, last, None if usable is None else usable[tokens])
+            alternatives = self._inspect_alternatives(chunk, tokens)
+            keep = None if usable is None else usable[tokens]
+            self._add_block(chunk, first, last, alternatives, keep)
 
     def part(self, name: str) -> Floats:
         """One group of columns of the sums, [clusters, width]."""
@@ -148,8 +150,10 @@ class Accumulator:
             self.excluded += int(np.count_nonzero(~usable))
         return usable
 
-    def _inspect_alternatives(self, chunk: PairedChunk, tokens: slice) -> None:
+    def _inspect_alternatives(self, chunk: PairedChunk, tokens: slice) -> list[Alternatives]:
+        """Those of the behaviour and of the evaluating engine; none if they were not recorded."""
         sampled = None if chunk.token_ids is None else chunk.token_ids[tokens]
+        found = []
         for side, ids, top, logprobs in (
             (
                 "behaviour",
@@ -165,13 +169,17 @@ class Accumulator:
             ),
         ):
             if ids is not None and top is not None:
-                counts = invalid.count_alternatives(
-                    ids[tokens], top[tokens], sampled, logprobs[tokens]
-                )
-                self.defects[side].update(counts)
+                found.append(Alternatives(ids[tokens], top[tokens]))
+                self.defects[side].update(found[-1].defects(sampled, logprobs[tokens]))
+        return found
 
     def _add_block(
-        self, chunk: PairedChunk, first: int, last: int, keep: NDArray[np.bool_] | None
+        self,
+        chunk: PairedChunk,
+        first: int,
+        last: int,
+        alternatives: Sequence[Alternatives],
+        keep: NDArray[np.bool_] | None,
     ) -> None:
         """Add samples `first` to `last`; `keep` says which of their tokens are usable."""
         size = last - first
@@ -209,7 +217,9 @@ class Accumulator:
             self._count_magnitudes(columns[COLUMN["abs_log_ratio"]], cluster, lengths)
             same = columns[COLUMN["identical"]]
             first_differing = _first_differing(same, starts, origin, keep)
-            rows[:, self.parts["alternatives"]] = _alternatives(chunk, tokens, keep, owner, size)
+            if alternatives:
+                own = _compared(alternatives, keep, owner, size)
+                rows[:, self.parts["alternatives"]] = own
             delta = columns[COLUMN["log_ratio"]]
             np.minimum.at(smallest, sample, np.minimum.reduceat(delta, begin))
             np.maximum.at(largest, sample, np.maximum.reduceat(delta, begin))
@@ -218,6 +228,7 @@ class Accumulator:
         self.samples.append(
             SampleRows(
                 rollout=self._rollouts(chunk, first, last),
+                prompt=(chunk.cluster if chunk.prompt is None else chunk.prompt)[first:last],
                 cluster=cluster,
                 sums=rows[:, [COLUMN[name] for name in SEQUENCE_SUMS]],
                 smallest=smallest,
@@ -373,50 +384,21 @@ def _by_probability(behaviour: F32, columns: Floats, owner: Ints, size: int) -> 
     return sums.reshape(size, -1)
 
 
-def _alternatives(
-    chunk: PairedChunk, tokens: slice, keep: NDArray[np.bool_] | None, owner: Ints, size: int
+def _compared(
+    sides: Sequence[Alternatives],
+    keep: NDArray[np.bool_] | None,
+    owner: Ints,
+    size: int,
 ) -> Floats:
     """Per sample: tokens with alternatives on both sides, same top-1, entropy difference."""
-    best, entropy, there = [], [], []
-    for ids, logprobs in (
-        (chunk.behaviour_top_ids, chunk.behaviour_top_logprobs),
-        (chunk.evaluating_top_ids, chunk.evaluating_top_logprobs),
-    ):
-        if ids is None or logprobs is None:
-            return np.zeros((size, 3))
-        which, values = ids[tokens], logprobs[tokens]
-        if keep is not None:
-            which, values = which[keep], values[keep]
-        # One row per alternative: k is small, and numpy is slow along a short last axis.
-        which, values = np.ascontiguousarray(which.T), np.ascontiguousarray(values.T)
-        values = np.where((which >= 0) & (values <= invalid.ROUNDING), values, np.float32(-np.inf))
-        top = values.max(axis=0)
-        best.append(_id_of(top, which, values))
-        there.append(top > invalid.FLOOR)
-        entropy.append(renormalised_entropy(values))
-    both = there[0] & there[1]
-    owner, agree, gap = owner[both], (best[0] == best[1])[both], (entropy[1] - entropy[0])[both]
+    behaviour, evaluating = sides
+    (ours, our_top), (theirs, their_top) = behaviour.top(), evaluating.top()
+    both = (our_top > invalid.FLOOR) & (their_top > invalid.FLOOR)
+    agree, gap = ours == theirs, evaluating.entropy() - behaviour.entropy()
+    if keep is not None:
+        both, agree, gap = both[keep], agree[keep], gap[keep]
+    if not both.all():
+        owner, agree, gap = owner[both], agree[both], gap[both]
     counts = np.bincount(owner, minlength=size).astype(np.float64)
     agreeing = np.bincount(owner, weights=agree, minlength=size)
     return np.stack([counts, agreeing, np.bincount(owner, weights=gap, minlength=size)], axis=1)
-
-
-def _id_of(top: F32, ids: I32, logprobs: F32) -> I32:
-    """The id with the largest logprob; the first one on a tie."""
-    chosen: I32 = ids[-1].copy()
-    for which, values in zip(ids[-2::-1], logprobs[-2::-1], strict=True):
-        np.copyto(chosen, which, where=values == top)
-    return chosen
-
-
-def renormalised_entropy(logprobs: F32) -> Floats:
-    """Entropy [n] of recorded alternatives (logprobs [k, n], -inf for none), renormalised. Nats."""
-    shifted = (logprobs - np.maximum(logprobs.max(axis=0), np.float32(invalid.FLOOR))).astype(
-        np.float64
-    )
-    weights = np.exp(shifted)
-    total = weights.sum(axis=0)
-    total[total == 0.0] = 1.0  # no alternatives: the caller excludes these tokens
-    np.maximum(shifted, invalid.FLOOR, out=shifted)  # keeps 0 * -inf from being NaN
-    entropy: Floats = np.log(total) - (weights * shifted).sum(axis=0) / total
-    return entropy

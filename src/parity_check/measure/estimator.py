@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from parity_check.measure import stats
 from parity_check.measure.objective import Objective
@@ -39,8 +42,14 @@ class Estimator:
     def share(
         self, name: str, sums: Floats, weights: Floats, trials: float | None = None
     ) -> Estimate:
-        return stats.share_estimate(
-            name, sums, weights, sampled_by=self.sampled_by, level=self.level, trials=trials
+        [estimate] = self._shares([name], sums[None], weights, trials)
+        return estimate
+
+    def _shares(
+        self, names: Sequence[str], sums: Floats, weights: Floats, trials: float | None
+    ) -> list[Estimate]:
+        return stats.share_estimates(
+            names, sums, weights, sampled_by=self.sampled_by, level=self.level, trials=trials
         )
 
     def clip(
@@ -55,19 +64,16 @@ class Estimator:
         """The shares beyond each edge; `both` of them are beyond the two, and count once."""
         name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
         positive = self.positive_share
-
-        def share(part: str, sums: Floats) -> Estimate:
-            return self.share(name + part, sums, weights, trials)
-
-        return ClipEstimate(
-            objective=row,
-            positive_share=positive,
-            counted=share("", row.counted(low, high, positive) - both),
-            band=share("_band", low + high - both),
-            low=share("_low", low),
-            high=share("_high", high),
-            active=share("_active", positive * high + (1.0 - positive) * low),
-        )
+        parts = {
+            "counted": row.counted(low, high, positive) - both,
+            "band": low + high - both,
+            "low": low,
+            "high": high,
+            "active": positive * high + (1.0 - positive) * low,
+        }
+        names = [name if part == "counted" else f"{name}_{part}" for part in parts]
+        estimates = self._shares(names, np.stack(list(parts.values())), weights, trials)
+        return ClipEstimate(row, positive, *estimates)
 
     def bin(self, label: str, low: float, high: float, cells: Floats) -> Bin | None:
         """Estimates of one bin from cells [clusters, count Δ |Δ| k3]; None for an empty bin."""

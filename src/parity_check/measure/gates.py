@@ -65,7 +65,8 @@ class GateResult:
     """One gate's verdict and why.
 
     `required_limit` is the tightest limit that would have passed. `prompts_needed` is the number of
-    prompts that would resolve an inconclusive gate. Both are None if no such number exists.
+    prompts that would resolve an inconclusive gate, `prompts_if_clean` the number if the value were
+    at its target, with the same spread. They are None if no such number exists.
     """
 
     metric: str
@@ -77,6 +78,7 @@ class GateResult:
     floor: Estimate | None = None
     required_limit: float | None = None
     prompts_needed: int | None = None
+    prompts_if_clean: int | None = None
 
 
 _SHARE_OF_GSPO = "arXiv 2507.18071, figure 2: GSPO clips about 15 % by design"
@@ -92,7 +94,7 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "sequence_clip_fraction": (5e-3, f"{_SHARE_OF_GSPO}; a thirtieth of it"),
         "tail_fraction": (1e-5, "trl 6789: a healthy bf16 pair has no |Δ| above 0.48"),
         "burst_fraction": (7.7e-4, _BURST),
-        "burst_prompt_fraction": (1.5e-2, f"{_SHARE_OF_GSPO}; a tenth of it"),
+        "burst_cluster_fraction": (1.5e-2, f"{_SHARE_OF_GSPO}; a tenth of it"),
         "impossible_fraction": (1e-5, "as the tail fraction: random tokens are in the tail"),
         "ess": (0.999, "1 - σ² at RMS Δ 0.023, bf16 with fp32 heads (Fast-LLM 525): 0.9995"),
     },
@@ -104,7 +106,7 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "sequence_clip_fraction": (1.5e-2, f"{_SHARE_OF_GSPO}; a tenth of it"),
         "tail_fraction": (1e-4, "trl 6789: a healthy bf16 pair has no |Δ| above 0.48"),
         "burst_fraction": (1.5e-3, _BURST),
-        "burst_prompt_fraction": (6e-2, f"{_SHARE_OF_GSPO}; two fifths of it"),
+        "burst_cluster_fraction": (6e-2, f"{_SHARE_OF_GSPO}; two fifths of it"),
         "impossible_fraction": (1e-4, "as the tail fraction: random tokens are in the tail"),
         "ess": (0.99, "1 - σ² at RMS Δ 0.05, a noisy 0.5B bf16 model (trl 6789): 0.9975"),
     },
@@ -116,7 +118,7 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "sequence_clip_fraction": (5e-2, f"{_SHARE_OF_GSPO}; a third of it"),
         "tail_fraction": (1e-3, "R3 paper: MoE routing has ten times the extreme tokens"),
         "burst_fraction": (1.5e-2, _BURST),
-        "burst_prompt_fraction": (1e-1, f"{_SHARE_OF_GSPO}; two thirds of it"),
+        "burst_cluster_fraction": (1e-1, f"{_SHARE_OF_GSPO}; two thirds of it"),
         "impossible_fraction": (1e-3, "as the tail fraction: random tokens are in the tail"),
         "ess": (0.95, "1 - σ² at RMS Δ 0.2; verl warns only below 0.3, for stale policies"),
     },
@@ -165,13 +167,19 @@ def _limit(name: str, value: float, source: str, profile: str) -> Limit:
 
 
 def judge(
-    estimate: Estimate, limit: Limit, floor: Estimate | None = None, *, identical: bool = False
+    estimate: Estimate,
+    limit: Limit,
+    floor: Estimate | None = None,
+    *,
+    identical: bool = False,
+    prompts: int | None = None,
 ) -> GateResult:
     """Judge one estimate by its printed interval.
 
     `floor` is the same metric of an engine against itself. If it is outside the limit, the gate is
     inconclusive. `identical` means that all compared tokens are bit-identical; then parity does not
-    need the upper bound of rare events to be inside the limit.
+    need the upper bound of rare events to be inside the limit. `prompts` is the number of prompts
+    in the estimate's clusters, if that is not the same.
     """
     low, high = limit.edges()
     result = GateResult(
@@ -197,7 +205,8 @@ def judge(
         return replace(result, verdict="drift", reason=f"{words}, must be {limit.wording()}")
     if estimate.ci_low is None or estimate.ci_high is None:
         reason = estimate.note if math.isnan(estimate.value) else f"{words}; {estimate.note}"
-        return replace(result, reason=reason, prompts_needed=_least(estimate))
+        least = _prompts(estimate, prompts, _least(estimate))
+        return replace(result, reason=reason, prompts_needed=least)
     if identical and low <= estimate.value <= high:
         reason = f"all {estimate.n:,} are bit-identical"
         return replace(result, verdict="parity", reason=reason)
@@ -209,14 +218,20 @@ def judge(
     if estimate.ci_low > high or estimate.ci_high < low:
         reason = f"{words} is outside the limit, {limit.wording()}"
         return replace(result, verdict="drift", reason=reason)
-    needed_prompts = _prompts_needed(estimate, limit)
+    settling, if_clean = (
+        _prompts(estimate, prompts, _clusters_needed(estimate, limit, assumed))
+        for assumed in (estimate.value, limit.target)
+    )
+    fewer = if_clean is not None and (settling is None or if_clean < settling)
+    clean = f"if nothing drifts: {if_clean:,}; " if fewer else ""
+    now = f"({clean}now {prompts or estimate.clusters:,})"
     more = (
-        "the estimate is at the limit; more prompts will not resolve it"
-        if needed_prompts is None
-        else f"about {needed_prompts:,} prompts would resolve it (now {estimate.clusters:,})"
+        f"the estimate is at the limit; more prompts will not resolve it {now}"
+        if settling is None
+        else f"about {settling:,} prompts would resolve it {now}"
     )
     reason = f"{words} straddles the limit, {limit.wording()}; {more}"
-    return replace(result, reason=reason, prompts_needed=needed_prompts)
+    return replace(result, reason=reason, prompts_needed=settling, prompts_if_clean=if_clean)
 
 
 def _words(estimate: Estimate) -> str:
@@ -244,21 +259,33 @@ def _within(estimate: Estimate, floor: Estimate) -> bool:
     return floor.ci_low <= estimate.value <= floor.ci_high
 
 
+def _prompts(estimate: Estimate, prompts: int | None, clusters: int | None) -> int | None:
+    """The prompts in so many clusters, if there are as many in each as in those of the estimate."""
+    if clusters is None or prompts is None:
+        return clusters
+    return math.ceil(clusters * prompts / estimate.clusters)
+
+
 def _least(estimate: Estimate) -> int | None:
-    """The number of such prompts that an interval needs."""
+    """The number of such clusters that an interval needs."""
     if not estimate.effective_clusters:
         return None
     return math.ceil(stats.FEWEST_CLUSTERS * estimate.clusters / estimate.effective_clusters)
 
 
-def _prompts_needed(estimate: Estimate, limit: Limit) -> int | None:
+def _clusters_needed(estimate: Estimate, limit: Limit, value: float) -> int | None:
+    """The number of such clusters that would settle the gate if the estimate were `value`."""
     assert estimate.ci_low is not None
     assert estimate.ci_high is not None
-    distance = min(abs(estimate.value - edge) for edge in limit.edges() if math.isfinite(edge))
+    distance = min(abs(value - edge) for edge in limit.edges() if math.isfinite(edge))
     half = max(estimate.value - estimate.ci_low, estimate.ci_high - estimate.value)
     t = stats.t_quantile(estimate.clusters, estimate.level)
     spread = (half - estimate.unseen) * math.sqrt(estimate.clusters) / t
-    return stats.prompts_needed(spread, distance, estimate.unseen * estimate.clusters)
+    unseen = estimate.unseen
+    if estimate.unit == "share":
+        # The bound of a share of 0, 1 - 0.025^(1 / n), shrinks a little slower than 1 / n.
+        unseen = -math.log1p(-min(unseen, 0.999))
+    return stats.clusters_needed(spread, distance, unseen * estimate.clusters)
 
 
 def judge_invalid(counts: Iterable[InvalidCount], sampled_by: str) -> tuple[GateResult, ...]:
@@ -293,7 +320,8 @@ def judge_all(
             )
             continue
         floor = worst_floor(limit.metric, floors)
-        results.append(judge(estimate, limit, floor, identical=identical))
+        prompts = measurement.prompts
+        results.append(judge(estimate, limit, floor, identical=identical, prompts=prompts))
     return tuple(results)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,29 +170,3 @@ def inspect_logprobs(
             defects[side]["zero_run"] += int(padded.sum())
             masks.append(~padded)
     return np.logical_and.reduce(masks) if masks else None
-
-
-def count_alternatives(
-    ids: NDArray[np.int32],
-    logprobs: NDArray[np.float32],
-    token_ids: NDArray[np.int32] | None,
-    sampled_logprobs: NDArray[np.float32],
-) -> Counter[str]:
-    """Count defects of the alternatives (`ids` and `logprobs` [n, k]).
-
-    A missing entry has a negative id or a NaN. -inf is legitimate if the support was truncated.
-    With `token_ids` [n], the sampled token must be among the alternatives if it is likelier than
-    the least likely one.
-    """
-    # One row per alternative: k is small, and numpy is slow along a short last axis.
-    columns, values = np.ascontiguousarray(ids.T), np.ascontiguousarray(logprobs.T)
-    there = (columns >= 0) & ~np.isnan(values)
-    twice = np.zeros(len(ids), np.bool_)
-    for one, other in combinations(range(len(columns)), 2):
-        twice |= (columns[one] == columns[other]) & there[one] & there[other]
-    counts = Counter(top_duplicate=int(twice.sum()), top_missing=int((~there.all(axis=0)).sum()))
-    if token_ids is not None:
-        least = np.where(there, values, np.float32(np.inf)).min(axis=0)
-        found = ((columns == token_ids) & there).any(axis=0)
-        counts["sampled_not_returned"] = int((~found & (sampled_logprobs > least)).sum())
-    return counts

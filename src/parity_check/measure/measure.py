@@ -89,6 +89,7 @@ def measure(
         excluded=sums.excluded,
         samples=sum(int(np.count_nonzero(each.sums[:, 0])) for each in sums.samples),
         rollouts=len(sequences.length),
+        prompts=len(np.unique(np.concatenate([each.used_prompts() for each in sums.samples]))),
         clusters=clusters,
         effective_clusters=float(stats.effective_clusters(count)),
         estimates=tuple(sorted(estimates, key=lambda estimate: order.index(estimate.name))),
@@ -139,6 +140,7 @@ def _nothing_usable(
         excluded=sums.excluded,
         samples=0,
         rollouts=0,
+        prompts=0,
         clusters=0,
         effective_clusters=0.0,
         estimates=tuple(nothing(row.name, row.unit) for row in METRICS.values()),
@@ -208,12 +210,12 @@ def _effective_sample_sizes(
 
 
 def _bursts(estimator: Estimator, sequences: Rollouts) -> Iterator[Estimate]:
-    """The shares of sequences and of prompts with tokens in the tail.
+    """The shares of sequences and of clusters with tokens in the tail.
 
-    The bound on sequences assumes independent sequences, that on prompts independent prompts.
+    The bound on sequences assumes independent sequences, that on clusters independent clusters.
     """
     every = sequences.ones()
-    prompts = (every > 0).astype(np.float64)
+    clusters = (every > 0).astype(np.float64)
     for kind, hit in (
         ("burst", sequences.tail >= BURST_SHARE * sequences.length),
         ("tail", sequences.tail > 0),
@@ -221,7 +223,7 @@ def _bursts(estimator: Estimator, sequences: Rollouts) -> Iterator[Estimate]:
         hits = sequences.by_cluster(hit)
         suffix = "sample_" if kind == "tail" else ""
         yield estimator.share(f"{kind}_{suffix}fraction", hits, every)
-        yield estimator.share(f"{kind}_prompt_fraction", (hits > 0).astype(np.float64), prompts)
+        yield estimator.share(f"{kind}_cluster_fraction", (hits > 0).astype(np.float64), clusters)
 
 
 def _sequence_means(estimator: Estimator, sequences: Rollouts) -> list[Estimate]:

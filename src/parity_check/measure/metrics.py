@@ -23,12 +23,13 @@ I32 = NDArray[np.int32]
 class PairedChunk:
     """Whole samples, paired token by token: flat arrays over tokens, split by `starts`.
 
-    Sample s owns tokens `starts[s]:starts[s + 1]`; `cluster` and `group` [S] number its prompt and
-    its prompt group. A missing logprob is NaN: `*_nulls` count the NaN that stand for missing
-    logprobs, `*_voided` those of the `*_wrong_lengths` samples, whose logprobs do not match their
-    tokens. Alternatives are [n, k], on both sides or on neither. `rollout` and `turn` [S] number
-    the rollout of which a sample is a turn, and the turn; None where each sample is a whole
-    rollout.
+    Sample s owns tokens `starts[s]:starts[s + 1]`; `cluster` and `group` [S] number what is
+    independent (its prompt, unless clustered otherwise) and its prompt group; `prompt` [S] its
+    prompt, None where that is its cluster. A missing logprob is NaN: `*_nulls` count the NaN that
+    stand for missing logprobs, `*_voided` those of the `*_wrong_lengths` samples, whose logprobs do
+    not match their tokens. Alternatives are [n, k], on both sides or on neither. `rollout` and
+    `turn` [S] number the rollout of which a sample is a turn, and the turn; None where each sample
+    is a whole rollout.
     """
 
     behaviour_logprob: F32
@@ -47,6 +48,7 @@ class PairedChunk:
     evaluating_wrong_lengths: int = 0
     behaviour_voided: int = 0
     evaluating_voided: int = 0
+    prompt: I32 | None = None
     rollout: I32 | None = None
     turn: I32 | None = None
 
@@ -143,8 +145,9 @@ _ROWS = (
         "failures of whole requests: a wrong adapter, a corrupted cache, an overwritten row",
     ),
     Metric(
-        "burst_prompt_fraction", "prompts with a burst", "share", "lower", 0.0, True,
-        "share of prompts with a burst in any sample", "the same, counted by prompt",
+        "burst_cluster_fraction", "clusters with a burst", "share", "lower", 0.0, True,
+        "share of clusters (prompts, or stats.cluster_by) with a burst in any sample",
+        "the same, counted by cluster",
         "failures of all samples of a prompt: a corrupted prefix in the cache",
     ),
     Metric(
@@ -153,8 +156,8 @@ _ROWS = (
         "as the tail fraction; grows with length if such tokens are isolated",
     ),
     Metric(
-        "tail_prompt_fraction", "prompts with a token in the tail", "share", "lower", 0.0, False,
-        "share of prompts with any |Δ| > threshold", "the tail fraction, counted by prompt",
+        "tail_cluster_fraction", "clusters with a token in the tail", "share", "lower", 0.0, False,
+        "share of clusters with any |Δ| > threshold", "the tail fraction, counted by cluster",
         "as the tail fraction",
     ),
     Metric(

@@ -60,9 +60,10 @@ class Measurement:
     excluded: int
     samples: int
     rollouts: int
+    prompts: int
     clusters: int
     effective_clusters: float
-    """The number of equal prompts that they are worth, (Σn)² / Σn² over their tokens."""
+    """The number of equal clusters that they are worth, (Σn)² / Σn² over their tokens."""
     estimates: tuple[Estimate, ...]
     tails: tuple[tuple[float, Estimate], ...]
     quantiles: dict[str, Estimate]

@@ -21,12 +21,13 @@ SEQUENCE_SUMS = (
 
 @dataclass(frozen=True, slots=True)
 class SampleRows:
-    """One row a sample [S]: its rollout and cluster, sums [S, SEQUENCE_SUMS], extremes of Δ, tokens
-    beyond the edges that are averaged by sequence [S, T] and above the tail threshold, and its
-    first differing token (-1: none).
+    """One row a sample [S]: its rollout, prompt and cluster, sums [S, SEQUENCE_SUMS], extremes of
+    Δ, tokens beyond the edges that are averaged by sequence [S, T] and above the tail threshold,
+    and its first differing token (-1: none).
     """
 
     rollout: Ints
+    prompt: I32
     cluster: I32
     sums: Floats
     smallest: Floats
@@ -34,6 +35,10 @@ class SampleRows:
     beyond: NDArray[np.int32]
     tail: NDArray[np.int32]
     first: Ints
+
+    def used_prompts(self) -> I32:
+        """The prompts of the samples that have usable tokens."""
+        return self.prompt[self.sums[:, 0] > 0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ axes, so a simulation can pass many runs at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -44,9 +44,10 @@ class Estimate:
     """One number with its unit, sample size and uncertainty.
 
     `ci_low` and `ci_high` are None if there is no interval; `note` then says why. `n` counts the
-    tokens or the sequences that the value averages, `clusters` the prompts they come from, and
-    `effective_clusters` how many equal ones these are worth, (Σn)² / Σn². `unseen` is the part of
-    the interval's far end that stands for events of which the sample holds none.
+    tokens or the sequences that the value averages, `clusters` the independent units (prompts,
+    unless clustered otherwise) they come from, and `effective_clusters` how many equal ones these
+    are worth, (Σn)² / Σn². `unseen` is the part of the interval's far end that stands for events of
+    which the sample holds none.
     """
 
     name: str
@@ -110,7 +111,7 @@ def spread(sums: Floats, weights: Floats) -> Spread:
     residuals = (sums - mean * weights) / np.sqrt(_left(share))
     length = np.sqrt(np.square(residuals).sum(axis=-1, keepdims=True))
     unit = residuals / np.where(length > 0.0, length, 1.0)
-    skewness = (unit**3).sum(axis=-1)
+    skewness = (unit * unit * unit).sum(axis=-1)  # numpy's ** 3 is slow
     return Spread(mean[..., 0], (length / total)[..., 0], _satterthwaite(share), skewness)
 
 
@@ -189,8 +190,8 @@ Interval: TypeAlias = Callable[[Floats, Floats, float], tuple[Floats, Floats]]
 """Computes the interval of a mean from each cluster's sum and weight, and the level."""
 
 
-def mean_estimate(
-    name: str,
+def mean_estimates(
+    names: Sequence[str],
     unit: str,
     sums: Floats,
     weights: Floats,
@@ -200,56 +201,86 @@ def mean_estimate(
     lowest: float = -math.inf,
     highest: float = math.inf,
     interval: Interval = skewed_interval,
-) -> Estimate:
-    """Estimate a mean with its interval, clamped to the range of the metric.
+) -> list[Estimate]:
+    """Estimate means with their intervals, clamped to the range of the metric.
 
-    `sums` and `weights` [G] are per cluster; clusters without weight do not count. Raises
-    ValueError if no cluster has any.
+    `sums` [names, G] and `weights` [G] are per cluster; clusters without weight do not count.
+    Raises ValueError if no cluster has any.
     """
     present = weights > 0
-    sums, weights = sums[present], weights[present]
+    sums, weights = sums[:, present], weights[present]
     if len(weights) == 0:
-        raise ValueError(f"{name}: mean of no tokens")
-    low = high = None
+        raise ValueError(f"{names[0]}: mean of no tokens")
     note = too_few_clusters(weights)
+    ends: list[tuple[float | None, float | None]] = [(None, None)] * len(names)
     if not note:
-        low, high = (float(end) for end in interval(sums, weights, level))
-        low, high = max(low, lowest), min(high, highest)
-    return Estimate(
-        name, sampled_by, float(sums.sum() / weights.sum()), low, high, level,
-        round(weights.sum()), len(weights), unit, note, float(effective_clusters(weights)),
-    )  # fmt: skip
+        low, high = interval(sums, weights, level)
+        low, high = np.maximum(low, lowest), np.minimum(high, highest)
+        ends = list(zip(low.tolist(), high.tolist(), strict=True))
+    total, effective = weights.sum(), float(effective_clusters(weights))
+    return [
+        Estimate(
+            name, sampled_by, value, low, high, level, round(total), len(weights), unit, note,
+            effective,
+        )
+        for name, value, (low, high) in zip(
+            names, (sums.sum(axis=-1) / total).tolist(), ends, strict=True
+        )
+    ]  # fmt: skip
 
 
-def share_estimate(
+def mean_estimate(
     name: str,
+    unit: str,
+    sums: Floats,
+    weights: Floats,
+    *,
+    sampled_by: str,
+    level: float,
+    lowest: float = -math.inf,
+    interval: Interval = skewed_interval,
+) -> Estimate:
+    """One of them: `sums` and `weights` are [G]."""
+    [estimate] = mean_estimates(
+        [name], unit, sums[None], weights,
+        sampled_by=sampled_by, level=level, lowest=lowest, interval=interval,
+    )  # fmt: skip
+    return estimate
+
+
+def share_estimates(
+    names: Sequence[str],
     sums: Floats,
     weights: Floats,
     *,
     sampled_by: str,
     level: float,
     trials: float | None = None,
-) -> Estimate:
-    """Estimate a share; the interval is never narrower than the exact one of so many `trials`.
+) -> list[Estimate]:
+    """Estimate shares of one total; an interval is never narrower than the exact one.
 
-    A few instances show too little spread for the sandwich, and none show no spread at all: the
-    exact interval then takes them to come one by one. Where nothing was seen it is the rule of
-    three, at 2.5 % a side like every other interval: 3.7 / n at a level of 95 %. `trials` is the
-    total weight unless given.
+    `sums` [names, G] and `weights` [G] are per cluster. A few instances show too little spread for
+    the sandwich, and none show no spread at all: the exact interval then takes them to come one by
+    one, in so many `trials` (the total weight unless given). Where nothing was seen it is the rule
+    of three, at 2.5 % a side like every other interval: 3.7 / n at a level of 95 %.
     """
     total = float(weights.sum()) if trials is None else trials
-    estimate = mean_estimate(
-        name, "share", sums, weights, sampled_by=sampled_by, level=level,
-        lowest=0.0, highest=1.0,
+    estimates = mean_estimates(
+        names, "share", sums, weights, sampled_by=sampled_by, level=level, lowest=0.0, highest=1.0,
         interval=lambda sums, weights, level: share_interval(sums, weights, level, total),
     )  # fmt: skip
-    if estimate.ci_low is None or estimate.ci_high is None or estimate.value not in (0.0, 1.0):
-        return estimate
-    what = "no instance" if estimate.value == 0.0 else "no exception"
+    return [_with_unseen(estimate) for estimate in estimates]
+
+
+def _with_unseen(share: Estimate) -> Estimate:
+    """A share of which nothing was seen, or nothing else, with the reason for its interval."""
+    if share.ci_low is None or share.ci_high is None or share.value not in (0.0, 1.0):
+        return share
+    what = "no instance" if share.value == 0.0 else "no exception"
     return replace(
-        estimate,
-        note=f"{what} in {estimate.n:,}: rule of three, if they are independent",
-        unseen=estimate.ci_high - estimate.ci_low,
+        share,
+        note=f"{what} in {share.n:,}: rule of three, if they are independent",
+        unseen=share.ci_high - share.ci_low,
     )
 
 
@@ -281,7 +312,7 @@ def too_few_clusters(weights: Floats) -> str:
     if number >= FEWEST_CLUSTERS - 1e-9:
         return ""
     worth = "" if number > len(weights) - 0.05 else f" of unequal size, worth {number:.1f}"
-    return f"no interval: {len(weights)} prompts{worth}, at least {FEWEST_CLUSTERS} needed"
+    return f"no interval: {len(weights)} clusters{worth}, at least {FEWEST_CLUSTERS} needed"
 
 
 UNSEEN_LOG_RATIO = 3.0
@@ -425,17 +456,23 @@ def quantile_estimate(
     )  # fmt: skip
 
 
-def prompts_needed(spread: float, distance: float, unseen: float = 0.0) -> int | None:
-    """Prompts that settle a verdict, for a 90 % chance of parity at zero drift.
+SETTLING_ERRORS = 4.4
+"""Standard errors from an estimate to its limit at which 90 % of runs settle every gate. One gate
+whose estimate is exact needs 3.6 = 1.96 + 1.645 (two one-sided tests); the estimate that the
+distance is taken from is noisy, and there are many gates (simulated, docs/reference/metrics.md)."""
+
+
+def clusters_needed(spread: float, distance: float, unseen: float = 0.0) -> int | None:
+    """Clusters that settle a verdict in nine runs of ten.
 
     `spread` is the standard deviation of a cluster's mean, `distance` how far the estimate is from
-    its limit, `unseen` what events that a single prompt does not show could add. G prompts are
-    enough when 3.6 spread / sqrt(G) + unseen / G is within the distance; 3.6 = 1.96 + 1.645 (two
-    one-sided tests). None when the estimate is on the limit: no number of prompts will do.
+    its limit, `unseen` what events that a single cluster does not show could add. G clusters are
+    enough when SETTLING_ERRORS spread / sqrt(G) + unseen / G is within the distance. None when the
+    estimate is on the limit: no number of clusters will do.
     """
     if distance <= 0.0:
         return None
-    width = 3.6 * spread
+    width = SETTLING_ERRORS * spread
     root = (width + math.sqrt(width * width + 4.0 * unseen * distance)) / (2.0 * distance)
     needed = root * root
     return math.ceil(needed) if needed < 1e9 else None

@@ -49,11 +49,11 @@ class Outliers:
         for logprobs in (behaviour, evaluating):
             if not invalid.looks_clean(logprobs):
                 size[~invalid.usable_values(logprobs)] = 0.0
-        count = min(self._keep, int(np.count_nonzero(size)))
-        if count:
-            threshold = np.partition(size, -count)[-count]
-            large = np.flatnonzero(size >= threshold)
-            tokens = np.sort(large[np.argsort(-size[large], kind="stable")[:count]])
+        full = len(self._found) == self._keep
+        large = np.flatnonzero(size > (abs(self._found[-1].log_ratio) if full else 0.0))
+        if len(large):
+            largest = np.argsort(-size[large], kind="stable")[: self._keep]
+            tokens = np.sort(large[largest])
             samples = np.searchsorted(chunk.starts, tokens, side="right") - 1
             self._found += [
                 Outlier(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parity_check.traces.schema import numbers
+from parity_check.traces.schema import numbers, whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,13 +60,9 @@ class SampleBatch:
 
 def batch_of(table: pa.Table, label: str | None = None) -> SampleBatch:
     """Convert a table of samples to a batch, with the values of a `label` column."""
-    import pyarrow as pa
-
-    table = table.combine_chunks()
 
     def column(name: str) -> Any:
-        chunked = table.column(name)
-        return chunked.chunk(0) if chunked.num_chunks else pa.array([], type=chunked.type)
+        return whole(table.column(name))
 
     completion = column("completion_token_ids")
     starts = numbers(completion.offsets).astype(np.int64)
@@ -131,8 +127,7 @@ def _rectangle(
     rows = column.flatten()
     if len(rows) != tokens:
         return None  # at least one sample has none
-    ends = numbers(rows.offsets).astype(np.int64)
-    widths = np.diff(ends)
+    widths = np.diff(numbers(rows.offsets))
     width = int(widths.max(initial=0))
     if width == 0:
         return None

@@ -85,7 +85,7 @@ def pair(
     read. Clustered by sample, the turns of a rollout are one cluster all the same. Raises
     TraceMismatchError at the first sample or token that differs.
     """
-    rollouts = Index()
+    rollouts, prompts = Index(), Index()
     for left, right in zip_longest(behaviour, evaluating):
         if left is None or right is None:
             raise TraceMismatchError("one trace has more samples than the other")
@@ -105,6 +105,7 @@ def pair(
             evaluating_top_ids=right.top_token_ids if topk else None,
             evaluating_top_logprobs=right.top_logprobs if topk else None,
             token_ids=left.token_ids,
+            prompt=None if cluster_by == "prompt" else prompts.number(left.prompt_ids),
             behaviour_nulls=left.nulls,
             evaluating_nulls=right.nulls,
             behaviour_wrong_lengths=left.wrong_lengths,

@@ -85,6 +85,14 @@ def check_clusters(prompts: Sequence[Prompt], config: Config) -> None:
         )
 
 
+def cluster_of(prompt: Prompt, cluster_by: str) -> str:
+    """The cluster of a prompt, as that of its samples in a trace, unless it is the sample."""
+    if cluster_by == "group":
+        return prompt.group
+    label = prompt.labels.get(cluster_by)
+    return f"prompt {prompt.prompt_id}" if label is None else label
+
+
 def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
     """Read and check all prompts. Raises InputError with file and line."""
     path = bundled(source, "prompts") or Path(source)

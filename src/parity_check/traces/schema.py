@@ -146,6 +146,19 @@ def label_names(found: pa.Schema) -> list[str]:
     return [name for name in names if name not in known and names.count(name) == 1]
 
 
+def leaf_types(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """The type of the values of each column, by its path in a Parquet file."""
+    import pyarrow as pa
+
+    found = {}
+    for field in schema:
+        path, kind = field.name, field.type
+        while pa.types.is_list(kind):
+            path, kind = f"{path}.list.element", kind.value_type
+        found[path] = kind
+    return found
+
+
 def wrong_columns(found: pa.Schema) -> str | None:
     """Why a file's columns are not those of a trace; None where they are."""
     missing = sorted(set(trace_schema().names) - set(found.names))
@@ -186,9 +199,14 @@ def numbers(array: Any, missing: float | None = None) -> NDArray[Any]:
     return values
 
 
+def whole(column: pa.ChunkedArray[Any]) -> Any:
+    """A column of a table as one array; copies only where it has several chunks."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 def wrong_rows(table: pa.Table) -> str | None:
     """Why rows of such columns cannot be used: the row, the column, and what is wrong there."""
-    columns = {name: _whole(table.column(name)) for name in table.column_names}
+    columns = {name: whole(table.column(name)) for name in table.column_names}
     return next(_wrong_rows(columns), None)
 
 
@@ -210,7 +228,7 @@ def _wrong_rows(columns: dict[str, Any]) -> Iterator[str]:
 
 def wrong_alternatives(table: pa.Table) -> str | None:
     """Why the alternatives of such rows do not belong to their tokens."""
-    columns = {name: _whole(table.column(name)) for name in table.column_names}
+    columns = {name: whole(table.column(name)) for name in table.column_names}
     return next(_wrong_alternatives(columns), None)
 
 
@@ -228,17 +246,8 @@ def _wrong_alternatives(columns: dict[str, Any]) -> Iterator[str]:
     inner, values = ids.flatten(), logprobs.flatten()
     if inner.null_count or values.null_count or inner.flatten().null_count:
         yield "top_token_ids: the alternatives of a token are null"
-    if (_lengths(inner) != _lengths(values)).any():
+    if not np.array_equal(np.diff(numbers(inner.offsets)), np.diff(numbers(values.offsets))):
         yield "top_token_ids and top_logprobs hold different numbers of alternatives for a token"
-
-
-def _whole(column: Any) -> Any:
-    import pyarrow as pa
-
-    whole = column.combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):
-        return whole.chunk(0) if whole.num_chunks else pa.array([], type=whole.type)
-    return whole
 
 
 def _lengths(column: Any) -> Any:

@@ -35,6 +35,7 @@ from parity_check.traces import provenance
 from parity_check.traces.prompts import read_workload
 from parity_check.weight_sync.checks import reference_analogue
 from parity_check.weight_sync.document import document
+from parity_check.weight_sync.files import rollouts_name
 from parity_check.weight_sync.observed import EngineRun, Mode, Request, Update, Weights, declared
 from parity_check.weight_sync.record import read
 from parity_check.weight_sync.report import WeightSyncReport
@@ -74,11 +75,6 @@ def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
         reason = f"{error} is missing" if missing else str(error).splitlines()[0]
         raise InputError(f"{path}: not a weight-sync report: {reason}") from None
     return deliver(shown, delivery, console)
-
-
-def is_weight_sync(directory: Path) -> bool:
-    """Whether a run directory is of `weight-sync`."""
-    return any(directory.glob(rollouts_name("*")))
 
 
 def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Document:
@@ -251,11 +247,6 @@ def _weights(found: WeightsInForce) -> Weights:
     return Weights(
         found.parameters, np.array(found.head.logits, dtype=np.float64), found.head.dtype
     )
-
-
-def rollouts_name(role: str) -> str:
-    """The file with every request of an engine: tokens, logprobs, later the replays' logprobs."""
-    return f"{role}-weight-sync.jsonl"
 
 
 def _rollouts(run: EngineRun, recorded: Sequence[Flying]) -> str:

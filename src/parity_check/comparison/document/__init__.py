@@ -5,13 +5,12 @@ What was compared, what differs, the numbers, why the gates are judged so, the c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import tomli_w
 
 from parity_check.comparison.document import engines, findings, legend, matrix, numbers
 from parity_check.comparison.labels import label
-from parity_check.comparison.pictures.figures import figures
 from parity_check.comparison.record import record
 from parity_check.comparison.report import ComparisonReport
 from parity_check.measure.gates import Verdict
@@ -78,7 +77,7 @@ def _lead(report: ComparisonReport) -> str:
 
 def _sections(report: ComparisonReport) -> Iterator[Section]:
     yield Section("compared", "Compared", tuple(_compared(report)), early=True)
-    yield Section("pictures", "Pictures", tuple(figures(report)))
+    yield Section("pictures", "Pictures", tuple(_pictures(report)))
     if report.matrix is not None:
         yield Section("matrix", "All pairs", tuple(matrix.blocks(report, report.matrix)))
     yield Section("numbers", "Numbers", tuple(_numbers(report)))
@@ -89,6 +88,14 @@ def _sections(report: ComparisonReport) -> Iterator[Section]:
     yield Section("samples", "Worst tokens", tuple(findings.worst(report)))
     yield Section("settings", "Settings", (PageOnly(tuple(engines.facts(report))),))
     yield Section("repeat", "Repeat this run", (PageOnly(tuple(_repeat(report))),))
+
+
+def _pictures(report: ComparisonReport) -> Iterable[Block]:
+    if report.pictures is None:
+        return ()
+    from parity_check.comparison.pictures.figures import figures
+
+    return figures(report)
 
 
 def _compared(report: ComparisonReport) -> Iterator[Block]:

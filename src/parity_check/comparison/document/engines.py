@@ -37,15 +37,15 @@ def workload(report: ComparisonReport) -> str:
     if compared.logprob_path == UNKNOWN:
         path = "logprob path unknown"
     return (
-        f"workload: {clusters(report, compared.prompts)}, {compared.samples} samples, "
-        f"{compared.tokens:,} tokens, {', '.join(parts)}; {path}"
+        f"workload: {prompts(report, compared.prompts, compared.clusters)}, "
+        f"{compared.samples} samples, {compared.tokens:,} tokens, {', '.join(parts)}; {path}"
     )
 
 
-def clusters(report: ComparisonReport, count: int) -> str:
-    """So many independent units: prompts, unless `stats.cluster_by` joins them."""
+def prompts(report: ComparisonReport, count: int, clusters: int) -> str:
+    """So many prompts, and the independent units that they are in where those are others."""
     unit = report.head.config["stats"]["cluster_by"]
-    return f"{count} prompts" if unit == "prompt" else f"{count} clusters by {unit}"
+    return f"{count} prompts" + ("" if unit == "prompt" else f" in {clusters} clusters by {unit}")
 
 
 def table(report: ComparisonReport) -> Table:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from parity_check.comparison.labels import share_label
 from parity_check.comparison.report import ComparisonReport
+from parity_check.measure.gates import family_wise_rate
 from parity_check.measure.metrics import METRICS
 from parity_check.measure.objectives import Objective
 from parity_check.report.document import Block, Definition, Definitions, Legend
@@ -35,6 +36,12 @@ def _sentences(report: ComparisonReport) -> Iterator[str]:
         "inconclusive. A share of 0 has an upper end too, because a small share can go unseen in "
         "so few tokens."
     )
+    wrong = family_wise_rate(report.gates)
+    if wrong:
+        yield (
+            f"False drift: at most {100 * wrong:.2g} % of runs of a pair that is exactly at every "
+            "limit (about a third of that if simulated), and practically none at half of them."
+        )
     yield FLOOR if report.floors else NO_FLOOR
     for objective in _shown_objectives(report):
         yield _explained(report, objective)

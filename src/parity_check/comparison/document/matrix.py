@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from parity_check.comparison.document import numbers as direction_numbers
-from parity_check.comparison.document.engines import clusters
+from parity_check.comparison.document.engines import prompts
 from parity_check.comparison.labels import SHARE_OF
 from parity_check.comparison.report import (
     ComparisonReport,
@@ -67,7 +67,7 @@ def _rollouts(report: ComparisonReport, rollouts: Rollouts) -> Iterator[Block]:
     excluded = f" ({size.excluded:,} more are invalid)" if size.excluded else ""
     yield Heading(
         f"sampled by the {rollouts.sampled_by}, evaluated by every engine: "
-        f"{clusters(report, size.clusters)}, {size.samples} samples, "
+        f"{prompts(report, size.prompts, size.clusters)}, {size.samples} samples, "
         f"{size.tokens:,} tokens{excluded}"
     )
     yield _pairs(report, rollouts)

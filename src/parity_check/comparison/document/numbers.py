@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from parity_check.comparison.document.engines import clusters
+from parity_check.comparison.document.engines import prompts
 from parity_check.comparison.labels import label, pair_label, share_label
 from parity_check.comparison.report import ComparisonReport, Direction, Pair
 from parity_check.measure.gates import GateResult
@@ -63,7 +63,7 @@ def heading(report: ComparisonReport, pair: Pair, direction: Direction) -> str:
     excluded = f" ({measured.excluded:,} more are invalid)" if measured.excluded else ""
     which = "" if len(report.pairs) == 1 else f"{pair_label(pair)}, "
     return (
-        f"{which}{direction.title}: {clusters(report, measured.clusters)}, "
+        f"{which}{direction.title}: {prompts(report, measured.prompts, measured.clusters)}, "
         f"{measured.samples} samples, {measured.tokens:,} tokens{excluded}"
     )
 

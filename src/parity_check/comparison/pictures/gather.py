@@ -18,7 +18,7 @@ from parity_check.config.models import OTHER, Config, Judging, Role
 from parity_check.measure.metrics import PairedChunk
 from parity_check.measure.stats import Ints
 from parity_check.traces.pairing import Index, pair
-from parity_check.traces.trace import Trace
+from parity_check.traces.trace import Sample, Trace
 
 PROMPT_END = 100
 """The number of characters shown from the end of a prompt."""
@@ -76,7 +76,7 @@ def _logit_scale(trace: Trace) -> float:
 
 
 def _chunks(behaviour: Trace, evaluating: Trace) -> Iterator[PairedChunk]:
-    return pair(behaviour.batches(), evaluating.batches(), "sample", Index(), Index())
+    return pair(behaviour.batches(), evaluating.batches(like=behaviour), "sample", Index(), Index())
 
 
 def _floors(repeats: Iterable[Repeat]) -> Iterator[FloorPicture]:
@@ -94,14 +94,17 @@ def _worst_samples(
     trace: Trace, sampled_by: str, collector: Collector
 ) -> Iterator[tuple[float, WorstSample]]:
     texts, squares = trace.vocabulary(), collector.squares()
-    for candidate in collector.worst():
-        yield candidate.squares, _worst_sample(trace, sampled_by, candidate, texts, squares)
+    worst = collector.worst()
+    samples = trace.samples_at(candidate.number for candidate in worst)
+    for candidate in worst:
+        sample = samples[candidate.number]
+        yield candidate.squares, _worst_sample(sample, sampled_by, candidate, texts, squares)
 
 
 def _worst_sample(
-    trace: Trace, sampled_by: str, candidate: Candidate, texts: Mapping[int, str], squares: float
+    sample: Sample, sampled_by: str, candidate: Candidate, texts: Mapping[int, str], squares: float
 ) -> WorstSample:
-    sample, delta = trace.sample(candidate.number), candidate.log_ratio
+    delta = candidate.log_ratio
     prompt = "".join(
         texts.get(token, "\N{REPLACEMENT CHARACTER}")
         for token in sample.prompt_token_ids[-PROMPT_END:]

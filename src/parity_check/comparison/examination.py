@@ -1,0 +1,40 @@
+"""`compare` on two stored traces, and `report`: analyse, deliver. Loads and starts no engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from parity_check.comparison.analyse import analyse, analyse_pair
+from parity_check.comparison.document import document
+from parity_check.comparison.judgement import judgement
+from parity_check.config.models import Config, Judging
+from parity_check.console import Console
+from parity_check.errors import ExitCode
+from parity_check.report.deliver import Delivery, deliver
+
+
+def compare_traces(
+    one: Path, other: Path, judging: Judging, delivery: Delivery, console: Console
+) -> ExitCode:
+    """Compare two stored traces, one replayed from the other. Starts no engine."""
+    judgement(judging)
+    delivery.check()
+    report = analyse_pair(one, other, judging)
+    if delivery.draws():
+        from parity_check.comparison.pictures.gather import gather_pair
+
+        report = replace(report, pictures=gather_pair(one, other, judging))
+    return deliver(document(report), delivery, console)
+
+
+def report(run: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
+    """Judge and render a finished run with the limits of `config`. Does not change the run."""
+    judgement(config)
+    delivery.check()
+    report = analyse(run, config)
+    if delivery.draws():
+        from parity_check.comparison.pictures.gather import gather
+
+        report = replace(report, pictures=gather(run, config))
+    return deliver(document(report), delivery, console)

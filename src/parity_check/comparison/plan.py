@@ -1,0 +1,86 @@
+"""Which gates a workload can decide, before it is run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from parity_check.comparison.judgement import Judgement
+from parity_check.config.models import Config
+from parity_check.measure.needs import Need, Unit, needs
+from parity_check.traces.prompts import Prompt, cluster_of
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The size of one sampling direction, and what its gates ask for if nothing drifts.
+
+    `tokens` is the most: a sample may end earlier.
+    """
+
+    prompts: int
+    clusters: int
+    samples_per_prompt: int
+    tokens: int
+    gates: int
+    needs: tuple[Need, ...]
+
+    @property
+    def samples(self) -> int:
+        return self.prompts * self.samples_per_prompt
+
+    def unmet(self) -> list[Need]:
+        """The needs that the workload does not meet."""
+        return [need for need in self.needs if need.number > self._has(need)]
+
+    def sentence(self) -> str:
+        """What the workload can decide and what the other gates ask for, in one line."""
+        size = f"{self.samples:,} samples, at most {self.tokens:,} tokens a direction"
+        unmet = self.unmet()
+        if not unmet:
+            return f"if nothing drifts, every gate can be decided ({size})"
+        open = len({need.metric for need in unmet})
+        return (
+            f"even if nothing drifts, {open} of {self.gates} gates cannot be decided ({size}); "
+            f"needed at least: {'; '.join(self._asked(unmet))}; for all of them: "
+            f"{self._advice(unmet)}"
+        )
+
+    def _asked(self, unmet: Sequence[Need]) -> Iterator[str]:
+        """Gates that ask for the same together."""
+        same: dict[tuple[int, Unit], list[str]] = {}
+        for need in unmet:
+            same.setdefault((need.number, need.unit), []).append(need.metric)
+        for (number, unit), metrics in same.items():
+            who = "every gate" if len(metrics) == self.gates else ", ".join(metrics)
+            yield f"{who} {number:,} {unit}"
+
+    def _has(self, need: Need) -> int:
+        size = {"tokens": self.tokens, "samples": self.samples, "clusters": self.clusters}
+        return size[need.unit]
+
+    def _advice(self, unmet: Sequence[Need]) -> str:
+        """How many prompts, and samples of each, meet every need."""
+        times = dict.fromkeys(("tokens", "samples", "clusters"), 1.0)
+        for need in unmet:
+            times[need.unit] = max(times[need.unit], need.number / self._has(need))
+        prompts = math.ceil(self.prompts * times["clusters"])
+        samples = self.samples * max(times["tokens"], times["samples"])
+        advice = f"workload.samples_per_prompt = {math.ceil(samples / prompts)}"
+        return advice if prompts == self.prompts else f"{prompts:,} prompts and {advice}"
+
+
+def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
+    """The plan of a workload that engines sample."""
+    workload = config.workload
+    each = workload.samples_per_prompt
+    clusters = {cluster_of(prompt, how.cluster_by) for prompt in prompts}
+    return Plan(
+        prompts=len(prompts),
+        clusters=len(prompts) * each if how.cluster_by == "sample" else len(clusters),
+        samples_per_prompt=each,
+        tokens=len(prompts) * each * workload.max_tokens,
+        gates=len(how.limits),
+        needs=tuple(needs(how.limits, how.objective, how.level)),
+    )

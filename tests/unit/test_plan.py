@@ -1,0 +1,98 @@
+"""The plan of a workload: what its gates ask for is what a clean pair is judged by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from parity_check.comparison.judgement import judgement
+from parity_check.comparison.plan import Plan, plan
+from parity_check.config.load import load_config
+from parity_check.config.models import Config, Judging
+from parity_check.measure.gates import judge_all
+from parity_check.measure.measure import measure
+from parity_check.measure.metrics import PairedChunk
+from parity_check.measure.needs import Need, needs
+from parity_check.traces.prompts import read_prompts, read_workload
+
+ROOT = Path(__file__).parents[2]
+PROMPTS = read_prompts("bundled:prompts")
+
+
+def planned(workload: dict[str, object] | None = None, **tables: dict[str, object]) -> Plan:
+    config = Config.model_validate(
+        {"reference": {"kind": "fake"}, "candidate": {"kind": "fake"}, **tables}
+        | {"workload": {"samples_per_prompt": 6, "max_tokens": 64, **(workload or {})}}
+    )
+    return plan(PROMPTS, config, judgement(config))
+
+
+def verdicts(judging: Judging, samples: int, length: int, prompts: int) -> dict[str, str]:
+    """Of a pair that differs in the last bits, so that nothing is bit-identical."""
+    tokens = samples * length
+    behaviour = np.full(tokens, -1.0, np.float32)
+    evaluating = behaviour + np.float32(1e-6) * np.random.default_rng(0).normal(size=tokens)
+    cluster = np.arange(samples, dtype=np.int32) % prompts
+    chunk = PairedChunk(
+        behaviour, evaluating.astype(np.float32), np.arange(samples + 1) * length, cluster,
+        np.zeros_like(cluster),
+    )  # fmt: skip
+    how = judgement(judging)
+    measured = measure([chunk], sampled_by="reference", objective=how.objective)
+    return {gate.metric: gate.verdict for gate in judge_all(measured, how.limits)}
+
+
+@pytest.mark.parametrize("objective", ["grpo", "gspo"])
+@pytest.mark.parametrize("profile", ["standard", "relaxed"])
+def test_a_clean_pair_is_decided_with_what_is_needed_and_not_with_less(
+    profile: str, objective: str
+) -> None:
+    judging = Judging.model_validate(
+        {"gates": {"profile": profile}, "objective": {"kind": objective}}
+    )
+    how = judgement(judging)
+    asked = [each for each in needs(how.limits, how.objective, how.level) if each.number > 8]
+    assert {each.unit for each in asked} == {"tokens", "samples", "clusters"}
+    for need in asked:
+        for few, verdict in ((False, "parity"), (True, "inconclusive")):
+            enough = need.number - few
+            size = {
+                "tokens": (64, enough // 64 + (not few), 64),
+                "samples": (enough, 4, 64),
+                "clusters": (2 * enough, 4, enough),
+            }[need.unit]
+            assert verdicts(judging, *size)[need.metric] == verdict, need
+
+
+def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs() -> None:
+    family = {"stats": {"cluster_by": "family"}}
+    relaxed = planned(gates={"profile": "relaxed"}, **family)
+    assert (relaxed.prompts, relaxed.clusters, relaxed.samples) == (96, 68, 576)
+    assert relaxed.sentence() == (
+        "if nothing drifts, every gate can be decided (576 samples, at most 36,864 tokens a "
+        "direction)"
+    )
+    standard = planned(**family)
+    assert Need("burst_fraction", "samples", 2458) in standard.unmet()
+    assert standard.sentence().endswith("for all of them: workload.samples_per_prompt = 26")
+    more = planned({"samples_per_prompt": 26}, **family)
+    assert more.unmet() == []
+
+
+@pytest.mark.parametrize("name", ["quickstart", "v0-to-v1", "trainer", "endpoint"])
+def test_the_example_configurations_can_decide_every_gate(name: str) -> None:
+    config = load_config(ROOT / "configs" / f"{name}.toml")
+    assert plan(read_workload(config.workload), config, judgement(config)).unmet() == []
+
+
+def test_too_few_clusters_ask_for_prompts() -> None:
+    few = planned({"samples_per_prompt": 5000}, stats={"cluster_by": "group"})
+    assert few.clusters == 6
+    assert {need.unit for need in few.unmet()} == {"clusters"}
+    assert few.sentence().endswith("960 prompts and workload.samples_per_prompt = 500")
+
+
+def test_one_exact_value_asks_for_nothing() -> None:
+    assert planned(gates={"profile": "exact"}).unmet() == []
