@@ -38,7 +38,7 @@ def test_help_is_instant() -> None:
 
 
 def test_stored_traces_are_compared_without_engines_or_pictures() -> None:
-    loaded = loaded_by("parity_check.comparison.examination")
+    loaded = loaded_by("parity_check.comparison.recorded")
     assert loaded & HEAVY <= {"numpy", "scipy"}
     assert "scipy.stats" not in loaded
     assert not [name for name in loaded if name.startswith("parity_check.engines")]

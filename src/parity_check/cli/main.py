@@ -109,16 +109,14 @@ def compare(
 
     console = _console(context, verbose - quiet, color, progress)
     if traces:
-        from parity_check.comparison import examination
+        from parity_check.comparison import recorded
 
         if len(traces) != 2 or reference_trace is not None or workload_trace is not None:
             raise typer.BadParameter("pass two traces, or -c with engines", param_hint="traces")
         judging = load_judging(config, overlay or [])
         given = read_by(*traces, config)
         delivery = delivery_from(format, write, exit_zero, inconclusive, given)
-        raise typer.Exit(
-            examination.compare_traces(traces[0], traces[1], judging, delivery, console)
-        )
+        raise typer.Exit(recorded.compare_traces(traces[0], traces[1], judging, delivery, console))
     from parity_check.comparison import command as comparison
 
     if config is None:
@@ -171,9 +169,9 @@ def report(
         from parity_check.weight_sync import command as updates
 
         raise typer.Exit(updates.report(run, delivery, console))
-    from parity_check.comparison import examination
+    from parity_check.comparison import recorded
 
-    raise typer.Exit(examination.report(run, loaded, delivery, console))
+    raise typer.Exit(recorded.report(run, loaded, delivery, console))
 
 
 @cli.command()
