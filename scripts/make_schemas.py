@@ -17,6 +17,7 @@ from pydantic_core import core_schema
 from parity_check.ablation.record import AblationRecord
 from parity_check.comparison.record import ComparisonRecord
 from parity_check.locate.record import LocateRecord
+from parity_check.logs.record import LogsRecord
 from parity_check.report.json import dumps
 from parity_check.report.record import Record
 from parity_check.weight_sync.record import WeightSyncRecord
@@ -27,6 +28,7 @@ RECORDS: dict[str, type[Record]] = {
     "ablation": AblationRecord,
     "locate": LocateRecord,
     "weight_sync": WeightSyncRecord,
+    "logs": LogsRecord,
 }
 """By package."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from helpers.canned import CANNED, Canned, write_run
 from helpers.canned_ablation import write_ablation
+from helpers.canned_logs import logs_report
 from helpers.canned_matrix import write_matrix
 from helpers.canned_probes import LOCATED
 from helpers.canned_updates import UPDATES
@@ -20,6 +21,7 @@ from parity_check.comparison.pictures.gather import gather
 from parity_check.config.load import load_config
 from parity_check.locate.document import document as locate_document
 from parity_check.locate.report import LocateReport
+from parity_check.logs.document import document as logs_document
 from parity_check.report.document import Document
 from parity_check.weight_sync.document import document as weight_sync_document
 from parity_check.weight_sync.report import WeightSyncReport
@@ -56,6 +58,7 @@ REPORTS: dict[str, Callable[[Path], Document]] = {
     **{name: partial(of_two, canned) for name, canned in CANNED.items()},
     "three-engines": of_three,
     "ablation": ablation,
+    "logs": lambda directory: logs_document(logs_report(directory)),
     **{f"weight-sync-{name}": partial(weight_sync, report) for name, report in UPDATES.items()},
     **{f"locate-{name}": partial(locate, report) for name, report in LOCATED.items()},
 }
@@ -65,5 +68,6 @@ KINDS = {
     "ablation": "ablation",
     "weight_sync": "weight-sync-stale",
     "locate": "locate-module",
+    "logs": "logs",
 }
 """One report of each kind, by the kind's package."""

@@ -54,6 +54,7 @@ IMPORTERS: dict[str, Importer] = {
         ("openai", openai, "OpenAI-compatible server", "no trainer"),
     )
 }
+LOGS = "a log without tokens is for: parity-check logs"
 READ_ALIKE = {"miles": "slime"}
 """A framework that also writes another's format."""
 
@@ -72,7 +73,8 @@ def find_format(paths: Sequence[Path]) -> str:
         if name is None:
             raise InputError(
                 f"{path}: not a dump of a known format",
-                hint=f"known formats: {', '.join(IMPORTERS)}; if yours is one of them, name it",
+                hint=f"known formats: {', '.join(IMPORTERS)}; if yours is one of them, name it; "
+                f"{LOGS} {path}",
             )
     names = sorted({name for name in found.values() if name is not None})
     if len(names) > 1:
@@ -108,6 +110,6 @@ def _first_content(path: Path) -> Any:
         head = file.read(4)
     if head.startswith(b"\x80"):
         return read_pickle(path)
-    if head == b"PAR1":
+    if head == b"PAR1" or path.suffix == ".csv":
         return None
     return next(json_lines(path), ("", None))[1]

@@ -42,7 +42,7 @@ def deliver(document: Document, delivery: Delivery, console: Console) -> ExitCod
     show(document.verdict_line if quiet else render(document, delivery.format))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         _annotate(document, delivery, console)
-    if delivery.exit_zero and document.verdict is not None:
+    if delivery.exit_zero and not document.failed:
         return ExitCode.PARITY
     inconclusive = document.exit_code is ExitCode.INCONCLUSIVE
     return delivery.inconclusive if inconclusive else document.exit_code

@@ -13,7 +13,7 @@ from parity_check.report.record import Record
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Kind = Literal["comparison", "ablation", "weight-sync", "locate"]
+Kind = Literal["comparison", "ablation", "weight-sync", "locate", "logs"]
 Outcome = Literal["pass", "fail", "not reached", "unknown"]
 
 MARKS: Mapping[Verdict, str] = {"parity": "✓", "drift": "✗", "inconclusive": "?"}
@@ -452,13 +452,23 @@ class Document:
             raise InputError(f"no verdict: requested, but not compared: {', '.join(missing)}")
 
     @property
+    def failed(self) -> bool:
+        """Whether there is no verdict because something went wrong."""
+        return self.verdict is None and self.exit_code is not ExitCode.INCONCLUSIVE
+
+    @property
     def mark(self) -> str:
-        return "✗" if self.verdict is None else MARKS[self.verdict]
+        return MARKS[self.verdict] if self.verdict else "✗" if self.failed else "–"
 
     @property
     def word(self) -> str:
-        """The verdict in one word."""
-        return self.verdict or "failed"
+        """The verdict in a word or two."""
+        return self.verdict or ("failed" if self.failed else "no verdict")
+
+    @property
+    def tone(self) -> Verdict:
+        """The verdict in whose colours a page shows this one."""
+        return self.verdict or ("drift" if self.failed else "inconclusive")
 
     @property
     def verdict_line(self) -> str:

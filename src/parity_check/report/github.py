@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 from parity_check.report.document import Document
 
-LEVELS = {"parity": "notice", "drift": "error", "inconclusive": "warning", "failed": "error"}
+LEVELS = {
+    "parity": "notice", "drift": "error", "inconclusive": "warning", "no verdict": "warning",
+    "failed": "error",
+}  # fmt: skip
 
 
 def render(document: Document) -> str:
