@@ -165,8 +165,8 @@ The thresholds are in `rows.py`, `semantic.py` and `path.py` of `src/parity_chec
 
 Three limitations: a temperature that is off by less than 1 % is not detected; `lm_head_precision`
 counts gaps within {tolerance:g} of a step of a grid point, which {chance:g} % of the gaps of a
-float32 head are by chance; and `other_weights` is the finding when nothing else fits, for any
-difference between equal builds, and between different builds from RMS Δ {rms:g} nats on.
+float32 head are by chance; and `different_computation` is the finding when nothing else fits, for
+any difference between equal builds, and between different builds from RMS Δ {rms:g} nats on.
 """
 REMEDY = """\
 ‹remedy› is `logprobs_mode = "processed_logprobs"` for the engine whose logprobs lack a requested
@@ -188,7 +188,7 @@ NOT_SHOWN = (
      "needs a weight update between tokens: `parity-check weight-sync`"),
     ("vllm#48310, #45617, #44972, #45619 (sleep and wake)",
      "happens between two states of one engine, and a run only sees one; after a failed wake it "
-     "appears as `other_weights` or `bad_rows`, without the reason"),
+     "appears as `different_computation` or `bad_rows`, without the reason"),
     ("vllm#14722 (eager against CUDA graphs and inductor)",
      "symmetric noise looks the same from any kernel: "
      "`parity-check ablate RUN --flip enforce_eager=true,false`"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +95,8 @@ def side(station: str, **faults: Any) -> Side:
 
 
 V0, V1 = side("v0"), side("v1")
+LN2, LN10 = math.log(2.0), math.log(10.0)
+PAIR = {"reference": V0, "candidate": V1}
 
 FAULTS = (
     # --- from the engine to the trace ---
@@ -179,11 +182,40 @@ FAULTS = (
         ("prefix_cache",), side("v0-next"), side("v1-caching", order={"reload": "tiny-next"}),
     ),
     Case("perturbed-layer", "an error of 30 % in the matrices of one layer of the candidate",
-         ("other_weights",), V0, side("v1-perturbed")),
+         ("different_computation",), V0, side("v1-perturbed")),
     Case("other-checkpoint", "another checkpoint of the same shape on the candidate",
-         ("other_weights",), V0, side("v1-next")),
+         ("different_computation",), V0, side("v1-next")),
     Case("rope-base", "a RoPE base that the candidate's transformers misreads",
          ("rope_base",), side("0.32-rope"), side("0.18.1-rope")),
+    # --- the form of the number, one side each ---
+    *(
+        Case(f"{name}-{role}", f"{what}, on the {role}", causes, **{**PAIR, role: edited})
+        for name, what, causes, edit in (
+            ("log2", "logprobs in base 2", ("other_base",), edits.each(lambda v: v / LN2)),
+            ("log10", "logprobs in base 10", ("other_base",), edits.each(lambda v: v / LN10)),
+            ("negated", "losses in place of logprobs", ("negated",), edits.each(lambda v: -v)),
+            ("probabilities", "probabilities", ("negated",), edits.each(math.exp)),
+            ("cumulated", "sums from the start of the sample", ("summed",), edits.cumulate),
+            ("total", "the sum of the sample at every token", ("summed",), edits.total),
+            ("averaged", "divided by the length", ("averaged",), edits.divide_by_length),
+            ("argmax", "the largest logprob of each position", ("argmax",), edits.take_likeliest),
+            ("clamped", "clamped at -4 nats", ("clamped",),
+             edits.each(lambda v: max(v, edits.LIMIT))),
+            ("2-decimals", "rounded to 2 decimals", ("rounded",),
+             edits.each(lambda v: round(v, 2))),
+            ("bfloat16", "stored as bfloat16", ("rounded",), edits.each(edits.to_bfloat16)),
+            ("float16", "stored as float16", ("rounded",), edits.each(edits.to_float16)),
+            ("eos", "an EOS that was not sampled", ("appended_eos",), edits.zero_last),
+            ("first-token", "the first token off", ("first_token",), edits.break_first),
+            ("grammar", "six of seven tokens dictated", ("constrained_decoding",), edits.dictate),
+            ("lost-to-zero", "2 % of the logprobs 0", ("isolated_zeros",), edits.lose_to_zero),
+            ("burst", "17 % of the prompts off", ("outlier_samples",), edits.burst),
+            ("bias", "-3 nats on one id", ("biased_ids",), edits.bias_ids),
+        )
+        for role, edited in (
+            ("reference", side("v0", edit=edit)), ("candidate", side("v1", edit=edit)),
+        )
+    ),
 )  # fmt: skip
 
 CLEAN = (
@@ -206,6 +238,44 @@ CLEAN = (
     Case("clean-prefix-cache", "a healthy prefix cache on the candidate", (),
          V1, side("v1-caching")),
     Case("clean-tied", "V0 against V1, tied embeddings", (), side("v0-tied"), side("v1-tied")),
+    Case("clean-t-0.4", "the same at T = 0.4", (), V0, V1, {"temperature": 0.4}),
+    Case("clean-t-0.8", "the same at T = 0.8", (), V0, V1, {"temperature": 0.8}),
+    Case("clean-t-1.6", "the same at T = 1.6", (), V0, V1, {"temperature": 1.6}),
+    Case("clean-top-p", "V1 against 0.32, top-p 0.9 on both sides", (), V1, side("0.32"),
+         {"top_p": 0.9}),
+    Case("clean-top-p-v0", "V0 against V1, top-p 0.95 on both sides", (), V0, V1,
+         {"top_p": 0.95}),
+    Case("clean-min-p", "min-p 0.05 on both sides", (), V0, V1, {"min_p": 0.05}),
+    Case("clean-top-k-v0", "top-k 50 on both sides", (), V0, V1, {"top_k": 50}),
+    Case("clean-presence", "a presence penalty of 0.5 on both sides", (), V0, V1,
+         {"presence_penalty": 0.5}),
+    Case("clean-frequency", "a frequency penalty of 0.4 on both sides", (), V0, V1,
+         {"frequency_penalty": 0.4}),
+    Case("clean-4-tokens", "4 tokens per completion", (), V0, V1, {"max_tokens": 4}),
+    Case("clean-16-tokens", "16 tokens per completion", (), V0, V1, {"max_tokens": 16}),
+    Case("clean-ignore-eos", "96 tokens per completion, no EOS", (), V0, V1,
+         {"max_tokens": 96, "ignore_eos": True}),
+    Case("clean-4-samples", "4 samples per prompt", (), V0, V1, {"samples_per_prompt": 4}),
+    Case("clean-no-top", "no alternatives", (), V0, V1, {"top_logprobs": 0}),
+    Case("clean-no-top-0.6", "no alternatives, T = 0.6", (), V0, V1,
+         {"top_logprobs": 0, "temperature": 0.6}),
+    Case("clean-no-top-swapped", "no alternatives, V1 as the reference", (), V1, V0,
+         {"top_logprobs": 0}),
+    Case("clean-top-1", "one alternative", (), V0, V1, {"top_logprobs": 1}),
+    Case("clean-by-reference", "sampled by the reference alone", (), V0, V1,
+         {"sampled_by": "reference"}),
+    Case("clean-by-candidate", "sampled by the candidate alone", (), V0, V1,
+         {"sampled_by": "candidate"}),
+    Case("clean-32-swapped", "0.32 as the reference, V0 as the candidate", (), side("0.32"), V0),
+    Case("clean-32-long", "V1 against 0.32, 160 tokens per completion", (), V1, side("0.32"),
+         {"max_tokens": 160, "ignore_eos": True}),
+    Case("clean-next", "another checkpoint on both sides", (), side("v0-next"), side("v1-next")),
+    Case("clean-next-0.7", "the same at T = 0.7", (), side("v0-next"), side("v1-next"),
+         {"temperature": 0.7}),
+    Case("clean-tied-0.7", "tied embeddings at T = 0.7", (), side("v0-tied"), side("v1-tied"),
+         {"temperature": 0.7}),
+    Case("clean-both-bf16", "bfloat16 heads on both sides", (), side("v0-bf16-head"),
+         side("v1-bf16-head")),
 )  # fmt: skip
 
 # Cases with the same engines are adjacent, and a healthy cache comes before a stale one.

@@ -22,9 +22,9 @@ class ExitCode(IntEnum):
     """The reader of stdout closed it, as with `| head`: 128 + SIGPIPE, as in a shell."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
+def nearest(word: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
     """The known word that a misspelled one is closest to; None when none is close."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=similarity)
     return close[0] if close else None
 
 

@@ -152,6 +152,21 @@ def test_what_it_cannot_do_is_said(trainer: Trainer) -> None:
         trainer.score(long)
 
 
+def test_an_attention_that_leaves_the_soft_cap_out_is_refused(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    """Before any weight is read: transformers' sdpa ignores the cap without an error."""
+    checkpoint = tmp_path / "gemma2"
+    checkpoint.mkdir()
+    config = {"model_type": "gemma2", "attn_logit_softcapping": 50.0}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    spec = start(trainer.version, tmp_path).spec
+    spec = replace(spec, engine_args={**spec.engine_args, "model": str(checkpoint)})
+    worker = WorkerEngine(spec, tmp_path / "capped", tmp_path / "capped.log", 300, lambda *_: None)
+    with pytest.raises(EngineError, match='set attention = "eager"'):
+        worker.load()
+
+
 def test_another_trainer_packs_and_keeps_its_head_in_bf16(trainer: Trainer, tmp_path: Path) -> None:
     packed = {"layout": "packed", "lm_head_dtype": "model", "attention": "eager"}
     with start(trainer.version, tmp_path, **packed) as worker:

@@ -107,6 +107,7 @@ def case_of(pair: Pair, seed: int = 0) -> Case:
         engines={role: facts(pair.engine(role), role) for role in ROLES},
         sampling={**SAMPLING, **pair.sampling},
         run="runs/synthetic",
+        trace="runs/synthetic/reference.parquet",
     )
 
 

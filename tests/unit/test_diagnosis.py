@@ -37,7 +37,7 @@ def outcomes(diagnosis: Diagnosis) -> list[str]:
         (
             Pair(candidate=Engine(noise=NOISE, raw=True, compute=rounded(8)), sampling=T07),
             "drift",
-            ["fail", "fail", "not reached"],
+            ["fail", "not reached", "not reached"],
         ),
     ],
 )
@@ -75,10 +75,9 @@ def test_findings_are_ranked_by_what_they_explain() -> None:
         sampling=T07,
     )
     found = diagnosis_of(pair).findings
-    assert [each.cause for each in found] == ["raw_logprobs", "lm_head_precision", "bad_rows"]
-    assert found[-1].explained is None
-    shares = [each.explained for each in found[:-1]]
-    assert shares == sorted(shares, reverse=True)
+    assert [each.cause for each in found] == ["raw_logprobs", "bad_rows", "lm_head_precision"]
+    assert [each.remark for each in found] == [False, False, True]
+    assert found[1].explained is None
 
 
 def test_subtracted_shares_do_not_exceed_the_whole() -> None:

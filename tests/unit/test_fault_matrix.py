@@ -77,7 +77,7 @@ def test_edits() -> None:
 
 
 def finding(cause: str) -> Finding:
-    return Finding(cause, "semantic", "high", None, "", (), 0.5, "", "")
+    return Finding(cause, "semantic", "high", None, "", (), 0.5, 0.5, "", "")
 
 
 def outcome(case: Case, *findings: Finding) -> Outcome:

@@ -140,7 +140,7 @@ SHOWN = (
           ))),
     Field(6, "the same at another temperature", "penalty",
           Pair(candidate=engine(repetition_penalty=1.2), sampling=T07)),
-    Field(7, "raw logprobs with top-p at T = 1", "truncated_support",
+    Field(7, "raw logprobs with top-p at T = 1", "raw_logprobs",
           Pair(candidate=RAW, sampling={"top_p": 0.9})),
     Field(9, "cascade attention over a shared prefix", "shared_prefix",
           Pair(candidate=Engine(noise=NOISE, compute=behind_shared_prefix),
@@ -151,7 +151,7 @@ SHOWN = (
               settings={**SETTINGS, "enable_prefix_caching": True},
               config={"block_size": 32},
           ), samples=1, same_prefix=40)),
-    Field(13, "a derived weight was not refreshed", "other_weights",
+    Field(13, "a derived weight was not refreshed", "different_computation",
           Pair(candidate=Engine(compute=everywhere(1.0)))),
     Field(14, "fp8 KV cache, a tile of 96", "onset",
           Pair(candidate=Engine(noise=NOISE, compute=from_context(97, 0.3)),
@@ -308,13 +308,13 @@ def test_another_format_of_the_cache() -> None:
     assert finding.confirm.endswith("--flip kv_cache_dtype=auto")
 
 
-def test_any_difference_between_equal_builds_is_a_matter_of_weights() -> None:
+def test_any_difference_between_equal_builds_has_a_cause() -> None:
     build = {"version": "0.18.1", "family": "v1"}
     small = Pair(
         reference=with_facts(Engine(), **build),
         candidate=with_facts(Engine(noise=0.01), **build),
     )
-    assert causes(small) == ["other_weights"]
+    assert causes(small) == ["different_computation"]
     assert causes(Pair(candidate=Engine(noise=0.01))) == []
 
 
@@ -322,7 +322,7 @@ def test_traces_without_alternatives_say_what_cannot_be_seen() -> None:
     assert causes(Pair(candidate=RAW, sampling=T07, top=0)) == ["raw_logprobs"]
     unsaid = Pair(candidate=with_facts(RAW, distribution="processed"), sampling=T07, top=0)
     [finding] = diagnosis_of(unsaid).findings
-    assert (finding.cause, finding.confidence) == ("other_weights", "low")
+    assert (finding.cause, finding.confidence) == ("different_computation", "low")
     assert any("no alternatives" in sentence for sentence in finding.evidence)
 
 

@@ -38,12 +38,28 @@ def test_nothing_is_clean() -> None:
     assert invalid.looks_clean(f32())
 
 
-def test_a_one_sided_run_of_zeros_is_padding() -> None:
-    ours = f32(-1, 0, 0, 0, 0, -1)
-    theirs = f32(-1, -2, -2, -2, -2, -1)
+def test_a_one_sided_run_of_zeros_to_the_end_is_padding() -> None:
+    ours = f32(-1, -1, 0, 0, 0, 0)
+    theirs = f32(-1, -1, -2, -2, -2, -2)
     padded = invalid.padding(ours, theirs, np.array([0, 6]))
     assert padded is not None
-    assert padded.tolist() == [False, True, True, True, True, False]
+    assert padded.tolist() == [False, False, True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        pytest.param([-1, 0, 0, 0, 0, -1], [-1, -9, -9, -9, -9, -1], id="other-logprobs-follow"),
+        pytest.param(
+            [0, 0, -1, 0, 0, 0, 0], [-9, -9, -1, -9, -9, -9, -9], id="zeros-before-the-run-too"
+        ),
+        pytest.param([0] * 6, [-2] * 6, id="nothing-but-zeros"),
+    ],
+)
+def test_zeros_that_a_grammar_or_one_kept_token_explains(
+    ours: list[float], theirs: list[float]
+) -> None:
+    assert invalid.padding(f32(*ours), f32(*theirs), np.array([0, len(ours)])) is None
 
 
 def test_a_certain_token_does_not_split_a_padded_tail() -> None:
@@ -73,10 +89,10 @@ def test_a_short_run_and_a_run_across_samples_are_not_padding() -> None:
 
 
 def test_samples_without_tokens_do_not_confuse_the_runs() -> None:
-    ours, theirs = f32(0, 0, 0, 0), f32(*[-2.0] * 4)
-    padded = invalid.padding(ours, theirs, np.array([0, 0, 4, 4]))
+    ours, theirs = f32(-2, 0, 0, 0, 0), f32(*[-2.0] * 5)
+    padded = invalid.padding(ours, theirs, np.array([0, 0, 1, 1, 5, 5]))
     assert padded is not None
-    assert padded.all()
+    assert padded.tolist() == [False, True, True, True, True]
 
 
 def test_alternatives_are_checked_for_duplicates_gaps_and_the_sampled_token() -> None:

@@ -123,3 +123,59 @@ def test_a_third_of_the_bundled_prompts_share_long_prefixes() -> None:
     prefixes = [text[:200] for text in texts if len(text) >= 200]
     sharing = sum(prefixes.count(text[:200]) > 1 for text in texts if len(text) >= 200)
     assert sharing >= len(texts) / 3
+
+
+def test_tools_and_template_arguments_reach_the_chat_template(tmp_path: Path) -> None:
+    row = {
+        "messages": [{"role": "user", "content": "2 + 2"}],
+        "tools": [{"type": "function", "function": {"name": "add"}}],
+        "chat_template_kwargs": {"enable_thinking": False},
+        "source": "a label",
+    }
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(row))
+    [prompt] = read_prompts(str(path))
+    assert prompt.template == {"tools": row["tools"], "enable_thinking": False}
+    assert prompt.labels == {"source": "a label"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt_gruop": "a"}, "unknown column `prompt_gruop` (did you mean `prompt_group`?)"),
+        ({"chat_template_kwarg": {}}, "(did you mean `chat_template_kwargs`?)"),
+        ({"temperature": 0.7}, "`temperature` of a single prompt is not supported"),
+        ({"max_tokens": 7}, "`max_tokens` of a single prompt is not supported"),
+        ({"images": ["a.png"]}, "`images` is not supported: the engines would get another prompt"),
+        ({"tools": []}, "`tools` is for a chat template, and needs `messages`"),
+    ],
+)
+def test_a_column_that_would_be_ignored_is_an_error(
+    tmp_path: Path, row: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": "2 + 2", **row}))
+    with pytest.raises(InputError) as caught:
+        read_prompts(str(path))
+    assert message in str(caught.value.message)
+
+
+@pytest.mark.parametrize(
+    ("column", "wanted"),
+    [({"tools": {}}, "a list of functions"), ({"chat_template_kwargs": [1]}, "an object")],
+)
+def test_a_template_argument_of_the_wrong_type(
+    tmp_path: Path, column: dict[str, object], wanted: str
+) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": "a"}], **column}))
+    with pytest.raises(InputError, match=f"must be {wanted}"):
+        read_prompts(str(path))
+
+
+@pytest.mark.parametrize("name", ["family", "tool", "prompt_type", "level", "reward"])
+def test_other_columns_stay_labels(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": "2 + 2", name: "x"}))
+    [prompt] = read_prompts(str(path))
+    assert prompt.labels == {name: "x"}

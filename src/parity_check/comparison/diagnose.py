@@ -46,7 +46,10 @@ def diagnosis_case(
         names=roles,
         sampling={**Workload().sampling(), **first.sampling},
         temperature_stated="temperature" in first.sampling,
-        run=f"{first.config.get('run', {}).get('out', 'runs')}/{first.run_id}",
+        run=None
+        if run.directory is None
+        else f"{first.config.get('run', {}).get('out', 'runs')}/{first.run_id}",
+        trace=str(stored[0][2].path),
         unrequested=tuple(each.key for each in differences if not each.requested),
     )
 
@@ -87,4 +90,12 @@ def _facts(
         floor=max((each["mean_abs_log_ratio"].value for each in own), default=None),
         floor_share=max((1 - each["identical_fraction"].value for each in own), default=None),
         defects=defects,
+        measured=engine.backend == "vllm",
+        kind="dump"
+        if engine.imported
+        else "server"
+        if engine.served
+        else "trainer"
+        if engine.trainer
+        else "vllm",
     )

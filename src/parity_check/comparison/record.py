@@ -200,8 +200,10 @@ class FindingRecord:
     claim: str
     evidence: tuple[str, ...]
     explained: float | None
+    remark: bool
+    """Whether it is there but explains less than 5 % of E|Δ|, so that it is no cause."""
     fix: str
-    confirm: str
+    confirm: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,7 +442,10 @@ def _stages(pair: Pair) -> Iterator[StageRecord]:
 
 def _findings(pair: Pair) -> Iterator[FindingRecord]:
     for finding in pair.diagnosis.findings:
-        yield FindingRecord(**_fields(finding), reference=pair.reference, candidate=pair.candidate)
+        stated = {name: value for name, value in _fields(finding).items() if name != "weight"}
+        yield FindingRecord(
+            **stated, remark=finding.remark, reference=pair.reference, candidate=pair.candidate
+        )
 
 
 def _worst_tokens(pair: Pair) -> Iterator[WorstTokenRecord]:

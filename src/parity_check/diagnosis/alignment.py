@@ -95,6 +95,8 @@ def shifted_tails(evidence: Evidence) -> Shifted:
         best = min(LAGS, key=lambda each: _mean(moved[each][tail]))
         if not APART < straight < np.inf or _mean(moved[best][tail]) > 0.2 * straight:
             continue
+        if _mean(at_zero[first : first + TAIL]) > APART:
+            continue  # it does not agree at its start either
         gain = at_zero[first:last] - moved[best][first:last]
         gain = np.where(np.isfinite(gain), gain, 0.0)
         # The token after which the shifted series fits better for the rest of the sample.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.diagnosis.evidence import Evidence
@@ -14,6 +14,8 @@ from parity_check.traces.engine import UNKNOWN, Distribution
 
 ROLE_WORD = re.compile(r"(\[?)\b(reference|candidate)\b")
 """A role in a sentence; behind a bracket, a table of the configuration."""
+NAMED = 12
+"""Names in a list of samples or prompts."""
 TRUNCATING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
 """Sampling parameters that truncate the support, with the values that turn them off."""
 
@@ -37,6 +39,9 @@ class EngineFacts:
     floor_share: float | None
     """Share of tokens that changed in the engine's A/A run."""
     defects: Mapping[str, int]
+    measured: bool = False
+    """Whether its `logprobs_mode` was proved on the running engine."""
+    kind: Literal["vllm", "server", "trainer", "dump"] = "vllm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,10 @@ class Case:
     engines: Mapping[Role, EngineFacts]
     sampling: Mapping[str, Any]
     """From the traces, the same for both engines; neutral where a dump does not state it."""
-    run: str
-    """The run directory, as argument of the confirming command."""
+    run: str | None
+    """The run directory, as argument of the confirming command; None for two stored traces."""
+    trace: str
+    """The path of a trace with the sampled tokens."""
     unrequested: tuple[str, ...] = ()
     """Settings and configuration values that differ between the engines without being requested."""
     temperature_stated: bool = True
@@ -59,6 +66,21 @@ class Case:
     def dumped(self) -> bool:
         """Whether an engine is known only from a dump. Its settings are then unknown, not equal."""
         return any(self.engines[role].version == UNKNOWN for role in ROLES)
+
+    @property
+    def experts(self) -> bool:
+        """Whether an engine reports a mixture-of-experts model."""
+        return any(self.engines[role].model.get("experts") for role in ROLES)
+
+    @property
+    def other_model(self) -> bool:
+        """Whether the engines read another model from the checkpoint: it changes the scale too."""
+        bases = {self.engines[role].model.get("rope_theta") for role in ROLES}
+        return None not in bases and len(bases) > 1
+
+    def processes(self, role: Role) -> bool:
+        """Whether it is proved that the engine returns processed logprobs."""
+        return self.engines[role].measured and self.engines[role].distribution == "processed"
 
     def differing(self, key: str) -> tuple[Any, Any] | None:
         """Both values of a setting or config entry if they differ, else None.
@@ -114,6 +136,8 @@ class Match:
     after: Evidence | None = None
     share: float | None = None
     words: Mapping[str, str] = field(default_factory=dict)
+    rows: float = 0.0
+    """The share of tokens that the cause makes unusable, which ranks a cause without a share."""
     settles: bool = False
     """Whether to stop here: this cause hides all others."""
 
@@ -145,9 +169,16 @@ class Rule:
     fix: str
     confirm: str
     cases: str
-    """Reports of this cause in the field."""
+    """Reports of this cause in the field; empty if only measured here."""
     vague: bool = False
     """Whether many causes look like this: the rule then applies only if much of E|Δ| is left."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    every = list(map(str, names))
+    more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
+    return ", ".join(every[:NAMED]) + more
 
 
 def percent(share: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from parity_check.config.models import ROLES
 from parity_check.diagnosis.case import Case, Match, Rule
 from parity_check.diagnosis.findings import Diagnosis, Finding, Layer, Stage
 from parity_check.diagnosis.known import known
@@ -10,6 +11,12 @@ from parity_check.measure.gates import Verdict
 
 MUCH = 0.3
 """Below this share of E|Δ|, vague rules do not apply: subtraction is not exact."""
+APPLIED = {
+    "server": "start the server of the {name} with ",
+    "trainer": "in the {name}'s forward pass: ",
+    "dump": "in the framework that wrote the dump, for its {name}: ",
+}
+"""Where a setting of an engine is changed that the configuration does not set up, by its kind."""
 CLEAN = {
     "semantic": "both engines' logprobs have the same meaning",
     "inference path": "only numeric noise without a pattern",
@@ -33,10 +40,11 @@ def diagnose(case: Case, verdict: Verdict) -> Diagnosis:
             case = case.left_with(match.after)
         if match.settles:
             break
-    found.sort(key=lambda finding: -(finding.explained or 0.0))
-    unexplained = verdict == "drift" and not found
+    found.sort(key=lambda finding: (finding.remark, -finding.weight))
+    causes = [finding for finding in found if not finding.remark]
+    unexplained = verdict == "drift" and not causes
     return Diagnosis(
-        stages=_stages(found, verdict, unexplained),
+        stages=_stages(causes, verdict, unexplained),
         findings=tuple(found),
         known=(*map(case.named, known(case)), *_sampled(case)) if unexplained else (),
     )
@@ -46,13 +54,15 @@ def _finding(rule: Rule, match: Match, case: Case, initial: float) -> Finding:
     names = match.names()
 
     def filled(template: str) -> str:
-        return case.named(template.format(**names, run="{run}")).replace("{run}", case.run)
+        return case.named(template.format(**names, run="{run}")).replace("{run}", case.run or "")
 
     explained = None
     if match.after is not None:
         explained = (case.evidence.size() - match.after.size()) / initial if initial else 0.0
     elif match.share is not None:
-        explained = match.share * case.evidence.size() / initial if initial else 0.0
+        explained = match.share * case.evidence.size() / initial if initial else match.share
+    if explained is not None:
+        explained = min(1.0, max(0.0, explained))
     return Finding(
         cause=rule.cause,
         layer=rule.layer,
@@ -60,10 +70,31 @@ def _finding(rule: Rule, match: Match, case: Case, initial: float) -> Finding:
         engine=None if match.engine is None else case.names[match.engine],
         claim=filled(rule.claim),
         evidence=(*map(case.named, match.evidence), *_sampled(case)),
-        explained=None if explained is None else min(1.0, max(0.0, explained)),
-        fix=filled(rule.fix),
-        confirm=filled(rule.confirm),
+        explained=explained,
+        weight=match.rows if explained is None else explained,
+        fix=_fix(filled(rule.fix), case),
+        confirm=_confirm(filled(rule.confirm), case),
     )
+
+
+def _fix(line: str, case: Case) -> str:
+    """The fix; a line of the configuration only for an engine that the configuration sets up."""
+    for role in ROLES:
+        place = APPLIED.get(case.engines[role].kind)
+        table = case.named(f"[{role}.x]").removesuffix(".x]")
+        if place is not None and line.startswith(f"{table}."):
+            _, _, values = line.partition("] ")
+            return place.format(name=case.names[role]) + values
+    return line
+
+
+def _confirm(command: str, case: Case) -> str | None:
+    """The command where what it needs is at hand: a run directory, an engine that can restart."""
+    if case.run is None:
+        return f"parity-check compare -c parity.toml --workload-trace {case.trace}"
+    if command.startswith("parity-check ablate") and case.engines["candidate"].kind != "vllm":
+        return None
+    return command
 
 
 def _sampled(case: Case) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parity_check.config.models import Role
+from parity_check.config.models import ROLES, Role
 from parity_check.measure import invalid
 from parity_check.traces.batch import SampleBatch
 
@@ -28,14 +28,16 @@ class Evidence:
     `reference` and `candidate` [n, 1 + k] are logprobs in nats of the same ids: column 0 is the
     sampled token, the others are the ids that both engines returned as alternatives; NaN where an
     engine has no usable logprob. D = candidate - reference, whoever sampled. `own` has each
-    engine's complete rows: the sampled token and its own alternatives. Sample s owns tokens
-    `starts[s]:starts[s + 1]`; `seen_prompt` and `seen_output` [n, 1 + k] count the id's occurrences
-    in the prompt and in the completion so far.
+    engine's complete rows: the sampled token and its own alternatives. `returned` [n] has what each
+    engine returned for the sampled token, usable or not. Sample s owns tokens
+    `starts[s]:starts[s + 1]`, and `sample_ids[s]` and `prompt_ids[s]` name it; `seen_prompt` and
+    `seen_output` [n, 1 + k] count the id's occurrences in the prompt and in the completion so far.
     """
 
     reference: Floats
     candidate: Floats
     own: dict[Role, Floats]
+    returned: dict[Role, Floats]
     ids: Ints
     seen_prompt: Ints
     seen_output: Ints
@@ -47,6 +49,8 @@ class Evidence:
     first_ids: NDArray[np.int32]
     sampled_by_candidate: Flags
     total_tokens: int
+    sample_ids: tuple[str, ...]
+    prompt_ids: tuple[str, ...]
 
     @property
     def delta(self) -> Floats:
@@ -93,16 +97,16 @@ def evidence_of(
                 *("prompt_length", "shared_prefix", "sampled_by_candidate"),
             )
         },
-        own={
-            role: _stacked([part.own[role] for part in parts])
-            for role in ("reference", "candidate")
-        },
+        own={role: _stacked([part.own[role] for part in parts]) for role in ROLES},
+        returned={role: np.concatenate([part.returned[role] for part in parts]) for role in ROLES},
         starts=np.concatenate([*starts, offsets[-1:]]),
         prompt=np.concatenate(
             [part.prompt + offset for part, offset in zip(parts, prompts, strict=False)]
         ),
         first_ids=np.concatenate([part.first_ids for part in parts]),
         total_tokens=total_tokens,
+        sample_ids=tuple(name for part in parts for name in part.sample_ids),
+        prompt_ids=tuple(name for part in parts for name in part.prompt_ids),
     )
 
 
@@ -149,6 +153,7 @@ def _part(behaviour: SampleBatch, evaluating: SampleBatch, sampled_by: Role) -> 
         reference=reference,
         candidate=candidate,
         own={role: _own(side) for role, side in sides.items()},
+        returned={role: side.logprobs.astype(np.float64) for role, side in sides.items()},
         ids=ids,
         seen_prompt=_occurrences(
             np.repeat(np.arange(len(lengths)), np.diff(behaviour.prompt_starts)),
@@ -163,6 +168,8 @@ def _part(behaviour: SampleBatch, evaluating: SampleBatch, sampled_by: Role) -> 
         first_ids=np.array([[*map(int, p[:2]), -1, -1][:2] for p in prompts], dtype=np.int32),
         sampled_by_candidate=np.full(len(position), sampled_by == "candidate"),
         total_tokens=len(position),
+        sample_ids=tuple(behaviour.sample_ids),
+        prompt_ids=tuple(behaviour.prompt_ids),
     )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ Layer = Literal["semantic", "inference path", "objective"]
 Outcome = Literal["pass", "fail", "not reached"]
 Confidence = Literal["high", "medium", "low"]
 LAYERS: tuple[Layer, ...] = ("semantic", "inference path", "objective")
+REMARK = 0.05
+"""A finding that explains less of E|Δ| is a remark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +29,17 @@ class Finding:
     """Sentences with the supporting numbers."""
     explained: float | None
     """Share of E|Δ| that it explains, 0 to 1; None if a share makes no sense (bad rows)."""
+    weight: float
+    """The explained share, or the share of tokens without a usable logprob: what ranks it."""
     fix: str
     """What to change, e.g. the exact config line."""
-    confirm: str
-    """The command that confirms it."""
+    confirm: str | None
+    """The command that confirms it; None if nothing at hand can."""
+
+    @property
+    def remark(self) -> bool:
+        """Whether it is there but does not explain the drift."""
+        return self.explained is not None and self.explained < REMARK
 
 
 @dataclass(frozen=True, slots=True)

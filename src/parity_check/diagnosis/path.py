@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from parity_check.config.models import OTHER, ROLES, Role
-from parity_check.diagnosis import grid, places
+from parity_check.diagnosis import forms, grid, places
 from parity_check.diagnosis.case import Case, Match, percent
 from parity_check.diagnosis.evidence import BLOCK, Flags
 
@@ -47,6 +47,8 @@ FORMATS = ("dtype", "quantization", "kv_cache_dtype")
 
 def lm_head_precision(case: Case) -> Match | None:
     """The top-k gaps × T of one engine lie on a grid, those of the other do not."""
+    if any(forms.rounding(case.evidence, role) for role in ROLES):
+        return None  # the logprobs themselves lie on a grid
     found = {}
     for role in ROLES:
         raw = case.engines[role].distribution == "raw"
@@ -169,9 +171,9 @@ def batch_variance(case: Case) -> Match | None:
 
 def rope_base(case: Case) -> Match | None:
     """The engines read different RoPE bases from the same checkpoint."""
-    bases = {role: case.engines[role].model.get("rope_theta") for role in ROLES}
-    if None in bases.values() or len(set(bases.values())) < 2:
+    if not case.other_model:
         return None
+    bases = {role: case.engines[role].model["rope_theta"] for role in ROLES}
     trend = places.growth(case.evidence)
     values = ", ".join(f"{v:g} in the {r}" for r, v in bases.items())
     facts = [f"RoPE base in force: {values}"]
@@ -249,11 +251,16 @@ def outlier_tokens(case: Case) -> Match | None:
             f"{percent(FEW_TOKENS)} account for {percent(held)} of Σ|Δ|",
         ),
         after=places.without_tokens(case.evidence, np.abs(delta) > 1.0),
-        words={"count": f"{huge:,}"},
+        words={
+            "count": f"{huge:,}",
+            "causes": ("expert routing, " if case.experts else "")
+            + "stale state of a few requests, or mixed-up rows",
+            "look": ("routed experts, " if case.experts else "") + "length near max_model_len",
+        },
     )
 
 
-def other_weights(case: Case) -> Match | None:
+def different_computation(case: Case) -> Match | None:
     """More than kernels explain, or any difference between equal builds."""
     evidence = case.evidence
     delta = evidence.delta[np.isfinite(evidence.delta)]
@@ -272,15 +279,16 @@ def other_weights(case: Case) -> Match | None:
     )
     return Match(
         None,
-        "medium" if evidence.has_alternatives else "low",
+        "low",
         (
             f"mean |Δ| {size:.2g} nats, RMS {rms:.2g}, without a pattern of scale, offset, "
             f"alignment or position; {why}",
-            "the dump does not say which weights either side used: a rollout that is a few "
-            "updates old looks like this"
+            "the dump does not say which weights or which context either side used: a rollout "
+            "that is a few updates old is possible, and so are another prompt or model "
+            "configuration"
             if case.dumped
-            else "the traces name the same checkpoint: the weights in memory differ, or one "
-            "engine loaded an older file",
+            else "both loaded the checkpoint of the same name; possible are other weights in "
+            "memory, another model configuration (RoPE, attention, norms), or another prompt",
             *UNSEEN[evidence.has_alternatives],
         ),
         share=1.0,

@@ -12,10 +12,15 @@ ALIGNED = 0.85
 """Smallest correlation at the right lag."""
 MISALIGNED = 0.6
 """Largest correlation at lag 0 if another lag is right."""
+FEWEST_SHIFTED = 3
+SHIFTED = 0.05
+"""Smallest share of samples that are shifted if texts were tokenized again; two can be chance."""
 DOUBLED = 0.9
 """Share of prompts that begin with the same id twice."""
 ANOTHER_TEXT = 0.01
 """Nats. E|Δ| above this is more than numeric noise: the engines read different texts."""
+MOST = 0.5
+"""If more of the tokens are unusable, the others do not say anything about other causes."""
 NOT_ROWS = ("negative_infinity", "top_missing", "sampled_not_returned", "impossible")
 """Defects that other causes produce: truncated support, shifted rows, the sampler."""
 
@@ -46,7 +51,7 @@ def off_by_one(case: Case) -> Match | None:
 def retokenised(case: Case) -> Match | None:
     """Samples are aligned at their start and shifted at their end."""
     found = alignment.shifted_tails(case.evidence)
-    if found.samples < 2 or found.samples < 0.02 * found.of:
+    if found.samples < FEWEST_SHIFTED or found.samples < SHIFTED * found.of:
         return None
     return Match(
         None,
@@ -77,7 +82,6 @@ def bos_twice(case: Case) -> Match | None:
         ),
         share=1.0 if size > ANOTHER_TEXT else 0.0,
         words={"id": str(common)},
-        settles=size > ANOTHER_TEXT,
     )
 
 
@@ -94,6 +98,7 @@ def bad_rows(case: Case) -> Match | None:
         for role in ROLES
     }
     counts = {role: sum(found.values()) for role, found in defects.items()}
+    share = min(1.0, max(counts.values()) / max(1, case.evidence.total_tokens))
     role = max(ROLES, key=lambda each: counts[each])
     if not counts[role]:
         return None
@@ -105,5 +110,7 @@ def bad_rows(case: Case) -> Match | None:
             for each in ROLES
             for kind, count in defects[each].items()
         ),
+        rows=share,
         words={"kinds": ", ".join(kind.replace("_", " ") for kind in defects[role])},
+        settles=share > MOST,
     )

@@ -5,10 +5,118 @@ Rules run in this order. Each sees what earlier causes left unexplained.
 
 from __future__ import annotations
 
-from parity_check.diagnosis import path, rows, semantic, temperature
+from parity_check.diagnosis import certain, forms, parts, path, rows, semantic, temperature
 from parity_check.diagnosis.case import Rule
 
+AGAIN = "parity-check record -c {run}/config.toml --engine {role} -o again.parquet"
+REPLAYED = (
+    "parity-check replay -c {run}/config.toml --engine candidate --trace {run}/reference.parquet "
+    "-o again.parquet"
+)
+
 RULES = (
+    Rule(
+        cause="negated",
+        layer="semantic",
+        look=forms.negated,
+        pattern="one side's values are the other's with the opposite sign, or exponentiated",
+        claim="The {engine}'s values are logprobs {what}.",
+        fix="return the logprob: the log-softmax of the sampled token, which is at most 0",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="other_base",
+        layer="semantic",
+        look=forms.other_base,
+        pattern="the ratio of the two sides is log2 or log10 of e at every token",
+        claim="The {engine}'s logprobs are logarithms {what}, the {other}'s are natural.",
+        fix="convert to nats: multiply logarithms in base 2 by 0.6931, in base 10 by 2.3026",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="summed",
+        layer="semantic",
+        look=forms.summed,
+        pattern="one side's values are sums of the other's over the sample",
+        claim="The {engine}'s logprobs are {what}.",
+        fix="return one logprob per token; sum over the tokens only in the loss",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="averaged",
+        layer="semantic",
+        look=forms.averaged,
+        pattern="one side's values are the other's divided by the length of the sample, or "
+        "their mean",
+        claim="The {engine}'s logprobs are {what}.",
+        fix="return one logprob per token; divide by the length only in the loss",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="appended_eos",
+        layer="semantic",
+        look=certain.appended_eos,
+        pattern="the last token of samples, always the same id, has a logprob of exactly 0 "
+        "on one side alone",
+        claim="The last token of {count} samples (id {id}) was not sampled: the {engine} has "
+        "a logprob of 0 for it.",
+        fix="exclude the token that the framework appends from the loss and from ratios, or "
+        "let the engine sample its own end of sequence",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="argmax",
+        layer="semantic",
+        look=forms.argmax,
+        pattern="one side has the largest logprob of each position, also where another token "
+        "was sampled",
+        claim="The {engine}'s logprobs are the {what}, not those of the sampled tokens.",
+        fix="look up the logprob of the sampled id, not the first entry of the alternatives",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="swapped_samples",
+        layer="semantic",
+        look=forms.swapped_samples,
+        pattern="samples that are off have the logprobs of one another",
+        claim="{count} samples have the logprobs of other samples: the rows were stored in "
+        "another order.",
+        fix="join results to samples by the request's id, not by the order of completion",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="one_token_kept",
+        layer="semantic",
+        look=certain.one_token_kept,
+        pattern="one side has only zeros, at tokens that can be the likeliest ones",
+        claim="The {engine}'s logprobs are all 0: it kept a single token per position (top_p "
+        "near 0, top_k = 1, or a temperature near 0), the {other} did not truncate.",
+        fix="sample with top_p = 1.0 and top_k = -1, or compute the other side's logprobs "
+        "after the same truncation",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="constrained_decoding",
+        layer="semantic",
+        look=certain.constrained,
+        pattern="exact zeros on one side, at tokens that are improbable on the other, and "
+        "other logprobs after them",
+        claim="The {engine}'s tokens were constrained (structured output, allowed tokens): "
+        "it returns 0 where the constraint leaves one token, the {other} computes over the "
+        "whole vocabulary.",
+        fix="apply the same mask to the {other}'s logits, or exclude tokens that the "
+        "constraint dictates from the loss",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
     Rule(
         cause="bad_rows",
         layer="semantic",
@@ -17,8 +125,29 @@ RULES = (
         "more or fewer logprobs than tokens; an id twice among the alternatives",
         claim="The {engine} returned invalid logprobs: {kinds}.",
         fix="fix the code that writes these rows; until then exclude their samples from training",
-        confirm="parity-check record -c {run}/config.toml --engine {role} -o again.parquet",
+        confirm=AGAIN,
         cases="vllm#51789, #36660, #36746, SkyRL generate_wire, rllm#816",
+    ),
+    Rule(
+        cause="isolated_zeros",
+        layer="semantic",
+        look=certain.isolated_zeros,
+        pattern="a few exact zeros on one side, at tokens that are unlikely on the other",
+        claim="{count} of the {engine}'s logprobs are 0 in place of a value: NaN or infinite "
+        "ones were probably replaced (nan_to_num).",
+        fix="keep invalid logprobs as they are, and exclude their samples from training",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="clamped",
+        layer="semantic",
+        look=forms.clamped,
+        pattern="one side has no logprob below a limit, at which several of its tokens lie",
+        claim="The {engine}'s logprobs are clamped at {limit} nats.",
+        fix="remove the clamp from the code that writes these logprobs",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
     ),
     Rule(
         cause="off_by_one",
@@ -49,8 +178,7 @@ RULES = (
         layer="semantic",
         look=semantic.raw_logprobs,
         pattern="the slope of candidate top-k gaps over reference top-k gaps is T, or 1/T",
-        claim="The {engine} samples at temperature {temperature} but returns raw logprobs (T = "
-        "1): {implied}.",
+        claim="The {engine} samples {sampled} but returns raw logprobs (T = 1): {implied}.",
         fix='[{role}.settings] logprobs_mode = "processed_logprobs"',
         confirm="parity-check ablate {run} --only logprobs_mode",
         cases="trl#4159, prime-rl#697, vime#64, NeMo-RL#902, vllm#37082",
@@ -65,6 +193,32 @@ RULES = (
         fix="{remedy}",
         confirm="parity-check compare -c parity.toml --workload-trace rollout.parquet",
         cases="trl#4159, vime#64",
+    ),
+    Rule(
+        cause="temperature_twice",
+        layer="semantic",
+        look=semantic.temperature_twice,
+        pattern="the slope of the top-k gaps is T or 1/T, and both engines are proved to "
+        "return processed logprobs",
+        claim="The {engine} applies the temperature twice: {temperature} · {temperature} = "
+        "{squared} in place of {temperature}.",
+        fix="divide the logits by {temperature} once: processed logprobs of the engine "
+        "already include it",
+        confirm="parity-check compare -c {run}/config.toml --set workload.temperature=1.0",
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="temperature_twice_in_dump",
+        layer="semantic",
+        look=temperature.twice_in_dump,
+        pattern="in a dump without alternatives: the same slope, and the tokens are likelier "
+        "under the side nearer to T = 1",
+        claim="The {engine} applies the temperature twice: {temperature} · {temperature} = "
+        "{squared} in place of {temperature}.",
+        fix="divide the logits by {temperature} once: processed logprobs of the engine "
+        "already include it",
+        confirm="parity-check compare -c {run}/config.toml --set workload.temperature=1.0",
+        cases="not reported; injected into traces",
     ),
     Rule(
         cause="wrong_temperature",
@@ -113,18 +267,6 @@ RULES = (
         cases="trl#6789, trl#7269, NeMo-RL#766",
     ),
     Rule(
-        cause="bos_twice",
-        layer="semantic",
-        look=rows.bos_twice,
-        pattern="prompts that begin with the same id twice",
-        claim="The prompts begin with id {id} twice: chat template and tokenizer each add a BOS, "
-        "and an engine that drops one reads a different prompt.",
-        fix="pass prompt_token_ids with one BOS, or tokenize the templated text without special "
-        "tokens",
-        confirm="parity-check record -c {run}/config.toml --engine candidate -o again.parquet",
-        cases="vllm#5334",
-    ),
-    Rule(
         cause="rope_base",
         layer="inference path",
         look=path.rope_base,
@@ -134,6 +276,16 @@ RULES = (
         "checkpoint's config.json, for the engine that misreads it",
         confirm="parity-check doctor -c {run}/config.toml",
         cases="checkpoints written by transformers 5, read by 0.8.5 and 0.18.1",
+    ),
+    Rule(
+        cause="rounded",
+        layer="semantic",
+        look=forms.rounded,
+        pattern="the logprobs of one side are exact in a few decimals, bfloat16 or float16",
+        claim="The {engine}'s logprobs were rounded to {grid}.",
+        fix="return and store logprobs as float32",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
     ),
     Rule(
         cause="lm_head_precision",
@@ -200,28 +352,82 @@ RULES = (
         cases="NeMo-RL fp8 recipes, vllm#48310",
     ),
     Rule(
+        cause="first_token",
+        layer="semantic",
+        look=parts.first_token,
+        pattern="the first token of the completions is off, the others agree",
+        claim="Only the first token of the completions differs.",
+        fix="check what the first token is computed from: the last prompt token, the logits "
+        "of the prefill, or a token that one side takes for the prompt",
+        confirm=REPLAYED,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="last_token",
+        layer="semantic",
+        look=parts.last_token,
+        pattern="the last token of the completions is off, the others agree",
+        claim="Only the last token of the completions differs.",
+        fix="check what ends a completion: a stop string that was cut off, or a token that "
+        "the framework appended",
+        confirm=REPLAYED,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="biased_ids",
+        layer="semantic",
+        look=parts.biased_ids,
+        pattern="a few ids are off in one direction wherever they occur",
+        claim="Only tokens with the ids {ids} differ: a logit bias, a list of forbidden "
+        "tokens, or a changed row of the embedding or head.",
+        fix="pass the same logit_bias and bad_words to both engines, and check that added "
+        "tokens have the same weights",
+        confirm=REPLAYED,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="outlier_samples",
+        layer="inference path",
+        look=parts.outlier_samples,
+        pattern="most tokens of a few samples are off, the others agree",
+        claim="{count} of {of} samples are off as a whole while the others agree.",
+        fix="look at what these samples have in common: their prompt, its template or its "
+        "place in a batch, the worker and the policy version that produced them",
+        confirm=REPLAYED,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="bos_twice",
+        layer="semantic",
+        look=rows.bos_twice,
+        pattern="prompts that begin with the same id twice",
+        claim="The prompts begin with id {id} twice: chat template and tokenizer each add a BOS, "
+        "and an engine that drops one reads a different prompt.",
+        fix="pass prompt_token_ids with one BOS, or tokenize the templated text without special "
+        "tokens",
+        confirm="parity-check record -c {run}/config.toml --engine candidate -o again.parquet",
+        cases="vllm#5334",
+    ),
+    Rule(
         cause="outlier_tokens",
         layer="inference path",
         look=path.outlier_tokens,
         pattern="1 % of the tokens account for 90 % of Σ|Δ|, and at least five exceed 1 nat",
-        claim="{count} tokens are far off while the others agree: expert routing, stale state of "
-        "a few requests, or mixed-up rows.",
-        fix="check the requests of the worst tokens: routed experts, length near max_model_len, "
-        "draft tokens",
+        claim="{count} tokens are far off while the others agree: {causes}.",
+        fix="check the requests of the worst tokens: {look}, draft tokens",
         confirm="parity-check ablate {run}",
         cases="vllm#38711, #53488, R3 paper, Megatron-LM#4256",
         vague=True,
     ),
     Rule(
-        cause="other_weights",
+        cause="different_computation",
         layer="inference path",
-        look=path.other_weights,
-        pattern="E|Δ| larger than kernels explain, or any E|Δ| between equal builds, without a "
-        "pattern",
-        claim="The engines have different weights: another checkpoint, a partial update, or an "
-        "update that one of them missed.",
-        fix="reload the same checkpoint into both engines; after a weight update, check that "
-        "every tensor arrived",
+        look=path.different_computation,
+        pattern="E|Δ| larger than kernels explain, or any E|Δ| between equal builds, without "
+        "a pattern",
+        claim="The models compute different numbers, and no pattern says why.",
+        fix="compare what each side loads: the checkpoint and its config.json, the prompt "
+        "ids with their template, and the last weight update",
         confirm="parity-check compare -c {run}/config.toml",
         cases="Megatron-LM#6723, prime-rl#2438",
         vague=True,

@@ -21,10 +21,21 @@ PENALISED = 0.02
 """Nats. A smaller contrast between seen and new ids is noise."""
 PENALTY_FITS = 0.5
 """Smallest share of the within-row variance that a penalty explains if it is the cause."""
+LARGEST = 2.0
+"""No engine takes a larger penalty."""
+NEUTRAL = {
+    **TRUNCATING, "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0,
+}  # fmt: skip
 ONE_SIGNED = 0.9
 """Smallest share of the offsets with the same sign if support is truncated."""
 COMMON = 0.25
 """Largest spread within a row, relative to its offset, if only the normaliser differs."""
+VISIBLE_OFFSET = 0.05
+"""Nats, for single logprobs: kernels do not move many tokens by more."""
+FEWEST_VISIBLE = 20
+ONE_SIDED = 0.99
+LARGEST_OFFSET = 2.0
+"""Nats. A kept mass below 0.13 is no usual truncation."""
 TRUNCATED_ROWS = 0.02
 """Smallest share of rows with a visible offset if support is truncated on one side."""
 
@@ -33,6 +44,8 @@ def raw_logprobs(case: Case) -> Match | None:
     """The scale between the engines is T or 1/T, or one trace says that it is raw."""
     raw: list[Role] = [role for role in ROLES if case.engines[role].distribution == "raw"]
     temperature = case.temperature()
+    if temperature == 1.0 and len(raw) == 1:
+        return _raw_by_setting(case, raw[0])
     if not case.evidence.has_alternatives and len(raw) == 1 and temperature != 1.0:
         return _stated_raw(case, raw[0])
     scaled = _scaled(case)
@@ -44,7 +57,9 @@ def raw_logprobs(case: Case) -> Match | None:
         raw = [
             role
             for role in ROLES
-            if temperature != 1.0 and abs(implied[role] / temperature - 1.0) < SAME_SCALE
+            if temperature != 1.0
+            and abs(implied[role] / temperature - 1.0) < SAME_SCALE
+            and not case.processes(role)
         ]
     if len(raw) != 1:
         return None
@@ -62,9 +77,60 @@ def raw_logprobs(case: Case) -> Match | None:
         ),
         after=match.after,
         words={
-            "temperature": f"{temperature:g}",
+            "sampled": f"at temperature {temperature:g}",
             "implied": f"the implied temperature is {implied[role]:.3f}",
         },
+    )
+
+
+def _raw_by_setting(case: Case, role: Role) -> Match | None:
+    """At T = 1, raw logprobs lack the penalties and the truncation: one setting explains both."""
+    applied = {
+        name: value
+        for name, value in case.sampling.items()
+        if name in NEUTRAL and value != NEUTRAL[name]
+    }
+    found = [each for look in (penalty, truncated_support) if (each := look(case)) is not None]
+    if not applied or not found:
+        return None
+    [first, *_] = found
+    names = ", ".join(f"{name} {value:g}" for name, value in applied.items())
+    return Match(
+        role,
+        "high",
+        (
+            *first.evidence,
+            f"logprobs_mode in force: {case.engines[role].settings.get('logprobs_mode', 'raw')} in "
+            f"the {role}; {names} was requested",
+        ),
+        after=first.after,
+        words={"sampled": f"with {names}", "implied": "they are those before any of it"},
+    )
+
+
+def temperature_twice(case: Case) -> Match | None:
+    """The scale is T or 1/T, although both engines return processed logprobs."""
+    scaled = _scaled(case)
+    temperature = case.temperature()
+    if scaled is None or temperature == 1.0 or not all(map(case.processes, ROLES)):
+        return None
+    found, match = scaled
+    # At T² instead of T, an engine's gaps are 1/T times those of the other.
+    scales: dict[Role, float] = {"candidate": found.slope, "reference": 1.0 / found.slope}
+    roles = [r for r in ROLES if abs(scales[r] * temperature - 1.0) < SAME_SCALE]
+    if len(roles) != 1:
+        return None
+    [role] = roles
+    return Match(
+        role,
+        "medium",
+        (
+            *match.evidence,
+            f"this is 1/T for T = {temperature:g}, in the {role}; both engines were proved to "
+            "return processed logprobs, so neither is raw",
+        ),
+        after=match.after,
+        words={"temperature": f"{temperature:g}", "squared": f"{temperature**2:.3g}"},
     )
 
 
@@ -78,7 +144,7 @@ def _stated_raw(case: Case, role: Role) -> Match:
             "processed; without alternatives the temperature cannot be measured",
         ),
         words={
-            "temperature": f"{case.temperature():g}",
+            "sampled": f"at temperature {case.temperature():g}",
             "implied": "from the trace metadata, not measured",
         },
         settles=True,
@@ -88,7 +154,7 @@ def _stated_raw(case: Case, role: Role) -> Match:
 def wrong_temperature(case: Case) -> Match | None:
     """A scale that raw logprobs do not explain."""
     scaled = _scaled(case)
-    if scaled is None:
+    if scaled is None or case.other_model:
         return None
     found, match = scaled
     temperature = case.temperature()
@@ -148,6 +214,8 @@ def penalty(case: Case) -> Match | None:
     value = abs(seen.value)
     if seen.kind != "repetition_penalty":
         value *= case.temperature()
+    if value > LARGEST:
+        return None
     requested = case.sampling[seen.kind]
     evidence = [
         f"Δ of ids in the context minus Δ of new ids at the same position is {seen.shift:+.3f} "
@@ -222,6 +290,8 @@ def truncation_order(case: Case) -> Match | None:
 
 def truncated_support(case: Case) -> Match | None:
     """Slope 1, and an offset of one sign common to all ids of a row."""
+    if not case.evidence.has_alternatives:
+        return _truncated_without_alternatives(case)
     found = support.offset(case.evidence)
     if found is None or found.share < TRUNCATED_ROWS or found.spread > COMMON:
         return None
@@ -251,6 +321,40 @@ def truncated_support(case: Case) -> Match | None:
             "what": names or "a truncation that was not requested",
             "remedy": _remedy(case, whole, truncated, active),
         },
+    )
+
+
+def _truncated_without_alternatives(case: Case) -> Match | None:
+    """One side's logprobs are larger by no more than a kept mass can make them, never smaller."""
+    delta = case.evidence.delta[np.isfinite(case.evidence.delta)]
+    visible = delta[np.abs(delta) > VISIBLE_OFFSET]
+    if len(visible) < max(FEWEST_VISIBLE, TRUNCATED_ROWS * len(delta)):
+        return None
+    positive = float((visible > 0.0).mean())
+    if max(positive, 1.0 - positive) < ONE_SIDED or np.abs(visible).max() > LARGEST_OFFSET:
+        return None
+    truncated: Role = "candidate" if positive > 0.5 else "reference"
+    whole = OTHER[truncated]
+    active = {k: case.sampling[k] for k, off in TRUNCATING.items() if case.sampling[k] != off}
+    zeros = int((case.evidence.returned[truncated] == 0.0).sum())
+    names = ", ".join(f"{name} {value:g}" for name, value in active.items())
+    return Match(
+        whole if active else truncated,
+        "medium",
+        (
+            f"the {truncated}'s logprobs are larger at {percent(max(positive, 1.0 - positive))} of "
+            f"the {len(visible):,} tokens that differ visibly, by at most "
+            f"{np.abs(visible).max():.3f} nats (a kept mass of "
+            f"{np.exp(-np.abs(visible).max()):.3f}); {zeros:,} of its logprobs are exactly 0",
+        ),
+        share=1.0,
+        words={
+            "truncated": truncated,
+            "whole": whole,
+            "what": names or "a truncation that was not stated",
+            "remedy": _remedy(case, whole, truncated, active),
+        },
+        settles=True,
     )
 
 

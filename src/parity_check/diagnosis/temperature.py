@@ -94,46 +94,27 @@ def gain(evidence: Evidence, raw: Role) -> tuple[float, float]:
 
 def raw_in_dump(case: Case) -> Match | None:
     """Log-odds on a different scale; towards T or 1/T if T is known."""
-    unknown = all(case.engines[role].distribution == UNKNOWN for role in ROLES)
-    if not unknown or case.evidence.has_alternatives:
+    found = _changed(case)
+    if found is None:
         return None
-    found = scale(case.evidence)
-    if found is None or found.correlation < RELATED or found.low <= 1.0 <= found.high:
+    evidence = (_sentence(found),)
+    if not case.temperature_stated:
+        return _unstated(evidence)
+    role = _colder(case, found)
+    if role is None:
         return None
-    least = CHANGED if case.temperature_stated else CHANGED_UNSTATED
-    if abs(found.slope - 1.0) < least:
-        return None
-    evidence = (
-        f"log-odds of the candidate are {found.slope:.3f} times those of the reference "
-        f"[{found.low:.3f}, {found.high:.3f}], correlation {found.correlation:.3f}, "
-        f"n = {found.tokens:,} tokens",
-    )
-    return _stated(case, found, evidence) if case.temperature_stated else _unstated(evidence)
-
-
-def _stated(case: Case, found: Scale, evidence: tuple[str, ...]) -> Match | None:
-    """Which side's logprobs are at T = 1, given the sampling temperature."""
-    temperature = case.temperature()
-    if temperature == 1.0:
-        return None
-    # If the reference is raw (T = 1), the candidate's log-odds are up to 1/T times as large.
-    expected: dict[Role, float] = {"reference": 1.0 / temperature, "candidate": temperature}
-    shares = {role: (found.slope - 1.0) / (each - 1.0) for role, each in expected.items()}
-    raw = [r for r in ROLES if SHARE_OF_SCALE[0] <= shares[r] <= SHARE_OF_SCALE[1]]
-    if len(raw) != 1:
-        return None
-    [role] = raw
     mean, error = gain(case.evidence, role)
     if mean < CLEAR * error:
         return None
     sampled = bool(case.evidence.sampled_by_candidate.any()) == (role == "candidate")
+    temperature = case.temperature()
     return Match(
         role,
         "medium",
         (
             *evidence,
-            f"this is between 1 and {expected[role]:.3f}, as expected for a temperature of "
-            f"{temperature:g} applied only by the {OTHER[role]}",
+            f"this is as expected for a temperature of {temperature:g} applied only by the "
+            f"{OTHER[role]}",
             f"the tokens are likelier under the {OTHER[role]} than under the {role}, by "
             f"{mean:.4f} ± {error:.4f} nats: they were sampled from what the {OTHER[role]} reports",
         ),
@@ -144,8 +125,66 @@ def _stated(case: Case, found: Scale, evidence: tuple[str, ...]) -> Match | None
             if sampled
             else f"divide the trainer's logits by {temperature:g} before its softmax",
         },
+        share=1.0,
         settles=True,
     )
+
+
+def twice_in_dump(case: Case) -> Match | None:
+    """The same scale, but the tokens were sampled from the side that would be raw."""
+    found = _changed(case)
+    role = _colder(case, found) if found is not None and case.temperature_stated else None
+    if found is None or role is None:
+        return None
+    mean, error = gain(case.evidence, role)
+    if mean > -CLEAR * error:
+        return None
+    temperature = case.temperature()
+    return Match(
+        OTHER[role],
+        "medium",
+        (
+            _sentence(found),
+            f"the tokens are likelier under the {role} than under the {OTHER[role]}, by "
+            f"{-mean:.4f} ± {error:.4f} nats: they were sampled from what the {role} reports, so "
+            "it is not raw",
+        ),
+        share=1.0,
+        words={"temperature": f"{temperature:g}", "squared": f"{temperature**2:.3g}"},
+        settles=True,
+    )
+
+
+def _changed(case: Case) -> Scale | None:
+    """The change of scale between two sides of a dump without alternatives."""
+    unknown = all(case.engines[role].distribution == UNKNOWN for role in ROLES)
+    if not unknown or case.evidence.has_alternatives:
+        return None
+    found = scale(case.evidence)
+    if found is None or found.correlation < RELATED or found.low <= 1.0 <= found.high:
+        return None
+    least = CHANGED if case.temperature_stated else CHANGED_UNSTATED
+    return found if abs(found.slope - 1.0) >= least else None
+
+
+def _sentence(found: Scale) -> str:
+    return (
+        f"log-odds of the candidate are {found.slope:.3f} times those of the reference "
+        f"[{found.low:.3f}, {found.high:.3f}], correlation {found.correlation:.3f}, "
+        f"n = {found.tokens:,} tokens"
+    )
+
+
+def _colder(case: Case, found: Scale) -> Role | None:
+    """The side that is raw, if the scale comes from the temperature on the other side alone."""
+    temperature = case.temperature()
+    if temperature == 1.0:
+        return None
+    # If the reference is raw (T = 1), the candidate's log-odds are up to 1/T times as large.
+    expected: dict[Role, float] = {"reference": 1.0 / temperature, "candidate": temperature}
+    shares = {role: (found.slope - 1.0) / (each - 1.0) for role, each in expected.items()}
+    raw = [r for r in ROLES if SHARE_OF_SCALE[0] <= shares[r] <= SHARE_OF_SCALE[1]]
+    return raw[0] if len(raw) == 1 else None
 
 
 def _unstated(evidence: tuple[str, ...]) -> Match:

@@ -27,9 +27,10 @@ ZERO_DISAGREES = -1e-3
 """The other engine contradicts a zero if its logprob is below this."""
 
 UNLIKELY = -0.7
-"""And one token of the run must be below this (p = 1/2) on the other engine. Where top-p keeps a
-single token, whole runs are legitimately zero, and an engine without truncation gives none of their
-tokens so low a logprob."""
+"""And one token of the run must be below this (p = 1/2) on the other engine."""
+
+ALL_ZERO = 0.99
+"""A side with more zeros than this states them as its logprobs: nothing is left that they pad."""
 
 KINDS: dict[str, str] = {
     "missing": "the engine returned no logprob for a token it had just sampled; seen once every "
@@ -119,12 +120,15 @@ def padding(
     """Tokens in runs of exact zeros that the other engine contradicts; None if there are none.
 
     A single zero is legitimate: the logprob of a certain token rounds to 0. A run of zeros on one
-    side only is padding, including its certain tokens. Runs do not cross samples (`starts` [S +
-    1]).
+    side only, up to the end of its sample, is padding, including its certain tokens. Runs do not
+    cross samples (`starts` [S + 1]).
+
+    Zeros where a grammar or a small top-p leaves one token are logprobs: other logprobs follow
+    them, or the sample has contradicted zeros outside the run, or the side has nothing but zeros.
     """
     zero = logprobs == 0.0
     one_sided = zero & (other < ZERO_DISAGREES)
-    if np.count_nonzero(one_sided) < ZERO_RUN:
+    if np.count_nonzero(one_sided) < ZERO_RUN or zero.mean() > ALL_ZERO:
         return None
     # A run ends with its zeros or with its sample.
     breaks = np.ones(len(zero) + 1, np.bool_)
@@ -136,6 +140,10 @@ def padding(
         for flags in (one_sided, zero & (other < UNLIKELY))
     )
     invented = (contradicted >= ZERO_RUN) & (unlikely > 0)
+    # The sample that each run belongs to, and all contradicted zeros of that sample.
+    sample = np.searchsorted(starts, edges[:-1], side="right") - 1
+    of_sample = np.diff(np.concatenate([[0], np.cumsum(one_sided)])[starts])[sample]
+    invented &= (edges[1:] == starts[sample + 1]) & (contradicted == of_sample)
     padded = zero & np.repeat(invented, np.diff(edges))
     return padded if padded.any() else None
 

@@ -20,7 +20,12 @@ LogprobOperation = Literal["replay", "rescore"]
 def tokenize(engine: Engine, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Token ids of every prompt, by the engine's own tokenizer unless they are given."""
     texts = [
-        {"prompt_id": prompt.prompt_id, "text": prompt.text, "messages": prompt.messages}
+        {
+            "prompt_id": prompt.prompt_id,
+            "text": prompt.text,
+            "messages": prompt.messages,
+            "template": dict(prompt.template),
+        }
         for prompt in prompts
         if prompt.token_ids is None
     ]

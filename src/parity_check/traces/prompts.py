@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from parity_check.config.models import Config, Workload
-from parity_check.errors import ConfigError, InputError
+from parity_check.config.models import SHAPING, Config, Workload
+from parity_check.errors import ConfigError, InputError, nearest
 from parity_check.reading import (
     MOST_BYTES,
     parse_json,
@@ -24,6 +24,13 @@ from parity_check.traces.trace import Sample
 
 ASSETS = Path(__file__).parents[1] / "assets"
 CONTENT = ("prompt", "prompt_token_ids", "messages")
+TEMPLATE = ("tools", "chat_template_kwargs")
+"""What the chat template of `messages` gets besides them."""
+NAMES = (*CONTENT, *TEMPLATE, "prompt_id", "prompt_group")
+UNHEARD = ("documents", "functions", "images", "multi_modal_data", "response_format", "logit_bias")
+"""Columns that change the prompt or the sampling in training, and that no engine here gets."""
+MISSPELLED = 0.9
+"""Smallest similarity of a column to a known one that is taken for a typo."""
 RESERVED = tuple(each.name for each in fields(Sample))
 """Columns that a trace has anyway."""
 LARGEST_ID = 2**31 - 1
@@ -43,6 +50,8 @@ class Prompt:
     token_ids: list[int] | None
     labels: Mapping[str, str | None] = field(default_factory=dict)
     """The other columns that hold one value, as text; every prompt of a file has all of them."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the chat template: `tools`, and those of `chat_template_kwargs`."""
 
 
 def bundled(reference: str, kind: str) -> Path | None:
@@ -156,6 +165,7 @@ def _prompt(row: Any, place: str, number: int) -> Prompt:
     if not value:
         raise InputError(f"{place}: `{given[0]}` is empty")
     _check_type(given[0], value, place)
+    _check_columns(row, place)
     return Prompt(
         prompt_id=_name(row.get("prompt_id", f"p{number:04d}"), "prompt_id", place),
         group=_name(row.get("prompt_group", "all"), "prompt_group", place),
@@ -163,7 +173,45 @@ def _prompt(row: Any, place: str, number: int) -> Prompt:
         messages=row.get("messages"),
         token_ids=row.get("prompt_token_ids"),
         labels=_labels(row),
+        template=_template(row, place),
     )
+
+
+def _check_columns(row: Mapping[str, Any], place: str) -> None:
+    """Reject what would change the prompt or the sampling, and would be ignored."""
+    for name in row:
+        if name in SHAPING or name in ("max_tokens", "seed", "stop"):
+            raise InputError(
+                f"{place}: `{name}` of a single prompt is not supported",
+                hint=f"set workload.{name} for all prompts, or rename the column"
+                if name in Workload.model_fields
+                else "rename the column if it is a label",
+            )
+        if name in UNHEARD:
+            raise InputError(
+                f"{place}: `{name}` is not supported: the engines would get another prompt",
+                hint="pass `prompt_token_ids` of the whole prompt, or rename the column",
+            )
+        if name not in (*NAMES, *RESERVED):
+            near = nearest(name, NAMES, MISSPELLED)
+            if near is not None:
+                raise InputError(f"{place}: unknown column `{name}` (did you mean `{near}`?)")
+
+
+def _template(row: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The arguments of the chat template."""
+    given = [name for name in TEMPLATE if name in row]
+    if given and "messages" not in row:
+        raise InputError(f"{place}: `{given[0]}` is for a chat template, and needs `messages`")
+    for name, kind in zip(TEMPLATE, (list, dict), strict=True):
+        if name in row and not isinstance(row[name], kind):
+            wanted = "a list of functions" if kind is list else "an object"
+            raise InputError(f"{place}: `{name}` must be {wanted}")
+        reason = wrong_tree(row[name]) or _not_json(row[name]) if name in row else None
+        if reason is not None:
+            raise InputError(f"{place}: `{name}` holds what no template takes: {reason}")
+    tools = {"tools": row["tools"]} if "tools" in row else {}
+    return {**tools, **row.get("chat_template_kwargs", {})}
 
 
 def _labels(row: Mapping[str, Any]) -> dict[str, str]:
@@ -171,7 +219,7 @@ def _labels(row: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: str(value)
         for name, value in row.items()
-        if name not in (*CONTENT, *RESERVED)
+        if name not in (*CONTENT, *TEMPLATE, *RESERVED)
         and isinstance(value, str | int | float)
         and len(str(value)) <= LONGEST_NAME
         and not wrong_text(str(value))

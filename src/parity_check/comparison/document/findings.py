@@ -61,7 +61,7 @@ def _diagnosis(diagnosis: Diagnosis) -> Iterator[Block]:
 
 
 def _cause(finding: Finding) -> Cause:
-    tags = [finding.layer, f"confidence {finding.confidence}"]
+    tags = [finding.layer, "a remark" if finding.remark else f"confidence {finding.confidence}"]
     if finding.explained is not None:
         tags.append(f"explains {100 * finding.explained:.0f} % of E|Δ|")
     return Cause(

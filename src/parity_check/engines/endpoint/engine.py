@@ -195,11 +195,11 @@ class EndpointEngine:
         return self.description
 
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-        """Token ids of prompts {prompt_id, text | messages}, in order, by /tokenize."""
+        """Token ids of prompts {prompt_id, text | messages, template}, in order, by /tokenize."""
         calls = [
             Call(
                 "/tokenize",
-                {"model": self._model, "messages": prompt["messages"]}
+                {"model": self._model, "messages": prompt["messages"], **_template(prompt)}
                 if prompt.get("messages") is not None
                 else {"model": self._model, "prompt": prompt["text"]},
                 f"prompt {prompt['prompt_id']}",
@@ -384,3 +384,10 @@ class EndpointEngine:
                 kind="unsupported",
                 hint=WAYS_OUT,
             )
+
+
+def _template(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the chat template, as /tokenize takes them."""
+    rest = dict(prompt.get("template", {}))
+    tools = {"tools": rest.pop("tools")} if "tools" in rest else {}
+    return {**tools, **({"chat_template_kwargs": rest} if rest else {})}

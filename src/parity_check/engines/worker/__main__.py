@@ -24,7 +24,8 @@ group exits.
 op          payload                                    result
 load        backend, engine_args, family, settings     as describe
 describe                                               the engine's fingerprint
-tokenize    requests {prompt_id, text | messages}      out {prompt_id, token_ids}
+tokenize    requests {prompt_id, text | messages,      out {prompt_id, token_ids}
+            template}
 decode      ids: [...]                                 texts: [...], one string a token id
 generate    requests {sample_id, prompt_token_ids}     out {sample_id, token_ids, logprobs, ...}
 replay      requests + completion_token_ids            out, the given tokens forced in decode

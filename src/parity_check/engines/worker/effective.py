@@ -59,6 +59,7 @@ def describe(engine):
             "architectures": list(
                 getattr(engine.model_config.hf_config, "architectures", None) or []
             ),
+            "experts": experts(engine.model_config),
             "sampling_defaults": listed(checkpoint_defaults(engine.model_config)),
         },
     }
@@ -120,6 +121,13 @@ def listed(parameters):
 def tied_embeddings(model_config):
     text = getattr(model_config, "hf_text_config", model_config.hf_config)
     return bool(getattr(text, "tie_word_embeddings", False))
+
+
+def experts(model_config):
+    """Experts of a layer; 0 for a model without."""
+    text = getattr(model_config, "hf_text_config", model_config.hf_config)
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return max(int(getattr(text, name, 0) or 0) for name in names)
 
 
 def adds_bos(tokenizer):

@@ -4,12 +4,14 @@ from failures import WorkerFailure
 
 
 def encode(tokenizer, request):
-    """Token ids of one request {prompt_id, text | messages}."""
+    """Token ids of one request {prompt_id, text | messages, template}."""
     if request.get("messages") is None:
         return list(tokenizer.encode(request["text"]))
     try:
         text = tokenizer.apply_chat_template(
-            request["messages"], tokenize=False, add_generation_prompt=True
+            request["messages"],
+            tokenize=False,
+            **{"add_generation_prompt": True, **(request.get("template") or {})},
         )
     except Exception as error:
         lines = (str(error).strip() or type(error).__name__).splitlines()

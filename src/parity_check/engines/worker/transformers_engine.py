@@ -94,12 +94,30 @@ class TransformersEngine:
         self.generator.manual_seed(self.arguments.seed)
         self.settings = self.prove()
 
+    def check_attention(self):
+        """Refuse an attention that leaves a part of the architecture out, without an error."""
+        arguments = self.arguments
+        try:
+            config = self.transformers.AutoConfig.from_pretrained(
+                arguments.model, revision=arguments.revision
+            )
+        except (OSError, ValueError) as error:
+            raise WorkerFailure("load_failed", first_line(error)) from error
+        cap = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+        if cap and arguments.attention == "sdpa":
+            raise WorkerFailure(
+                "unsupported",
+                f'attention = "sdpa" leaves out the soft cap of this model\'s attention logits '
+                f'({cap:g}): set attention = "eager"',
+            )
+
     def load_model(self):
         arguments, torch = self.arguments, self.torch
         if arguments.device.startswith("cuda") and not torch.cuda.is_available():
             raise WorkerFailure("unsupported", f"device = {arguments.device!r}: torch sees no GPU")
         # Renamed in transformers 4.56; the old name was removed in 5.
         release = tuple(int(part) for part in self.version.split(".")[:2])
+        self.check_attention()
         dtype = "dtype" if release >= (4, 56) else "torch_dtype"
         try:
             model = self.transformers.AutoModelForCausalLM.from_pretrained(

@@ -1,0 +1,151 @@
+"""Rules about a part of the data that is off while the rest agrees: tokens, samples, ids."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from parity_check.diagnosis import places
+from parity_check.diagnosis.case import Case, Match, listed, percent
+from parity_check.diagnosis.evidence import Evidence, Flags, Floats
+
+FEWEST_SAMPLES = 8
+HELD = 0.7
+"""Smallest share of Σ|Δ| in a part that is off."""
+RATIO = 5.0
+"""Smallest ratio of |Δ| inside and outside of a part, of means and of medians."""
+OFF = 0.02
+"""Nats. A smaller E|Δ| of the part is numeric noise."""
+FEWEST_OFF = 2
+MOST_OFF = 0.5
+"""Largest share of the samples that are called the exception."""
+MOST_IDS = 5
+FEWEST_OF_ID = 5
+ONE_SIGNED = 0.95
+MOST_OF_TOKENS = 0.3
+
+
+def first_token(case: Case) -> Match | None:
+    """Only the first token of the completions is off."""
+    return _token(case, case.evidence.position == 0)
+
+
+def last_token(case: Case) -> Match | None:
+    """Only the last token of the completions is off."""
+    evidence = case.evidence
+    last = np.zeros(len(evidence.position), np.bool_)
+    last[evidence.starts[1:][np.diff(evidence.starts) > 1] - 1] = True
+    return _token(case, last)
+
+
+def _token(case: Case, tokens: Flags) -> Match | None:
+    found = _apart(case.evidence, tokens)
+    if found is None or tokens.sum() < FEWEST_SAMPLES:
+        return None
+    return Match(
+        None,
+        "high",
+        (found,),
+        after=places.without_tokens(case.evidence, tokens),
+    )
+
+
+def _apart(evidence: Evidence, tokens: Flags) -> str | None:
+    """The contrast of these tokens [n] with the others as a sentence, if they hold the drift."""
+    size = np.abs(evidence.delta)
+    usable = np.isfinite(size)
+    inside, outside = size[usable & tokens], size[usable & ~tokens]
+    if not len(inside) or len(outside) < len(inside):
+        return None
+    held = float(inside.sum() / max(size[usable].sum(), places.SMALLEST))
+    mean, rest = float(inside.mean()), float(outside.mean())
+    typical = max(float(np.median(outside)), places.SMALLEST)
+    if held < HELD or mean < max(OFF, RATIO * rest) or np.median(inside) < RATIO * typical:
+        return None
+    return (
+        f"mean |Δ| is {mean:.2g} nats at these {len(inside):,} tokens and {rest:.2g} at the "
+        f"{len(outside):,} others; they hold {percent(held)} of Σ|Δ|"
+    )
+
+
+def outlier_samples(case: Case) -> Match | None:
+    """Most tokens of a few samples are off, and the other samples agree."""
+    evidence = case.evidence
+    samples = _off(evidence)
+    if samples is None:
+        return None
+    found = _apart(evidence, samples[evidence.sample])
+    if found is None:
+        return None
+    prompts = np.array(evidence.prompt_ids)
+    off, agree = set(prompts[samples]), set(prompts[~samples])
+    whole = sorted(off - agree)
+    names = listed(whole) if not off & agree else listed(np.array(evidence.sample_ids)[samples])
+    kind = "prompts" if not off & agree else "samples"
+    return Match(
+        None,
+        "medium",
+        (found, f"the {kind}: {names}"),
+        after=places.without_tokens(evidence, samples[evidence.sample]),
+        words={"count": str(int(samples.sum())), "of": str(len(samples))},
+    )
+
+
+def _off(evidence: Evidence) -> Flags | None:
+    """The samples [S] whose E|Δ| lies above the widest gap between the samples' levels."""
+    size = np.abs(evidence.delta)
+    usable = np.isfinite(size)
+    owner = evidence.sample[usable]
+    number = len(evidence.starts) - 1
+    count = np.bincount(owner, minlength=number)
+    mean = np.bincount(owner, weights=size[usable], minlength=number) / np.maximum(count, 1)
+    there = np.flatnonzero(count > 0)
+    if len(there) < FEWEST_SAMPLES:
+        return None
+    level = np.log(np.maximum(mean[there], places.SMALLEST))
+    order = np.argsort(level)
+    least = int(np.ceil(len(there) * (1.0 - MOST_OFF)))
+    steps = np.diff(level[order])[least - 1 : len(there) - FEWEST_OFF]
+    if not len(steps):
+        return None
+    off = np.zeros(number, np.bool_)
+    off[there[order[least + int(steps.argmax()) :]]] = True
+    return off if steps.max() > np.log(2.0) else None
+
+
+def biased_ids(case: Case) -> Match | None:
+    """A few ids are off, all in one direction, wherever they occur."""
+    evidence = case.evidence
+    delta = evidence.delta
+    usable = np.isfinite(delta)
+    ids, size = evidence.ids[usable, 0], np.abs(delta[usable])
+    if not len(ids) or not size.sum():
+        return None
+    distinct, place, count = np.unique(ids, return_inverse=True, return_counts=True)
+    total = np.bincount(place, weights=size)
+    signed = np.abs(np.bincount(place, weights=delta[usable])) / np.maximum(total, 1e-12)
+    chosen: list[int] = []
+    for each in np.argsort(-total)[:MOST_IDS]:
+        if count[each] < FEWEST_OF_ID or signed[each] < ONE_SIGNED:
+            break
+        chosen.append(int(each))
+        if total[chosen].sum() >= HELD * size.sum():
+            break
+    marked = np.isin(evidence.ids[:, 0], distinct[chosen])
+    if not chosen or marked[usable].mean() > MOST_OF_TOKENS:
+        return None
+    found = _apart(evidence, marked)
+    if found is None:
+        return None
+    shifts: Floats = delta[marked & usable]
+    names = ", ".join(str(distinct[each]) for each in chosen)
+    return Match(
+        None,
+        "medium",
+        (
+            found,
+            f"candidate minus reference at id {names}: {shifts.mean():+.3f} nats on average, "
+            f"{shifts.min():+.3f} to {shifts.max():+.3f}",
+        ),
+        after=places.without_tokens(evidence, marked),
+        words={"ids": names},
+    )
