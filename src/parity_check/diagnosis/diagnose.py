@@ -92,7 +92,10 @@ def _confirm(command: str, case: Case) -> str | None:
     """The command where what it needs is at hand: a run directory, an engine that can restart."""
     if case.run is None:
         return f"parity-check compare -c parity.toml --workload-trace {case.trace}"
-    if command.startswith("parity-check ablate") and case.engines["candidate"].kind != "vllm":
+    vllm = {role for role in ROLES if case.engines[role].kind == "vllm"}
+    if command.startswith("parity-check ablate") and "candidate" not in vllm:
+        return None
+    if command.startswith("parity-check locate") and vllm != set(ROLES):
         return None
     return command
 

@@ -428,7 +428,7 @@ RULES = (
         claim="The models compute different numbers, and no pattern says why.",
         fix="compare what each side loads: the checkpoint and its config.json, the prompt "
         "ids with their template, and the last weight update",
-        confirm="parity-check compare -c {run}/config.toml",
+        confirm="parity-check locate -c {run}/config.toml",
         cases="Megatron-LM#6723, prime-rl#2438",
         vague=True,
     ),
