@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from faults import edits
@@ -88,6 +88,17 @@ class Case:
     workload: Mapping[str, Any] = field(default_factory=dict)
     also: tuple[str, ...] = ()
     doubled: bool = False
+
+    @property
+    def edited(self) -> bool:
+        """Whether a fault is in the traces."""
+        return any(side.edit is not None for side in (self.reference, self.candidate))
+
+    def without_edits(self, clean: Case) -> Case:
+        """The case without its edits, called like a clean one to be compared with it."""
+        sides = {role: replace(getattr(self, role), edit=None) for role in PAIR}
+        named = replace(self, name=clean.name, what=clean.what, expected=(), also=())
+        return replace(named, **sides)
 
 
 def side(station: str, **faults: Any) -> Side:
@@ -182,9 +193,9 @@ FAULTS = (
         ("prefix_cache",), side("v0-next"), side("v1-caching", order={"reload": "tiny-next"}),
     ),
     Case("perturbed-layer", "an error of 30 % in the matrices of one layer of the candidate",
-         ("different_computation",), V0, side("v1-perturbed")),
+         ("other_weights",), V0, side("v1-perturbed")),
     Case("other-checkpoint", "another checkpoint of the same shape on the candidate",
-         ("different_computation",), V0, side("v1-next")),
+         ("other_weights",), V0, side("v1-next")),
     Case("rope-base", "a RoPE base that the candidate's transformers misreads",
          ("rope_base",), side("0.32-rope"), side("0.18.1-rope")),
     # --- the form of the number, one side each ---

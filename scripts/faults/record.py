@@ -14,13 +14,14 @@ from typing import Any
 
 import tomli_w
 
-from faults.cases import STATIONS, Case, Side
+from faults.cases import CLEAN, STATIONS, Case, Side
 from faults.fleet import Fleet
 from parity_check.config.load import dump_config, parse_config
 from parity_check.config.models import OTHER, ROLES, SHAPING, Config, Role, Workload
 from parity_check.engines.client import WorkerEngine
 from parity_check.recording import requests
 from parity_check.traces import provenance
+from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import Prompt, read_prompts
 from parity_check.traces.run_files import repeat_name, replayed_name, sampled_name
 from parity_check.traces.trace import Sample, Trace, TraceHeader, write_trace
@@ -55,9 +56,16 @@ class Recorder:
         return self.out / case.name
 
     def make(self, case: Case) -> None:
-        """Record the case."""
+        """Record the case, or edit the recorded traces of its engines without a fault."""
         partial = self.path(case).with_name(case.name + ".part")
         shutil.rmtree(partial, ignore_errors=True)
+        recorded = next((each for each in CLEAN if each == case.without_edits(each)), None)
+        if case.edited and recorded is not None:
+            if not self.path(recorded).is_dir():
+                self.make(recorded)
+            edit_run(case, self.path(recorded), partial)
+            partial.replace(self.path(case))
+            return
         sides = (case.reference, case.candidate)
         engines = self.fleet.engines([side.station for side in sides])
         checkpoint = self.fleet.checkpoint(STATIONS[case.reference.station].checkpoint)
@@ -90,6 +98,22 @@ class Recorder:
             ids = requests.tokenize(engine, self.prompts)
             requests.generate(engine, self.prompts, ids, once)
         self.fleet.order_file(side.station).write_text(json.dumps(order), encoding="utf-8")
+
+
+def edit_run(case: Case, recorded: Path, directory: Path) -> None:
+    """A copy of a recorded run with the edits of a case in its traces."""
+    directory.mkdir(parents=True)
+    shutil.copy(recorded / "config.toml", directory)
+    sides: dict[str, Side] = {"reference": case.reference, "candidate": case.candidate}
+    for path in sorted(recorded.glob("*.parquet")):
+        trace = Trace(path)
+        edit = sides[trace.header.evaluated_by].edit
+        # The same error in an A/A run: it is no noise of the engine.
+        samples = [
+            edit(each, random.Random(each.sample_id)) if edit else each for each in trace.samples()
+        ]
+        header = replace(trace.header, run_id=case.name)
+        write_trace(directory / path.name, samples, header, trace.vocabulary())
 
 
 class Recording:
@@ -218,7 +242,7 @@ class Recording:
             command="scripts/fault_matrix.py",
             sampled_by=sampled_by,
             evaluated_by=evaluated_by,
-            engine=engine.description,
+            engine=_described(engine, self.sides[evaluated_by]),
             model=self.model,
             sampling={
                 **{name: getattr(workload, name) for name in SHAPING},
@@ -231,6 +255,15 @@ class Recording:
             config=dump_config(self.config),
             replayed_from=replayed_from,
         )
+
+
+def _described(engine: WorkerEngine, side: Side) -> EngineDescription:
+    """The engine as it was loaded; weights that a fault replaces later are not those in force."""
+    description = engine.description
+    if "reload" not in side.order:
+        return description
+    left = {name: value for name, value in description.model.items() if name != "weights"}
+    return replace(description, model=left)
 
 
 def seen(side: Side, prompt: list[int]) -> list[int]:

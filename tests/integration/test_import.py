@@ -152,6 +152,7 @@ def test_defects_are_counted_and_never_dropped(tmp_path: Path) -> None:
     broken = [json.dumps(row).replace("-1.0", "NaN", 1) for row in rows]
     done = import_dump("prime-rl", dumps.write_lines(tmp_path / "a.jsonl", broken), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "; 8 logprobs are null\n" in done.stderr
     report = report_of("T.parquet", "T-trainer.parquet", *WIDE, cwd=tmp_path)
     counts = {each["kind"]: each["count"] for each in report["invalid_logprobs"]}
     assert counts == {"missing": 8, "floor": 8, "nan": 8}

@@ -168,3 +168,32 @@ def test_a_pair_of_other_engines_is_called_by_their_names() -> None:
     assert first.claim.startswith("The trainer samples at temperature 0.7 but returns raw")
     assert first.fix.startswith("[engines.trainer.settings]")
     assert "runs/candidate-1" in first.confirm
+
+
+WEIGHTS = {"model.embed_tokens.weight": "a1", "model.layers.0.mlp.down_proj.weight": "b2"}
+
+
+def loading(weights: dict[str, str], noise: float = 0.5) -> Engine:
+    return Engine(noise=noise, facts={"model": {"weights": weights}})
+
+
+def test_different_weights_are_named_where_they_were_read() -> None:
+    other = {**WEIGHTS, "model.layers.0.mlp.down_proj.weight": "c3"}
+    pair = Pair(reference=loading(WEIGHTS, 0.0), candidate=loading(other))
+    [finding] = diagnosis_of(pair).findings
+    assert (finding.cause, finding.confidence) == ("other_weights", "high")
+    assert finding.evidence[0].endswith("checksums: model.layers.0.mlp.down_proj.weight")
+
+
+def test_equal_weights_are_ruled_out() -> None:
+    pair = Pair(reference=loading(WEIGHTS, 0.0), candidate=loading(WEIGHTS))
+    [finding] = diagnosis_of(pair).findings
+    assert (finding.cause, finding.confidence) == ("different_computation", "low")
+    assert any("all 2 parameters were loaded with equal checksums" in e for e in finding.evidence)
+
+
+def test_weights_that_could_not_be_read_are_neither_equal_nor_different() -> None:
+    pair = Pair(reference=loading(WEIGHTS, 0.0), candidate=loading({}))
+    [finding] = diagnosis_of(pair).findings
+    assert finding.cause == "different_computation"
+    assert any("could not be compared" in sentence for sentence in finding.evidence)

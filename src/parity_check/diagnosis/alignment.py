@@ -14,6 +14,10 @@ TAIL = 8
 """Tokens at the end of a sample to compare at every lag."""
 APART = 0.3
 """Nats. Tails that differ by less than this on average are not shifted."""
+FEWEST_APART = 2
+"""Tokens of a tail that must differ by more than that each."""
+AGREES = 0.1
+"""Nats. Tails that differ by less agree; those that are near by chance differ by more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,10 @@ def shifted_tails(evidence: Evidence) -> Shifted:
         tail = slice(last - max(LAGS) - TAIL, last - max(LAGS))
         straight = _mean(at_zero[tail])
         best = min(LAGS, key=lambda each: _mean(moved[each][tail]))
-        if not APART < straight < np.inf or _mean(moved[best][tail]) > 0.2 * straight:
+        if not APART < straight < np.inf or _mean(moved[best][tail]) > min(0.2 * straight, AGREES):
             continue
+        if np.count_nonzero(at_zero[tail] > APART) < FEWEST_APART:
+            continue  # one token at the edge of the tail
         if _mean(at_zero[first : first + TAIL]) > APART:
             continue  # it does not agree at its start either
         gain = at_zero[first:last] - moved[best][first:last]

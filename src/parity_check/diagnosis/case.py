@@ -72,6 +72,17 @@ class Case:
         """Whether an engine reports a mixture-of-experts model."""
         return any(self.engines[role].model.get("experts") for role in ROLES)
 
+    def weights(self) -> tuple[int, tuple[str, ...]] | None:
+        """How many parameters both engines read as loaded, and the names of those that differ.
+
+        None if an engine did not read them, or if they name them differently.
+        """
+        left, right = (self.engines[role].model.get("weights") or {} for role in ROLES)
+        common = [name for name in left if name in right]
+        if not common or len(common) < max(len(left), len(right)) // 2:
+            return None
+        return len(common), tuple(name for name in common if left[name] != right[name])
+
     @property
     def other_model(self) -> bool:
         """Whether the engines read another model from the checkpoint: it changes the scale too."""

@@ -169,10 +169,9 @@ def _argmax_without_alternatives(evidence: Evidence) -> Match | None:
 
     The likeliest token has at most the mass that the sampled one leaves.
     """
+    both = np.isfinite(evidence.delta)
     for role in ROLES:
-        ours, theirs = (evidence.own[each][:, 0] for each in (role, OTHER[role]))
-        both = np.isfinite(ours) & np.isfinite(theirs)
-        ours, theirs = ours[both], theirs[both]
+        ours, theirs = (evidence.own[each][both, 0] for each in (role, OTHER[role]))
         likely = theirs > LIKELY
         if min(likely.sum(), (~likely).sum()) < FEWEST_TOKENS // 2:
             continue

@@ -9,7 +9,7 @@ import numpy as np
 
 from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.diagnosis import forms, grid, places
-from parity_check.diagnosis.case import Case, Match, percent
+from parity_check.diagnosis.case import Case, Match, listed, percent
 from parity_check.diagnosis.evidence import BLOCK, Flags
 
 ON_GRID = 0.8
@@ -169,6 +169,25 @@ def batch_variance(case: Case) -> Match | None:
     )
 
 
+def other_weights(case: Case) -> Match | None:
+    """The engines loaded different weights, as read from both."""
+    read = case.weights()
+    if read is None or not read[1] or case.evidence.size() < SAME_BUILD_NOISE:
+        return None
+    total, differing = read
+    return Match(
+        None,
+        "high",
+        (
+            f"read from the engines: {len(differing):,} of {total:,} parameters have different "
+            f"checksums: {listed(differing)}",
+        ),
+        share=1.0,
+        words={"count": f"{len(differing):,} of {total:,}"},
+        settles=True,
+    )
+
+
 def rope_base(case: Case) -> Match | None:
     """The engines read different RoPE bases from the same checkpoint."""
     if not case.other_model:
@@ -287,9 +306,22 @@ def different_computation(case: Case) -> Match | None:
             "that is a few updates old is possible, and so are another prompt or model "
             "configuration"
             if case.dumped
-            else "both loaded the checkpoint of the same name; possible are other weights in "
-            "memory, another model configuration (RoPE, attention, norms), or another prompt",
+            else _possible(case),
             *UNSEEN[evidence.has_alternatives],
         ),
         share=1.0,
+    )
+
+
+def _possible(case: Case) -> str:
+    read = case.weights()
+    if read is not None and not read[1]:
+        return (
+            f"read from the engines: all {read[0]:,} parameters were loaded with equal checksums; "
+            "possible are another model configuration (RoPE, attention, norms), another prompt, or "
+            "an update after the start"
+        )
+    return (
+        "the weights in memory could not be compared; possible are other weights, another model "
+        "configuration (RoPE, attention, norms), or another prompt"
     )

@@ -13,7 +13,7 @@ from parity_check.importers import headers
 from parity_check.importers.formats import AUTO, IMPORTERS, check_format, find_format, importer
 from parity_check.importers.turns import Imported, collect
 from parity_check.reading import regular_file
-from parity_check.traces.trace import check_vocabulary, write_trace
+from parity_check.traces.trace import Sample, check_vocabulary, write_trace
 
 
 def format_and_files(words: Sequence[str]) -> tuple[str, list[Path]]:
@@ -70,7 +70,7 @@ def import_dump(
     )
     console.say(
         f"wrote {path}: {written.samples} samples, {written.tokens} tokens, {how.behaviour}"
-        f"{_left_out(imported)}"
+        f"{_left_out(imported)}{_nulls(imported.behaviour)}"
     )
     if imported.evaluating is None:
         console.say("the dump has no trainer logprobs; to compare engines on these tokens:")
@@ -78,8 +78,17 @@ def import_dump(
         return
     header = headers.evaluating_header(written, how.evaluating)
     write_trace(other, imported.evaluating, header, imported.texts)
-    console.say(f"wrote {other}: the same tokens, {how.evaluating}; to compare the two:")
+    console.say(
+        f"wrote {other}: the same tokens, {how.evaluating}{_nulls(imported.evaluating)}; to "
+        "compare the two:"
+    )
     console.say(f"  parity-check compare {path} {other}")
+
+
+def _nulls(samples: Sequence[Sample]) -> str:
+    """How many logprobs the dump does not have."""
+    count = sum(value is None for sample in samples for value in sample.logprobs)
+    return f"; {count} logprobs are null" if count else ""
 
 
 def _left_out(imported: Imported) -> str:

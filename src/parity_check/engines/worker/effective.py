@@ -2,6 +2,7 @@
 
 import os
 import platform
+import traceback
 
 ENVIRONMENT_PREFIXES = ("VLLM_", "NCCL_", "CUDA_", "TORCH", "OMP_", "LD_PRELOAD", "PARITY_CHECK_")
 SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
@@ -59,6 +60,7 @@ def describe(engine):
             "architectures": list(
                 getattr(engine.model_config.hf_config, "architectures", None) or []
             ),
+            "weights": weights(engine),
             "experts": experts(engine.model_config),
             "sampling_defaults": listed(checkpoint_defaults(engine.model_config)),
         },
@@ -121,6 +123,20 @@ def listed(parameters):
 def tied_embeddings(model_config):
     text = getattr(model_config, "hf_text_config", model_config.hf_config)
     return bool(getattr(text, "tie_word_embeddings", False))
+
+
+def weights(engine):
+    """{parameter: checksum} as loaded; nothing where this version's weights cannot be read."""
+    try:
+        found = engine.llm.collective_rpc("parity_check_checksums")
+    except Exception:
+        traceback.print_exc()
+        return {}
+    return {
+        f"rank {rank}: {name}" if len(found) > 1 else name: checksum
+        for rank, each in enumerate(found)
+        for name, checksum in each.items()
+    }
 
 
 def experts(model_config):
