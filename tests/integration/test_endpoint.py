@@ -428,7 +428,7 @@ def test_a_dry_run_asks_nothing(tmp_path: Path) -> None:
     config = Path(__file__).parents[2] / "configs" / "endpoint.toml"
     done = call_cli("compare", "-c", config, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "candidate: the endpoint http://127.0.0.1:8000/v1, which serves tiny" in done.stderr
+    assert "candidate: endpoint http://127.0.0.1:8000/v1, model tiny" in done.stderr
     assert tomllib.loads(done.stdout)["candidate"]["endpoint"]["model"] == "tiny"
     assert list(tmp_path.iterdir()) == []
 
