@@ -422,6 +422,30 @@ def logs(
 
 
 @cli.command()
+def init(
+    context: typer.Context,
+    example: Annotated[
+        str, typer.Argument(help="quickstart, v0-to-v1, trainer, endpoint or weight-sync.")
+    ] = "quickstart",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path(
+        "parity.toml"
+    ),
+    quiet: Quiet = 0,
+    color: Color = None,
+) -> None:
+    """Write a commented example configuration to start from."""
+    from parity_check.config import bundled
+    from parity_check.files import write_text
+
+    console = _console(context, -quiet, color, None)
+    text = bundled.example(example).read_text(encoding="utf-8")
+    if out.exists():
+        raise ConfigError(f"{out} exists already", hint="choose another file with -o")
+    write_text(out, text)
+    console.say(f"wrote {out}; next: parity-check doctor -c {out}")
+
+
+@cli.command()
 def doctor(
     context: typer.Context,
     config: Annotated[

@@ -53,7 +53,12 @@ OPERATIONS: Mapping[ScorePath, Literal["replay", "rescore"]] = {
 }
 
 ConfigFile = Annotated[
-    Path, typer.Option("--config", "-c", help="The configuration file: TOML, or YAML by suffix.")
+    Path,
+    typer.Option(
+        "--config",
+        "-c",
+        help="The configuration file (TOML, or YAML by suffix), or bundled:NAME for an example.",
+    ),
 ]
 Overlay = Annotated[
     list[str] | None,

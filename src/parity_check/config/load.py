@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from pydantic import ValidationError
 
+from parity_check.config import bundled
 from parity_check.config.engines import Table
 from parity_check.config.explain import explain
 from parity_check.config.models import ROLES, SHAPING, Config, Judging, WeightSync, Workload
@@ -32,8 +33,11 @@ LONG_KEY = re.compile(rf"(?<![\w\"'-])(?:[\w\"'-]+[ \t]*\.[ \t]*){{{MOST_DEPTH},
 def load_config(path: Path, overlay: Sequence[str] = ()) -> Config:
     """Read TOML (or YAML by suffix), apply `a.b=VALUE` overlays, resolve relative paths.
 
-    Paths are relative to the file. Raises ConfigError naming the file, the key and what it accepts.
+    `bundled:NAME` is an example of the package. Paths are relative to the file. Raises ConfigError
+    naming the file, the key and what it accepts.
     """
+    if str(path).startswith(bundled.PREFIX):
+        path = bundled.example(str(path).removeprefix(bundled.PREFIX))
     tree = _checked(read_tree(path), path.name)
     for item in overlay:
         set_key(tree, item)
