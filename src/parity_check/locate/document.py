@@ -130,9 +130,10 @@ def _of_modules(found: tuple[Difference, ...], first: Difference | None) -> str:
         )
     before = found[: found.index(first)]
     largest = max((each.relative or 0.0 for each in before), default=0.0)
+    so_far = f"no module differs by more than {largest:.2g}" if largest else "all bits are equal"
     return (
         f"{place_of(first.module)}: relative difference {_number(first.relative)}, where rounding "
-        f"explains {_number(first.noise)}; before it, no module differs by more than {largest:.2g}"
+        f"explains {_number(first.noise)}; before it, {so_far}"
     )
 
 
