@@ -9,6 +9,7 @@ import pytest
 
 from helpers.schemas import validator
 from helpers.support import assert_fails, call_cli
+from parity_check.logs.names import NAMES
 
 LOG = "step,rollout_corr/kl,rollout_corr/k3_kl\n" + "".join(
     f"{step},{0.03 if step > 5 else 1e-4},4e-4\n" for step in range(1, 11)
@@ -74,3 +75,22 @@ def test_import_sends_a_log_here(log: Path) -> None:
     done = call_cli("import", log.name, "-o", "t.parquet", cwd=log.parent)
     assert_fails(done, 2, "without tokens", "parity-check logs run.csv")
     assert not (log.parent / "t.parquet").exists()
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "logs.md"
+
+
+def test_the_guide_shows_what_its_example_prints(tmp_path: Path) -> None:
+    example = GUIDE.with_suffix("") / "run.jsonl"
+    done = call_cli("logs", example, cwd=tmp_path)
+    text = GUIDE.read_text(encoding="utf-8")
+    shown = text.partition("\nlogged as")[2].partition("```")[0]
+    printed = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert len(shown.splitlines()) >= 4
+    for line in shown.splitlines()[1:]:
+        assert " ".join(line.split()) in printed
+
+
+def test_the_guide_lists_every_name() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    assert [each.name for each in NAMES if f"`{each.name}`" not in text] == []
