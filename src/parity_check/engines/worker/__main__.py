@@ -31,7 +31,7 @@ generate    requests {sample_id, prompt_token_ids}     out {sample_id, token_ids
 replay      requests + completion_token_ids            out, the given tokens forced in decode
 rescore     requests + completion_token_ids            out, scored by prefill; a trainer takes
                                                        samples_per_batch, and gives the entropy
-probe       as replay, modules, noise              as replay; what every module put out, as
+probe       as replay, modules, noise                  as replay; what every module put out, as
                                                        arrays in modules; {dtypes: {module: dtype}}
 weights                                                {parameters: {name: digest}, head}
 weight_sync requests {sample_id, prompt_token_ids,     out {sample_id, token_ids, logprobs,
