@@ -117,3 +117,11 @@ def test_a_reader_that_goes_away_is_no_bug(tmp_path: Path) -> None:
 def test_engines_without_modules_cannot_be_located(tmp_path: Path) -> None:
     done = call_cli("locate", "-c", fake_config(tmp_path), cwd=tmp_path)
     assert_fails(done, 2, "locate: the reference is a fake engine, whose modules parity-check")
+
+
+def test_help_has_headings_and_no_type_for_flags(tmp_path: Path) -> None:
+    text = call_cli("compare", "--help", cwd=tmp_path).stdout
+    assert [text.count(f"─ {name} ─") for name in ("Options", "Output", "Exit code")] == [1, 1, 1]
+    flags = [line for line in text.splitlines() if "--dry-run" in line or "--verbose" in line]
+    assert len(flags) == 2
+    assert not any("<bool>" in line or "<int>" in line for line in flags)

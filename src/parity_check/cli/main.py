@@ -58,6 +58,14 @@ class Commands(typer.core.TyperGroup):
             # Typer would exit without a message.
             raise Interrupted from None
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command; its --help shows no type for options that take no value."""
+        command = super().get_command(ctx, cmd_name)
+        for option in command.params if command is not None else ():
+            if isinstance(option, typer.core.TyperOption) and (option.is_flag or option.count):
+                option.metavar, option.show_default = "", False
+        return command
+
 
 cli = typer.Typer(
     name="parity-check",
@@ -66,7 +74,6 @@ cli = typer.Typer(
     epilog="Exit codes: 0 parity · 1 drift · 2 usage or input · 3 an engine failed · "
     "4 inconclusive · 70 a bug in parity-check · 130 interrupted",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # rich tracebacks with locals would leak prompts
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -85,7 +92,7 @@ def compare(
     traces: StoredPair = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="The configuration file: TOML, or YAML by suffix."),
+        typer.Option("--config", "-c", help="The configuration file, or bundled:NAME."),
     ] = None,
     reference_trace: ReferenceTrace = None,
     workload_trace: WorkloadTrace = None,

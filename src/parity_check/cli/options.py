@@ -52,6 +52,9 @@ OPERATIONS: Mapping[ScorePath, Literal["replay", "rescore"]] = {
     ScorePath.prefill: "rescore",
 }
 
+OUTPUT, EXIT = "Output", "Exit code"
+"""Headings in --help."""
+
 ConfigFile = Annotated[
     Path,
     typer.Option(
@@ -67,20 +70,37 @@ Overlay = Annotated[
     ),
 ]
 OutDirectory = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Parent of the run directory (run.out).")
+    Path | None,
+    typer.Option(
+        "--out", "-o", help="Parent of the run directory (run.out).", rich_help_panel=OUTPUT
+    ),
 ]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Print details.")]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Print details.", rich_help_panel=OUTPUT)
+]
 OnlyVerdict = Annotated[
-    int, typer.Option("--quiet", "-q", count=True, help="Print only the verdict.")
+    int,
+    typer.Option(
+        "--quiet", "-q", count=True, help="Print only the verdict.", rich_help_panel=OUTPUT
+    ),
 ]
 Quiet = Annotated[
-    int, typer.Option("--quiet", "-q", count=True, help="Print only warnings and errors.")
+    int,
+    typer.Option(
+        "--quiet", "-q", count=True, help="Print only warnings and errors.", rich_help_panel=OUTPUT
+    ),
 ]
 Color = Annotated[
-    bool | None, typer.Option("--color/--no-color", help="Default: color on a terminal.")
+    bool | None,
+    typer.Option(
+        "--color/--no-color", help="Default: color on a terminal.", rich_help_panel=OUTPUT
+    ),
 ]
 ShowProgress = Annotated[
-    bool | None, typer.Option("--progress/--no-progress", help="Default: progress on a terminal.")
+    bool | None,
+    typer.Option(
+        "--progress/--no-progress", help="Default: progress on a terminal.", rich_help_panel=OUTPUT
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and exit.")
@@ -114,16 +134,29 @@ StatedModel = Annotated[
     str | None, typer.Option(help="The checkpoint that sampled; the trace stores its digests.")
 ]
 
-OutputFormat = Annotated[Format, typer.Option("--format", help="Format of the report on stdout.")]
+OutputFormat = Annotated[
+    Format, typer.Option("--format", help="Format of the report on stdout.", rich_help_panel=OUTPUT)
+]
 WriteTo = Annotated[
     list[str] | None,
-    typer.Option("--write", metavar="FORMAT=PATH", help="Also write the report to a file."),
+    typer.Option(
+        "--write",
+        metavar="FORMAT=PATH",
+        help="Also write the report to a file.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 ExitZero = Annotated[
-    bool, typer.Option("--exit-zero", help="Exit with 0 for any verdict; errors still fail.")
+    bool,
+    typer.Option(
+        "--exit-zero",
+        help="Exit with 0 for any verdict; errors still fail.",
+        rich_help_panel=EXIT,
+    ),
 ]
 OnInconclusive = Annotated[
-    Inconclusive | None, typer.Option(help="Exit with 0 or 1 if inconclusive; default: 4.")
+    Inconclusive | None,
+    typer.Option(help="Exit with 0 or 1 if inconclusive; default: 4.", rich_help_panel=EXIT),
 ]
 
 
