@@ -13,6 +13,7 @@ import typer
 from parity_check import __version__, interrupts
 from parity_check.cli.options import (
     OPERATIONS,
+    CandidateEngine,
     Color,
     ConfigFile,
     DryRun,
@@ -20,18 +21,26 @@ from parity_check.cli.options import (
     Engine,
     ExitZero,
     Format,
+    MaxTokens,
+    Model,
+    Objective,
     OnInconclusive,
     OnlyVerdict,
     OutDirectory,
     OutputFormat,
     Overlay,
+    Profile,
+    Prompts,
     Quiet,
+    ReferenceEngine,
     ReferenceTrace,
+    Samples,
     ScorePath,
     ShowProgress,
     StatedModel,
     StatedSampling,
     StoredPair,
+    Temperature,
     TraceOut,
     Verbose,
     WorkloadTrace,
@@ -94,6 +103,15 @@ def compare(
         Path | None,
         typer.Option("--config", "-c", help="The configuration file, or bundled:NAME."),
     ] = None,
+    model: Model = None,
+    reference: ReferenceEngine = None,
+    candidate: CandidateEngine = None,
+    prompts: Prompts = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    samples: Samples = None,
+    objective: Objective = None,
+    profile: Profile = None,
     reference_trace: ReferenceTrace = None,
     workload_trace: WorkloadTrace = None,
     overlay: Overlay = None,
@@ -115,24 +133,41 @@ def compare(
     from parity_check.config.load import load_config, load_judging
 
     console = _console(context, verbose - quiet, color, progress)
+    stated = {
+        "model": model,
+        "reference": reference,
+        "candidate": candidate,
+        "prompts": prompts,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "samples": samples,
+        "objective": objective,
+        "profile": profile,
+    }
     if traces:
         from parity_check.comparison import recorded
 
-        if len(traces) != 2 or reference_trace is not None or workload_trace is not None:
-            raise typer.BadParameter("pass two traces, or -c with engines", param_hint="traces")
+        others = (reference_trace, workload_trace, *stated.values())
+        if len(traces) != 2 or any(other is not None for other in others):
+            raise typer.BadParameter(
+                "pass two traces, or engines; limits of two traces with --set", param_hint="traces"
+            )
         judging = load_judging(config, overlay or [])
         given = read_by(*traces, config)
         delivery = delivery_from(format, write, exit_zero, inconclusive, given)
         raise typer.Exit(recorded.compare_traces(traces[0], traces[1], judging, delivery, console))
     from parity_check.comparison import command as comparison
 
-    if config is None:
-        raise typer.BadParameter("pass a configuration (-c), or two traces", param_hint="--config")
+    if config is None and (reference is None or candidate is None):
+        raise typer.BadParameter(
+            "pass a configuration (-c), --reference and --candidate, or two traces",
+            param_hint="--config",
+        )
     if reference_trace is not None and workload_trace is not None:
         raise typer.BadParameter(
             "cannot be combined with --reference-trace", param_hint="--workload-trace"
         )
-    loaded = load_config(config, with_out(overlay, out))
+    loaded = load_config(config, with_out(overlay, out), stated)
     given = read_by(config, reference_trace, workload_trace, config=loaded)
     delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:

@@ -106,6 +106,54 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and exit.")
 ]
 
+WITHOUT_FILE = "Without a file, or over it"
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|HUB_NAME", help="model.path. Default: a bundled model.",
+        rich_help_panel=WITHOUT_FILE,
+    ),
+]  # fmt: skip
+ReferenceEngine = Annotated[
+    str | None,
+    typer.Option(
+        "--reference", metavar="REQUIREMENT|PYTHON|current",
+        help="vllm==0.8.5 is installed once; a path is an interpreter that has vllm.",
+        rich_help_panel=WITHOUT_FILE,
+    ),
+]  # fmt: skip
+CandidateEngine = Annotated[
+    str | None,
+    typer.Option(
+        "--candidate", metavar="REQUIREMENT|PYTHON|current", help="The engine to judge.",
+        rich_help_panel=WITHOUT_FILE,
+    ),
+]  # fmt: skip
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="workload.prompts: JSON lines or Parquet. Default: bundled prompts.",
+        rich_help_panel=WITHOUT_FILE,
+    ),
+]  # fmt: skip
+Temperature = Annotated[
+    float | None, typer.Option(help="workload.temperature.", rich_help_panel=WITHOUT_FILE)
+]
+MaxTokens = Annotated[
+    int | None, typer.Option(help="workload.max_tokens.", rich_help_panel=WITHOUT_FILE)
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(help="workload.samples_per_prompt.", rich_help_panel=WITHOUT_FILE),
+]
+Objective = Annotated[
+    str | None, typer.Option(help="objective.kind, e.g. gspo.", rich_help_panel=WITHOUT_FILE)
+]
+Profile = Annotated[
+    str | None,
+    typer.Option(help="gates.profile: strict, standard, relaxed.", rich_help_panel=WITHOUT_FILE),
+]
+
 StoredPair = Annotated[
     list[Path] | None,
     typer.Argument(metavar="[A.parquet B.parquet]", help="Two stored traces; starts no engine."),

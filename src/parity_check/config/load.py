@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from pydantic import ValidationError
 
-from parity_check.config import bundled
+from parity_check.config import bundled, flags
 from parity_check.config.engines import Table
 from parity_check.config.explain import explain
 from parity_check.config.models import ROLES, SHAPING, Config, Judging, WeightSync, Workload
@@ -30,19 +30,23 @@ LONG_KEY = re.compile(rf"(?<![\w\"'-])(?:[\w\"'-]+[ \t]*\.[ \t]*){{{MOST_DEPTH},
 """A dotted key that is deeper than any configuration."""
 
 
-def load_config(path: Path, overlay: Sequence[str] = ()) -> Config:
-    """Read TOML (or YAML by suffix), apply `a.b=VALUE` overlays, resolve relative paths.
+def load_config(
+    path: Path | None, overlay: Sequence[str] = (), stated: Mapping[str, Any] | None = None
+) -> Config:
+    """Read TOML (or YAML by suffix), apply flags and `a.b=VALUE` overlays, resolve relative paths.
 
-    `bundled:NAME` is an example of the package. Paths are relative to the file. Raises ConfigError
-    naming the file, the key and what it accepts.
+    `bundled:NAME` is an example of the package; None is a configuration of flags alone. Paths are
+    relative to the file. Raises ConfigError naming the file, the key and what it accepts.
     """
-    if str(path).startswith(bundled.PREFIX):
+    if path is not None and str(path).startswith(bundled.PREFIX):
         path = bundled.example(str(path).removeprefix(bundled.PREFIX))
-    tree = _checked(read_tree(path), path.name)
+    source = "the command line" if path is None else path.name
+    tree = {} if path is None else _checked(read_tree(path), source)
+    flags.apply(tree, stated or {})
     for item in overlay:
         set_key(tree, item)
-    _resolve_paths(_checked(tree, "--set"), path.parent)
-    return parse_config(tree, source=path.name)
+    _resolve_paths(_checked(tree, "--set"), Path() if path is None else path.parent)
+    return parse_config(tree, source=source)
 
 
 def parse_config(tree: Mapping[str, Any], source: str) -> Config:

