@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.support import VERSIONS, Engine, make_config, make_spec
+from engines.support import VERSIONS, make_config, make_spec
 from faults import checkpoints
 from parity_check.engines.client import WorkerEngine
-from parity_check.errors import EngineError
 from parity_check.recording import requests
 from parity_check.traces.prompts import ASSETS, read_prompts
 
@@ -117,9 +116,3 @@ def test_a_probe_changes_no_logprob(tmp_path: Path, version: str) -> None:
         passes = sum(len(sample.completion_token_ids) for sample in samples)
         assert {len(values) for values in plain.modules.values()} == {passes}
         assert "model.layers.3.self_attn.rotary_emb" in plain.modules  # one module, shared
-
-
-@pytest.mark.versions("0.18.1", "0.32.0")
-def test_compiled_graphs_cannot_be_probed(engine: Engine) -> None:
-    with pytest.raises(EngineError, match="enforce_eager"):
-        engine.worker.probe([], noise=False, sampling={})

@@ -362,11 +362,14 @@ class VllmEngine:
         if not self.model_config.enforce_eager:
             raise WorkerFailure("unsupported", "a probe needs `enforce_eager = true`")
         self.llm.collective_rpc("parity_check_probe_begin", args=(command["noise"],))
-        for number, request in enumerate(requests):
-            self.llm.collective_rpc("parity_check_probe_request", args=(number,))
-            self.replay([request], command, output)
         path = str(output.beside(command["modules"]))
-        return {"dtypes": self.llm.collective_rpc("parity_check_probe_end", args=(path,))[0]}
+        try:
+            for number, request in enumerate(requests):
+                self.llm.collective_rpc("parity_check_probe_request", args=(number,))
+                self.replay([request], command, output)
+        finally:
+            dtypes = self.llm.collective_rpc("parity_check_probe_end", args=(path,))[0]
+        return {"dtypes": dtypes}
 
     def weights(self):
         return weight_sync.weights(self)
