@@ -27,7 +27,7 @@ import torch
 Values = dict[str, float]
 
 
-class Settings(dict):  # type: ignore[type-arg]
+class Settings(dict[str, Any]):
     """A configuration, by key and by attribute; what is not there is None."""
 
     def __getattr__(self, name: str) -> Any:

@@ -30,7 +30,7 @@ from parity_check.console import Console
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import IN_PROCESS
 from parity_check.engines.probe import Probe
-from parity_check.locate.command import _eager, _probe, _sample, _spread
+from parity_check.locate import probes
 from parity_check.locate.differences import differences, first_beyond_noise, place_of
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import exchange, session, tokenize_prompts
@@ -82,18 +82,18 @@ def run(
     if options.model != "tiny":
         healthy = architectures.make(options.model, healthy, home / "healthy", options.seed)
     config = _config(options, healthy, home)
-    prompts = _spread(read_workload(config.workload))
+    prompts = probes.few(read_workload(config.workload))
     tensors = checkpoints.read_weights(healthy / checkpoints.WEIGHTS)
     with (
         RunDirectory(Path(config.run.out), dump_config(config)) as directory,
         session(config, ROLES, directory, Console(0, False, False)) as live,
     ):
         ids = tokenize_prompts(live, prompts)
-        samples = live.engines.run({"reference": partial(_sample, config, prompts, ids)})[
-            "reference"
-        ]
-        first = live.engines.run(dict.fromkeys(ROLES, partial(_probe, config, samples, False)))
-        noisy = live.engines.run({"reference": partial(_probe, config, samples, True)})["reference"]
+        sample = partial(probes.sample, config, prompts, ids)
+        samples = live.engines.run({"reference": sample})["reference"]
+        plain, rounded = (partial(probes.probe, config, samples, each) for each in (False, True))
+        first = live.engines.run(dict.fromkeys(ROLES, plain))
+        noisy = live.engines.run({"reference": rounded})["reference"]
         reference = first["reference"].probe
 
         def answer(candidate: Any) -> tuple[str | None, str]:
@@ -123,7 +123,7 @@ def run(
             if options.restart:
                 faulty_session = replace(live, model_path=str(wrong))
                 exchange(faulty_session, "candidate", config, directory.path)
-                job = partial(_probe, config, samples, False)
+                job = plain
             else:
                 job = partial(_probe_with, config, samples, wrong)
             found = live.engines.run({"candidate": job})["candidate"]
@@ -145,7 +145,7 @@ def _config(options: argparse.Namespace, healthy: Path, home: Path) -> Config:
         "workload": {"temperature": 0.8, "seed": options.seed},
         "run": {"out": str(home / "runs")},
     }
-    return _eager(parse_config(tree, source="locate_matrix"))
+    return probes.eager(parse_config(tree, source="locate_matrix"))
 
 
 def _probe_with(config: Config, samples: Any, weights: Path, engine: WorkerEngine) -> Any:
@@ -166,7 +166,7 @@ def _probe_with(config: Config, samples: Any, weights: Path, engine: WorkerEngin
         update=None,
         python_path=None,
     )
-    return _probe(config, samples, False, engine)
+    return probes.probe(config, samples, False, engine)
 
 
 def _expected(tensor: str, candidate: Probe, reference: Probe) -> str:

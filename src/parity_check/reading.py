@@ -40,6 +40,7 @@ def wrong_name(name: str) -> str | None:
         return "a name that is not UTF-8"
     if len(encoded) > LONGEST_PATH or max(map(len, encoded.split(b"/"))) > LONGEST_NAME:
         return "a name that is too long"
+    # Path.expanduser raises where there is no home directory.
     if name.startswith("~") and not os.path.expanduser(name).startswith("/"):  # noqa: PTH111
         return f"no home directory for {name.partition('/')[0]}"
     return None

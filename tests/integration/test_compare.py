@@ -226,13 +226,14 @@ def candidate_sampled_ratio(directory: Path, settings: dict[str, Any]) -> dict[s
     done = run_cli("compare", "-c", config, cwd=directory)
     assert done.returncode == (1 if settings == RAW else 0), done.stdout
     report = json.loads((only_run(directory) / "report.json").read_text())
+    ratio: dict[str, Any]
     [ratio] = [
         metric
         for metric in report["metrics"]
         if metric["name"] == "mean_importance_ratio" and metric["sampled_by"] == "candidate"
     ]
     assert bool(report["warnings"]) == (settings == RAW)
-    return ratio  # type: ignore[no-any-return]
+    return ratio
 
 
 def test_raw_logprobs_at_a_temperature_move_the_ratio_off_1(tmp_path: Path) -> None:

@@ -19,6 +19,11 @@ def test_every_example_ships_with_the_package() -> None:
         assert bundled.example(name).read_text() == (CONFIGS / f"{name}.toml").read_text()
 
 
+def test_help_lists_every_example(tmp_path: Path) -> None:
+    text = " ".join(call_cli("init", "--help", cwd=tmp_path).stdout.split())
+    assert [name for name in bundled.names() if name not in text] == []
+
+
 def test_without_arguments_it_writes_the_quickstart(tmp_path: Path) -> None:
     done = call_cli("init", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")

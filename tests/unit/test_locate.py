@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.canned_probes import INNER, LOCATED, MODULES, ROWS, a_probe, a_report
+from parity_check.console import Console
 from parity_check.engines.probe import ROWS as ROWS_NAME
 from parity_check.engines.probe import Probe, read_probe
 from parity_check.engines.replies import UnusableError
-from parity_check.errors import ExitCode
+from parity_check.errors import ExitCode, InputError
+from parity_check.locate.command import report
 from parity_check.locate.differences import (
     by_layer,
     differences,
@@ -25,7 +27,9 @@ from parity_check.locate.differences import (
     processing,
 )
 from parity_check.locate.document import document
+from parity_check.locate.files import REPORT
 from parity_check.locate.record import read
+from parity_check.report.deliver import Delivery
 from parity_check.report.renderers import RENDERERS, render
 
 
@@ -199,3 +203,16 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> No
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(UnusableError):
         read_probe(tmp_path / "a.npz", {}, [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": {}}, {"engines": {}}, {"kind": "ablation"}, {"verdict": "perhaps"}],
+    ids=str,
+)
+def test_a_damaged_run_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    tree = json.loads(render(document(LOCATED["module"]), "json"))
+    (tmp_path / REPORT).write_text(json.dumps({**tree, **change}))
+    console = Console(0, False, False)
+    with pytest.raises(InputError, match=f"{REPORT}: not a locate report"):
+        report(tmp_path, Delivery(format="text"), console)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +43,7 @@ from parity_check.report.deliver import Delivery
 from parity_check.report.document import Column, Row, Table
 from parity_check.report.renderers import render
 from parity_check.report.text import table_lines
-from parity_check.traces import manifest
+from parity_check.traces import manifest, provenance
 from parity_check.traces.prompts import check_clusters, read_workload
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import read_header
@@ -113,7 +111,7 @@ def ablate(
         stored = StoredPlan(
             run_id=run.id,
             created_utc=run.created.isoformat(timespec="seconds"),
-            command=shlex.join(["parity-check", *sys.argv[1:]]),
+            command=provenance.command_line(),
             source=None if source is None else source.absolute().name,
             steps=steps,
         )

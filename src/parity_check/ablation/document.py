@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import tomli_w
-
 from parity_check.ablation import pictures
 from parity_check.ablation.plan import START, Part, written
 from parity_check.ablation.record import record
@@ -23,9 +21,7 @@ from parity_check.report.document import (
     Cell,
     Check,
     Checks,
-    Code,
     Column,
-    Details,
     Document,
     Figure,
     Heading,
@@ -38,6 +34,7 @@ from parity_check.report.document import (
     Sentence,
     Table,
 )
+from parity_check.report.repeat import repeat
 
 SHOWN = ("mean_log_ratio", "mean_importance_ratio", "k3_kl", "clip_fraction")
 DRIFT = "mean_abs_log_ratio"
@@ -67,7 +64,7 @@ def document(report: AblationReport) -> Document:
             Section("compared", "What was run", tuple(_compared(report))),
             Section("steps", "What each setting removes", tuple(_steps(report))),
             Section("numbers", "Numbers by step", tuple(_numbers(report))),
-            Section("repeat", "Repeat this ablation", (PageOnly(_repeat(report)),)),
+            Section("repeat", "Repeat this ablation", (PageOnly(repeat(report.head)),)),
         ),
         coverage=NOTHING if report.best is None else report.best.coverage,
         record=record(report),
@@ -361,12 +358,4 @@ def _legend(report: AblationReport) -> Iterator[str]:
         "Δ = logprob of the evaluating engine − logprob of the engine that sampled; ratio = exp Δ. "
         f"Intervals are at {100 * report.level:g} %, clustered by "
         f"{report.head.config['stats']['cluster_by']}."
-    )
-
-
-def _repeat(report: AblationReport) -> tuple[Block, ...]:
-    configuration = Code(tomli_w.dumps(report.head.config), "Configuration")
-    return (
-        Code(report.head.command, "Command"),
-        Details("The configuration", (configuration,)),
     )

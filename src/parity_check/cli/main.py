@@ -130,20 +130,11 @@ def compare(
 
     Or compare two stored traces, where one is a replay of the other's tokens.
     """
+    from parity_check.config.flags import NAMES
     from parity_check.config.load import load_config, load_judging
 
     console = _console(context, verbose - quiet, color, progress)
-    stated = {
-        "model": model,
-        "reference": reference,
-        "candidate": candidate,
-        "prompts": prompts,
-        "temperature": temperature,
-        "max_tokens": max_tokens,
-        "samples": samples,
-        "objective": objective,
-        "profile": profile,
-    }
+    stated = {name: context.params[name] for name in NAMES}
     if traces:
         from parity_check.comparison import recorded
 

@@ -18,6 +18,8 @@ KEYS: Mapping[str, tuple[str, str]] = {
     "objective": ("objective", "kind"),
     "profile": ("gates", "profile"),
 }
+NAMES = (*KEYS, *ROLES)
+"""Of all flags, as parameters."""
 KEPT = ("settings", "engine_args", "env")
 """Of an engine's table in the file, where a flag names another interpreter."""
 

@@ -34,19 +34,12 @@ def contradicted(evidence: Evidence, role: Role) -> Flags:
     return found
 
 
-def _last(evidence: Evidence) -> Flags:
-    """The last token [n] of each sample."""
-    last = np.zeros(len(evidence.position), np.bool_)
-    last[evidence.starts[1:][np.diff(evidence.starts) > 0] - 1] = True
-    return last
-
-
 def appended_eos(case: Case) -> Match | None:
     """Exact zeros at the last tokens of samples alone, all with one id."""
     evidence = case.evidence
     for role in ROLES:
         zero = contradicted(evidence, role)
-        at_end = zero & _last(evidence)
+        at_end = zero & evidence.last()
         if at_end.sum() < FEWEST or at_end.sum() < NEARLY_ALL * zero.sum():
             continue
         ids, counts = np.unique(evidence.ids[at_end, 0], return_counts=True)

@@ -67,6 +67,12 @@ class Evidence:
     def has_alternatives(self) -> bool:
         return bool(np.isfinite(self.reference[:, 1:] + self.candidate[:, 1:]).any())
 
+    def last(self) -> Flags:
+        """The last token [n] of each sample."""
+        last = np.zeros(len(self.position), np.bool_)
+        last[self.starts[1:][np.diff(self.starts) > 0] - 1] = True
+        return last
+
     def size(self) -> float:
         """E|D| in nats over the usable tokens; 0 if there are none."""
         usable = self.delta[np.isfinite(self.delta)]

@@ -32,9 +32,7 @@ def first_token(case: Case) -> Match | None:
 def last_token(case: Case) -> Match | None:
     """Only the last token of the completions is off."""
     evidence = case.evidence
-    last = np.zeros(len(evidence.position), np.bool_)
-    last[evidence.starts[1:][np.diff(evidence.starts) > 1] - 1] = True
-    return _token(case, last)
+    return _token(case, evidence.last() & (evidence.position > 0))
 
 
 def _token(case: Case, tokens: Flags) -> Match | None:

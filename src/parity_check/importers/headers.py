@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -48,7 +46,7 @@ def header(
     return TraceHeader(
         run_id=f"import-{now:%Y%m%d-%H%M%S}",
         created_utc=now.isoformat(timespec="seconds"),
-        command=shlex.join(["parity-check", *sys.argv[1:]]),
+        command=provenance.command_line(),
         sampled_by=labels[0],
         evaluated_by=labels[0],
         engine=unknown_engine(labels[0]),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import tomli_w
-
 from parity_check.comparison.document.engines import name
 from parity_check.locate import pictures
 from parity_check.locate.differences import (
@@ -25,7 +23,6 @@ from parity_check.report.document import (
     Bullets,
     Check,
     Checks,
-    Code,
     Column,
     Coverage,
     Details,
@@ -40,6 +37,7 @@ from parity_check.report.document import (
     Sentence,
     Table,
 )
+from parity_check.report.repeat import repeat
 
 MODULES, PROCESSING = "modules", "logits to logprobs"
 LEGEND = (
@@ -79,7 +77,7 @@ def document(report: LocateReport) -> Document:
             Section("compared", "What was compared", tuple(_compared(report))),
             Section("modules", "Difference by depth", tuple(_modules(report))),
             Section("checks", "Checks", (Checks("every check", checks, every=True),), early=True),
-            Section("repeat", "Repeat this run", (PageOnly(_repeat(report)),)),
+            Section("repeat", "Repeat this run", (PageOnly(repeat(report.head)),)),
         ),
         coverage=Coverage(
             (MODULES, PROCESSING),
@@ -220,11 +218,3 @@ def _row(place: str, each: Difference, marked: bool) -> Row:
 
 def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.1e}"
-
-
-def _repeat(report: LocateReport) -> tuple[Block, ...]:
-    configuration = Code(tomli_w.dumps(report.head.config), "Configuration")
-    return (
-        Code(report.head.command, "Command"),
-        Details("The configuration", (configuration,)),
-    )

@@ -48,17 +48,10 @@ def read(tree: Any) -> LocateReport:
     found = TypeAdapter(LocateRecord).validate_python(tree)
     if found.engines.keys() != set(ROLES) or found.processing.keys() != set(ROLES):
         raise ValueError("its engines are not a reference and a candidate")
+    if "name" not in found.model:
+        raise ValueError("its model has no name")
     report = LocateReport(
-        head=Head(
-            kind=found.kind,
-            run_id=found.run.id,
-            created_utc=found.run.created_utc,
-            command=found.run.command,
-            parity_check=found.tool.version,
-            config=found.run.config,
-            model=found.model,
-            host=found.host,
-        ),
+        head=Head.of(found, found.kind),
         engines=(found.engines["reference"], found.engines["candidate"]),
         passes=found.passes,
         differences=found.differences,

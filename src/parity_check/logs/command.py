@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +33,7 @@ def report(
             kind="logs",
             run_id=f"logs-{now:%Y%m%d-%H%M%S}",
             created_utc=now.isoformat(timespec="seconds"),
-            command=shlex.join(["parity-check", *sys.argv[1:]]),
+            command=provenance.command_line(),
             parity_check=__version__,
             config=dump_config(judging),
             model={},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -260,7 +258,7 @@ def _header(
     return TraceHeader(
         run_id=session.run_id,
         created_utc=session.created_utc,
-        command=shlex.join(["parity-check", *sys.argv[1:]]),
+        command=provenance.command_line(),
         sampled_by=sampled_by,
         evaluated_by=engine.spec.role,
         engine=engine.description,

@@ -39,6 +39,20 @@ class Head:
     model: dict[str, Any]
     host: dict[str, Any]
 
+    @classmethod
+    def of(cls, stored: Record, kind: Kind) -> Head:
+        """The head of a stored report."""
+        return cls(
+            kind=kind,
+            run_id=stored.run.id,
+            created_utc=stored.run.created_utc,
+            command=stored.run.command,
+            parity_check=stored.tool.version,
+            config=stored.run.config,
+            model=stored.model,
+            host=stored.host,
+        )
+
     @property
     def program(self) -> str:
         """The command that such a report is of, e.g. `parity-check ablation`."""

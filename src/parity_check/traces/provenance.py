@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,11 @@ class Difference:
     reference: Any
     candidate: Any
     requested: bool
+
+
+def command_line() -> str:
+    """The command that is running, to copy into a shell."""
+    return shlex.join(["parity-check", *sys.argv[1:]])
 
 
 def model_fingerprint(path: str, revision: str | None) -> dict[str, Any]:

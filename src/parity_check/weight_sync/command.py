@@ -7,8 +7,6 @@ weights in turn, replay the same tokens.
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,12 +22,12 @@ from parity_check.engines.client import WorkerEngine
 from parity_check.engines.kinds import configured_engine
 from parity_check.engines.pauses import IN_PROCESS
 from parity_check.engines.replies import Flying, WeightsInForce
-from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
-from parity_check.reading import parse_json, read_text
+from parity_check.errors import ConfigError, EngineError, ExitCode
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import Session, session, tokenize_prompts
 from parity_check.report.deliver import Delivery, deliver
 from parity_check.report.document import Document, Head
+from parity_check.report.record import stored
 from parity_check.report.renderers import render
 from parity_check.traces import provenance
 from parity_check.traces.prompts import read_workload
@@ -66,14 +64,7 @@ def weight_sync(
 def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
     """Render a finished run again, with its stored verdict. Raises InputError."""
     delivery.check()
-    path = directory / REPORT
-    tree = parse_json(read_text(path, "the report"), str(path))
-    try:
-        shown = document(read(tree))
-    except (ValueError, KeyError) as error:
-        missing = isinstance(error, KeyError)
-        reason = f"{error} is missing" if missing else str(error).splitlines()[0]
-        raise InputError(f"{path}: not a weight-sync report: {reason}") from None
+    shown = stored(directory / REPORT, "weight-sync", lambda tree: document(read(tree)))
     return deliver(shown, delivery, console)
 
 
@@ -289,7 +280,7 @@ def _report(
             kind="weight-sync",
             run_id=first.run_id,
             created_utc=first.created_utc,
-            command=shlex.join(["parity-check", *sys.argv[1:]]),
+            command=provenance.command_line(),
             parity_check=__version__,
             config=dump_config(config),
             model=first.model,

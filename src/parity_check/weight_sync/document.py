@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 
-import tomli_w
-
 from parity_check.comparison.document.engines import name
 from parity_check.comparison.report import EngineReport
 from parity_check.report import numbers
@@ -20,7 +18,6 @@ from parity_check.report.document import (
     Code,
     Column,
     Coverage,
-    Details,
     Document,
     Figure,
     Heading,
@@ -33,6 +30,7 @@ from parity_check.report.document import (
     Sentence,
     Table,
 )
+from parity_check.report.repeat import repeat
 from parity_check.weight_sync import checks, pictures
 from parity_check.weight_sync.observed import Handling, Update
 from parity_check.weight_sync.record import record
@@ -96,7 +94,7 @@ def document(report: WeightSyncReport) -> Document:
             Section("timeline", "Timeline", tuple(_timeline(report))),
             Section("checks", "Checks", _checks(report.checks), early=True),
             Section("fix", "Make V1 behave like V0", FIX),
-            Section("repeat", "Repeat this run", (PageOnly(_repeat(report)),)),
+            Section("repeat", "Repeat this run", (PageOnly(repeat(report.head)),)),
         ),
         coverage=_coverage(report),
         record=record(report),
@@ -295,14 +293,6 @@ def _checks(found: Sequence[checks.Check]) -> tuple[Block, ...]:
 
 def _label(check: checks.Check) -> str:
     return f"{check.name} ({check.engine})"
-
-
-def _repeat(report: WeightSyncReport) -> tuple[Block, ...]:
-    configuration = Code(tomli_w.dumps(report.head.config), "Configuration")
-    return (
-        Code(report.head.command, "Command"),
-        Details("The configuration", (configuration,)),
-    )
 
 
 def _number(value: float) -> str:

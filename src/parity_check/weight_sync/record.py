@@ -53,16 +53,7 @@ def read(tree: Any) -> WeightSyncReport:
     found = TypeAdapter(WeightSyncRecord).validate_python(tree)
     _check_whole(found)
     return WeightSyncReport(
-        head=Head(
-            kind=found.kind,
-            run_id=found.run.id,
-            created_utc=found.run.created_utc,
-            command=found.run.command,
-            parity_check=found.tool.version,
-            config=found.run.config,
-            model=found.model,
-            host=found.host,
-        ),
+        head=Head.of(found, found.kind),
         checkpoints=found.checkpoints,
         engines=tuple(found.engines.values()),
         requests=found.requests,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from parity_check.comparison.report import ComparisonReport, EngineReport
@@ -62,6 +63,11 @@ def table(report: ComparisonReport) -> Table:
     return Table(caption, (Column(""), *roles, Column("")), tuple(rows))
 
 
+def _package(name: str, engine: EngineReport) -> str:
+    """The version of a package in an engine's environment."""
+    return engine.packages.get(name, "–")
+
+
 def _described(report: ComparisonReport) -> Iterator[tuple[str, Callable[[EngineReport], str]]]:
     """Facts that are no settings, each with how it reads for an engine."""
     yield "engine", name
@@ -69,7 +75,7 @@ def _described(report: ComparisonReport) -> Iterator[tuple[str, Callable[[Engine
         yield "device", lambda engine: plain(engine.device)
     for package in PACKAGES:
         if any(package in engine.packages for engine in report.engines):
-            yield package, lambda engine, key=package: engine.packages.get(key, "–")  # type: ignore[misc]
+            yield package, partial(_package, package)
     if len({engine.logprob_path for engine in report.engines}) > 1:
         yield "logprob path", lambda engine: engine.logprob_path
     if any("layout" in engine.config for engine in report.engines):

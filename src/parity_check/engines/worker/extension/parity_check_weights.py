@@ -87,14 +87,20 @@ def is_packed(module):
     return hasattr(module, "cpu_linear") and weight is not None and not weight.numel()
 
 
-def packed_digest(layer):
-    """Digest of a packed layer's weight, read by projecting the identity."""
+def projected_identity(layer):
+    """Yield the columns of a packed layer's weight as rows, a block at a time."""
     width = getattr(layer, "input_size_per_partition", None) or layer.input_size
-    found = hashlib.sha256()
     for start in range(0, width, IDENTITY_ROWS):
         rows = torch.zeros(min(IDENTITY_ROWS, width - start), width, dtype=layer.params_dtype)
         rows[:, start : start + len(rows)] = torch.eye(len(rows), dtype=layer.params_dtype)
-        found.update(digest(layer.cpu_linear(rows, layer.weight, None)).encode())
+        yield layer.cpu_linear(rows, layer.weight, None)
+
+
+def packed_digest(layer):
+    """Digest of a packed layer's weight, read by projecting the identity."""
+    found = hashlib.sha256()
+    for columns in projected_identity(layer):
+        found.update(digest(columns).encode())
     return found.hexdigest()[:16]
 
 
@@ -135,13 +141,7 @@ def checksum(tensor):
 
 def unpacked(layer):
     """The weight of a packed layer, read by projecting the identity: exact, its products are."""
-    width = getattr(layer, "input_size_per_partition", None) or layer.input_size
-    columns = []
-    for start in range(0, width, IDENTITY_ROWS):
-        rows = torch.zeros(min(IDENTITY_ROWS, width - start), width, dtype=layer.params_dtype)
-        rows[:, start : start + len(rows)] = torch.eye(len(rows), dtype=layer.params_dtype)
-        columns.append(layer.cpu_linear(rows, layer.weight, None))
-    return torch.cat(columns).T
+    return torch.cat(list(projected_identity(layer))).T
 
 
 @torch.inference_mode()
