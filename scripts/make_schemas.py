@@ -20,6 +20,7 @@ from parity_check.locate.record import LocateRecord
 from parity_check.logs.record import LogsRecord
 from parity_check.report.json import dumps
 from parity_check.report.record import Record
+from parity_check.training.record import TrainingRecord
 from parity_check.weight_sync.record import WeightSyncRecord
 
 PACKAGES = Path(__file__).parents[1] / "src" / "parity_check"
@@ -29,6 +30,7 @@ RECORDS: dict[str, type[Record]] = {
     "locate": LocateRecord,
     "weight_sync": WeightSyncRecord,
     "logs": LogsRecord,
+    "training": TrainingRecord,
 }
 """By package."""
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import tomli_w
 
@@ -53,15 +53,7 @@ KEPT_OF_A_RUN = ("model", "reference", "workload")
 
 
 class AblationDirectory(RunDirectory):
-    """A run directory that can be reopened, and says how."""
-
-    @classmethod
-    def reopen(cls, path: Path) -> Self:
-        """Open the directory of an interrupted ablation."""
-        shutil.rmtree(path / ".work", ignore_errors=True)  # left by a killed process
-        directory = cls.__new__(cls)
-        directory._open(path)
-        return directory
+    """A run directory that says how to continue."""
 
     def _keep_partial(self) -> None:
         """Nothing: a step that was not finished is run again from its start."""

@@ -185,6 +185,7 @@ def report(
     from parity_check.ablation.files import is_ablation
     from parity_check.config.load import load_config
     from parity_check.locate.files import is_locate
+    from parity_check.training.files import is_training
     from parity_check.weight_sync.files import is_weight_sync
 
     console = _console(context, -quiet, color, None)
@@ -198,6 +199,10 @@ def report(
         from parity_check.locate import command as locating
 
         raise typer.Exit(locating.report(run, delivery, console))
+    if is_training(run):
+        from parity_check.training import command as training
+
+        raise typer.Exit(training.report(run, delivery, console))
     if is_weight_sync(run):
         from parity_check.weight_sync import command as updates
 
@@ -402,6 +407,55 @@ def weight_sync(
         return
     roles: tuple[Role, ...] = ROLES if engine is None else (engine.value,)
     raise typer.Exit(updates.weight_sync(loaded, roles, delivery, console))
+
+
+@cli.command()
+def train(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="The configuration file, or bundled:NAME."),
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run.")] = None,
+    keep_rollouts: Annotated[
+        bool, typer.Option("--keep-rollouts", help="Keep each step's tokens as traces.")
+    ] = False,
+    overlay: Overlay = None,
+    out: OutDirectory = None,
+    format: OutputFormat = Format.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = 0,
+    quiet: OnlyVerdict = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Train a few steps with each engine as the rollout backend, and compare the curves."""
+    from parity_check.comparison import command as comparison
+    from parity_check.config.load import load_config
+    from parity_check.training import arms
+    from parity_check.training import command as training
+
+    console = _console(context, verbose - quiet, color, progress)
+    if (config is None) == (resume is None):
+        raise typer.BadParameter("pass either -c or --resume", param_hint="--config")
+    if resume is not None and (overlay or out is not None):
+        raise typer.BadParameter(
+            "cannot change the configuration: drop --set and --out", param_hint="--resume"
+        )
+    file = config or Path(str(resume)) / "config.toml"
+    loaded = load_config(file, with_out(overlay, out))
+    given = read_by(file, config=loaded)
+    delivery = delivery_from(format, write, exit_zero, inconclusive, given)
+    if dry_run:
+        arms.check(loaded)
+        comparison.dry_run(arms.engines(loaded), console)
+        return
+    raise typer.Exit(
+        training.train(loaded, delivery, console, keep_rollouts=keep_rollouts, resume=resume)
+    )
 
 
 @cli.command("import")

@@ -36,6 +36,7 @@ from parity_check.recording.session import (
     tokenize_prompts,
 )
 from parity_check.report.deliver import Delivery, deliver
+from parity_check.report.document import Document
 from parity_check.report.renderers import render
 from parity_check.traces import checkpoint, manifest
 from parity_check.traces.prompts import check_clusters, read_workload
@@ -52,8 +53,14 @@ def compare(
 
     With `reference_trace`, a trace recorded earlier replaces the reference engine.
     """
-    how = judgement(config)
+    judgement(config)
     delivery.check()
+    return deliver(run_engines(config, console, reference_trace), delivery, console)
+
+
+def run_engines(config: Config, console: Console, reference_trace: Path | None = None) -> Document:
+    """The same without the delivery: everything that the run recorded is in its directory."""
+    how = judgement(config)
     stored = reference_trace is not None
     names = tuple(name for name in config.names if not (stored and name == REFERENCE))
     samplers = (REFERENCE,) if stored else config.workload.samplers()
@@ -81,7 +88,7 @@ def compare(
             live.engines.run({name: sample for name in samplers if name in names})
             evaluate = partial(_evaluate, live, run.path, samplers)
             live.engines.run(dict.fromkeys(evaluators, evaluate))
-        return _finish(run, config, delivery, console)
+        return _finish(run, config)
 
 
 def compare_on(workload: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
@@ -110,7 +117,8 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
                     for file in [_replay_of_workload(name)]
                 }
             )
-        return _finish(run, config, delivery, console)
+        shown = _finish(run, config)
+    return deliver(shown, delivery, console)
 
 
 def dry_run(config: Config, console: Console) -> None:
@@ -125,14 +133,14 @@ def dry_run(config: Config, console: Console) -> None:
     console.data(tomli_w.dumps(dump_config(config)))
 
 
-def _finish(run: RunDirectory, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Analyse a recorded run, store its report and page, and deliver the report."""
+def _finish(run: RunDirectory, config: Config) -> Document:
+    """Analyse a recorded run, and store its report and page."""
     manifest.finish(run.path)
     report = analyse(run.path, config)
     found = document(replace(report, pictures=gather(run.path, config)))
     run.write("report.json", render(found, "json"))
     run.write("report.html", render(found, "html"))
-    return deliver(found, delivery, console)
+    return found
 
 
 def _evaluate(session: Session, directory: Path, samplers: Sequence[str], engine: Engine) -> None:

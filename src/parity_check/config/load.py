@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
@@ -110,12 +110,20 @@ def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
                     tree[table][key] = str(candidate.resolve())
     updates = tree.get("weight_sync")
     if isinstance(updates, dict):
-        place = updates.setdefault("python_path", ".")
-        if _is_path(place):
-            updates["python_path"] = str(base.absolute() / place)
+        updates["python_path"] = _below(updates.get("python_path", "."), base)
         updates["weights"] = _beside(updates.get("weights", WeightSync().weights), base)
+    training = tree.get("training")
+    if isinstance(training, dict):
+        training["python_path"] = _below(training.get("python_path", "."), base)
+        arms = training.get("arms")
+        places = [(training, "prompts")]
+        places += [(arm, "weights") for arm in (arms.values() if isinstance(arms, dict) else [])]
+        for place, key in places:
+            if isinstance(place, dict) and key in place:
+                [place[key]] = _beside([place[key]], base, kind=Path.exists)
     further = tree.get("engines")
     tables = [tree.get(role) for role in ROLES]
+    tables += [training.get("trainer")] if isinstance(training, dict) else []
     for engine in [*tables, *(further.values() if isinstance(further, dict) else [])]:
         value = engine.get("python") if isinstance(engine, dict) else None
         if isinstance(engine, dict) and _is_path(value) and "/" in value:
@@ -128,12 +136,17 @@ def _is_path(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and wrong_name(value) is None
 
 
-def _beside(paths: Any, base: Path) -> Any:
-    """Checkpoints that exist, as absolute paths; anything else is rejected later."""
+def _below(path: Any, base: Path) -> Any:
+    """A directory as an absolute path; anything else is rejected later."""
+    return str(base.absolute() / path) if _is_path(path) else path
+
+
+def _beside(paths: Any, base: Path, kind: Callable[[Path], bool] = Path.is_dir) -> Any:
+    """Checkpoints or files that exist, as absolute paths; anything else is rejected later."""
     if not isinstance(paths, list):
         return paths
     return [
-        str((base / path).resolve()) if _is_path(path) and (base / path).is_dir() else path
+        str((base / path).resolve()) if _is_path(path) and kind(base / path) else path
         for path in paths
     ]
 

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from parity_check.config.engines import EngineConfig, FileName, Table
+from parity_check.config.training import Training
 from parity_check.errors import ConfigError, suggestion
 
 Role = Literal["reference", "candidate"]
@@ -175,6 +176,8 @@ class Config(Judging):
     run: RunConfig = RunConfig()
     weight_sync: WeightSync | None = None
     """Used only by `weight-sync`, which has defaults for every key."""
+    training: Training | None = None
+    """Used only by `train`."""
 
     @field_validator("engines")
     @classmethod

@@ -28,8 +28,12 @@ from parity_check.engines.probe import Probe, read_probe
 from parity_check.engines.replies import (
     Failed,
     Flying,
+    Learned,
+    Optimized,
+    Paused,
     Probed,
     Reply,
+    Rewarded,
     Row,
     Sampled,
     Scored,
@@ -46,7 +50,13 @@ from parity_check.traces.engine import EngineDescription, described, first_fault
 
 SHUTDOWN_GRACE_S = 5.0
 
-INPUT_KINDS = ("prompt_too_long", "token_out_of_vocabulary", "bad_prompt", "bad_update")
+INPUT_KINDS = (
+    "prompt_too_long",
+    "token_out_of_vocabulary",
+    "bad_prompt",
+    "bad_update",
+    "bad_reward",
+)
 WORKER = Path(__file__).parent / "worker"
 
 
@@ -70,6 +80,8 @@ class WorkerSpec:
     pauses: Pauses | None = None
     hints: Mapping[str, str] = field(default_factory=dict)
     """Hints by kind of failure; {table} is the engine's table in the configuration."""
+    table: str | None = None
+    """That table, where it is not the role's."""
 
     @property
     def devices(self) -> frozenset[str] | None:
@@ -91,7 +103,7 @@ class WorkerSpec:
 
     def hint(self, failure: str) -> str | None:
         """The hint for this kind of failure."""
-        table = self.role if self.role in ROLES else f"engines.{self.role}"
+        table = self.table or (self.role if self.role in ROLES else f"engines.{self.role}")
         found = self.hints.get(failure)
         prefix = self.python.parent.parent
         return None if found is None else found.format(table=table, prefix=prefix)
@@ -215,6 +227,41 @@ class WorkerEngine:
                     f"{len(row.token_ids)} tokens",
                 )
         return rows, self._typed("weight_sync", Updated, result)
+
+    def rollout(
+        self, requests: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> tuple[list[Flying], Paused]:
+        """One phase of rollouts; the rows of what was due, in the order of the requests."""
+        rows, result = self._bulk("rollout", Flying, requests, **parameters)
+        due = [row for request, row in zip(requests, rows, strict=True) if request["due"]]
+        for row in due:
+            if row.finish_reason is None or len(row.logprobs) != len(row.token_ids):
+                self._unusable("rollout", f"sample {row.sample_id!r} is not whole")
+        return due, self._typed("rollout", Paused, result)
+
+    def begin(self, **parameters: Any) -> None:
+        """Start training from the checkpoint's weights, with a new optimiser."""
+        self._call("begin", **parameters)
+
+    def learn(
+        self, requests: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> tuple[list[Learned], Optimized]:
+        """One step of training; the trainer's logprobs, in the order of the requests."""
+        rows, result = self._bulk("learn", Learned, requests, **parameters)
+        for request, row in zip(requests, rows, strict=True):
+            tokens = len(request["completion_token_ids"])
+            if not len(row.logprobs) == len(row.entropy) == tokens:
+                self._unusable("learn", f"sample {row.sample_id!r} is not whole")
+        return rows, self._typed("learn", Optimized, result)
+
+    def save(self, directory: Path) -> None:
+        """Write the trainer's weights as a checkpoint."""
+        self._call("save", directory=str(directory))
+
+    def reward(self, requests: Sequence[Mapping[str, Any]], **parameters: Any) -> list[float]:
+        """The rewards by the user's function, in the order of the requests."""
+        rows, _ = self._bulk("reward", Rewarded, requests, **parameters)
+        return [row.reward for row in rows]
 
     def forget(self) -> None:
         """Delete the results of finished operations, which are in the trace by now."""

@@ -92,10 +92,11 @@ class EnginePool:
     def exchange(self, spec: Spec, log_dir: Path) -> None:
         """Replace the engine of a role and close the old one. The next job starts the new one."""
         role = spec.role
-        self._end(role)
+        self.end(role)
         self.specs[role], self._log_dirs[role] = spec, log_dir
 
-    def _end(self, role: str) -> None:
+    def end(self, role: str) -> None:
+        """Close an engine, if it is running. The next job starts it again."""
         if role in self._engines:
             self._engines.pop(role).close()
 
@@ -103,7 +104,7 @@ class EnginePool:
         try:
             return job(self._engine(role))
         except ParityCheckError:
-            self._end(role)
+            self.end(role)
             raise
 
     def _loaded_first(self, jobs: Mapping[N, Job[T]]) -> list[tuple[N, Job[T]]]:
@@ -113,7 +114,7 @@ class EnginePool:
         if role not in self._engines:
             if not self.resident:
                 for other in list(self._engines):
-                    self._end(other)
+                    self.end(other)
             self._start(role)
         return self._engines[role]
 
@@ -124,7 +125,7 @@ class EnginePool:
         except EngineError as error:
             if error.kind not in DAMAGED or not self._mend(role):
                 raise
-            self._end(role)
+            self.end(role)
             self._spawn(role).load()
 
     def _spawn(self, role: str) -> Engine:

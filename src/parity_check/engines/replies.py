@@ -113,6 +113,22 @@ class Flying(Strict):
     switches: list[Count]
     finish_reason: str | None
     cached_tokens: Count
+    text: str | None = None
+
+
+class Learned(Strict):
+    """The logprobs and entropies, [tokens], of the forward pass that a gradient is of; nats."""
+
+    sample_id: str
+    logprobs: list[float]
+    entropy: list[float]
+
+
+class Rewarded(Strict):
+    """The reward of a sample."""
+
+    sample_id: str
+    reward: float
 
 
 class Texts(Strict):
@@ -165,8 +181,22 @@ class Updated(Strict):
     weights_after: WeightsInForce
 
 
+class Paused(Strict):
+    """A weight update between two phases of rollouts, in seconds: the pause, and the load in it."""
+
+    paused_s: float
+    load_s: float
+
+
+class Optimized(Strict):
+    """A step of training: its loss, and the norm of the gradient before clipping."""
+
+    loss: float
+    grad_norm: float
+
+
 Reply = Working | Succeeded | Failed
-Row = TypeVar("Row", Tokenized, Scored, Sampled, Flying)
+Row = TypeVar("Row", Tokenized, Scored, Sampled, Flying, Learned, Rewarded)
 
 
 def read_reply(line: bytes) -> Reply:

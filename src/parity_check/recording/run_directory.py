@@ -32,6 +32,14 @@ class RunDirectory:
         # Not `write`, which an interrupt may end: cleanup is not set up yet.
         write_text(self.path / "config.toml", tomli_w.dumps(config))
 
+    @classmethod
+    def reopen(cls, path: Path) -> Self:
+        """Open the directory of an interrupted run."""
+        shutil.rmtree(path / ".work", ignore_errors=True)  # left by a killed process
+        directory = cls.__new__(cls)
+        directory._open(path)
+        return directory
+
     def _open(self, shown: Path) -> None:
         self.created = datetime.now(UTC)
         self.id = shown.absolute().name

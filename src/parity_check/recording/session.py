@@ -202,7 +202,7 @@ def record_trace(
 ) -> TraceHeader:
     """Sample rollouts with one engine and write them as a trace."""
     samples = requests.generate(engine, prompts, token_ids, session.config.workload)
-    header = _header(session, engine, "decode", sampled_by=engine.spec.role)
+    header = trace_header(session, engine, "decode", sampled_by=engine.spec.role)
     written = write_trace(path, samples, header, requests.vocabulary(engine, samples))
     engine.forget()
     return written
@@ -232,7 +232,7 @@ def score_trace(
         shuffle,
         **otherwise,
     )
-    header = _header(
+    header = trace_header(
         session,
         engine,
         PATH_OF[operation],
@@ -246,7 +246,7 @@ def score_trace(
     return written
 
 
-def _header(
+def trace_header(
     session: Session,
     engine: Engine,
     path: LogprobPath,
@@ -255,6 +255,7 @@ def _header(
     sampling: dict[str, Any] | None = None,
     replayed_from: str | None = None,
 ) -> TraceHeader:
+    """The provenance of what an engine computed in this session."""
     return TraceHeader(
         run_id=session.run_id,
         created_utc=session.created_utc,

@@ -38,6 +38,16 @@ weight_sync requests {sample_id, prompt_token_ids,     out {sample_id, token_ids
             in_flight, completion_token_ids?},           switches, finish_reason, ...};
             checkpoints, update_after_tokens, mode,      {updates, preemptions,
             clear_cache, update, python_path, ...        weights_before, weights_after}
+rollout     requests {sample_id, due,                  out {sample_id, token_ids, logprobs,
+            prompt_token_ids if new}, checkpoint,       switches, text, ...} of what is due;
+            tokens, mode, clear_cache, update, ...      {paused_s, load_s}
+begin       learning_rate, betas, weight_decay         {}
+learn       requests {sample_id, prompt_token_ids,     out {sample_id, logprobs, entropy};
+            completion_token_ids, logprobs,             {loss, grad_norm}
+            advantage}, loss, epsilon_low, ...
+save        directory                                  {}
+reward      requests {sample_id, prompt, completion,   out {sample_id, reward}
+            answer}, function, python_path, timeout_s
 shutdown                                               {}
 
 `weight_sync` generates the requests in flight (with forced tokens, if a request has them). Whenever
@@ -46,10 +56,16 @@ resumes. Then it runs the other requests. `switches` are the tokens before which
 changed. At each pause `out` also gets a row for every open request, with the tokens so far and
 finish_reason null; a later row of the same sample replaces it.
 
+`rollout` loads the checkpoint, if there is one, starts the new requests, and runs until those that
+are due have ended and every other one has `tokens` more tokens. The others stay in flight; their
+rows have no tokens and finish_reason null. `begin`, `learn`, `save`, `reward`: see
+learner_engine.py.
+
 Known failures have a `kind`: vllm_not_installed, transformers_not_installed, bad_engine_args,
 wrong_family, setting_not_applied, unsupported, out_of_memory, prompt_too_long,
 token_out_of_vocabulary, replay_mismatch, load_failed, disk_full, bad_update, update_failed,
-no_device, missing_package, kv_cache_too_small; everything else is `internal`, with a traceback.
+no_device, missing_package, kv_cache_too_small, not_finite, bad_reward; everything else is
+`internal`, with a traceback.
 
 This directory runs in the engine's own interpreter (Python 3.9 and later). It uses the standard
 library and the packages of that environment, and imports nothing of parity-check.
@@ -71,6 +87,18 @@ from pathlib import Path
 from failures import WorkerFailure
 
 PROGRESS_INTERVAL_S = 0.2
+BULK = (
+    "tokenize",
+    "generate",
+    "replay",
+    "rescore",
+    "probe",
+    "weight_sync",
+    "rollout",
+    "learn",
+    "reward",
+)
+"""Operations that read requests and write a row of each."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -153,7 +181,10 @@ def run(engine, channel, command):
         return engine, {"texts": engine.decode(command["ids"])}
     if op == "weights":
         return engine, engine.weights()
-    if op not in ("tokenize", "generate", "replay", "rescore", "probe", "weight_sync"):
+    if op in ("begin", "save"):
+        getattr(engine, op)(command)
+        return engine, {}
+    if op not in BULK:
         raise WorkerFailure("internal", f"unknown operation `{op}`")
     requests = channel.requests(command["requests"])
     unit = "prompts" if op == "tokenize" else "samples"

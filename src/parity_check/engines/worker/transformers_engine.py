@@ -259,10 +259,14 @@ class TransformersEngine:
         else:
             inputs = batch_shape.padded(ids, arguments.device)
         try:
-            with self.torch.inference_mode():
+            with self.inference():
                 return self.model(**inputs, use_cache=False).logits
         except self.torch.cuda.OutOfMemoryError as error:
             raise WorkerFailure("out_of_memory", first_line(error)) from error
+
+    def inference(self):
+        """The context of a forward pass."""
+        return self.torch.inference_mode()
 
     def tensor(self, rows):
         return self.torch.tensor(rows, device=self.arguments.device)

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import effective
 import proofs
+import rollouts
 import weight_sync
 from columns import logprob_columns
 from effective import plain
@@ -145,7 +146,7 @@ class VllmEngine:
                 f"{wanted.upper()} was requested",
             )
         self.tokenizer = self.llm.get_tokenizer()
-        self._counter = 0
+        self._counter, self._rollouts = 0, None
         self.check_platform()
         self.check_capacity("the self-check of the settings", 2 * proofs.STEPS)
         started = time.perf_counter()
@@ -377,6 +378,11 @@ class VllmEngine:
     def weight_sync(self, requests, command, output):
         self.check_tokens(requests, command["max_tokens"])
         return weight_sync.Scenario(self, command, output).run(requests)
+
+    def rollout(self, requests, command, output):
+        if self._rollouts is None:
+            self._rollouts = rollouts.Rollouts(self, command)
+        return self._rollouts.run(requests, command, output)
 
     def check_rescore(self, sampling):
         """Reject a rescore whose prompt logprobs would have a different meaning."""

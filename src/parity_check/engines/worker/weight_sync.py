@@ -64,6 +64,33 @@ class PausedScheduler:
         self.core.resume_scheduler()
 
 
+def boundary(engine, command):
+    """How the engine is stopped for an update."""
+    if engine.family == "v0":
+        return StepBoundary(engine)
+    return PausedScheduler(engine, command["mode"], command["clear_cache"])
+
+
+def load(engine, checkpoint, command):
+    """Load a checkpoint in place; return the name of the function that did it."""
+    [loader, *_] = engine.llm.collective_rpc(
+        "parity_check_update", args=(checkpoint, command["update"], command["python_path"])
+    )
+    return loader
+
+
+def check_function(engine, command):
+    """Reject a function of the user that cannot be called."""
+    function, directory = command["update"], command["python_path"]
+    if function is None:
+        return
+    [reason, *_] = engine.llm.collective_rpc("parity_check_find_update", args=(function, directory))
+    if reason:
+        raise WorkerFailure(
+            "bad_update", f"weight_sync.update: cannot use {function}: {one_line(reason)}"
+        )
+
+
 class Watch:
     """Records what the scheduler does: cache resets with their results, and preemptions."""
 
@@ -95,12 +122,31 @@ class Watch:
 class InFlight:
     """Requests in flight: their tokens so far, and the tokens at which the weights changed."""
 
-    def __init__(self, engine, requests, params, output):
+    def __init__(self, engine, output):
         self._engine, self._output = engine, output
-        self._results = {}
-        self._open = engine.admit(requests, params)
-        self.switches = {request["sample_id"]: [] for request in requests}
-        self._marks = dict.fromkeys(self.switches, 0)
+        self._results, self._open, self.switches, self._marks = {}, {}, {}, {}
+
+    def add(self, requests, **parameters):
+        """Start requests; one with `completion_token_ids` is forced to them."""
+        params = [self._params(request, parameters) for request in requests]
+        self._open.update(self._engine.admit(requests, params))
+        for request in requests:
+            self.switches[request["sample_id"]] = []
+            self._marks[request["sample_id"]] = 0
+
+    def _params(self, request, parameters):
+        from vllm.sampling_params import RequestOutputKind
+
+        forced = request.get("completion_token_ids")
+        params = self._engine.sampling_params(
+            max_tokens=len(forced) if forced else parameters["max_tokens"],
+            ignore_eos=parameters["ignore_eos"],
+            logprobs=0,
+            extra_args={FORCED: forced} if forced else None,
+            **parameters["sampling"],
+        )
+        params.output_kind = RequestOutputKind.CUMULATIVE
+        return params
 
     def __bool__(self):
         return bool(self._open)
@@ -112,7 +158,7 @@ class InFlight:
                 continue
             self._results[result.request_id] = result
             if result.finished:
-                self._write(self._open.pop(result.request_id), result)
+                self._write(self._open.pop(result.request_id), self._results.pop(result.request_id))
         self._output.tick()
 
     def drain(self):
@@ -175,15 +221,11 @@ class Scenario:
 
     def __init__(self, engine, command, output):
         self._engine, self._command, self._output = engine, command, output
-        self._boundary = (
-            StepBoundary(engine)
-            if engine.family == "v0"
-            else PausedScheduler(engine, command["mode"], command["clear_cache"])
-        )
+        self._boundary = boundary(engine, command)
         self._updates = []
 
     def run(self, requests):
-        self._check_function()
+        check_function(self._engine, self._command)
         before = weights(self._engine)
         in_flight = [request for request in requests if request["in_flight"]]
         with Watch(self._boundary) as watch:
@@ -204,21 +246,14 @@ class Scenario:
         }
 
     def _start(self, requests):
-        return InFlight(self._engine, requests, [self._params(r) for r in requests], self._output)
-
-    def _params(self, request):
-        from vllm.sampling_params import RequestOutputKind
-
-        forced = request.get("completion_token_ids")
-        params = self._engine.sampling_params(
-            max_tokens=len(forced) if forced else self._command["max_tokens"],
+        flight = InFlight(self._engine, self._output)
+        flight.add(
+            requests,
+            max_tokens=self._command["max_tokens"],
             ignore_eos=True,
-            logprobs=0,
-            extra_args={FORCED: forced} if forced else None,
-            **self._command["sampling"],
+            sampling=self._command["sampling"],
         )
-        params.output_kind = RequestOutputKind.CUMULATIVE
-        return params
+        return flight
 
     def _update(self, flight, checkpoint, watch, before):
         resets, preemptions = len(watch.resets), watch.preemptions
@@ -229,10 +264,7 @@ class Scenario:
         tokens = flight.tokens()
         flight.note()
         try:
-            [loader, *_] = self._engine.llm.collective_rpc(
-                "parity_check_update",
-                args=(checkpoint, self._command["update"], self._command["python_path"]),
-            )
+            loader = load(self._engine, checkpoint, self._command)
         except Exception as error:
             raise self._failed(error, before) from error
         loaded = time.perf_counter()
@@ -252,18 +284,6 @@ class Scenario:
                 "paused_s": round(time.perf_counter() - started, 4),
             }
         )
-
-    def _check_function(self):
-        function, directory = self._command["update"], self._command["python_path"]
-        if function is None:
-            return
-        [reason, *_] = self._engine.llm.collective_rpc(
-            "parity_check_find_update", args=(function, directory)
-        )
-        if reason:
-            raise WorkerFailure(
-                "bad_update", f"weight_sync.update: cannot use {function}: {one_line(reason)}"
-            )
 
     def _failed(self, error, before):
         """The failure of an update that raised, with the state of the model."""

@@ -1,0 +1,133 @@
+"""The arms of a training comparison: which engine each has, and with what settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from parity_check.config.load import dump_config, parse_config
+from parity_check.config.models import Config
+from parity_check.config.training import FIRST, TRAINER, Arm, Training
+from parity_check.engines.kinds import configured_engine
+from parity_check.engines.pauses import IN_PROCESS
+from parity_check.errors import ConfigError
+
+NEUTRAL = {
+    "top_p": 1.0,
+    "top_k": -1,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+SOURCE = "training"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training run: an arm with a seed."""
+
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}, seed {self.seed}"
+
+
+def training_of(config: Config) -> Training:
+    """The tables [training]. Raises ConfigError."""
+    if config.training is None:
+        raise ConfigError(
+            "the configuration has no table [training]",
+            hint="`parity-check init training-curves` writes one",
+        )
+    return config.training
+
+
+def arms(config: Config) -> dict[str, Arm]:
+    """All arms, the reference first."""
+    training = training_of(config)
+    return {FIRST: Arm(engine=FIRST), **training.arms}
+
+
+def runs(config: Config) -> tuple[Run, ...]:
+    """Every run: the reference with each seed, the other arms with the first."""
+    training = training_of(config)
+    first = [Run(FIRST, seed) for seed in training.seeds]
+    return (*first, *(Run(name, training.seeds[0]) for name in training.arms))
+
+
+def lag_of(arm: Arm, training: Training) -> int:
+    """How many updates land while a sequence of this arm is under way."""
+    return training.lag if arm.lag is None else arm.lag
+
+
+def engines(config: Config) -> Config:
+    """The configuration with an engine for each arm, and the trainer; the reference in its place.
+
+    Raises ConfigError for an engine that cannot be an arm.
+    """
+    training = training_of(config)
+    tree = dump_config(config)
+    tables: dict[str, Any] = {}
+    for name, arm in arms(config).items():
+        can = configured_engine(arm.engine, config).can
+        if not (can.samples and can.updates_weights):
+            raise ConfigError(
+                f"training.arms.{name}: {arm.engine} is {can.noun}, whose weights parity-check "
+                "cannot update",
+                hint="an arm is a vLLM engine that parity-check starts",
+            )
+        table = dump_config(config.model_copy(update={"reference": config.engine(arm.engine)}))
+        table = table["reference"]
+        table["settings"] = {**table["settings"], **arm.settings}
+        table["engine_args"] = {**table["engine_args"], **arm.engine_args}
+        table["env"] = {**IN_PROCESS, **table["env"]}
+        tables[name] = table
+    tree["reference"] = tables.pop(FIRST)
+    trainer = training.trainer.model_dump(mode="json", exclude_none=True)
+    tree["engines"] = {**tables, TRAINER: trainer}
+    return parse_config(tree, source=SOURCE)
+
+
+def seeded(config: Config, seed: int) -> Config:
+    """The same with the engines' seed; prompts stay those of `workload.seed`."""
+    return config.model_copy(update={"workload": config.workload.model_copy(update={"seed": seed})})
+
+
+def one_shot(config: Config) -> Config:
+    """The same arms as engines of one comparison."""
+    whole = engines(config)
+    names = list(training_of(config).arms)
+    further = {name: table for name, table in whole.engines.items() if name in names}
+    candidate = further.pop(names[0])
+    return whole.model_copy(update={"candidate": candidate, "engines": further, "training": None})
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError for arms and a trainer that cannot be trained together."""
+    training = training_of(config)
+    workload = config.workload
+    changed = [name for name, value in NEUTRAL.items() if getattr(workload, name) != value]
+    if changed:
+        raise ConfigError(
+            f"training: workload.{changed[0]} shapes what the engines sample, and the trainer's "
+            "loss does not apply it"
+        )
+    if workload.temperature == 0:
+        raise ConfigError("training: workload.temperature = 0 leaves nothing to learn from")
+    own = getattr(training.trainer, "transformers", None)
+    if own is not None and not own.temperature and workload.temperature != 1.0:
+        raise ConfigError(
+            f"training.trainer: its logits are not divided by a temperature, and the engines "
+            f"sample at {workload.temperature:g}",
+            hint="set temperature = true in [training.trainer.transformers]",
+        )
+    for name, arm in arms(config).items():
+        lag = lag_of(arm, training)
+        if lag >= workload.max_tokens:
+            raise ConfigError(
+                f"training.arms.{name}: {lag} updates cannot land in a sequence of "
+                f"{workload.max_tokens} tokens"
+            )

@@ -1,0 +1,66 @@
+"""The content of a training comparison's training.json, and how to read it back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from parity_check.comparison.report import EngineReport
+from parity_check.config.training import FIRST
+from parity_check.report.document import Head
+from parity_check.report.record import Record, opening
+from parity_check.training.curves import Step
+from parity_check.training.report import ArmReport, Result, TrainingReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRecord(Record):
+    """`arms` begins with the reference; `steps` has a row for each step of each run."""
+
+    kind: Literal["train"]
+    trainer: EngineReport
+    arms: tuple[ArmReport, ...]
+    wanted: int
+    results: tuple[Result, ...]
+    steps: tuple[Step, ...]
+    notices: tuple[str, ...]
+    artifacts: tuple[str, ...]
+
+
+def record(report: TrainingReport) -> TrainingRecord:
+    """The content of training.json."""
+    return TrainingRecord(
+        **opening(report.head, report.verdict, report.exit_code),
+        trainer=report.trainer,
+        arms=report.arms,
+        wanted=report.wanted,
+        results=report.results,
+        steps=report.steps,
+        notices=report.notices,
+        artifacts=report.artifacts,
+    )
+
+
+def read(tree: Any) -> TrainingReport:
+    """A stored report. Raises ValueError for anything else."""
+    if not isinstance(tree, dict) or tree.get("kind") != "train":
+        raise ValueError("not of this kind")
+    found = TypeAdapter(TrainingRecord).validate_python(tree)
+    names = [arm.name for arm in found.arms]
+    if names[:1] != [FIRST] or len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError("its arms are not a reference and others")
+    report = TrainingReport(
+        head=Head.of(found, found.kind),
+        trainer=found.trainer,
+        arms=found.arms,
+        wanted=found.wanted,
+        results=found.results,
+        steps=found.steps,
+        notices=found.notices,
+        artifacts=found.artifacts,
+    )
+    if "name" not in found.model or report.verdict != found.verdict:
+        raise ValueError("its verdict does not fit its results")
+    return report
