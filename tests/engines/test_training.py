@@ -357,12 +357,14 @@ def test_the_clip_rate_is_the_one_that_compare_counts(
     trained: tuple[Path, dict[str, Any], str],
 ) -> None:
     run, report, _ = trained
-    place = run / "rollouts" / "initial-1"
+    place = run / "rollouts" / "reference-1"
     done = call_cli(
         "compare", place / LAST, place / LAST.replace(".", "-trainer."), "--format", "json",
         "--set", "objective.kind=gspo-pipelinerl", cwd=run,
     )  # fmt: skip
-    step = next(s for s in report["steps"] if (s["arm"], s["step"]) == ("initial", 3))
+    step = next(
+        s for s in report["steps"] if (s["arm"], s["step"]) == ("reference", 3) and s["seed"] == 1
+    )
     numbers = {m["name"]: m["value"] for m in json.loads(done.stdout)["metrics"]}
     assert objective_of(Training(trainer=FAKE)) == OBJECTIVES["gspo-pipelinerl"]
     assert step["clip_rate"] == pytest.approx(numbers["clip_fraction"], abs=1e-12)

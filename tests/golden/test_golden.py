@@ -31,6 +31,7 @@ IN_JSON = (
     "weight-sync-stale",
     "locate-module",
     "logs",
+    "training-parity",
 )
 IN_OTHERS = (
     "parity",
@@ -40,6 +41,7 @@ IN_OTHERS = (
     "weight-sync-stale",
     "locate-module",
     "logs",
+    "training-story",
 )
 """Every report is kept as text."""
 TERMINAL = 100

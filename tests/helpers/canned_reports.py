@@ -12,6 +12,7 @@ from helpers.canned_ablation import write_ablation
 from helpers.canned_logs import logs_report
 from helpers.canned_matrix import write_matrix
 from helpers.canned_probes import LOCATED
+from helpers.canned_training import TRAINED
 from helpers.canned_updates import UPDATES
 from parity_check.ablation.analyse import analyse_ablation
 from parity_check.ablation.document import document as ablation_document
@@ -23,6 +24,8 @@ from parity_check.locate.document import document as locate_document
 from parity_check.locate.report import LocateReport
 from parity_check.logs.document import document as logs_document
 from parity_check.report.document import Document
+from parity_check.training.document import document as training_document
+from parity_check.training.report import TrainingReport
 from parity_check.weight_sync.document import document as weight_sync_document
 from parity_check.weight_sync.report import WeightSyncReport
 
@@ -54,6 +57,10 @@ def locate(report: LocateReport, directory: Path) -> Document:
     return locate_document(report)
 
 
+def training(report: TrainingReport, directory: Path) -> Document:
+    return training_document(report)
+
+
 REPORTS: dict[str, Callable[[Path], Document]] = {
     **{name: partial(of_two, canned) for name, canned in CANNED.items()},
     "three-engines": of_three,
@@ -61,6 +68,7 @@ REPORTS: dict[str, Callable[[Path], Document]] = {
     "logs": lambda directory: logs_document(logs_report(directory)),
     **{f"weight-sync-{name}": partial(weight_sync, report) for name, report in UPDATES.items()},
     **{f"locate-{name}": partial(locate, report) for name, report in LOCATED.items()},
+    **{f"training-{name}": partial(training, report) for name, report in TRAINED.items()},
 }
 """Each makes its report in an empty directory."""
 KINDS = {
@@ -69,5 +77,6 @@ KINDS = {
     "weight_sync": "weight-sync-stale",
     "locate": "locate-module",
     "logs": "logs",
+    "training": "training-story",
 }
 """One report of each kind, by the kind's package."""

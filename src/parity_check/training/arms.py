@@ -96,13 +96,16 @@ def seeded(config: Config, seed: int) -> Config:
     return config.model_copy(update={"workload": config.workload.model_copy(update={"seed": seed})})
 
 
-def one_shot(config: Config) -> Config:
-    """The same arms as engines of one comparison."""
-    whole = engines(config)
-    names = list(training_of(config).arms)
-    further = {name: table for name, table in whole.engines.items() if name in names}
-    candidate = further.pop(names[0])
-    return whole.model_copy(update={"candidate": candidate, "engines": further, "training": None})
+def one_shot(config: Config, engines: Config, arm: str) -> Config:
+    """The comparison of one arm's engine with the reference; `engines` is of `engines`."""
+    return config.model_copy(
+        update={
+            "reference": engines.reference,
+            "candidate": engines.engines[arm],
+            "engines": {},
+            "training": None,
+        }
+    )
 
 
 def check(config: Config) -> None:

@@ -11,7 +11,6 @@ from typing import cast
 from parity_check import __version__
 from parity_check.comparison import command as comparison
 from parity_check.comparison.analyse import engine_report
-from parity_check.comparison.record import ComparisonRecord
 from parity_check.comparison.report import EngineReport
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
@@ -37,7 +36,7 @@ from parity_check.training.document import document
 from parity_check.training.judge import judge
 from parity_check.training.notices import notices
 from parity_check.training.record import read
-from parity_check.training.report import ArmReport, TrainingReport, overall
+from parity_check.training.report import ArmReport, TrainingReport
 from parity_check.training.rollouts import keep
 from parity_check.training.task import Problem, problems
 
@@ -230,22 +229,20 @@ class _Clock:
 
 
 def _compared(work: _Work) -> dict[str, Verdict]:
-    """The verdict of the one-shot comparison of each arm with the reference."""
-    directory = work.directory.path / files.COMPARED
-    config = arms.one_shot(work.config)
-    config = config.model_copy(
-        update={"run": config.run.model_copy(update={"out": str(directory)})}
-    )
-    document = comparison.run_engines(config, work.console)
-    found = cast("ComparisonRecord", document.record)
-    first = next(iter(work.training.arms))
-    verdicts: dict[str, list[Verdict]] = {}
-    for gate in found.gates:
-        for name in {gate.sampled_by, gate.evaluated_by} - {FIRST}:
-            if FIRST in (gate.sampled_by, gate.evaluated_by):
-                arm = first if name == "candidate" else name
-                verdicts.setdefault(arm, []).append(gate.verdict)
-    return {name: overall(each) for name, each in verdicts.items()}
+    """The verdict of the one-shot comparison of each arm's engine with the reference."""
+    verdicts: dict[str, Verdict] = {}
+    known: dict[str, Verdict] = {}
+    for arm in work.training.arms:
+        config = arms.one_shot(work.config, work.engines, arm)
+        engine = config.candidate.model_dump_json()
+        if engine not in known:  # arms may differ in their lag alone
+            out = str(work.directory.path / files.COMPARED / arm)
+            config = config.model_copy(update={"run": config.run.model_copy(update={"out": out})})
+            work.console.say(f"comparing {arm} with the reference")
+            found = comparison.run_engines(config, work.console).verdict
+            known[engine] = found or "inconclusive"
+        verdicts[arm] = known[engine]
+    return verdicts
 
 
 def _report(

@@ -32,19 +32,19 @@ class Curve:
 
 CURVES = (
     Curve(
-        "clip_rate", "clip rate", "share", "judged", 0.01,
+        "clip_rate", "clip rate", "share", "judged", 0.05,
         "share outside the band [1 − ε_low, 1 + ε_high], whatever the advantage; the mean of each "
         "sequence's share (PipelineRL clamp_log_ratio_new_old_indicator)",
     ),
     Curve(
-        "k3_kl", "k3 KL, trainer over rollout", "nats", "judged", 1e-4,
+        "k3_kl", "k3 KL", "nats", "judged", 1e-4,
         "mean e^Δ − 1 − Δ, Δ = trainer − rollout (PipelineRL kl_new_old)",
     ),
     Curve(
-        "entropy", "entropy", "nats", "judged", 0.005,
+        "entropy", "entropy", "nats", "judged", 0.01,
         "mean entropy of the trainer's distribution at the sampled tokens",
     ),
-    Curve("reward", "reward", "1", "if resolved", 0.02, "mean reward of the step's samples"),
+    Curve("reward", "reward", "1", "if resolved", 0.05, "mean reward of the step's samples"),
     Curve(
         "mean_ratio", "mean importance ratio", "ratio", "shown", 0.0,
         "mean e^Δ over tokens (PipelineRL ratio_new_old)",

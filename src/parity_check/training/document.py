@@ -44,11 +44,9 @@ LEGEND = (
     "An arm is inside (parity) if the whole interval is within the limit: a multiple of the "
     "reference's own band, and at least the smallest distance that matters.",
 )
-EXPLAINED = {
-    ("parity", "drift"): "`compare` changes no weights: it does not see lag, nor the way in which "
-    "new weights arrive.",
-    ("drift", "parity"): "The drift is there, and too small to move these curves in so few steps.",
-}
+UPDATES_UNSEEN = "`compare` changes no weights: it does not see lag, nor how new weights arrive."
+TOO_SMALL = "The drift is there, and too small to move these curves in so few steps."
+UNDECIDED = "One of the two had too little data to decide."
 
 
 def document(report: TrainingReport) -> Document:
@@ -65,7 +63,7 @@ def document(report: TrainingReport) -> Document:
         sections=(
             Section("compared", "What was trained", tuple(_compared(report))),
             Section("curves", "Curves", tuple(_curves(report)), early=True),
-            Section("rungs", "What each arm changes", tuple(_rungs(report))),
+            Section("rungs", "Arm by arm", tuple(_rungs(report))),
             Section("agreement", "One-shot comparison", tuple(_agreement(report))),
             Section("checks", "Checks", (Checks("every check", checks, every=False),), early=True),
             Section("time", "Time", (_time(report),)),
@@ -245,28 +243,36 @@ def _lag_shares(report: TrainingReport, arm: str) -> Floats:
 
 
 def _rungs(report: TrainingReport) -> Iterator[Block]:
+    """With more than two arms: what each of them removes of the distance of the one before."""
+    arms = [arm for arm in report.others if _has(report, arm.name)]
+    if len(arms) < 3:
+        return
     judged = [curve for curve in CURVES if curve.judging == "judged"]
     columns = (
         Column("arm"),
-        *(Column(f"distance in {curve.label}", "right") for curve in judged),
+        *(
+            Column(f"{what}{curve.label}", "right")
+            for curve in judged
+            for what in ("distance in ", "removes of ")
+        ),
         Column("verdict"),
     )
-    rows = tuple(
-        Row(
-            (
-                arm.name,
-                *(
-                    _signed(curve, found.value)
-                    for curve in judged
-                    if (found := report.result(arm.name, curve.name).distance) is not None
-                ),
-                Judged(report.verdict_of(arm)),
-            )
-        )
-        for arm in report.others
-        if _has(report, arm.name)
-    )
-    yield Table("Mean distance to the reference, arm by arm", columns, rows)
+    rows = []
+    for place, arm in enumerate(arms):
+        cells: list[str] = []
+        for curve in judged:
+            own = _distance(report, arm, curve)
+            before = _distance(report, arms[place - 1], curve) if place else None
+            removed = "–" if before is None else _signed(curve, abs(before) - abs(own))
+            cells += [_signed(curve, own), removed]
+        rows.append(Row((arm.name, *cells, Judged(report.verdict_of(arm)))))
+    yield Table("What each arm removes of the distance of the arm before it", columns, tuple(rows))
+
+
+def _distance(report: TrainingReport, arm: ArmReport, curve: Curve) -> float:
+    found = report.result(arm.name, curve.name).distance
+    assert found is not None
+    return found.value
 
 
 def _agreement(report: TrainingReport) -> Iterator[Block]:
@@ -280,7 +286,7 @@ def _agreement(report: TrainingReport) -> Iterator[Block]:
         assert arm.compared is not None
         trained = report.verdict_of(arm)
         agree = arm.compared == trained
-        why = "" if agree else EXPLAINED.get((arm.compared, trained), "")
+        why = "" if agree else _why(arm, trained, report.arms[0])
         rows.append(
             Row(
                 (arm.name, Judged(arm.compared), Judged(trained), "yes" if agree else "no", why),
@@ -288,6 +294,18 @@ def _agreement(report: TrainingReport) -> Iterator[Block]:
             )
         )
     yield Table("The verdict of `compare` on the same engines", columns, tuple(rows))
+
+
+def _why(arm: ArmReport, trained: Verdict, reference: ArmReport) -> str:
+    """What is known of a disagreement."""
+    if "inconclusive" in (arm.compared, trained):
+        return UNDECIDED
+    if arm.compared == "drift":
+        return TOO_SMALL
+    same = (arm.lag, arm.mode, arm.clear_cache) == (
+        reference.lag, reference.mode, reference.clear_cache,
+    )  # fmt: skip
+    return "" if same else UPDATES_UNSEEN
 
 
 def _time(report: TrainingReport) -> Table:

@@ -45,7 +45,11 @@ def keep(
         place / f"step-{step:04d}-{TRAINER}.parquet",
         scored,
         trace_header(
-            session, learner, "prefill", sampled_by=run.arm, replayed_from=written.token_digest
+            session,
+            learner,
+            learner.description.evaluates_by,
+            sampled_by=run.arm,
+            replayed_from=written.token_digest,
         ),
         texts,
     )

@@ -12,8 +12,8 @@ A byte-level "language model": the logits of the next of 256 tokens are a hash o
     fault = {op = "replay", after = 3, how = "crash"}
                           at the given operation, after so many samples: crash (SIGKILL), exit,
                           hang, hold_the_gil, out_of_memory, or an exception
-                          (op: load, tokenize, decode, generate, replay, rescore, weight_sync;
-                          the last counts pauses)
+                          (op: load, tokenize, decode, generate, replay, rescore, rollout, learn,
+                          weight_sync; the last counts pauses), or not_finite: as a trainer says
     update_fault = "skips"
                           what goes wrong with a weight update: see fake_weight_sync.py
 """
@@ -100,6 +100,7 @@ class FakeEngine:
         self.body = self.head = Path(self.arguments["model"] or BUNDLED).name
         self.parameters = {"body": self.body, "lm_head": self.head}
         self.cache = {}
+        self.rollouts = self.learner = None
         self.fault("load", 0)
 
     def describe(self):
@@ -144,6 +145,8 @@ class FakeEngine:
             ctypes.PyDLL(None).sleep(3600)
         if how == "out_of_memory":
             raise MemoryError("injected")
+        if how == "not_finite":
+            raise WorkerFailure("not_finite", "the loss is nan and the norm of its gradient nan")
         raise RuntimeError(how)
 
     def tokenize(self, requests, command, output):
@@ -273,6 +276,33 @@ class FakeEngine:
 
     def rescore(self, requests, command, output):
         self.replay(requests, command, output, op="rescore")
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def rollout(self, requests, command, output):
+        from fake_training import FakeRollouts
+
+        if self.rollouts is None:
+            self.rollouts = FakeRollouts(self)
+        return self.rollouts.run(requests, command, output)
+
+    def begin(self, command):
+        from fake_training import FakeLearner
+
+        self.learner = FakeLearner(self)
+
+    def learn(self, requests, command, output):
+        return self.learner.learn(requests, command, output)
+
+    def save(self, command):
+        from fake_training import save
+
+        save(command)
+
+    def reward(self, requests, command, output):
+        from fake_training import reward
+
+        reward(requests, command, output)
 
 
 FAKE_DEFAULTS = {
