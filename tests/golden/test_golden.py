@@ -31,7 +31,7 @@ IN_JSON = (
     "weight-sync-stale",
     "locate-module",
     "logs",
-    "training-parity",
+    "training-story",
 )
 IN_OTHERS = (
     "parity",

@@ -110,7 +110,7 @@ def a_report(
     every = tuple(steps())
     return TrainingReport(
         head=Head(
-            kind="train",
+            kind="training",
             run_id="20260101-000000-abcd",
             created_utc="2026-01-01T00:00:00+00:00",
             command="parity-check train -c training-curves.toml",

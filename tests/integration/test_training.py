@@ -128,8 +128,9 @@ def test_the_arms_are_compared_once_too(tmp_path: Path) -> None:
     assert compared["initial"] == "drift"
     assert compared["reference"] is None
     assert compared["fixed"] in ("parity", "inconclusive")
-    [run] = (only_run(tmp_path) / "compare").iterdir()
-    assert (run / "report.json").is_file()
+    found = only_run(tmp_path) / "compare"
+    assert len(list(found.glob("initial/*/report.json"))) == 1
+    assert len(list(found.glob("fixed/*/report.json"))) == 1
 
 
 def test_at_temperature_1_raw_logprobs_are_no_fault(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from parity_check.report.record import Record
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Kind = Literal["comparison", "ablation", "weight-sync", "locate", "logs", "train"]
+Kind = Literal["comparison", "ablation", "weight-sync", "locate", "logs", "training"]
 Outcome = Literal["pass", "fail", "not reached", "unknown"]
 
 MARKS: Mapping[Verdict, str] = {"parity": "✓", "drift": "✗", "inconclusive": "?"}

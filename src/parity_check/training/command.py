@@ -69,7 +69,7 @@ def train(
 def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
     """Render a finished run again. Raises InputError."""
     delivery.check()
-    shown = stored(directory / files.REPORT, "train", lambda tree: document(read(tree)))
+    shown = stored(directory / files.REPORT, "training", lambda tree: document(read(tree)))
     return deliver(shown, delivery, console)
 
 
@@ -259,7 +259,7 @@ def _report(
     known = arms.arms(work.config)
     return TrainingReport(
         head=Head(
-            kind="train",
+            kind="training",
             run_id=live.run_id,
             created_utc=live.created_utc,
             command=provenance.command_line(),

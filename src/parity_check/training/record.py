@@ -19,7 +19,7 @@ from parity_check.training.report import ArmReport, Result, TrainingReport
 class TrainingRecord(Record):
     """`arms` begins with the reference; `steps` has a row for each step of each run."""
 
-    kind: Literal["train"]
+    kind: Literal["training"]
     trainer: EngineReport
     arms: tuple[ArmReport, ...]
     wanted: int
@@ -45,7 +45,7 @@ def record(report: TrainingReport) -> TrainingRecord:
 
 def read(tree: Any) -> TrainingReport:
     """A stored report. Raises ValueError for anything else."""
-    if not isinstance(tree, dict) or tree.get("kind") != "train":
+    if not isinstance(tree, dict) or tree.get("kind") != "training":
         raise ValueError("not of this kind")
     found = TypeAdapter(TrainingRecord).validate_python(tree)
     names = [arm.name for arm in found.arms]
