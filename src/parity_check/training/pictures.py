@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 STYLES: tuple[tuple[str, str | tuple[int, tuple[int, ...]]], ...] = (
     ("bad", (0, (5, 2))),
     ("good", "-"),
-    ("data", (0, (1, 1))),
-    ("heat-5", (0, (6, 2, 1, 2))),
-    ("heat-3", (0, (3, 1))),
-    ("candidate", (0, (8, 2))),
+    ("muted", (0, (1, 1))),
+    ("candidate", (0, (6, 2, 1, 2))),
+    ("ink", (0, (3, 1))),
+    ("heat-5", (0, (8, 2))),
 )
 """Colour and line of the arms behind the reference: the first red, the last green."""
+REFERENCE = "data"
+"""Its colour, blue."""
 
 
 def style_of(place: int, arms: int) -> tuple[str, str | tuple[int, tuple[int, ...]]]:
@@ -42,9 +44,9 @@ def curve(
     mean = reference.mean(axis=0)
     axes.fill_between(
         steps, mean - half_width, mean + half_width,
-        color=COLOURS["reference"], alpha=0.18, linewidth=0, label="reference, band of its seeds",
+        color=COLOURS[REFERENCE], alpha=0.18, linewidth=0, label="reference, band of its seeds",
     )  # fmt: skip
-    axes.plot(steps, mean, color=COLOURS["reference"], label="reference")
+    axes.plot(steps, mean, color=COLOURS[REFERENCE], label="reference")
     for place, (name, values) in enumerate(arms.items()):
         colour, line = style_of(place, len(arms))
         axes.plot(
@@ -52,6 +54,7 @@ def curve(
             color=COLOURS[colour], linestyle=line, label=name,
         )  # fmt: skip
     axes.set(xlabel="step", ylabel=label)
+    axes.locator_params(axis="x", integer=True)
     axes.figure.subplots_adjust(left=0.2, top=0.82)
     _legend(axes)
 
@@ -60,7 +63,7 @@ def lags(axes: Axes, shares: Mapping[str, Floats]) -> None:
     """Share of the tokens at each lag, over all steps; `shares` by arm, [lags]."""
     width = 0.8 / len(shares)
     for place, (name, values) in enumerate(shares.items()):
-        colour = "reference" if place == 0 else style_of(place - 1, len(shares) - 1)[0]
+        colour = REFERENCE if place == 0 else style_of(place - 1, len(shares) - 1)[0]
         axes.bar(
             np.arange(len(values)) + (place - (len(shares) - 1) / 2) * width, values, width,
             color=COLOURS[colour], label=name,

