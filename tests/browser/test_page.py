@@ -12,9 +12,11 @@ from browser.support import chromium, opened
 from helpers.canned import CANNED, HOSTILE, Canned, write_run
 from helpers.canned_ablation import write_ablation
 from helpers.canned_matrix import write_matrix
+from helpers.canned_training import TRAINED
 from helpers.canned_updates import UPDATES
 from helpers.support import call_cli
 from parity_check.report.renderers import render
+from parity_check.training.document import document as training_document
 from parity_check.weight_sync.document import document
 
 PAGES: dict[str, Canned] = {**CANNED, "hostile": HOSTILE}
@@ -154,6 +156,20 @@ def test_the_page_of_a_weight_update(browser: Browser, tmp_path: Path, width: in
         assert found.requests == [page.as_uri()]
         names = found.page.locator(".drawing").evaluate_all("all => all.map(e => e.id)")
         assert names == ["picture-version", "picture-distance"]
+        assert found.overflow() <= 0
+        assert found.faults() == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_a_training_comparison(browser: Browser, tmp_path: Path, width: int) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(render(training_document(TRAINED["story"]), "html"), encoding="utf-8")
+    with opened(browser, page, width) as found:
+        assert found.complaints == []
+        assert found.requests == [page.as_uri()]
+        names = found.page.locator(".drawing").evaluate_all("all => all.map(e => e.id)")
+        assert names == ["picture-curves"]
+        assert found.page.locator("#picture-curves svg.plot").count() == 6
         assert found.overflow() <= 0
         assert found.faults() == []
 

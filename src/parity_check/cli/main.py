@@ -512,7 +512,10 @@ def logs(
 def init(
     context: typer.Context,
     example: Annotated[
-        str, typer.Argument(help="quickstart, v0-to-v1, trainer, endpoint or weight-sync.")
+        str,
+        typer.Argument(
+            help="quickstart, v0-to-v1, trainer, endpoint, weight-sync, training-curves or training-rungs."
+        ),
     ] = "quickstart",
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path(
         "parity.toml"

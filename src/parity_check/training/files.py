@@ -43,13 +43,17 @@ def add_step(directory: Path, run: Run, step: Step) -> None:
 
 
 def stored_steps(directory: Path, run: Run) -> list[Step]:
-    """The steps of a run so far. Raises InputError for a damaged file."""
+    """The steps of a run so far, without a last line that a killed process did not finish.
+
+    Raises InputError for a damaged file.
+    """
     path = directory / steps_name(run)
     if not path.is_file():
         return []
     kind = TypeAdapter(Step)
     try:
-        return [kind.validate_json(line) for line in path.read_bytes().splitlines()]
+        whole_lines = path.read_bytes().rpartition(b"\n")[0].splitlines()
+        return [kind.validate_json(line) for line in whole_lines]
     except ValidationError:
         raise InputError(
             f"{path}: not the steps of a training run", hint="remove it, and resume again"
