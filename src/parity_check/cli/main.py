@@ -514,7 +514,8 @@ def init(
     example: Annotated[
         str,
         typer.Argument(
-            help="quickstart, v0-to-v1, trainer, endpoint, weight-sync, training-curves or training-rungs."
+            help="quickstart, v0-to-v1, trainer, endpoint, weight-sync, training-curves or "
+            "training-rungs."
         ),
     ] = "quickstart",
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path(
