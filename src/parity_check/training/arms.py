@@ -79,8 +79,7 @@ def engines(config: Config) -> Config:
                 "cannot update",
                 hint="an arm is a vLLM engine that parity-check starts",
             )
-        table = dump_config(config.model_copy(update={"reference": config.engine(arm.engine)}))
-        table = table["reference"]
+        table = config.engine(arm.engine).model_dump(mode="json", exclude_none=True)
         table["settings"] = {**table["settings"], **arm.settings}
         table["engine_args"] = {**table["engine_args"], **arm.engine_args}
         table["env"] = {**IN_PROCESS, **table["env"]}

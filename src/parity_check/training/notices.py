@@ -24,10 +24,9 @@ def notices(config: Config, steps: Sequence[Step]) -> Iterator[str]:
                 f"at temperature 1 raw logprobs equal processed ones, so logprobs_mode makes no "
                 f"difference here: {', '.join(raw)}"
             )
-    flat = [step for step in steps if step.flat_groups and step.samples]
-    whole = [step for step in flat if step.grad_norm == 0.0]
-    if whole:
+    flat = sum(step.grad_norm == 0.0 for step in steps)
+    if flat:
         yield (
-            f"{len(whole)} of {len(steps)} steps had no gradient: all samples of each prompt had "
-            "the same reward"
+            f"{flat} of {len(steps)} steps had no gradient: all samples of each prompt had the "
+            "same reward"
         )
