@@ -216,6 +216,15 @@ def test_an_endpoint_and_a_trainer_cannot_be_arms(tmp_path: Path) -> None:
     assert_fails(done, 2, "training.arms.server: server is an endpoint, whose weights", "vLLM")
 
 
+def test_a_pause_that_an_engine_does_not_have_is_refused(tmp_path: Path) -> None:
+    arms = {"waits": {"engine": "reference", "mode": "wait"}}
+    config = configured(tmp_path, training={"arms": arms})
+    tree = config.read_text().replace("[reference]\n", '[reference]\nfamily = "v0"\n')
+    config.write_text(tree)
+    done = call_cli("train", "-c", config, cwd=tmp_path)
+    assert_fails(done, 2, "training.arms.waits: ", "can only be paused between two steps")
+
+
 def test_without_the_table_it_says_where_one_is(tmp_path: Path) -> None:
     done = call_cli("train", "-c", fake_config(tmp_path), cwd=tmp_path)
     assert_fails(done, 2, "no table [training]", "parity-check init training-curves")

@@ -139,6 +139,7 @@ def _run_all(work: _Work, steps: Sequence[Sequence[Problem]]) -> Document:
                 hint="give them devices of their own (env.CUDA_VISIBLE_DEVICES), or lower "
                 "engine_args.gpu_memory_utilization",
             )
+        _check_pauses(live, work)
         _make_learner(live, work)
         stopped: dict[str, str] = {}
 
@@ -159,6 +160,14 @@ def _run_all(work: _Work, steps: Sequence[Sequence[Problem]]) -> Document:
         trainer = live.engines.run({TRAINER: job})[TRAINER]
     compared = _compared(work) if training.compare else {}
     return document(_report(work, live, trainer, stopped, compared))
+
+
+def _check_pauses(live: Session, work: _Work) -> None:
+    """Raises ConfigError for an engine whose weights cannot be updated in the arm's way."""
+    for name, arm in arms.arms(work.config).items():
+        pauses = live.engines.specs[name].pauses
+        if pauses is not None and (reason := pauses.refusal(arm.mode, arm.clear_cache)):
+            raise ConfigError(f"training.arms.{name}: {reason}")
 
 
 def _make_learner(live: Session, work: _Work) -> None:
