@@ -193,6 +193,12 @@ class ConfiguredEngine(ABC, Generic[T]):
             )
         self.check_evaluation(stated)
 
+    def check_start(self, model_path: str) -> None:
+        """Reject an engine that cannot start here, before its environment is installed.
+
+        Raises ConfigError and EngineEnvironmentError.
+        """
+
     # --- its environment ----------------------------------------------------------------------
 
     def plan(self) -> EnvironmentPlan | None:

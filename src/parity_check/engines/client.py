@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from parity_check import interrupts
 from parity_check.config.engines import Settings
-from parity_check.config.models import ROLES
+from parity_check.config.models import place
 from parity_check.engines import causes, processes, replies
 from parity_check.engines.base import Capabilities, Progress
 from parity_check.engines.log import EngineLog
@@ -91,10 +91,9 @@ class WorkerSpec:
 
     def hint(self, failure: str) -> str | None:
         """The hint for this kind of failure."""
-        table = self.role if self.role in ROLES else f"engines.{self.role}"
         found = self.hints.get(failure)
         prefix = self.python.parent.parent
-        return None if found is None else found.format(table=table, prefix=prefix)
+        return None if found is None else found.format(table=place(self.role), prefix=prefix)
 
 
 class WorkerEngine:

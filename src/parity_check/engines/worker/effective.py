@@ -4,6 +4,8 @@ import os
 import platform
 import traceback
 
+import ranks
+
 ENVIRONMENT_PREFIXES = ("VLLM_", "NCCL_", "CUDA_", "TORCH", "OMP_", "LD_PRELOAD", "PARITY_CHECK_")
 SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 # As given: vllm sets more variables when it is imported, some of them random.
@@ -132,11 +134,8 @@ def weights(engine):
     except Exception:
         traceback.print_exc()
         return {}
-    return {
-        f"rank {rank}: {name}" if len(found) > 1 else name: checksum
-        for rank, each in enumerate(found)
-        for name, checksum in each.items()
-    }
+    ranks.check_names(found)
+    return ranks.by_rank(found)
 
 
 def experts(model_config):

@@ -11,20 +11,23 @@ would have to step the engine itself; here the scenario does the steps.
 
 import time
 
+import ranks
 from columns import logprob_columns
 from failures import WorkerFailure
 from proofs import FORCED
 
 
 class StepBoundary:
-    """V0: the engine is idle between two steps; no call is needed, nothing is cleared."""
+    """V0: the engine is idle between two steps, and nothing is cleared."""
 
     def __init__(self, engine):
+        self.engine = engine.engine
         self.scheduler = engine.engine.scheduler[0]
         self.preempt = "_preempt"
 
     def pause(self, flight):
-        pass
+        """Let the other ranks leave the loop in which they wait for the next step."""
+        self.engine.stop_remote_worker_execution_loop()
 
     def resume(self):
         pass
@@ -229,7 +232,7 @@ class Scenario:
         tokens = flight.tokens()
         flight.note()
         try:
-            [loader, *_] = self._engine.llm.collective_rpc(
+            loaders = self._engine.llm.collective_rpc(
                 "parity_check_update",
                 args=(checkpoint, self._command["update"], self._command["python_path"]),
             )
@@ -241,7 +244,7 @@ class Scenario:
         self._updates.append(
             {
                 "checkpoint": checkpoint,
-                "loader": loader,
+                "loader": loaders[0],
                 "requests_in_flight": in_flight,
                 "requests_held": len(tokens),
                 "tokens_held": sum(tokens.values()),
@@ -257,10 +260,10 @@ class Scenario:
         function, directory = self._command["update"], self._command["python_path"]
         if function is None:
             return
-        [reason, *_] = self._engine.llm.collective_rpc(
+        reasons = self._engine.llm.collective_rpc(
             "parity_check_find_update", args=(function, directory)
         )
-        if reason:
+        if reason := next(filter(None, reasons), None):
             raise WorkerFailure(
                 "bad_update", f"weight_sync.update: cannot use {function}: {one_line(reason)}"
             )
@@ -280,15 +283,14 @@ class Scenario:
 
 
 def weights(engine):
-    """The weights in force in all processes; names include the rank if there are several."""
+    """The weights in force in all processes, which must give the same logits."""
     found = engine.llm.collective_rpc("parity_check_weights")
-    parameters = {
-        f"rank {rank}: {name}" if len(found) > 1 else name: digest
-        for rank, each in enumerate(found)
-        for name, digest in each["parameters"].items()
+    heads = [{"the logits of lm_head": each["head"] and each["head"]["digest"]} for each in found]
+    ranks.agreed(heads)
+    return {
+        "parameters": ranks.by_rank([each["parameters"] for each in found]),
+        "head": next((each["head"] for each in found if each["head"] is not None), None),
     }
-    heads = [each["head"] for each in found if each["head"] is not None]
-    return {"parameters": parameters, "head": heads[0] if heads else None}
 
 
 def one_line(text):

@@ -245,6 +245,19 @@ def _patch_fp32_head():
     LogitsProcessor._get_logits = _get_logits
 
 
+# --- collectives --------------------------------------------------------------------------------
+
+
+def _mend_cpu_collectives():
+    """V0 on CPU needs shared-memory collectives, which a build without AVX-512 lacks."""
+    try:
+        from vllm.distributed.device_communicators import cpu_communicator as module
+    except ImportError:
+        return
+    if hasattr(module, "_CPUSHMDistributed") and not hasattr(torch.ops._C, "init_shm_manager"):
+        module._CPUSHMDistributed = lambda communicator: torch.distributed
+
+
 # --- endpoints ----------------------------------------------------------------------------------
 
 _random_state = {}
@@ -293,5 +306,6 @@ _patch_v1_runner_v1()
 _patch_v1_runner_v2()
 _observe_scheduler()
 _observe_lm_head()
+_mend_cpu_collectives()
 if FP32_REQUESTED:
     _patch_fp32_head()
