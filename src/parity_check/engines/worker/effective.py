@@ -95,7 +95,7 @@ def effective_config(engine, observed):
         "tensor_parallel_size": parallel.tensor_parallel_size,
         "pipeline_parallel_size": parallel.pipeline_parallel_size,
         "data_parallel_size": parallel.data_parallel_size,
-        "model_runner": engine.model_runner(),
+        "model_runner": engine.model_runner(observed),
         "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1",
         "sampling_defaults": listed(model.get_diff_sampling_param()),
         "tied_embeddings": tied_embeddings(model),

@@ -220,10 +220,9 @@ class VllmEngine:
     def vocabulary_size(self):
         return self.model_config.get_vocab_size()
 
-    def model_runner(self):
-        if self.family == "v0":
-            return "v0"
-        return "v2" if getattr(self.config, "use_v2_model_runner", False) is True else "v1"
+    def model_runner(self, observed):
+        """v0, v1 or v2: before 0.22 the configuration does not say, so the worker was looked at."""
+        return "v0" if self.family == "v0" else observed["model_runner"]
 
     def describe(self):
         return effective.describe(self)
