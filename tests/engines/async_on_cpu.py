@@ -25,6 +25,9 @@ def let_the_cpu_be_asynchronous():
     torch.Event = torch.cuda.Event = torch.cuda.Stream = Placeholder
     torch.cuda.current_stream = Placeholder
     torch.cuda.stream = lambda stream: contextlib.nullcontext()
+    from vllm.v1.worker import cpu_model_runner
+
+    cpu_model_runner._torch_cuda_wrapper = contextlib.nullcontext  # its own, without wait_stream
     usual = CpuPlatform.check_and_update_config.__func__
 
     def check_and_update_config(cls, vllm_config):

@@ -42,8 +42,9 @@ def run(config: Config | None, console: Console, start: bool = False) -> ExitCod
         for role in config.names:
             engine = configured_engine(role, config)
             plan = engine.plan()
-            refused = _refusal(engine, checkpoint.locate_model(config.model))
-            lines += ["", *_engine(engine, plan, refused)]
+            model = checkpoint.locate_model(config.model)
+            refused = _refusal(engine, model)
+            lines += ["", *_engine(engine, plan, [*refused, *_memory(engine, model)])]
             usable = usable and not refused and (plan is None or engine.usable(plan))
     console.data("\n".join(lines))
     if config is None:
@@ -100,11 +101,17 @@ def _refusal(engine: ConfiguredEngine[Any], model_path: str) -> list[tuple[str, 
     return []
 
 
+def _memory(engine: ConfiguredEngine[Any], model_path: str) -> list[tuple[str, str]]:
+    found = engine.memory(model_path)
+    return [] if found is None else [("  memory", found)]
+
+
 def _engine(
-    engine: ConfiguredEngine[Any], plan: EnvironmentPlan | None, refused: list[tuple[str, str]]
+    engine: ConfiguredEngine[Any], plan: EnvironmentPlan | None, start: list[tuple[str, str]]
 ) -> Iterator[str]:
+    """An engine; `start` says what is known about its start on this machine."""
     rows = [(engine.role, engine.headline), *((f"  {key}", text) for key, text in engine.facts())]
-    rows += refused
+    rows += start
     if plan is None:
         yield from columns(rows, "<<")
         return
@@ -166,12 +173,11 @@ def _gpus() -> str:
     found = gpus.listed()
     if found is None:
         return "present, but nvidia-smi does not describe it"
-    rows = (f"{each.index}: {each.name}, {_mib(each)}" for each in found)
+    rows = (
+        f"{each.index}: {each.name}, {gpus.gib(each.free_mib)} of {gpus.gib(each.total_mib)} free"
+        for each in found
+    )
     return "; ".join(rows) or "none found (nvidia-smi)"
-
-
-def _mib(gpu: gpus.Gpu) -> str:
-    return f"{gpu.free_mib / 1024:.0f} of {gpu.total_mib / 1024:.0f} GiB free"
 
 
 def _free(path: Path) -> int:

@@ -73,3 +73,24 @@ def _is_uuid(name: str, gpu: Gpu) -> bool:
 def _gpu(line: str) -> Gpu:
     index, uuid, name, total, used = (part.strip() for part in line.split(","))
     return Gpu(int(index), uuid, name, int(total), int(used))
+
+
+def holders(gpu: Gpu) -> str:
+    """The processes with memory on a GPU, largest first; empty where they cannot be seen."""
+    query = "--query-compute-apps=gpu_uuid,pid,process_name,used_memory"
+    try:
+        answer = processes.run(
+            ["nvidia-smi", query, "--format=csv,noheader,nounits"], limit_s=LIMIT_S
+        )
+    except (OSError, TimeoutError):
+        return ""
+    found = []
+    for line in answer.stdout.splitlines():
+        uuid, pid, name, used = ([part.strip() for part in line.split(",")] + [""] * 4)[:4]
+        if uuid == gpu.uuid and used.isdigit():
+            found.append((int(used), f"{Path(name).name} (process {pid}, {gib(int(used))})"))
+    return ", ".join(text for _, text in sorted(found, reverse=True))
+
+
+def gib(mib: int) -> str:
+    return f"{mib / 1024:.1f} GiB"
