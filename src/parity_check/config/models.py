@@ -39,6 +39,11 @@ SHAPING = (
 T = TypeVar("T", bound=Table)
 
 
+def place(name: str) -> str:
+    """Where an engine's table is in a configuration: `candidate`, or `engines.NAME`."""
+    return name if name in ROLES else f"engines.{name}"
+
+
 class ModelConfig(Table):
     path: FileName = "bundled:tiny"
     """A directory, a hub name (requires `revision`), or `bundled:tiny`."""

@@ -17,6 +17,7 @@ from parity_check.config.engines import EngineTable, Settings
 from parity_check.config.models import Config
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
+from parity_check.engines.gpus import Gpu
 from parity_check.engines.pauses import Pauses
 from parity_check.engines.replies import Sampled, Scored
 from parity_check.engines.settings import Way
@@ -74,6 +75,9 @@ class Spec(Protocol):
 
     def memory_share(self) -> float:
         """The share of device memory that it will use."""
+
+    def claims(self) -> tuple[Gpu, ...] | None:
+        """The GPUs whose share must be free before it starts, as they are now; None if unknown."""
 
     def start(self, work: Path, log: Path, stall_timeout_s: float, progress: Progress) -> Engine:
         """Start it with its files in `work`, without `load`. Raises EngineError."""
@@ -192,6 +196,16 @@ class ConfiguredEngine(ABC, Generic[T]):
                 hint="score them by prefill: --path prefill",
             )
         self.check_evaluation(stated)
+
+    def check_start(self, model_path: str) -> None:
+        """Reject an engine that cannot start here, before its environment is installed.
+
+        Raises ConfigError and EngineEnvironmentError.
+        """
+
+    def memory(self, model_path: str) -> str | None:
+        """The device memory that it will need, in one line; None if it is not known."""
+        return None
 
     # --- its environment ----------------------------------------------------------------------
 

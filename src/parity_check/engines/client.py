@@ -19,9 +19,10 @@ from pydantic import ValidationError
 
 from parity_check import interrupts
 from parity_check.config.engines import Settings
-from parity_check.config.models import ROLES
-from parity_check.engines import causes, processes, replies
+from parity_check.config.models import place
+from parity_check.engines import causes, gpus, processes, replies
 from parity_check.engines.base import Capabilities, Progress
+from parity_check.engines.gpus import Gpu
 from parity_check.engines.log import EngineLog
 from parity_check.engines.pauses import Pauses
 from parity_check.engines.probe import Probe, read_probe
@@ -95,6 +96,18 @@ class WorkerSpec:
         """vLLM's default is 0.9."""
         return float(self.engine_args.get("gpu_memory_utilization", 0.9))
 
+    def claims(self) -> tuple[Gpu, ...] | None:
+        """The GPUs of whose memory vLLM takes a share at its start; a trainer takes what it needs.
+
+        As they are now; None if they are not known.
+        """
+        if self.platform != "cuda" or self.backend != "vllm":
+            return ()
+        found = gpus.listed()
+        seen = None if found is None else gpus.visible(found, {**os.environ, **self.environ})
+        used = self.engine_args.get("tensor_parallel_size") or 1
+        return None if seen is None else seen[:used]
+
     def start(
         self, work: Path, log: Path, stall_timeout_s: float, progress: Progress
     ) -> WorkerEngine:
@@ -103,10 +116,13 @@ class WorkerSpec:
 
     def hint(self, failure: str) -> str | None:
         """The hint for this kind of failure."""
-        table = self.table or (self.role if self.role in ROLES else f"engines.{self.role}")
         found = self.hints.get(failure)
         prefix = self.python.parent.parent
-        return None if found is None else found.format(table=table, prefix=prefix)
+        return (
+            None
+            if found is None
+            else found.format(table=self.table or place(self.role), prefix=prefix)
+        )
 
 
 class WorkerEngine:

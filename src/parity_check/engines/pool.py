@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from parity_check import interrupts
+from parity_check.engines import room
 from parity_check.engines.base import Engine, Progress, Spec
 from parity_check.errors import EngineError, ParityCheckError
 
@@ -131,6 +132,7 @@ class EnginePool:
     def _spawn(self, role: str) -> Engine:
         spec, log = self.specs[role], self._log_dirs[role] / f"{role}.log"
         work, progress = self._work_dir / role, self._progress(role)
+        room.wait(role, spec.memory_share(), spec.claims, lambda what: progress(what, 0, None))
         with self._lock:
             if self._ended:
                 raise RuntimeError("the pool has ended")  # in an abandoned thread

@@ -17,6 +17,8 @@ LOGPROBS_MODE_SINCE = Version("0.10.0")
 ASYNC_SCHEDULING_SINCE = Version("0.10.0")
 NATIVE_FP32_HEAD_SINCE = Version("0.26.0")
 """From 0.10.2 to this version the override is accepted, but ignored for generation models."""
+FP32_PRODUCT_SINCE = Version("0.10.2")
+"""The GPU wheels since then have torch 2.8, which multiplies 16-bit weights into float32."""
 V1_ON_CPU_SINCE = Version("0.10.0")
 FAMILY_SWITCH_UNTIL = Version("0.11.0")
 """Below this version VLLM_USE_V1 selects the engine; later versions only have V1."""

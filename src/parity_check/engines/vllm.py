@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from packaging.version import Version
 
 from parity_check.config.engines import VllmTable
-from parity_check.engines import settings
+from parity_check.config.models import place
+from parity_check.engines import gpus, memory, settings, spread
 from parity_check.engines.base import (
     Asked,
     Capabilities,
@@ -23,6 +26,7 @@ from parity_check.engines.environment import pinned, recipes
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
 from parity_check.engines.pauses import Pauses
 from parity_check.engines.settings import Way, usual_family
+from parity_check.traces import checkpoint
 
 CAN = Capabilities(
     noun="a vLLM engine", evaluates_by="decode", updates_weights=True, shows_modules=True
@@ -41,6 +45,8 @@ HINTS = {
     "check its driver (nvidia-smi) and CUDA_VISIBLE_DEVICES in [{table}.env]",
     "damaged": "a file below {prefix} is damaged: remove that directory and run again where "
     "parity-check made it (`requirement`), else reinstall it",
+    "ranks_differ": "give all processes of the engine the same checkpoint and variables; in an "
+    "update function, update every rank",
     "missing_package": "install it into the interpreter that [{table}] names, or leave out what "
     "needs it in [{table}.engine_args]",
 }
@@ -74,19 +80,49 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
             found = plan.environment
             version, platform = Version(found.packages["vllm"]), found.platform
         elif self.table.requirement is not None:
-            target = pinned.parse(self.table.requirement)
-            version = Version(target.version)
-            platform = recipes.platform_of(target.requirement.name) or ""
+            version = Version(pinned.parse(self.table.requirement).version)
+            platform = _runs_on(self.table.requirement)
         else:
             return None
         family = self.table.family or usual_family(version, platform)
         return settings.way(setting, family, version, platform)
+
+    def check_start(self, model_path: str) -> None:
+        spread.check_sizes(place(self.role), self.table.engine_args, model_path)
+        needed = self.table.requirement
+        if needed is not None and _runs_on(needed) == "cuda":
+            spread.check_devices(place(self.role), needed, self.table.engine_args, self.table.env)
+
+    def memory(self, model_path: str) -> str | None:
+        """For GPU wheels with a checkpoint on this machine."""
+        needed = self.table.requirement
+        written = checkpoint.read_config(model_path)
+        if needed is None or written is None or _runs_on(needed) != "cuda":
+            return None
+        version = Version(pinned.parse(needed).version)
+        arguments = self.table.engine_args
+        devices = int(arguments.get("tensor_parallel_size") or 1)
+        found = memory.estimate(
+            Path(model_path),
+            written,
+            self.config.model.dtype,
+            devices,
+            upcasts=self.table.settings.lm_head_dtype == "float32"
+            and version < settings.FP32_PRODUCT_SINCE,
+        )
+        seen = gpus.visible(gpus.listed() or (), {**os.environ, **self.table.env}) or ()
+        share = float(arguments.get("gpu_memory_utilization", 0.9))
+        smallest = min((each.total_mib for each in seen[:devices]), default=None)
+        room = None if smallest is None else int(share * smallest * 2**20)
+        return None if found is None else found.sentence(room)
 
     def spec(self, model_path: str, environment: Environment | None) -> WorkerSpec:
         assert environment is not None
         table, version = self.table, Version(environment.packages["vllm"])
         label = f"{environment.distribution or 'vllm'} {version}"
         family = table.family or usual_family(version, environment.platform)
+        if table.python is not None and environment.platform == "cuda":
+            spread.check_devices(place(self.role), f"vllm=={version}", table.engine_args, table.env)
         return WorkerSpec(
             role=self.role,
             label=label,
@@ -129,3 +165,8 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
         if overrides:
             arguments["hf_overrides"] = overrides
         return arguments
+
+
+def _runs_on(requirement: str) -> str:
+    """cpu or cuda."""
+    return recipes.platform_of(pinned.parse(requirement).requirement.name) or ""

@@ -51,6 +51,8 @@ def session(
     model_path = checkpoint.locate_model(config.model)
     with console.activity() as activity:
         engines = [configured_engine(role, config) for role in roles]
+        for each in engines:
+            each.check_start(model_path)
         environments = {each.role: _environment(each, activity, console) for each in engines}
         specs = {each.role: each.spec(model_path, environments[each.role]) for each in engines}
         by_role = {each.role: each for each in engines}

@@ -77,6 +77,12 @@ def vocabulary_size(config: Mapping[str, Any]) -> int | None:
     return size if isinstance(size, int) else None
 
 
+def attention_heads(config: Mapping[str, Any]) -> int | None:
+    """The attention heads in a config.json; None if it does not say, in any usual place."""
+    heads = (config.get("text_config") or config).get("num_attention_heads")
+    return heads if isinstance(heads, int) and heads > 0 else None
+
+
 def rope_theta(config: Mapping[str, Any]) -> float | None:
     """The RoPE base in a config.json, in the format of transformers 4 or 5."""
     text = config.get("text_config") or config

@@ -18,6 +18,7 @@ from parity_check.engines.endpoint.answers import Card, Cards, Text, TokenIds
 from parity_check.engines.endpoint.probes import PLAIN
 from parity_check.engines.endpoint.server import Call, Server
 from parity_check.engines.environment.environment import Environment
+from parity_check.engines.gpus import Gpu
 from parity_check.engines.replies import Sampled, Scored, UnusableError, check_shape
 from parity_check.errors import ConfigError, InputError
 from parity_check.files import cannot_write
@@ -96,6 +97,9 @@ class EndpointSpec:
 
     def memory_share(self) -> float:
         return 0.0
+
+    def claims(self) -> tuple[Gpu, ...]:
+        return ()
 
     def start(
         self, work: Path, log: Path, stall_timeout_s: float, progress: Progress

@@ -4,6 +4,8 @@ import os
 import platform
 import traceback
 
+import ranks
+
 ENVIRONMENT_PREFIXES = ("VLLM_", "NCCL_", "CUDA_", "TORCH", "OMP_", "LD_PRELOAD", "PARITY_CHECK_")
 SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 # As given: vllm sets more variables when it is imported, some of them random.
@@ -93,7 +95,7 @@ def effective_config(engine, observed):
         "tensor_parallel_size": parallel.tensor_parallel_size,
         "pipeline_parallel_size": parallel.pipeline_parallel_size,
         "data_parallel_size": parallel.data_parallel_size,
-        "model_runner": engine.model_runner(),
+        "model_runner": engine.model_runner(observed),
         "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1",
         "sampling_defaults": listed(model.get_diff_sampling_param()),
         "tied_embeddings": tied_embeddings(model),
@@ -132,11 +134,8 @@ def weights(engine):
     except Exception:
         traceback.print_exc()
         return {}
-    return {
-        f"rank {rank}: {name}" if len(found) > 1 else name: checksum
-        for rank, each in enumerate(found)
-        for name, checksum in each.items()
-    }
+    ranks.check_names(found)
+    return ranks.by_rank(found)
 
 
 def experts(model_config):

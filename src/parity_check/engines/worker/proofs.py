@@ -169,6 +169,8 @@ def lm_head_dtype(engine, rows, observed):
     model, output = engine.dtype(), observed["lm_head_dtype"]
     taken = observed["fp32_heads"]
     proof = f"the projection's output is {output}"
+    if observed["ranks"] > 1:
+        proof += f" ({observed['ranks']} ranks asked)"
     if observed["fp32_requested"]:
         proof += f", the extension patched {taken} projection{'' if taken == 1 else 's'}"
     found = output

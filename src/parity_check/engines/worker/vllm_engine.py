@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import effective
 import proofs
+import ranks
 import rollouts
 import weight_sync
 from columns import logprob_columns
@@ -57,12 +58,6 @@ def check_arguments(engine_args):
             raise WorkerFailure("unsupported", f"forced decode does not work with `{name}`")
     if engine_args.get("num_scheduler_steps", 1) != 1:
         raise WorkerFailure("unsupported", "forced decode requires `num_scheduler_steps = 1`")
-    if engine_args.get("pipeline_parallel_size", 1) != 1:
-        raise WorkerFailure(
-            "unsupported",
-            "`pipeline_parallel_size` must be 1: only the last stage has the lm_head and the "
-            "logprobs; spread the model with `tensor_parallel_size`",
-        )
     if engine_args.get("distributed_executor_backend") == "ray" and find_spec("ray") is None:
         raise WorkerFailure(
             "missing_package",
@@ -86,6 +81,11 @@ def inspect_models_in_process():
         registry._LazyRegisteredModel.inspect_model_cls = lambda self: (
             registry._ModelInfo.from_model_cls(self.load_model_cls())
         )
+
+
+def is_layer(name):
+    """Whether a module is a whole decoder layer."""
+    return re.search(r"\b(layers|h|blocks)\.\d+$", name) is not None
 
 
 def load_failure(error):
@@ -158,8 +158,13 @@ class VllmEngine:
     # --- what is in force -----------------------------------------------------------------------
 
     def observed(self):
-        """What the extension observed in the first worker process."""
-        return self.llm.collective_rpc("parity_check_observed")[0]
+        """What the extension observed in the worker processes, which must agree."""
+        answers = self.llm.collective_rpc("parity_check_observed")
+        found = ranks.agreed(answers)
+        core = getattr(getattr(self.engine, "engine_core", None), "engine_core", None)
+        if core is not None:  # the engine is stepped in this process, which builds no model
+            found["scheduler"] = type(core.scheduler).__name__
+        return dict(found, ranks=len(answers))
 
     def check_platform(self):
         """Reject a prefix cache that would crash the engine at its first prefill."""
@@ -216,10 +221,9 @@ class VllmEngine:
     def vocabulary_size(self):
         return self.model_config.get_vocab_size()
 
-    def model_runner(self):
-        if self.family == "v0":
-            return "v0"
-        return "v2" if getattr(self.config, "use_v2_model_runner", False) is True else "v1"
+    def model_runner(self, observed):
+        """v0, v1 or v2: before 0.22 the configuration does not say, so the worker was looked at."""
+        return "v0" if self.family == "v0" else observed["model_runner"]
 
     def describe(self):
         return effective.describe(self)
@@ -369,7 +373,9 @@ class VllmEngine:
                 self.llm.collective_rpc("parity_check_probe_request", args=(number,))
                 self.replay([request], command, output)
         finally:
-            dtypes = self.llm.collective_rpc("parity_check_probe_end", args=(path,))[0]
+            digests = self.llm.collective_rpc("parity_check_probe_end")
+        kept = ranks.whole(digests, is_layer)
+        dtypes = self.llm.collective_rpc("parity_check_probe_write", args=(path, kept))[0]
         return {"dtypes": dtypes}
 
     def weights(self):

@@ -11,20 +11,23 @@ would have to step the engine itself; here the scenario does the steps.
 
 import time
 
+import ranks
 from columns import logprob_columns
 from failures import WorkerFailure
 from proofs import FORCED
 
 
 class StepBoundary:
-    """V0: the engine is idle between two steps; no call is needed, nothing is cleared."""
+    """V0: the engine is idle between two steps, and nothing is cleared."""
 
     def __init__(self, engine):
+        self.engine = engine.engine
         self.scheduler = engine.engine.scheduler[0]
         self.preempt = "_preempt"
 
     def pause(self, flight):
-        pass
+        """Let the other ranks leave the loop in which they wait for the next step."""
+        self.engine.stop_remote_worker_execution_loop()
 
     def resume(self):
         pass
@@ -73,10 +76,10 @@ def boundary(engine, command):
 
 def load(engine, checkpoint, command):
     """Load a checkpoint in place; return the name of the function that did it."""
-    [loader, *_] = engine.llm.collective_rpc(
+    loaders = engine.llm.collective_rpc(
         "parity_check_update", args=(checkpoint, command["update"], command["python_path"])
     )
-    return loader
+    return loaders[0]
 
 
 def check_function(engine, command):
@@ -84,8 +87,8 @@ def check_function(engine, command):
     function, directory = command["update"], command["python_path"]
     if function is None:
         return
-    [reason, *_] = engine.llm.collective_rpc("parity_check_find_update", args=(function, directory))
-    if reason:
+    reasons = engine.llm.collective_rpc("parity_check_find_update", args=(function, directory))
+    if reason := next(filter(None, reasons), None):
         raise WorkerFailure(
             "bad_update", f"weight_sync.update: cannot use {function}: {one_line(reason)}"
         )
@@ -300,15 +303,14 @@ class Scenario:
 
 
 def weights(engine):
-    """The weights in force in all processes; names include the rank if there are several."""
+    """The weights in force in all processes, which must give the same logits."""
     found = engine.llm.collective_rpc("parity_check_weights")
-    parameters = {
-        f"rank {rank}: {name}" if len(found) > 1 else name: digest
-        for rank, each in enumerate(found)
-        for name, digest in each["parameters"].items()
+    heads = [{"the logits of lm_head": each["head"] and each["head"]["digest"]} for each in found]
+    ranks.agreed(heads)
+    return {
+        "parameters": ranks.by_rank([each["parameters"] for each in found]),
+        "head": next((each["head"] for each in found if each["head"] is not None), None),
     }
-    heads = [each["head"] for each in found if each["head"] is not None]
-    return {"parameters": parameters, "head": heads[0] if heads else None}
 
 
 def one_line(text):

@@ -11,8 +11,9 @@ token's logprob is the one that the engine would have returned if it had sampled
 step is computed from token counts, not from the list of outputs, which is correct under chunked
 prefill, preemption, async scheduling and batch reordering.
 
-fp32 lm_head: `PARITY_CHECK_LM_HEAD=float32` in the environment. Hidden states and weight are upcast
-at call time, which is correct after an in-place weight update and with tied embeddings.
+fp32 lm_head: `PARITY_CHECK_LM_HEAD=float32` in the environment. The weight is read at call time,
+which is correct after an in-place weight update and with tied embeddings. Where torch cannot
+multiply into float32 (GPUs before torch 2.8, CPUs), it is upcast in parts of HEAD_BUDGET bytes.
 """
 
 import inspect
@@ -38,6 +39,15 @@ def _forced(params):
 def _refuse_speculation(present):
     if present:
         raise RuntimeError("forced decode does not work with speculative decoding")
+
+
+def _overwrite(sampled, rows):
+    """Replace sampled ids on their device, where the next step reads them, with one write."""
+    if rows:
+        places, tokens = zip(*rows)
+        sampled[torch.tensor(places, device=sampled.device)] = torch.tensor(
+            tokens, device=sampled.device, dtype=sampled.dtype
+        )
 
 
 # --- forced decode: V0 --------------------------------------------------------------------------
@@ -118,11 +128,7 @@ def _patch_v1_runner_v1():
 
     def forced_sample(self, *args, **kwargs):
         sampled, processed = sample(self, *args, **kwargs)
-        if _rows:
-            rows, tokens = zip(*_rows)
-            sampled[torch.tensor(rows, device=sampled.device)] = torch.tensor(
-                tokens, device=sampled.device, dtype=sampled.dtype
-            )
+        _overwrite(sampled, _rows)
         return sampled, processed
 
     GPUModelRunner.execute_model = execute_model
@@ -162,11 +168,13 @@ def _patch_v1_runner_v2():
         if slots:
             states = getattr(self, "req_states", None) or self.penalties_state.req_states
             positions = argument("pos", self, args, kwargs).tolist()
+            rows = []
             for row, slot in enumerate(argument("idx_mapping_np", self, args, kwargs).tolist()):
                 forced = slots.get(slot)
                 step = positions[row] + 1 - int(states.prompt_len.np[slot])
                 if forced is not None and 0 <= step < len(forced):
-                    sampled[row] = forced[step]
+                    rows.append((row, forced[step]))
+            _overwrite(sampled, rows)
         return sampled, processed
 
     Sampler.add_request, Sampler.sample = add_request, forced_sample
@@ -212,14 +220,31 @@ def _observe_lm_head():
 _fp32_heads = set()  # ids of the patched projections
 
 
+HEAD_BUDGET = 1 << 28
+"""Bytes of upcast weight that exist at a time; a head of 152k x 8k takes 5 GB as a whole."""
+
+
 def _fp32_projection(hidden_states, weight):
+    """Logits of the last dimension in float32: exact products, float32 sums."""
     hidden = hidden_states.reshape(-1, hidden_states.shape[-1])
     version = tuple(int(x) for x in torch.__version__.split("+")[0].split(".")[:2])
     if hidden.is_cuda and weight.dtype != torch.float32 and version >= (2, 8):
         logits = torch.mm(hidden, weight.t(), out_dtype=torch.float32)
     else:
-        logits = torch.nn.functional.linear(hidden.float(), weight.float())
+        logits = _upcast_projection(hidden.float(), weight)
     return logits.reshape(*hidden_states.shape[:-1], -1)
+
+
+def _upcast_projection(hidden, weight):
+    """The same by upcasting the weight, a part of the vocabulary at a time."""
+    rows = max(1, HEAD_BUDGET // (4 * weight.shape[1]))
+    if weight.dtype == torch.float32 or len(weight) <= rows:
+        return torch.nn.functional.linear(hidden, weight.float())
+    logits = hidden.new_empty(len(hidden), len(weight))
+    for start in range(0, len(weight), rows):
+        part = weight[start : start + rows].float()
+        logits[:, start : start + rows] = torch.nn.functional.linear(hidden, part)
+    return logits
 
 
 def _patch_fp32_head():
@@ -245,6 +270,19 @@ def _patch_fp32_head():
     LogitsProcessor._get_logits = _get_logits
 
 
+# --- collectives --------------------------------------------------------------------------------
+
+
+def _mend_cpu_collectives():
+    """V0 on CPU needs shared-memory collectives, which a build without AVX-512 lacks."""
+    try:
+        from vllm.distributed.device_communicators import cpu_communicator as module
+    except ImportError:
+        return
+    if hasattr(module, "_CPUSHMDistributed") and not hasattr(torch.ops._C, "init_shm_manager"):
+        module._CPUSHMDistributed = lambda communicator: torch.distributed
+
+
 # --- endpoints ----------------------------------------------------------------------------------
 
 _random_state = {}
@@ -264,9 +302,12 @@ class ParityExtension(ProbeEndpoints, WeightEndpoints):
             for m in modules
             if "Attention" in type(m).__name__ and hasattr(m, "impl")
         }
+        # Both runners have the same name, in modules of other packages.
+        bodies = {base.__module__ for base in type(runner).__mro__}
         return dict(
             observed,
             patched=list(patched),
+            model_runner="v2" if "vllm.v1.worker.gpu.model_runner" in bodies else "v1",
             fp32_requested=FP32_REQUESTED,
             fp32_heads=len(_fp32_heads),
             rope_bases=sorted(bases),
@@ -293,5 +334,6 @@ _patch_v1_runner_v1()
 _patch_v1_runner_v2()
 _observe_scheduler()
 _observe_lm_head()
+_mend_cpu_collectives()
 if FP32_REQUESTED:
     _patch_fp32_head()

@@ -8,9 +8,11 @@ With noise, every module's output is changed by about one rounding error of its 
 what a healthy engine with other kernels would compute.
 
 Modules are named by their path in the model. A module that layers share, as rotary embeddings are,
-is recorded under the layer that calls it.
+is recorded under the layer that calls it. With tensor parallelism each rank records its own: an
+output that differs from rank to rank is a shard, which no other engine can be compared with.
 """
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -133,18 +135,28 @@ class ProbeEndpoints:
     def parity_check_probe_request(self, number):
         self._parity_check_probe.request = number
 
-    def parity_check_probe_end(self, path):
-        """Write the rows of the modules that every forward pass called; return their dtypes."""
+    def parity_check_probe_end(self):
+        """Remove the hooks; {module: digest} of those that every forward pass called."""
         recorder = self._parity_check_probe
         recorder.close()
         passes = len(recorder.rows)
-        whole = {
+        self._parity_check_rows = {
             name: np.stack([rows[number] for number in range(passes)])
             for name, rows in recorder.values.items()
             if len(rows) == passes and len({row.shape for row in rows.values()}) == 1
         }
+        return {
+            name: f"{rows.shape[1]} wide, {hashlib.sha256(rows.tobytes()).hexdigest()[:16]}"
+            for name, rows in self._parity_check_rows.items()
+        }
+
+    def parity_check_probe_write(self, path, names):
+        """Write the rows of these modules, as far as this rank has them; return their dtypes."""
+        recorder = self._parity_check_probe
+        rows = self._parity_check_rows
+        found = {name: rows[name] for name in names if name in rows}
         if self.rank == 0:
             with Path(path).open("wb") as file:
-                np.savez(file, **{"#rows": np.array(recorder.rows, dtype=np.int64)}, **whole)
-        del self._parity_check_probe
-        return {name: recorder.dtypes[name] for name in whole}
+                np.savez(file, **{"#rows": np.array(recorder.rows, dtype=np.int64)}, **found)
+        del self._parity_check_probe, self._parity_check_rows
+        return {name: recorder.dtypes[name] for name in found}
