@@ -64,8 +64,8 @@ learner_engine.py.
 Known failures have a `kind`: vllm_not_installed, transformers_not_installed, bad_engine_args,
 wrong_family, setting_not_applied, unsupported, out_of_memory, prompt_too_long,
 token_out_of_vocabulary, replay_mismatch, load_failed, disk_full, bad_update, update_failed,
-no_device, missing_package, kv_cache_too_small, ranks_differ, not_finite, bad_reward; everything else
-is `internal`, with a traceback.
+no_device, missing_package, kv_cache_too_small, ranks_differ, not_finite, bad_reward; everything
+else is `internal`, with a traceback.
 
 This directory runs in the engine's own interpreter (Python 3.9 and later). It uses the standard
 library and the packages of that environment, and imports nothing of parity-check.
