@@ -6,20 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from parity_check.config.load import dump_config, parse_config
-from parity_check.config.models import Config
+from parity_check.config.models import SHAPING, Config, Workload
 from parity_check.config.training import FIRST, TRAINER, Arm, Training
 from parity_check.engines.kinds import configured_engine
 from parity_check.engines.pauses import IN_PROCESS
 from parity_check.errors import ConfigError
 
-NEUTRAL = {
-    "top_p": 1.0,
-    "top_k": -1,
-    "min_p": 0.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "repetition_penalty": 1.0,
-}
 SOURCE = "training"
 
 
@@ -111,7 +103,8 @@ def check(config: Config) -> None:
     """Raises ConfigError for arms and a trainer that cannot be trained together."""
     training = training_of(config)
     workload = config.workload
-    changed = [name for name, value in NEUTRAL.items() if getattr(workload, name) != value]
+    neutral = Workload(temperature=workload.temperature)
+    changed = [name for name in SHAPING if getattr(workload, name) != getattr(neutral, name)]
     if changed:
         raise ConfigError(
             f"training: workload.{changed[0]} shapes what the engines sample, and the trainer's "
