@@ -40,7 +40,7 @@ SAMPLING = {"temperature": 1.0}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+def nodes() -> Iterator[Any]:
     """Two raylets on this machine, with two CPUs and a resource of its own each."""
     from ray.cluster_utils import Cluster
 
@@ -49,9 +49,14 @@ def cluster() -> Iterator[str]:
         head_node_args={"num_cpus": 2, "include_dashboard": False, "resources": {"blue": 2}},
     )
     made.add_node(num_cpus=2, resources={"green": 2})
-    yield made.address
+    yield made
     ray.shutdown()
     made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(nodes: Any) -> str:
+    return str(nodes.address)
 
 
 def spec(address: str | None, engine_args: dict[str, Any] | None = None, **keys: Any) -> PlacedSpec:
@@ -275,3 +280,22 @@ def test_replicas_that_differ_are_an_error_that_names_both(two: Placed) -> None:
             two._check_same(1, mine, 2, changed)
         assert failed.value.kind == "replicas_differ"
         assert f"replica 1 on {two._nodes[1]}, replica 2 on {two._nodes[2]}" in str(failed.value)
+
+
+def test_a_node_that_dies_loses_nothing(nodes: Any, cluster: str, tmp_path: Path) -> None:
+    """The last test here: the cluster has one node afterwards."""
+    doomed = next(node for node in nodes.list_all_nodes() if not node.head)
+
+    def lose_it(operation: str, done: int, total: int | None) -> None:
+        if done >= 5 and doomed in nodes.list_all_nodes():
+            nodes.remove_node(doomed, allow_graceful=False)
+
+    engine = started(spec(cluster, {"delay_s": 0.05}), tmp_path, lose_it)
+    engine.load()
+    asked = requests(40)
+    assert len(score(engine, asked)) == 40
+    found = engine.description.replicas
+    assert found is not None
+    assert len(found.lost) == 1
+    assert "during score: 20 requests dealt again" in found.lost[0]
+    engine.close()
