@@ -97,8 +97,8 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
             spread.check_devices(place(self.role), needed, self.table.engine_args, self.table.env)
 
     def memory(self, model_path: str) -> str | None:
-        """For GPU wheels with a checkpoint on this machine."""
-        needed = self.table.requirement
+        """For GPU wheels that run on this machine, with a checkpoint that is there."""
+        needed = self.table.requirement if self.table.placement is None else None
         written = checkpoint.read_config(model_path)
         if needed is None or written is None or _runs_on(needed) != "cuda":
             return None

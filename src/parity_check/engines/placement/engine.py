@@ -91,7 +91,10 @@ class Placed:
                 cluster.start(spec.role, spec.placement, one, spec.worker, stall_timeout_s), 1
             )
         )
-        self._nodes = {n: cluster.ask(each, "node") for n, each in self._actors.items()}
+        self._nodes: dict[int, str] = {
+            number: cluster.ask(each, "node") or "a node that is gone"
+            for number, each in self._actors.items()
+        }
         self._first: dict[str, int] = {}
         """The replica that ran a sample first, by its id."""
 
