@@ -108,7 +108,7 @@ class Placed:
         first, *others = found
         for each in others:
             self._check_same(first, found[first], each, found[each])
-        nodes = tuple(sorted(self._nodes.values()))
+        nodes = tuple(sorted(set(self._nodes.values())))
         one: EngineDescription = found[first]
         self.description = replace(one, replicas=Replicas(len(found), nodes, ()))
         return self.description
