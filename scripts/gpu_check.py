@@ -54,22 +54,31 @@ class Check:
     settings: Mapping[str, Any] = field(default_factory=dict)
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    wanted: Mapping[str, Any] = field(default_factory=dict)
+    """What the started engine must then say of itself; settings are checked by their proofs."""
 
 
 EAGER, GRAPHS = {"enforce_eager": True}, {"enforce_eager": False}
 CHECKS = (
-    Check("reference: eager", "reference", engine_args=EAGER),
-    Check("reference: CUDA graphs, async output", "reference", engine_args=GRAPHS),
+    Check("reference: eager", "reference", engine_args=EAGER, wanted=EAGER),
+    Check("reference: CUDA graphs, async output", "reference", engine_args=GRAPHS, wanted=GRAPHS),
     Check("reference: prefix cache", "reference", {"enable_prefix_caching": True}),
     Check("reference: model's head", "reference", {"lm_head_dtype": "model"}),
-    Check("candidate: eager", "candidate", engine_args=EAGER),
-    Check("candidate: compiled, CUDA graphs", "candidate", engine_args=GRAPHS),
+    Check("candidate: eager", "candidate", engine_args=EAGER, wanted=EAGER),
+    Check("candidate: compiled, CUDA graphs", "candidate", engine_args=GRAPHS, wanted=GRAPHS),
     Check("candidate: async scheduling", "candidate", {"async_scheduling": True}),
     Check("candidate: prefix cache", "candidate", {"enable_prefix_caching": True}),
     Check("candidate: raw logprobs", "candidate", {"logprobs_mode": "raw_logprobs"}),
     Check("candidate: model's head", "candidate", {"lm_head_dtype": "model"}),
-    Check("candidate: runner v1", "candidate", env={"VLLM_USE_V2_MODEL_RUNNER": "0"}),
-    Check("candidate: runner v2", "candidate", env={"VLLM_USE_V2_MODEL_RUNNER": "1"}),
+    *(
+        Check(
+            f"candidate: runner v{number}",
+            "candidate",
+            env={"VLLM_USE_V2_MODEL_RUNNER": str(number - 1)},
+            wanted={"model_runner": f"v{number}"},
+        )
+        for number in (1, 2)
+    ),
 )
 """In the order of what matters most if time runs out: each engine's defaults first."""
 SHARES = {"compare, by turns": 0.9, "compare, resident": 0.4}
@@ -189,6 +198,7 @@ def one_engine(
                     **described.config,
                 }
                 measure(row, worker, config.workload)
+                row.outcome = outcome(check.wanted, row.in_force)
     except ParityCheckError as error:
         kind = getattr(error, "kind", "")
         refused = kind in ("setting_not_applied", "unsupported", "bad_engine_args")
@@ -219,7 +229,12 @@ def measure(row: Row, worker: WorkerEngine, workload: Any) -> None:
         if not delta.any()
         else f"mean \\|Δ\\| {delta.mean():.1e}, max {delta.max():.1e}, {tokens:,} tokens"
     )
-    row.outcome = "runs, proved"
+
+
+def outcome(wanted: Mapping[str, Any], in_force: Mapping[str, Any]) -> str:
+    """Whether the engine ran as it was asked to; a variable can be ignored in silence."""
+    off = [f"{name} is {in_force[name]}" for name in wanted if in_force[name] != wanted[name]]
+    return f"refused: {', '.join(off)}" if off else "runs, proved"
 
 
 def both_engines(name: str, command: str, share: float, options: argparse.Namespace) -> Row:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import gpu_check
 from parity_check.engines import gpus
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check.py"
@@ -41,3 +42,11 @@ def test_what_is_not_run_in_time_is_listed(tmp_path: Path) -> None:
     assert len(rows) == 15
     assert {row["outcome"] for row in rows} == {"not run: out of time"}
     assert table.count("not run: out of time") == 15
+
+
+def test_what_was_asked_for_must_be_in_force() -> None:
+    in_force = {"model_runner": "v1", "enforce_eager": True}
+    assert gpu_check.outcome({}, in_force) == "runs, proved"
+    assert gpu_check.outcome({"enforce_eager": True}, in_force) == "runs, proved"
+    said = gpu_check.outcome({"model_runner": "v2"}, in_force)
+    assert said == "refused: model_runner is v1"

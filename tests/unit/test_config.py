@@ -31,8 +31,8 @@ ENGINES = st.fixed_dictionaries(
         "family": st.sampled_from(["v0", "v1"]),
         "engine_args": st.dictionaries(st.text(max_size=6), PLAIN, max_size=3),
         "env": st.dictionaries(
-            st.text(st.characters(exclude_characters="=\0"), min_size=1, max_size=6),
-            st.text(st.characters(exclude_characters="\0"), max_size=6),
+            st.text(st.characters(codec="utf-8", exclude_characters="=\0"), min_size=1, max_size=6),
+            st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6),
             max_size=2,
         ),
         "settings": st.fixed_dictionaries(
@@ -224,3 +224,16 @@ def test_the_shipped_configurations_are_valid() -> None:
     for path in paths:
         config = load_config(path)
         assert tomllib.loads(tomli_w.dumps(dump_config(config))) == dump_config(config)
+
+
+def test_a_variable_that_no_file_can_hold_is_refused() -> None:
+    tree = {**FAKES, "candidate": {"kind": "fake", "env": {"A": "\ud800"}}}
+    with pytest.raises(ConfigError, match="cannot be an environment variable"):
+        parse_config(tree, "parity.toml")
+
+
+def test_replicas_on_a_cluster_are_counted_from_one() -> None:
+    for placement in ({"kind": "ray", "replicas": 0}, {"kind": "slurm"}, {"replicas": 2}):
+        tree = {**FAKES, "candidate": {"kind": "fake", "placement": placement}}
+        with pytest.raises(ConfigError, match=r"candidate\.placement"):
+            parse_config(tree, "parity.toml")

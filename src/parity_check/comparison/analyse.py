@@ -32,6 +32,7 @@ from parity_check.comparison.report import (
 from parity_check.comparison.stored import StoredRun, open_pair, open_run
 from parity_check.comparison.warnings import (
     impossible_tokens,
+    lost_replicas,
     sampler,
     shared_prefixes,
     unchecked,
@@ -126,6 +127,7 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             *warnings_of(headers, differences),
             *_unverified(run),
             *unchecked(t for each in run.rollouts for t in each.traces.values()),
+            *lost_replicas(run.headers()),
             *impossible_tokens(d.measurement for pair in pairs for d in pair.directions),
             *shared_prefixes(prefixes, how.cluster_by),
         ),
@@ -297,7 +299,7 @@ def engine_report(
         label=engine.label,
         version=engine.version,
         family=engine.family,
-        device=engine.device,
+        device=engine.ran_on,
         packages=dict(engine.packages),
         settings={
             name: Setting(each.requested, each.in_force, each.proof)

@@ -59,6 +59,12 @@ class StoredRun:
                 return each.traces[name].header
         raise InputError(f"no trace has logprobs of {name}")
 
+    def headers(self) -> Iterator[TraceHeader]:
+        """Of all traces, A/A runs too."""
+        for each in self.rollouts:
+            yield from (trace.header for trace in each.traces.values())
+        yield from (each.again.header for each in self.repeats)
+
     def entropy(self, name: str) -> float | None:
         """Mean entropy over tokens, nats, where the engine returns it."""
         return self.rollouts[-1].traces[name].mean_entropy()

@@ -83,6 +83,18 @@ def shared_prefixes(prefixes: Prefixes, cluster_by: str) -> Iterator[ReportWarni
         )
 
 
+def lost_replicas(headers: Iterable[TraceHeader]) -> Iterator[ReportWarning]:
+    """Replicas that were lost while an engine ran, whose requests others computed again."""
+    found = {
+        (header.evaluated_by, lost)
+        for header in headers
+        if header.engine.replicas is not None
+        for lost in header.engine.replicas.lost
+    }
+    for role, lost in sorted(found):
+        yield ReportWarning(f"replica-lost.{role}", f"the {role} lost {lost}")
+
+
 def unchecked(traces: Iterable[Trace]) -> Iterator[ReportWarning]:
     """Traces in which damage cannot be detected."""
     names = [trace.path.name for trace in traces if not trace.has_checksums]

@@ -33,7 +33,8 @@ def _name(text: str) -> str:
 
 def _variables(variables: dict[str, str]) -> dict[str, str]:
     for name, value in variables.items():
-        if not name or "=" in name or "\0" in name + value:
+        unstorable = any("\ud800" <= each <= "\udfff" for each in name + value)
+        if not name or "=" in name or "\0" in name + value or unstorable:
             raise ValueError(f"{name!r} and its value cannot be an environment variable")
     return variables
 
@@ -146,6 +147,27 @@ class Provisioned(EngineTable):
         return self
 
 
+class Placement(Table):
+    """Replicas of an engine on a Ray cluster. Needs the extra `ray`."""
+
+    kind: Literal["ray"]
+    address: str | None = None
+    """`auto`, HOST:PORT or `ray://…`; left out, a cluster on this machine is started."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+    cpus: Annotated[float, Field(ge=0)] = 1.0
+    """Of each replica, as are the next two."""
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    """Default: `tensor_parallel_size` for GPU wheels, else none."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Ray's custom resources, e.g. `{"accelerator_type:H100" = 0.001}`."""
+    runtime_env: dict[str, Any] = {}
+    """Ray's runtime environment of the actors, passed on unchanged."""
+    wait_s: Annotated[float, Field(gt=0)] = 120.0
+    """How long to wait until the cluster has room for all replicas."""
+    losses: Annotated[int, Field(ge=0)] = 2
+    """How often the requests of lost replicas are dealt again, before the run fails."""
+
+
 class VllmArguments(EngineTable):
     """What can be requested of a vLLM engine, and of the fake engine that replaces it."""
 
@@ -155,6 +177,8 @@ class VllmArguments(EngineTable):
     engine_args: dict[str, Any] = {}
     """Passed to vllm.LLM unchanged; overrides what parity-check would pass."""
     env: Variables = {}
+    placement: Placement | None = None
+    """Where it runs; left out, on this machine."""
 
     @field_validator("engine_args")
     @classmethod

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from parity_check.config.engines import EngineTable, Settings
 from parity_check.config.models import Config
@@ -138,10 +138,14 @@ class Knobs(NamedTuple):
 class ConfiguredEngine(ABC, Generic[T]):
     """One engine of a configuration, before it is provisioned or started."""
 
-    can: ClassVar[Capabilities]
     role: str
     config: Config
     table: T
+
+    @property
+    @abstractmethod
+    def can(self) -> Capabilities:
+        """What it can do as configured; a class attribute where that is the same for all."""
 
     @property
     @abstractmethod

@@ -11,6 +11,7 @@ from parity_check.engines.base import Capabilities, ConfiguredEngine, Knobs
 from parity_check.engines.client import WorkerSpec
 from parity_check.engines.environment.environment import Environment
 from parity_check.engines.pauses import Pauses
+from parity_check.engines.placement.engine import PlacedSpec, on_a_cluster, placed
 from parity_check.engines.vllm import HINTS
 
 CAN = Capabilities(noun="a fake engine", evaluates_by="decode", updates_weights=True)
@@ -20,7 +21,9 @@ CAN = Capabilities(noun="a fake engine", evaluates_by="decode", updates_weights=
 class ConfiguredFake(ConfiguredEngine[FakeTable]):
     """`kind = "fake"`: it replaces vLLM and runs in parity-check's interpreter."""
 
-    can = CAN
+    @property
+    def can(self) -> Capabilities:
+        return CAN if self.table.placement is None else on_a_cluster(CAN)
 
     @property
     def headline(self) -> str:
@@ -30,9 +33,9 @@ class ConfiguredFake(ConfiguredEngine[FakeTable]):
     def knobs(self) -> Knobs:
         return Knobs(self.table.settings.model_dump(), self.table.engine_args)
 
-    def spec(self, model_path: str, environment: Environment | None) -> WorkerSpec:
+    def spec(self, model_path: str, environment: Environment | None) -> WorkerSpec | PlacedSpec:
         table = self.table
-        return WorkerSpec(
+        worker = WorkerSpec(
             role=self.role,
             label="fake engine",
             can=CAN,
@@ -50,3 +53,4 @@ class ConfiguredFake(ConfiguredEngine[FakeTable]):
             pauses=Pauses("fake engine", table.family or "v1"),
             hints=HINTS,
         )
+        return placed(worker, table.placement)

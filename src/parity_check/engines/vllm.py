@@ -25,6 +25,7 @@ from parity_check.engines.client import WorkerSpec
 from parity_check.engines.environment import pinned, recipes
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
 from parity_check.engines.pauses import Pauses
+from parity_check.engines.placement.engine import PlacedSpec, on_a_cluster, placed
 from parity_check.engines.settings import Way, usual_family
 from parity_check.traces import checkpoint
 
@@ -56,7 +57,9 @@ HINTS = {
 class ConfiguredVllm(ConfiguredEngine[VllmTable]):
     """`kind = "vllm"`. The user's `engine_args` and `env` take precedence."""
 
-    can = CAN
+    @property
+    def can(self) -> Capabilities:
+        return CAN if self.table.placement is None else on_a_cluster(CAN)
 
     @property
     def headline(self) -> str:
@@ -90,12 +93,12 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
     def check_start(self, model_path: str) -> None:
         spread.check_sizes(place(self.role), self.table.engine_args, model_path)
         needed = self.table.requirement
-        if needed is not None and _runs_on(needed) == "cuda":
+        if self.table.placement is None and needed is not None and _runs_on(needed) == "cuda":
             spread.check_devices(place(self.role), needed, self.table.engine_args, self.table.env)
 
     def memory(self, model_path: str) -> str | None:
-        """For GPU wheels with a checkpoint on this machine."""
-        needed = self.table.requirement
+        """For GPU wheels that run on this machine, with a checkpoint that is there."""
+        needed = self.table.requirement if self.table.placement is None else None
         written = checkpoint.read_config(model_path)
         if needed is None or written is None or _runs_on(needed) != "cuda":
             return None
@@ -116,12 +119,16 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
         room = None if smallest is None else int(share * smallest * 2**20)
         return None if found is None else found.sentence(room)
 
-    def spec(self, model_path: str, environment: Environment | None) -> WorkerSpec:
+    def spec(self, model_path: str, environment: Environment | None) -> WorkerSpec | PlacedSpec:
+        return placed(self._worker(model_path, environment), self.table.placement)
+
+    def _worker(self, model_path: str, environment: Environment | None) -> WorkerSpec:
         assert environment is not None
         table, version = self.table, Version(environment.packages["vllm"])
         label = f"{environment.distribution or 'vllm'} {version}"
         family = table.family or usual_family(version, environment.platform)
-        if table.python is not None and environment.platform == "cuda":
+        here = table.placement is None and table.python is not None
+        if here and environment.platform == "cuda":
             spread.check_devices(place(self.role), f"vllm=={version}", table.engine_args, table.env)
         return WorkerSpec(
             role=self.role,

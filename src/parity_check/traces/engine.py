@@ -39,6 +39,15 @@ class EngineSetting:
     proof: str
 
 
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """The replicas of an engine on a cluster; `lost` says which, during what."""
+
+    count: int
+    nodes: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineDescription:
     """One engine. What `config`, `packages`, `environment` and `model` hold depends on its kind.
@@ -60,11 +69,24 @@ class EngineDescription:
     settings: Mapping[str, EngineSetting]
     prompt_logprobs: Fact | None = None
     """For a server: the distribution of prompt logprobs, raw, processed or unknown."""
+    replicas: Replicas | None = None
+    """Where it ran, if on a cluster."""
     self_check_s: float | None = None
     """Duration of the proofs of settings, seconds."""
     config: Mapping[str, Any]
     environment: Mapping[str, str]
     model: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ran_on(self) -> str:
+        """The device, and the replicas if there were several."""
+        found = self.replicas
+        if found is None:
+            return self.device
+        nodes = ", ".join(found.nodes)
+        several = found.count > 1
+        again = "; what is run again runs on another one" if several else ""
+        return f"{self.device} ({found.count} replica{'s' if several else ''} on {nodes}{again})"
 
     @property
     def imported(self) -> bool:
