@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from helpers.support import (
     COMMAND,
@@ -34,7 +35,6 @@ from parity_check.engines.placement.engine import Placed, PlacedSpec
 from parity_check.errors import EngineEnvironmentError, EngineError, InputError
 from parity_check.traces.trace import Trace, read_header
 
-ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 SAMPLING = {"temperature": 1.0}
@@ -187,7 +187,7 @@ def test_room_that_others_hold_is_not_waited_for_for_ever(two: Placed, tmp_path:
         started(spec(None, cpus=1.5, wait_s=2.0), tmp_path)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "auto"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_no_cluster_at_the_address(tmp_path: Path, address: str) -> None:
     config = placed_config(tmp_path, address)
     environ = {name: value for name, value in environment().items() if name != "RAY_ADDRESS"}
