@@ -115,6 +115,8 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             tokens=sum(each.measurement.tokens for each in pairs[0].directions),
             sampling=dict(first.sampling),
             logprob_path=first.logprob_path,
+            looks=run.looks,
+            most_looks=config.looks,
         ),
         objective=how.objective,
         level=how.level,

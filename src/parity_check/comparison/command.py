@@ -12,9 +12,10 @@ import tomli_w
 
 from parity_check.comparison.analyse import analyse
 from parity_check.comparison.document import document
-from parity_check.comparison.judgement import judgement
+from parity_check.comparison.judgement import Judgement, judgement
+from parity_check.comparison.looks import Looks, looks, one_look, progress, sentences, settled
 from parity_check.comparison.pictures.gather import gather
-from parity_check.comparison.plan import plan
+from parity_check.comparison.plan import plan, stored_plan
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
@@ -22,6 +23,7 @@ from parity_check.engines.base import Engine
 from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ExitCode
 from parity_check.files import whole
+from parity_check.recording.further import join
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import (
     Session,
@@ -38,7 +40,7 @@ from parity_check.recording.session import (
 from parity_check.report.deliver import Delivery, deliver
 from parity_check.report.renderers import render
 from parity_check.traces import checkpoint, manifest
-from parity_check.traces.prompts import check_clusters, read_workload
+from parity_check.traces.prompts import check_clusters, fixed_number_needed, read_workload
 from parity_check.traces.run_files import WORKLOAD_NAME, evaluated_name, sampled_name
 from parity_check.traces.trace import Trace, check_vocabulary, read_header
 
@@ -57,10 +59,11 @@ def compare(
     stored = reference_trace is not None
     names = tuple(name for name in config.names if not (stored and name == REFERENCE))
     samplers = (REFERENCE,) if stored else config.workload.samplers()
-    prompts = [] if stored else read_workload(config.workload)
-    if prompts:
-        check_clusters(prompts, config)
-        console.say(f"plan: {plan(prompts, config, how).sentence()}")
+    planned = one_look([])
+    if reference_trace is not None:
+        _check_stored(reference_trace, config, how, console)
+    else:
+        planned = _plan(config, how, console)
     stated = {} if reference_trace is None else read_header(reference_trace).sampling
     evaluators = [name for name in names if set(samplers) - {name}]
     for name in samplers:
@@ -70,17 +73,32 @@ def compare(
         configured_engine(name, config).check_evaluation(stated)
     repeats = {name: repeats_of(config, name) for name in names}
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
-        manifest.begin(run.path, run.id, manifest.parts_of(config.names, samplers, repeats))
+        parts = manifest.parts_of(config.names, samplers, repeats)
+        manifest.begin(run.path, run.id, parts)
         if reference_trace is not None:
             _copy(reference_trace, run.path / sampled_name(REFERENCE))
         with session(config, names, run, console) as live:
             if reference_trace is not None:
                 check_model(live.model, reference_trace)
-            ids = tokenize_prompts(live, prompts)
-            sample = partial(sample_with_repeats, live, run.path, prompts, ids)
-            live.engines.run({name: sample for name in samplers if name in names})
-            evaluate = partial(_evaluate, live, run.path, samplers)
-            live.engines.run(dict.fromkeys(evaluators, evaluate))
+            ids = tokenize_prompts(live, planned.prompts)
+            for look in range(len(planned.ends)):
+                place = run.path / f"look-{look + 1}" if look else run.path
+                place.mkdir(exist_ok=True)
+                turns = planned.turns(look)
+                prompts = [planned.prompts[turn] for turn in turns]
+                sample = partial(
+                    sample_with_repeats, live, place, prompts, [ids[turn] for turn in turns],
+                    earlier=planned.earlier(look),
+                )  # fmt: skip
+                live.engines.run({name: sample for name in samplers if name in names})
+                evaluate = partial(_evaluate, live, place, samplers)
+                live.engines.run(dict.fromkeys(evaluators, evaluate))
+                if look:
+                    join(run.path, place, parts, look + 1)
+                else:
+                    manifest.finish(run.path)
+                if len(planned.ends) > 1 and _decided(run.path, config, planned, look, console):
+                    break
         return _finish(run, config, delivery, console)
 
 
@@ -89,8 +107,8 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
 
     The trace is kept in the run, so that its own logprobs can be compared with each engine's.
     """
-    judgement(config)
     delivery.check()
+    _check_stored(workload, config, judgement(config), console)
     written = checkpoint.read_config(checkpoint.locate_model(config.model))
     size = None if written is None else checkpoint.vocabulary_size(written)
     check_vocabulary(Trace(workload).samples(), size, str(workload))
@@ -110,6 +128,7 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
                     for file in [_replay_of_workload(name)]
                 }
             )
+        manifest.finish(run.path)
         return _finish(run, config, delivery, console)
 
 
@@ -125,9 +144,34 @@ def dry_run(config: Config, console: Console) -> None:
     console.data(tomli_w.dumps(dump_config(config)))
 
 
+def _plan(config: Config, how: Judgement, console: Console) -> Looks:
+    """The looks at the configured workload; prints what it can decide. Raises ConfigError."""
+    prompts = read_workload(config.workload, looks=True)
+    check_clusters(prompts, config)
+    size = plan(prompts, config, how)
+    planned = looks(prompts, config, size)
+    for sentence in sentences(planned, size, config):
+        console.say(f"plan: {sentence}")
+    return planned
+
+
+def _check_stored(trace: Path, config: Config, how: Judgement, console: Console) -> None:
+    """Print what a stored trace can decide. Raises ConfigError where it was to be sampled."""
+    if config.workload.num_prompts == "enough":
+        raise fixed_number_needed()
+    console.say(f"plan: {stored_plan(Trace(trace), how).sentence()}")
+
+
+def _decided(directory: Path, config: Config, planned: Looks, look: int, console: Console) -> bool:
+    """Judge a look, and print how far it is."""
+    report = analyse(directory, config)
+    samples = planned.ends[look] * config.workload.samples_per_prompt
+    console.say(progress(look + 1, planned, samples, report.gates))
+    return settled(report.gates)
+
+
 def _finish(run: RunDirectory, config: Config, delivery: Delivery, console: Console) -> ExitCode:
     """Analyse a recorded run, store its report and page, and deliver the report."""
-    manifest.finish(run.path)
     report = analyse(run.path, config)
     found = document(replace(report, pictures=gather(run.path, config)))
     run.write("report.json", render(found, "json"))

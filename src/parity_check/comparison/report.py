@@ -141,6 +141,9 @@ class WorkloadReport:
     tokens: int
     sampling: dict[str, Any]
     logprob_path: str
+    looks: int
+    """How often the run was judged while it sampled: 1 if only at the end."""
+    most_looks: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def run_probes(config: Config, console: Console) -> Document:
                 f"locate: the {role} is {can.noun}, whose modules parity-check cannot read"
             )
     config = probes.eager(config)
-    prompts = probes.few(read_workload(config.workload))
+    prompts = probes.few(read_workload(config.workload, looks=True))
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(config, ROLES, run, console) as live:
             ids = tokenize_prompts(live, prompts)
