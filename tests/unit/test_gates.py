@@ -144,7 +144,10 @@ def test_straddling_says_how_many_prompts_would_settle_it() -> None:
 def test_half_way_to_the_limit_a_clean_pair_needs_a_quarter() -> None:
     result = judge(estimate(5e-4, -1e-3, 2e-3, clusters=100), two_sided(1e-3))
     assert (result.prompts_needed, result.prompts_if_clean) == (4426, 1107)
-    assert "about 4,426 or far more prompts would resolve it (if nothing drifts: 1,107; now" in result.reason
+    assert (
+        "about 4,426 or far more prompts would resolve it (if nothing drifts: 1,107; now"
+        in result.reason
+    )
 
 
 def test_prompts_that_share_a_cluster_are_needed_in_proportion() -> None:

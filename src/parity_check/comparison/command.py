@@ -10,9 +10,11 @@ from pathlib import Path
 
 import tomli_w
 
+from parity_check.comparison import located
 from parity_check.comparison.analyse import analyse
 from parity_check.comparison.document import document
 from parity_check.comparison.judgement import Judgement, judgement
+from parity_check.comparison.located import Locator
 from parity_check.comparison.looks import Looks, looks, one_look, progress, sentences, settled
 from parity_check.comparison.pictures.gather import gather
 from parity_check.comparison.plan import plan, stored_plan
@@ -21,7 +23,7 @@ from parity_check.config.models import Config
 from parity_check.console import Console
 from parity_check.engines.base import Engine
 from parity_check.engines.kinds import configured_engine
-from parity_check.errors import ExitCode
+from parity_check.errors import ConfigError, EngineError, ExitCode
 from parity_check.files import whole
 from parity_check.recording.further import join
 from parity_check.recording.run_directory import RunDirectory
@@ -48,11 +50,16 @@ REFERENCE = "reference"
 
 
 def compare(
-    config: Config, delivery: Delivery, console: Console, reference_trace: Path | None = None
+    config: Config,
+    delivery: Delivery,
+    console: Console,
+    locator: Locator,
+    reference_trace: Path | None = None,
 ) -> ExitCode:
     """Sample with every sampling engine, evaluate with all others, measure, report.
 
-    With `reference_trace`, a trace recorded earlier replaces the reference engine.
+    With `reference_trace`, a trace recorded earlier replaces the reference engine. While the
+    engines are loaded, `locator` asks where inside the model they part, if that is configured.
     """
     how = judgement(config)
     delivery.check()
@@ -81,6 +88,7 @@ def compare(
             if reference_trace is not None:
                 check_model(live.model, reference_trace)
             ids = tokenize_prompts(live, planned.prompts)
+            asks = _asks(live, locator, console)
             for look in range(len(planned.ends)):
                 place = run.path / f"look-{look + 1}" if look else run.path
                 place.mkdir(exist_ok=True)
@@ -99,6 +107,8 @@ def compare(
                     manifest.finish(run.path)
                 if len(planned.ends) > 1 and _decided(run.path, config, planned, look, console):
                     break
+            if asks and _wanted(run.path, config):
+                _locate(live, run.path, run.path / sampled_name(samplers[0]), locator, console)
         return _finish(run, config, delivery, console)
 
 
@@ -168,6 +178,38 @@ def _decided(directory: Path, config: Config, planned: Looks, look: int, console
     samples = planned.ends[look] * config.workload.samples_per_prompt
     console.say(progress(look + 1, planned, samples, report.gates))
     return settled(report.gates)
+
+
+def _asks(live: Session, locator: Locator, console: Console) -> bool:
+    """Whether the engines can be asked where they part. Raises ConfigError where they must be."""
+    wanted = live.config.diagnosis.locate
+    if wanted is False:
+        return False
+    reason = locator.why_not(live)
+    if reason is not None and wanted is True:
+        raise ConfigError(
+            f"diagnosis.locate: {reason}",
+            hint="set enforce_eager = true in the engine_args, or locate = false",
+        )
+    if reason is not None:
+        console.detail(f"diagnosis.locate: not after drift: {reason}")
+    return reason is None
+
+
+def _wanted(directory: Path, config: Config) -> bool:
+    return config.diagnosis.locate is True or analyse(directory, config).verdict == "drift"
+
+
+def _locate(
+    live: Session, directory: Path, trace: Path, locator: Locator, console: Console
+) -> None:
+    """Keep in the run where the engines part; after drift, it is no loss if they do not say."""
+    try:
+        located.write(directory, locator.locate(live, trace))
+    except EngineError as error:
+        if live.config.diagnosis.locate is True:
+            raise
+        console.warn(f"diagnosis.locate: {error.message}")
 
 
 def _finish(run: RunDirectory, config: Config, delivery: Delivery, console: Console) -> ExitCode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from parity_check.comparison.located import Located
 from parity_check.comparison.practices import Logprobs, Practice
 from parity_check.diagnosis.findings import Diagnosis
 from parity_check.errors import ExitCode
@@ -246,6 +247,8 @@ class ComparisonReport:
     verdict: Verdict
     warnings: tuple[ReportWarning, ...]
     coverage: Coverage
+    located: Located | None
+    """Where the reference and the candidate part inside the model, if they were asked."""
     artifacts: tuple[str, ...]
     pictures: ReportPictures | None = None
 

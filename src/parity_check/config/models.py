@@ -167,6 +167,14 @@ class RunConfig(Table):
     """A worker without progress for this long is killed."""
 
 
+class DiagnosisConfig(Table):
+    """What is asked of the engines besides logprobs."""
+
+    locate: Literal["on-drift"] | bool = "on-drift"
+    """Where inside the model the engines part, while they are loaded: after drift, always, never.
+    Engines with compiled graphs, servers and trainers cannot be asked."""
+
+
 class Judging(Table):
     """The part of a configuration that needs no engine: objective, gates and statistics."""
 
@@ -197,6 +205,7 @@ class Config(Judging):
     engines: dict[str, EngineConfig] = Field(default_factory=dict)
     """Further engines by name, e.g. `[engines.trainer]`, for a comparison of all of them."""
     workload: Workload = Workload()
+    diagnosis: DiagnosisConfig = DiagnosisConfig()
     run: RunConfig = RunConfig()
     weight_sync: WeightSync | None = None
     """Used only by `weight-sync`, which has defaults for every key."""
