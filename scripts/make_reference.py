@@ -121,6 +121,14 @@ ESS keeps its allowance for unseen tokens although it asks for most tokens (133,
 profile): without it, a pair at the limit is called parity in 15 % of runs. Samples of 55 tokens or
 more do not notice, because the limit on bursts asks for 2,458 samples.
 
+With `num_prompts = "enough"`, `compare` judges a run at up to four looks whose sizes are fixed
+beforehand, each twice the one before, and stops at the first that decides every gate. Every
+interval has a confidence of 98.75 % instead of 95 % then (Bonferroni), because each look is a
+further chance to be wrong. The same errors, at any of the looks, and what they would be without the
+correction:
+
+{looks}
+
 If an engine against itself is outside the limit, the gate is inconclusive: no verdict on the other
 engine is possible. If all compared tokens are bit-identical, the bound on unseen rare events does
 not prevent parity. A side without any usable logprob is drift, because of its invalid logprobs.
@@ -199,7 +207,7 @@ NOT_SHOWN = (
 
 def metrics_page() -> str:
     """The text of metrics.md."""
-    coverage, errors, runs = SIMULATED.read_text(encoding="utf-8").rstrip().split("\n\n")
+    coverage, errors, looks, runs = SIMULATED.read_text(encoding="utf-8").rstrip().split("\n\n")
     parts = [
         INTRODUCTION.format(cap=RATIO_CAP),
         *_metrics(),
@@ -215,6 +223,7 @@ def metrics_page() -> str:
             settling=SETTLING_ERRORS,
             rule=-math.log(0.025),
             errors=errors,
+            looks=looks,
             runs=runs,
         ),
         *_profiles(),

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from parity_check.config.models import LOOKS
 from parity_check.measure.gates import (
     GateResult,
     Limit,
@@ -67,9 +68,13 @@ class Cells:
         whole = Cells(*(getattr(self, name).reshape(1, -1) for name in self.__dataclass_fields__))
         return {name: float(seen.value[0]) for name, seen in whole.seen().items()}
 
-    def seen(self) -> dict[str, Seen]:
+    def first(self, clusters: int) -> Cells:
+        """The same runs when they had only so many clusters."""
+        return Cells(*(getattr(self, name)[:, :clusters] for name in self.__dataclass_fields__))
+
+    def seen(self, level: float = LEVEL) -> dict[str, Seen]:
         """What reports would print for the runs; ESS as 1 / ESS - 1, as it is judged."""
-        n, level = self.tokens, LEVEL
+        n = self.tokens
         bound = exact_interval(0.0, n.sum(axis=-1), level)[1]
         variation = variation_sums(n, self.ratio, self.squared_ratio)
         prompts = np.count_nonzero(self.samples, axis=-1)
@@ -105,6 +110,11 @@ class Seen:
     low: Floats
     high: Floats
     unseen: Floats | float = 0.0
+
+    def of(self, runs: NDArray[np.bool_]) -> Seen:
+        """Only these runs."""
+        parts = (self.value, self.low, self.high, self.unseen)
+        return Seen(*(np.broadcast_to(part, runs.shape)[runs] for part in parts))
 
 
 def _mean(sums: Floats, weights: Floats) -> Floats:
@@ -243,6 +253,8 @@ ROWS: Mapping[str, Draw] = {
     "Student's t4 tails": WITHOUT_VARIANCE[1],
 }
 
+LOOKED_AT = {label: ROWS[label] for label in list(ROWS)[:5]}
+
 IN_BURSTS = (bursts, whole_prompts)
 """Data whose events come together: of these only the share of samples is promised."""
 
@@ -277,23 +289,79 @@ def rates(draw: Draw, clusters: int, runs: int, seed: int) -> dict[str, Rates]:
     cells = draw(rng, runs, clusters)
     judged = cells.judged()
     found = {}
-    for name, seen in cells.seen().items():
-        value, low, high, unseen = (
-            np.broadcast_to(part, judged.shape)[judged]
-            for part in (seen.value, seen.low, seen.high, seen.unseen)
-        )
-        most, true = high + unseen, truth[name]
-        if name == "mean Δ":
-            # The runs are moved: to a limit of two standard deviations, to twice it, to half of it.
-            limit = 2.0 * float(np.std(value))
-            wrong = [
-                (np.abs(low + by) <= limit) & (np.abs(most + by) <= limit)
-                for by in (limit, 2 * limit)
-            ] + [(low + limit / 2 > limit) | (most + limit / 2 < -limit)]
-        else:
-            wrong = [most <= true, most <= true / 2, low > 2 * true]
-        covered = [(low <= true) & (true <= end) for end in (high, most)]
+    for name, each in cells.seen().items():
+        seen, true = each.of(judged), truth[name]
+        most = seen.high + seen.unseen
+        wrong = [
+            verdicts[which]
+            for verdicts, which in zip(judgements(name, seen, true), (0, 0, 1), strict=True)
+        ]
+        covered = [(seen.low <= true) & (true <= end) for end in (seen.high, most)]
         found[name] = Rates(*(float(np.mean(each)) for each in (*covered, *wrong)))
+    return found
+
+
+def judgements(
+    name: str, seen: Seen, true: float, spread: float | None = None
+) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """(parity, drift) of every run: at the limit, at twice the limit, at half of it.
+
+    Runs of mean Δ are moved: by a limit of two standard deviations (`spread`), by twice it, by half
+    of it. For the other metrics the limit is the truth, half of it, and twice it.
+    """
+    most = seen.high + seen.unseen
+    if name == "mean Δ":
+        limit = 2.0 * (float(np.std(seen.value)) if spread is None else spread)
+        return [
+            (
+                (np.abs(seen.low + by) <= limit) & (np.abs(most + by) <= limit),
+                (seen.low + by > limit) | (most + by < -limit),
+            )
+            for by in (limit, 2 * limit, limit / 2)
+        ]
+    return [(most <= limit, seen.low > limit) for limit in (true, true / 2, 2 * true)]
+
+
+@dataclass(frozen=True)
+class LookRates:
+    """Of one metric over all looks at runs that grow, as shares of the runs.
+
+    Called parity `at` the limit and at `twice` the limit, called drift at `half` the limit.
+    """
+
+    at: float
+    twice: float
+    half: float
+
+
+def look_rates(
+    draw: Draw, clusters: int, runs: int, seed: int, correct: bool = True
+) -> dict[str, LookRates]:
+    """Runs of 1, 2, 4 and 8 times `clusters` prompts, judged until the first decision.
+
+    With `correct`, each look is judged at the confidence that `num_prompts = "enough"` uses.
+    """
+    rng = np.random.default_rng(seed)
+    truth = draw(rng, 40, 2000).truth()
+    ends = [clusters * 2**look for look in range(LOOKS)]
+    cells = draw(rng, runs, ends[-1])
+    # A generator of unequal prompts draws more of them than their effective number.
+    each = cells.tokens.shape[1] // ends[-1]
+    looks = [cells.first(each * end) for end in ends]
+    level = 1.0 - (1.0 - LEVEL) / LOOKS if correct else LEVEL
+    printed = [look.seen(level) for look in looks]
+    found = {}
+    for name, true in truth.items():
+        spread = float(np.std(printed[1][name].value))
+        verdict = np.zeros((3, runs), dtype=np.int8)  # 0 open, 1 parity, 2 drift
+        for look, seen in zip(looks, printed, strict=True):
+            judged = look.judged()
+            for row, (parity, drift) in enumerate(judgements(name, seen[name], true, spread)):
+                here = np.where(parity, 1, np.where(drift, 2, 0)) * judged
+                verdict[row] = np.where(verdict[row] == 0, here, verdict[row])
+        at, twice, half = verdict
+        shares = (at == 1, twice == 1, half == 2)
+        found[name] = LookRates(*(float(np.mean(share)) for share in shares))
     return found
 
 
@@ -488,6 +556,19 @@ def tables(runs: int, seed: int) -> Iterator[str]:
     yield "| data | effective prompts | parity at the limit | at twice it | drift at half of it |"
     yield "|---|---:|---:|---:|---:|"
     yield from errors
+    yield ""
+    yield (
+        "| data, judged at up to 4 looks of 12, 24, 48 and 96 | parity at the limit | at twice it "
+        "| drift at half of it |"
+    )
+    yield "|---|---:|---:|---:|"
+    for correct in (True, False):
+        for label, draw in LOOKED_AT.items():
+            found = look_rates(draw, 12, runs, seed, correct)
+            kept = promised(draw)
+            worst = [max(getattr(found[n], e) for n in kept) for e in ("at", "twice", "half")]
+            told = label if correct else f"{label}, each look at 95 %"
+            yield f"| {told} | {' | '.join(map(_percent, worst))} |"
     yield ""
     few = max(20, runs // 20)
     yield "| every gate of a run | verdict | share of runs |"

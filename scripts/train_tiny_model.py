@@ -54,7 +54,12 @@ from tiny_model.corpus import (
     make_document,
     make_problem,
 )
-from tiny_model.prompts import ARITHMETIC_PROMPTS, Prompt, make_prompts, without_prompts
+from tiny_model.prompts import (
+    ARITHMETIC_PROMPTS,
+    make_prompts,
+    more_prompts,
+    without_prompts,
+)
 
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "parity_check" / "assets"
 
@@ -340,6 +345,7 @@ def readme(parameters: int, digests: dict[str, str]) -> str:
     return f"""\
 - `tiny/`: a small Llama-architecture model and its tokenizer.
 - `prompts.jsonl`: 96 prompts that are not in its training data.
+- `more-prompts.jsonl`: these, and 191 more, which share no prefix (some are in its data).
 - `tiny-next/`: the same model after {NEXT_STEPS} more training steps, to test weight updates.
 - Created by `python scripts/train_tiny_model.py`, in a few minutes on two CPU cores.
 - {parameters:,} parameters in bf16: 4 layers, hidden 256, vocabulary 4096, untied lm_head.
@@ -365,7 +371,6 @@ def write_assets(
     out: Path,
     tokenizer: Tokenizer,
     models: dict[str, LlamaForCausalLM],
-    prompts: list[Prompt],
     *,
     tied: bool,
 ) -> dict[str, str]:
@@ -377,8 +382,12 @@ def write_assets(
             folder: write_checkpoint(aside / folder, tokenizer, model, tied=tied)
             for folder, model in models.items()
         }
-        lines = [json.dumps(prompt.row(), ensure_ascii=False) + "\n" for prompt in prompts]
-        (aside / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
+        for file, group in (
+            ("prompts.jsonl", make_prompts(tokenizer)),
+            ("more-prompts.jsonl", more_prompts(tokenizer)),
+        ):
+            lines = [json.dumps(prompt.row(), ensure_ascii=False) + "\n" for prompt in group]
+            (aside / file).write_text("".join(lines), encoding="utf-8")
         text = readme(count(models["tiny"]), digests)
         (aside / "README.md").write_text(text, encoding="utf-8")
         for path in sorted(p for p in aside.rglob("*") if p.is_file()):
@@ -417,7 +426,7 @@ def main() -> None:
     model, train_loss = train(stream, arguments.steps, tied=arguments.tied)
     following = next_policy(model, token_stream(tokenizer, solved_problems()))
     models = {"tiny": model, "tiny-next": following}
-    digests = write_assets(arguments.out, tokenizer, models, prompts, tied=arguments.tied)
+    digests = write_assets(arguments.out, tokenizer, models, tied=arguments.tied)
 
     held_out = [make_document("held-out", index) for index in range(HELD_OUT_DOCUMENTS)]
     unseen = sorted(set(held_out) - set(documents))

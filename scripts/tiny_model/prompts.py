@@ -46,6 +46,8 @@ FAMILIES = {
     "ledger": (300, 330),
 }
 FAMILY_SIZE = 8
+MORE_TURNS = 3
+"""Of the further prompts: each turn has those of `make_prompts` that share no prefix, anew."""
 
 
 def prompt_writer(name: str) -> Writer:
@@ -61,19 +63,19 @@ def cut(tokenizer: Tokenizer, text: str, tokens: int) -> str:
     return re.sub(r"\s*\S*$", "", text[: end + 1])
 
 
-def cut_prompts(tokenizer: Tokenizer) -> Iterator[Prompt]:
-    """Documents cut in the middle, short and long."""
+def cut_prompts(tokenizer: Tokenizer, turn: int = 0) -> Iterator[Prompt]:
+    """Documents cut in the middle, short and long; others each turn."""
     for group, lengths in CUTS.items():
         register = REGISTERS[group]
-        for index, tokens in enumerate(lengths):
+        for index, tokens in enumerate(lengths, start=turn * len(lengths)):
             prompt_id = f"{group}-{index:03d}"
             # More units than the cut needs: each has at least six tokens.
             text = register.beginning(prompt_writer(prompt_id), units=2 + tokens // 6)
             yield Prompt(prompt_id, group, cut(tokenizer, text, tokens))
 
 
-def arithmetic_prompts() -> Iterator[Prompt]:
-    for index in range(ARITHMETIC_PROMPTS):
+def arithmetic_prompts(turn: int = 0) -> Iterator[Prompt]:
+    for index in range(turn * ARITHMETIC_PROMPTS, (turn + 1) * ARITHMETIC_PROMPTS):
         prompt_id = f"arith-{index:03d}"
         question = make_problem(prompt_writer(prompt_id)).question
         yield Prompt(prompt_id, "arithmetic", f"Question: {question}\nAnswer:")
@@ -117,12 +119,28 @@ def family_prompts(tokenizer: Tokenizer) -> Iterator[Prompt]:
 def make_prompts(tokenizer: Tokenizer) -> list[Prompt]:
     """The bundled prompts, all short enough."""
     prompts = [*arithmetic_prompts(), *cut_prompts(tokenizer), *family_prompts(tokenizer)]
+    check_prompts(prompts, tokenizer)
+    return prompts
+
+
+def more_prompts(tokenizer: Tokenizer) -> list[Prompt]:
+    """The bundled prompts, and others that share no prefix."""
+    prompts = make_prompts(tokenizer)
+    for turn in range(1, 1 + MORE_TURNS):
+        prompts += [*arithmetic_prompts(turn), *cut_prompts(tokenizer, turn)]
+    # Two of the shortest can be the same.
+    prompts = list({prompt.prompt: prompt for prompt in reversed(prompts)}.values())[::-1]
+    check_prompts(prompts, tokenizer)
+    return prompts
+
+
+def check_prompts(prompts: list[Prompt], tokenizer: Tokenizer) -> None:
+    """Raises RuntimeError for two that are the same, and for one that is too long."""
     if len({prompt.prompt for prompt in prompts}) < len(prompts):
         raise RuntimeError("two prompts are the same")
     longest = max(len(tokenizer.encode(prompt.prompt).ids) for prompt in prompts)
     if longest > LONGEST_PROMPT:
         raise RuntimeError(f"a prompt has {longest} tokens")
-    return prompts
 
 
 def without_prompts(documents: list[str], prompts: list[Prompt]) -> list[str]:

@@ -295,3 +295,57 @@ def test_what_is_no_trace_is_not_replayed(tmp_path: Path) -> None:
         "-o", "u.parquet", cwd=tmp_path,
     )  # fmt: skip
     assert_fails(done, 2, f"error: {trace}: not a Parquet file, or truncated")
+
+
+ENOUGH = {"num_prompts": "enough", "samples_per_prompt": 1, "max_tokens": 4, "temperature": 0.7}
+"""With the limits of SMALL_RUN, two looks decide every gate."""
+
+
+def test_looks_end_when_every_gate_is_decided(tmp_path: Path) -> None:
+    config = fake_config(
+        tmp_path,
+        candidate={"noise": 0.01},
+        workload={**ENOUGH, "repeats": 1, "most_tokens": 3200},
+        gates=SMALL_RUN,
+    )
+    done = run_cli("compare", "-c", config, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("look ")]
+    assert told[0].startswith("look 1 of 4: 100 samples a direction, ")
+    assert told[-1].endswith("18 of 18 gates decided")
+    assert 1 < len(told) < 4
+    assert "% over all of them" in done.stdout
+    assert "98.75 % interval" in done.stdout
+    run = only_run(tmp_path)
+    report = json.loads((run / "report.json").read_text())
+    assert (report["workload"]["looks"], report["workload"]["most_looks"]) == (len(told), 4)
+    samples = list(Trace(run / "reference.parquet").samples())
+    assert len(samples) == 100 * 2 ** (len(told) - 1)
+    assert len({sample.sample_id for sample in samples}) == len(samples)
+    by_prompt = {(sample.prompt_id, sample.sample_index) for sample in samples}
+    assert len(by_prompt) == len(samples)
+    assert not list(run.glob("look-*"))
+    assert_tidy(tmp_path)
+    again = run_cli("report", run, cwd=tmp_path)
+    assert again.stdout == done.stdout
+
+
+@pytest.mark.parametrize("command", ["record", "ablate", "weight-sync"])
+def test_looks_are_for_compare_alone(tmp_path: Path, command: str) -> None:
+    config = fake_config(tmp_path, workload={**ENOUGH, "max_tokens": 32})
+    further = ("--engine", "reference", "-o", "t.parquet") if command == "record" else ()
+    done = run_cli(command, "-c", config, *further, cwd=tmp_path)
+    assert_fails(done, 2, 'workload.num_prompts: "enough" is only for `compare`')
+
+
+def test_a_stored_trace_has_a_plan_and_no_looks(drifting_run: Run, tmp_path: Path) -> None:
+    trace = drifting_run.path / "reference.parquet"
+    config = fake_config(tmp_path, workload={"temperature": 0.7, "repeats": 0})
+    for option in ("--reference-trace", "--workload-trace"):
+        done = run_cli("compare", "-c", config, option, trace, cwd=tmp_path)
+        [plan] = [line for line in done.stderr.splitlines() if line.startswith("plan: ")]
+        assert "gates cannot be decided (24 samples, 1" in plan
+        assert "a trace of 60 prompts and about" in plan
+        enough = ("--set", "workload.num_prompts=enough")
+        done = run_cli("compare", "-c", config, option, trace, *enough, cwd=tmp_path)
+        assert_fails(done, 2, 'workload.num_prompts: "enough" is only for `compare`')

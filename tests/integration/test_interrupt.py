@@ -199,3 +199,18 @@ def test_signals_that_were_ignored_stay_ignored(tmp_path: Path) -> None:
     assert processes_naming(f"{tmp_path}/parity.toml") == [process.pid]
     process.send_signal(signal.SIGINT)
     assert_interrupted(finish(process), tmp_path, "nothing was recorded")
+
+
+def test_recorded_looks_are_kept(tmp_path: Path) -> None:
+    workload = {"num_prompts": "enough", "most_tokens": 160, "repeats": 0, "temperature": 0.7}
+    config = fake_config(tmp_path, candidate={"delay_s": 0.05}, workload=workload)
+    process = start_cli("compare", "-c", config, cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/*/look-2/reference.parquet")), "the second look")
+    process.send_signal(signal.SIGINT)
+    done = finish(process)
+    assert done.returncode == 130
+    assert "look 1 of 4: 5 samples a direction" in done.stderr
+    assert_tidy(tmp_path)
+    again = call_cli("report", only_run(tmp_path), cwd=tmp_path)
+    assert again.returncode == 4, again.stderr
+    assert "look 1 of at most 4" in " ".join(again.stdout.split())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parity_check.comparison.judgement import judgement
+from parity_check.comparison.looks import looks, sentences
 from parity_check.comparison.plan import plan
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
@@ -75,8 +76,9 @@ def _machine() -> Iterator[str]:
 
 def _inputs(config: Config) -> Iterator[str]:
     model = checkpoint.locate_model(config.model)
-    prompts = read_workload(config.workload)
+    prompts = read_workload(config.workload, looks=True)
     check_clusters(prompts, config)
+    size = plan(prompts, config, judgement(config))
     written = checkpoint.read_config(model)
     rope = None if written is None else checkpoint.rope_theta(written)
     kind = "from the hub" if written is None else ", ".join(written.get("architectures", ["?"]))
@@ -86,7 +88,7 @@ def _inputs(config: Config) -> Iterator[str]:
         [
             ("model", f"{model} ({'; '.join(facts)})"),
             ("prompts", f"{config.workload.prompts}, {len(prompts)} prompts"),
-            ("plan", plan(prompts, config, judgement(config)).sentence()),
+            *(("plan", each) for each in sentences(looks(prompts, config, size), size, config)),
         ],
         "<<",
     )

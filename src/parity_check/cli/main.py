@@ -164,9 +164,11 @@ def compare(
     if dry_run:
         comparison.dry_run(loaded, console)
         return
+    from parity_check.locate import loaded as loaded_engines
+
     if workload_trace is not None:
         raise typer.Exit(comparison.compare_on(workload_trace, loaded, delivery, console))
-    raise typer.Exit(comparison.compare(loaded, delivery, console, reference_trace))
+    raise typer.Exit(comparison.compare(loaded, delivery, console, loaded_engines, reference_trace))
 
 
 @cli.command()

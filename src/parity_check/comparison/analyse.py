@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from parity_check import __version__
+from parity_check.comparison import located
 from parity_check.comparison.diagnose import diagnosis_case
 from parity_check.comparison.judgement import (
     TRUNCATION,
@@ -17,6 +18,7 @@ from parity_check.comparison.judgement import (
     judgement,
     measure_pair,
 )
+from parity_check.comparison.located import Located
 from parity_check.comparison.matrix import analyse_matrix
 from parity_check.comparison.report import (
     ComparisonReport,
@@ -87,7 +89,11 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
         Floor(each.engine, measure_pair(each.baseline, each.again, each.engine, how))
         for each in run.repeats
     )
-    pairs = tuple(_pair(run, one, other, floors, how, prefixes) for one, other in run.pairs())
+    asked = located.read(run.directory)
+    pairs = tuple(
+        _pair(run, one, other, floors, how, prefixes, asked if (one, other) == ROLES else None)
+        for one, other in run.pairs()
+    )
     matrix = None
     if isinstance(config, Config) and len(run.names) > len(ROLES):
         matrix = analyse_matrix(run, pairs, floors, config, judgement(config))
@@ -116,6 +122,8 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             tokens=sum(each.measurement.tokens for each in pairs[0].directions),
             sampling=dict(first.sampling),
             logprob_path=first.logprob_path,
+            looks=run.looks,
+            most_looks=config.looks,
         ),
         objective=how.objective,
         level=how.level,
@@ -132,6 +140,7 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             *shared_prefixes(prefixes, how.cluster_by),
         ),
         coverage=_coverage(run, pairs, floors, how),
+        located=asked,
         artifacts=tuple(
             trace.path.name for rollouts in run.rollouts for trace in rollouts.traces.values()
         ),
@@ -179,6 +188,7 @@ def _pair(
     floors: Sequence[Floor],
     how: Judgement,
     prefixes: Prefixes,
+    asked: Located | None,
 ) -> Pair:
     own = [floor for floor in floors if floor.engine in (reference, candidate)]
     measured = [
@@ -189,7 +199,7 @@ def _pair(
     worst = sorted((token for _, tokens in measured for token in tokens), key=_size)
     differences = differences_of(reference, run.header(reference), candidate, run.header(candidate))
     verdict = overall(gate for direction in directions for gate in direction.gates)
-    case = diagnosis_case(run, reference, candidate, directions, own, differences)
+    case = diagnosis_case(run, reference, candidate, directions, own, differences, asked)
     return Pair(
         reference=reference,
         candidate=candidate,

@@ -10,18 +10,22 @@ from pathlib import Path
 
 import tomli_w
 
+from parity_check.comparison import located
 from parity_check.comparison.analyse import analyse
 from parity_check.comparison.document import document
-from parity_check.comparison.judgement import judgement
+from parity_check.comparison.judgement import Judgement, judgement
+from parity_check.comparison.located import Locator
+from parity_check.comparison.looks import Looks, looks, one_look, progress, sentences, settled
 from parity_check.comparison.pictures.gather import gather
-from parity_check.comparison.plan import plan
+from parity_check.comparison.plan import plan, stored_plan
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
 from parity_check.engines.base import Engine
 from parity_check.engines.kinds import configured_engine
-from parity_check.errors import ExitCode
+from parity_check.errors import ConfigError, EngineError, ExitCode
 from parity_check.files import whole
+from parity_check.recording.further import join
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import (
     Session,
@@ -39,7 +43,7 @@ from parity_check.report.deliver import Delivery, deliver
 from parity_check.report.document import Document
 from parity_check.report.renderers import render
 from parity_check.traces import checkpoint, manifest
-from parity_check.traces.prompts import check_clusters, read_workload
+from parity_check.traces.prompts import check_clusters, fixed_number_needed, read_workload
 from parity_check.traces.run_files import WORKLOAD_NAME, evaluated_name, sampled_name
 from parity_check.traces.trace import Trace, check_vocabulary, read_header
 
@@ -47,27 +51,38 @@ REFERENCE = "reference"
 
 
 def compare(
-    config: Config, delivery: Delivery, console: Console, reference_trace: Path | None = None
+    config: Config,
+    delivery: Delivery,
+    console: Console,
+    locator: Locator,
+    reference_trace: Path | None = None,
 ) -> ExitCode:
     """Sample with every sampling engine, evaluate with all others, measure, report.
 
-    With `reference_trace`, a trace recorded earlier replaces the reference engine.
+    With `reference_trace`, a trace recorded earlier replaces the reference engine. While the
+    engines are loaded, `locator` asks where inside the model they part, if that is configured.
     """
     judgement(config)
     delivery.check()
-    return deliver(run_engines(config, console, reference_trace), delivery, console)
+    return deliver(run_engines(config, console, locator, reference_trace), delivery, console)
 
 
-def run_engines(config: Config, console: Console, reference_trace: Path | None = None) -> Document:
+def run_engines(
+    config: Config,
+    console: Console,
+    locator: Locator | None,
+    reference_trace: Path | None = None,
+) -> Document:
     """The same without the delivery: everything that the run recorded is in its directory."""
     how = judgement(config)
     stored = reference_trace is not None
     names = tuple(name for name in config.names if not (stored and name == REFERENCE))
     samplers = (REFERENCE,) if stored else config.workload.samplers()
-    prompts = [] if stored else read_workload(config.workload)
-    if prompts:
-        check_clusters(prompts, config)
-        console.say(f"plan: {plan(prompts, config, how).sentence()}")
+    planned = one_look([])
+    if reference_trace is not None:
+        _check_stored(reference_trace, config, how, console)
+    else:
+        planned = _plan(config, how, console)
     stated = {} if reference_trace is None else read_header(reference_trace).sampling
     evaluators = [name for name in names if set(samplers) - {name}]
     for name in samplers:
@@ -77,17 +92,35 @@ def run_engines(config: Config, console: Console, reference_trace: Path | None =
         configured_engine(name, config).check_evaluation(stated)
     repeats = {name: repeats_of(config, name) for name in names}
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
-        manifest.begin(run.path, run.id, manifest.parts_of(config.names, samplers, repeats))
+        parts = manifest.parts_of(config.names, samplers, repeats)
+        manifest.begin(run.path, run.id, parts)
         if reference_trace is not None:
             _copy(reference_trace, run.path / sampled_name(REFERENCE))
         with session(config, names, run, console) as live:
             if reference_trace is not None:
                 check_model(live.model, reference_trace)
-            ids = tokenize_prompts(live, prompts)
-            sample = partial(sample_with_repeats, live, run.path, prompts, ids)
-            live.engines.run({name: sample for name in samplers if name in names})
-            evaluate = partial(_evaluate, live, run.path, samplers)
-            live.engines.run(dict.fromkeys(evaluators, evaluate))
+            ids = tokenize_prompts(live, planned.prompts)
+            asks = locator is not None and _asks(live, locator, console)
+            for look in range(len(planned.ends)):
+                place = run.path / f"look-{look + 1}" if look else run.path
+                place.mkdir(exist_ok=True)
+                turns = planned.turns(look)
+                prompts = [planned.prompts[turn] for turn in turns]
+                sample = partial(
+                    sample_with_repeats, live, place, prompts, [ids[turn] for turn in turns],
+                    earlier=planned.earlier(look),
+                )  # fmt: skip
+                live.engines.run({name: sample for name in samplers if name in names})
+                evaluate = partial(_evaluate, live, place, samplers)
+                live.engines.run(dict.fromkeys(evaluators, evaluate))
+                if look:
+                    join(run.path, place, parts, look + 1)
+                else:
+                    manifest.finish(run.path)
+                if len(planned.ends) > 1 and _decided(run.path, config, planned, look, console):
+                    break
+            if locator is not None and asks and _wanted(run.path, config):
+                _locate(live, run.path, run.path / sampled_name(samplers[0]), locator, console)
         return _finish(run, config)
 
 
@@ -96,8 +129,8 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
 
     The trace is kept in the run, so that its own logprobs can be compared with each engine's.
     """
-    judgement(config)
     delivery.check()
+    _check_stored(workload, config, judgement(config), console)
     written = checkpoint.read_config(checkpoint.locate_model(config.model))
     size = None if written is None else checkpoint.vocabulary_size(written)
     check_vocabulary(Trace(workload).samples(), size, str(workload))
@@ -117,6 +150,7 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
                     for file in [_replay_of_workload(name)]
                 }
             )
+        manifest.finish(run.path)
         shown = _finish(run, config)
     return deliver(shown, delivery, console)
 
@@ -133,9 +167,66 @@ def dry_run(config: Config, console: Console) -> None:
     console.data(tomli_w.dumps(dump_config(config)))
 
 
+def _plan(config: Config, how: Judgement, console: Console) -> Looks:
+    """The looks at the configured workload; prints what it can decide. Raises ConfigError."""
+    prompts = read_workload(config.workload, looks=True)
+    check_clusters(prompts, config)
+    size = plan(prompts, config, how)
+    planned = looks(prompts, config, size)
+    for sentence in sentences(planned, size, config):
+        console.say(f"plan: {sentence}")
+    return planned
+
+
+def _check_stored(trace: Path, config: Config, how: Judgement, console: Console) -> None:
+    """Print what a stored trace can decide. Raises ConfigError where it was to be sampled."""
+    if config.workload.num_prompts == "enough":
+        raise fixed_number_needed()
+    console.say(f"plan: {stored_plan(Trace(trace), how).sentence()}")
+
+
+def _decided(directory: Path, config: Config, planned: Looks, look: int, console: Console) -> bool:
+    """Judge a look, and print how far it is."""
+    report = analyse(directory, config)
+    samples = planned.ends[look] * config.workload.samples_per_prompt
+    console.say(progress(look + 1, planned, samples, report.gates))
+    return settled(report.gates)
+
+
+def _asks(live: Session, locator: Locator, console: Console) -> bool:
+    """Whether the engines can be asked where they part. Raises ConfigError where they must be."""
+    wanted = live.config.diagnosis.locate
+    if wanted is False:
+        return False
+    reason = locator.why_not(live)
+    if reason is not None and wanted is True:
+        raise ConfigError(
+            f"diagnosis.locate: {reason}",
+            hint="set enforce_eager = true in the engine_args, or locate = false",
+        )
+    if reason is not None:
+        console.detail(f"diagnosis.locate: not after drift: {reason}")
+    return reason is None
+
+
+def _wanted(directory: Path, config: Config) -> bool:
+    return config.diagnosis.locate is True or analyse(directory, config).verdict == "drift"
+
+
+def _locate(
+    live: Session, directory: Path, trace: Path, locator: Locator, console: Console
+) -> None:
+    """Keep in the run where the engines part; after drift, it is no loss if they do not say."""
+    try:
+        located.write(directory, locator.locate(live, trace))
+    except EngineError as error:
+        if live.config.diagnosis.locate is True:
+            raise
+        console.warn(f"diagnosis.locate: {error.message}")
+
+
 def _finish(run: RunDirectory, config: Config) -> Document:
     """Analyse a recorded run, and store its report and page."""
-    manifest.finish(run.path)
     report = analyse(run.path, config)
     found = document(replace(report, pictures=gather(run.path, config)))
     run.write("report.json", render(found, "json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from parity_check.comparison.located import Located
 from parity_check.comparison.report import Direction, Floor
 from parity_check.comparison.stored import StoredRun
 from parity_check.config.models import ROLES, Workload
@@ -26,6 +27,7 @@ def diagnosis_case(
     directions: Sequence[Direction],
     floors: Sequence[Floor],
     differences: Sequence[Difference],
+    located: Located | None = None,
 ) -> Case:
     """The input of the diagnosis rules. `directions` and `floors` are those of the pair."""
     roles = dict(zip(ROLES, (reference, candidate), strict=True))
@@ -50,6 +52,7 @@ def diagnosis_case(
         if run.directory is None
         else f"{first.config.get('run', {}).get('out', 'runs')}/{first.run_id}",
         trace=str(stored[0][2].path),
+        first_module=None if located is None else located.module,
         unrequested=tuple(each.key for each in differences if not each.requested),
     )
 

@@ -50,7 +50,7 @@ def judgement(config: Judging) -> Judgement:
     return Judgement(
         objective=objective,
         limits=choose_limits(config.gates.profile, objective, config.gates.overrides()),
-        level=config.stats.confidence,
+        level=config.level,
         tail_threshold=config.stats.tail_threshold,
         positive_share=chosen.positive_share,
         cluster_by=config.stats.cluster_by,

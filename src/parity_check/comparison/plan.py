@@ -5,30 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from parity_check.comparison.judgement import Judgement
 from parity_check.config.models import Config
 from parity_check.measure.needs import Need, Unit, needs
+from parity_check.traces.pairing import Index, cluster_names, label_column
 from parity_check.traces.prompts import Prompt, cluster_of
+from parity_check.traces.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The size of one sampling direction, and what its gates ask for if nothing drifts.
 
-    `tokens` is the most: a sample may end earlier.
+    `tokens` is the most, because a sample may end earlier, or of a trace what it has.
     """
 
     prompts: int
     clusters: int
-    samples_per_prompt: int
+    samples: int
     tokens: int
     gates: int
     needs: tuple[Need, ...]
-
-    @property
-    def samples(self) -> int:
-        return self.prompts * self.samples_per_prompt
+    source: Literal["one look", "looks", "trace"] = "one look"
 
     def unmet(self) -> list[Need]:
         """The needs that the workload does not meet."""
@@ -36,7 +36,8 @@ class Plan:
 
     def sentence(self) -> str:
         """What the workload can decide and what the other gates ask for, in one line."""
-        size = f"{self.samples:,} samples, at most {self.tokens:,} tokens a direction"
+        most = "" if self.source == "trace" else "at most "
+        size = f"{self.samples:,} samples, {most}{self.tokens:,} tokens a direction"
         unmet = self.unmet()
         if not unmet:
             return f"if nothing drifts, every gate can be decided ({size})"
@@ -46,6 +47,11 @@ class Plan:
             f"needed at least: {'; '.join(self._asked(unmet))}; for all of them: "
             f"{self._advice(unmet)}"
         )
+
+    def samples_needed(self) -> int:
+        """The samples that meet every need for tokens and samples; at least one of each prompt."""
+        times = (need.number / self._has(need) for need in self.needs if need.unit != "clusters")
+        return max(self.prompts, math.ceil(self.samples * max(times, default=0.0)))
 
     def _asked(self, unmet: Sequence[Need]) -> Iterator[str]:
         """Gates that ask for the same together."""
@@ -67,20 +73,43 @@ class Plan:
             times[need.unit] = max(times[need.unit], need.number / self._has(need))
         prompts = math.ceil(self.prompts * times["clusters"])
         samples = self.samples * max(times["tokens"], times["samples"])
+        if self.source == "trace":
+            return f"a trace of {prompts:,} prompts and about {math.ceil(samples):,} such samples"
+        if self.source == "looks":
+            tokens = math.ceil(samples * self.tokens / self.samples)
+            more = f"workload.most_tokens = {tokens}"
+            return more if prompts == self.prompts else f"{prompts:,} prompts and {more}"
         advice = f"workload.samples_per_prompt = {math.ceil(samples / prompts)}"
         return advice if prompts == self.prompts else f"{prompts:,} prompts and {advice}"
 
 
 def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
-    """The plan of a workload that engines sample."""
+    """The plan of a workload that engines sample, every prompt `samples_per_prompt` times."""
     workload = config.workload
     each = workload.samples_per_prompt
     clusters = {cluster_of(prompt, how.cluster_by) for prompt in prompts}
     return Plan(
         prompts=len(prompts),
         clusters=len(prompts) * each if how.cluster_by == "sample" else len(clusters),
-        samples_per_prompt=each,
+        samples=len(prompts) * each,
         tokens=len(prompts) * each * workload.max_tokens,
         gates=len(how.limits),
         needs=tuple(needs(how.limits, how.objective, how.level)),
+    )
+
+
+def stored_plan(trace: Trace, how: Judgement) -> Plan:
+    """The plan of a stored trace, whose tokens engines replay."""
+    prompts, clusters = Index(), Index()
+    for batch in trace.batches(label=label_column(how.cluster_by)):
+        prompts.number(batch.prompt_ids)
+        clusters.number(cluster_names(batch, how.cluster_by))
+    return Plan(
+        prompts=len(prompts.names),
+        clusters=len(clusters.names),
+        samples=trace.header.samples,
+        tokens=trace.header.tokens,
+        gates=len(how.limits),
+        needs=tuple(needs(how.limits, how.objective, how.level)),
+        source="trace",
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from parity_check.comparison.located import Located
 from parity_check.comparison.practices import Logprobs, Practice
 from parity_check.comparison.report import (
     ComparisonReport,
@@ -296,6 +297,7 @@ class ComparisonRecord(Record):
     worst_tokens: tuple[WorstTokenRecord, ...]
     floors: tuple[FloorRecord, ...]
     matrix: MatrixRecord | None
+    located: Located | None
     warnings: tuple[ReportWarning, ...]
     artifacts: tuple[str, ...]
 
@@ -340,6 +342,7 @@ def record(report: ComparisonReport) -> ComparisonRecord:
         worst_tokens=tuple(each for pair in report.pairs for each in _worst_tokens(pair)),
         floors=tuple(_floors(report)),
         matrix=None if report.matrix is None else _matrix(report.matrix),
+        located=report.located,
         warnings=report.warnings,
         artifacts=report.artifacts,
     )

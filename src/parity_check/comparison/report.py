@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from parity_check.comparison.located import Located
 from parity_check.comparison.practices import Logprobs, Practice
 from parity_check.diagnosis.findings import Diagnosis
 from parity_check.errors import ExitCode
@@ -141,6 +142,9 @@ class WorkloadReport:
     tokens: int
     sampling: dict[str, Any]
     logprob_path: str
+    looks: int
+    """How often the run was judged while it sampled: 1 if only at the end."""
+    most_looks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +247,8 @@ class ComparisonReport:
     verdict: Verdict
     warnings: tuple[ReportWarning, ...]
     coverage: Coverage
+    located: Located | None
+    """Where the reference and the candidate part inside the model, if they were asked."""
     artifacts: tuple[str, ...]
     pictures: ReportPictures | None = None
 

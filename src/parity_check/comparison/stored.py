@@ -51,6 +51,8 @@ class StoredRun:
     directory: Path | None = None
     verified: bool = False
     """Whether the digests of the files match those that the run recorded."""
+    looks: int = 1
+    """How often the run was judged while it sampled."""
 
     def header(self, name: str) -> TraceHeader:
         """Of a trace with the engine's own logprobs: its rollouts, if it sampled any."""
@@ -106,7 +108,12 @@ def open_run(directory: Path, config: Config, names: Sequence[str] | None = None
         if part.sampled_by == part.evaluated_by and part.repeat is None
     )
     run = StoredRun(
-        names, rollouts, parts=tuple(parts), directory=directory, verified=manifest is not None
+        names,
+        rollouts,
+        parts=tuple(parts),
+        directory=directory,
+        verified=manifest is not None,
+        looks=1 if manifest is None else manifest.looks,
     )
     repeats = tuple(_open_repeat(run, directory, part) for part in parts if part.repeat is not None)
     return replace(run, repeats=repeats)

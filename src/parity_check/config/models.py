@@ -23,6 +23,8 @@ ROLES: tuple[Role, Role] = ("reference", "candidate")
 OTHER: Mapping[Role, Role] = {"reference": "candidate", "candidate": "reference"}
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 LONGEST_S = 7 * 24 * 3600.0
+LOOKS = 4
+"""With `num_prompts = "enough"`."""
 ENGINE_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 SHAPING = (
     "temperature",
@@ -55,8 +57,12 @@ class ModelConfig(Table):
 class Workload(Table):
     prompts: FileName = "bundled:prompts"
     """JSONL or Parquet with prompt | prompt_token_ids | messages, prompt_id?, prompt_group?"""
-    num_prompts: Annotated[int, Field(ge=1)] | None = None
-    """Use only the first N prompts. Default: all."""
+    num_prompts: Annotated[int, Field(ge=1)] | Literal["enough"] | None = None
+    """Use only the first N prompts. Default: all. With "enough", `compare` samples in a few looks
+    of growing size, until every gate is decided or `most_tokens` are spent."""
+    most_tokens: Annotated[int, Field(ge=1)] | None = None
+    """With "enough", the most tokens that each engine samples. Default: three times what the gates
+    ask for if nothing drifts."""
     samples_per_prompt: Annotated[int, Field(ge=1)] = 2
     max_tokens: Annotated[int, Field(ge=1)] = 64
     temperature: Annotated[float, Field(ge=0)] = 1.0
@@ -83,6 +89,12 @@ class Workload(Table):
     def _top_k_off_is_minus_one(self) -> Self:
         if self.top_k == 0:
             raise ValueError("top_k: some versions reject 0; use -1 for off")
+        return self
+
+    @model_validator(mode="after")
+    def _a_budget_is_for_looks(self) -> Self:
+        if self.most_tokens is not None and self.num_prompts != "enough":
+            raise ValueError('most_tokens: only with num_prompts = "enough"')
         return self
 
     def sampling(self) -> dict[str, float | int]:
@@ -161,12 +173,33 @@ class RunConfig(Table):
     """A worker without progress for this long is killed."""
 
 
+class DiagnosisConfig(Table):
+    """What is asked of the engines besides logprobs."""
+
+    locate: Literal["on-drift"] | bool = "on-drift"
+    """Where inside the model the engines part, while they are loaded: after drift, always, never.
+    Engines with compiled graphs, servers and trainers cannot be asked."""
+
+
 class Judging(Table):
     """The part of a configuration that needs no engine: objective, gates and statistics."""
 
     objective: ObjectiveConfig = ObjectiveConfig()
     gates: GatesConfig = GatesConfig()
     stats: StatsConfig = StatsConfig()
+
+    @property
+    def looks(self) -> int:
+        """How often the data may be judged before the verdict."""
+        return 1
+
+    @property
+    def level(self) -> float:
+        """The confidence of every interval: over all looks together it is `stats.confidence`.
+
+        Bonferroni's correction, which holds however the looks depend on each other.
+        """
+        return 1.0 - (1.0 - self.stats.confidence) / self.looks
 
 
 class Config(Judging):
@@ -178,6 +211,7 @@ class Config(Judging):
     engines: dict[str, EngineConfig] = Field(default_factory=dict)
     """Further engines by name, e.g. `[engines.trainer]`, for a comparison of all of them."""
     workload: Workload = Workload()
+    diagnosis: DiagnosisConfig = DiagnosisConfig()
     run: RunConfig = RunConfig()
     weight_sync: WeightSync | None = None
     """Used only by `weight-sync`, which has defaults for every key."""
@@ -195,6 +229,10 @@ class Config(Judging):
                     f"`{name}`: use lower-case letters, digits, - and _, starting with a letter"
                 )
         return engines
+
+    @property
+    def looks(self) -> int:
+        return LOOKS if self.workload.num_prompts == "enough" else 1
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -58,6 +58,8 @@ class Case:
     """The path of a trace with the sampled tokens."""
     unrequested: tuple[str, ...] = ()
     """Settings and configuration values that differ between the engines without being requested."""
+    first_module: str | None = None
+    """Read from the loaded engines: the first module whose output differs beyond rounding."""
     temperature_stated: bool = True
     names: Mapping[Role, str] = field(default_factory=lambda: {role: role for role in ROLES})
     """The names of the two engines in the configuration."""

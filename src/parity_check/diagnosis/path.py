@@ -310,6 +310,11 @@ def different_computation(case: Case) -> Match | None:
             *UNSEEN[evidence.has_alternatives],
         ),
         share=1.0,
+        words={
+            "why": "no pattern says why"
+            if case.first_module is None
+            else f"the first difference is in {case.first_module}"
+        },
     )
 
 

@@ -435,7 +435,7 @@ RULES = (
         look=path.different_computation,
         pattern="E|Δ| larger than kernels explain, or any E|Δ| between equal builds, without "
         "a pattern",
-        claim="The models compute different numbers, and no pattern says why.",
+        claim="The models compute different numbers, and {why}.",
         fix="compare what each side loads: the checkpoint and its config.json, the prompt "
         "ids with their template, and the last weight update",
         confirm="parity-check locate -c {run}/config.toml",

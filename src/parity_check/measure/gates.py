@@ -228,7 +228,7 @@ def judge(
     more = (
         f"the estimate is at the limit; more prompts will not resolve it {now}"
         if settling is None
-        else f"about {settling:,} prompts would resolve it {now}"
+        else f"about {_number(settling, estimate, limit, prompts)} prompts would resolve it {now}"
     )
     reason = f"{words} straddles the limit, {limit.wording()}; {more}"
     return replace(result, reason=reason, prompts_needed=settling, prompts_if_clean=if_clean)
@@ -266,6 +266,17 @@ def _prompts(estimate: Estimate, prompts: int | None, clusters: int | None) -> i
     return math.ceil(clusters * prompts / estimate.clusters)
 
 
+def _number(settling: int, estimate: Estimate, limit: Limit, prompts: int | None) -> str:
+    """How many prompts settle a gate; a range if one standard error makes it twice as many."""
+    error = _standard_error(estimate)
+    ends = estimate.value - error, estimate.value + error
+    few, many = (_prompts(estimate, prompts, _clusters_needed(estimate, limit, e)) for e in ends)
+    if few is None or many is None or any(ends[0] <= edge <= ends[1] for edge in limit.edges()):
+        return f"{settling:,} or far more"
+    few, many = sorted((few, many))
+    return f"{few:,} to {many:,}" if many > 2 * few else f"{settling:,}"
+
+
 def _least(estimate: Estimate) -> int | None:
     """The number of such clusters that an interval needs."""
     if not estimate.effective_clusters:
@@ -273,14 +284,18 @@ def _least(estimate: Estimate) -> int | None:
     return math.ceil(stats.FEWEST_CLUSTERS * estimate.clusters / estimate.effective_clusters)
 
 
-def _clusters_needed(estimate: Estimate, limit: Limit, value: float) -> int | None:
-    """The number of such clusters that would settle the gate if the estimate were `value`."""
+def _standard_error(estimate: Estimate) -> float:
+    """Of the wider side of the interval, without what is allowed for unseen events."""
     assert estimate.ci_low is not None
     assert estimate.ci_high is not None
-    distance = min(abs(value - edge) for edge in limit.edges() if math.isfinite(edge))
     half = max(estimate.value - estimate.ci_low, estimate.ci_high - estimate.value)
-    t = stats.t_quantile(estimate.clusters, estimate.level)
-    spread = (half - estimate.unseen) * math.sqrt(estimate.clusters) / t
+    return (half - estimate.unseen) / stats.t_quantile(estimate.clusters, estimate.level)
+
+
+def _clusters_needed(estimate: Estimate, limit: Limit, value: float) -> int | None:
+    """The number of such clusters that would settle the gate if the estimate were `value`."""
+    distance = min(abs(value - edge) for edge in limit.edges() if math.isfinite(edge))
+    spread = _standard_error(estimate) * math.sqrt(estimate.clusters)
     unseen = estimate.unseen
     if estimate.unit == "share":
         # The bound of a share of 0, 1 - 0.025^(1 / n), shrinks a little slower than 1 / n.

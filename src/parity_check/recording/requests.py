@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -57,13 +58,18 @@ def generate(
     prompts: Sequence[Prompt],
     token_ids: Sequence[list[int]],
     workload: Workload,
+    earlier: Iterable[Prompt] = (),
 ) -> list[Sample]:
-    """Sample every prompt `samples_per_prompt` times, in one batch."""
-    planned = [
-        (prompt, ids, index)
-        for prompt, ids in zip(prompts, token_ids, strict=True)
-        for index in range(workload.samples_per_prompt)
-    ]
+    """Sample every prompt `samples_per_prompt` times, in one batch.
+
+    A prompt that is there again, or that was sampled `earlier`, gets further samples.
+    """
+    turns = Counter(prompt.prompt_id for prompt in earlier)
+    planned = []
+    for prompt, ids in zip(prompts, token_ids, strict=True):
+        first = turns[prompt.prompt_id] * workload.samples_per_prompt
+        planned += [(prompt, ids, first + index) for index in range(workload.samples_per_prompt)]
+        turns[prompt.prompt_id] += 1
     rows = engine.generate(
         [
             {"sample_id": f"{prompt.prompt_id}/{index}", "prompt_token_ids": ids}

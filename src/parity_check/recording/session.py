@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -170,11 +170,12 @@ def sample_with_repeats(
     prompts: Sequence[Prompt],
     token_ids: Sequence[list[int]],
     engine: Engine,
+    earlier: Iterable[Prompt] = (),
 ) -> None:
     """Sample an engine's own rollouts, and make its A/A runs."""
     role = engine.spec.role
     sampled = directory / sampled_name(role)
-    record_trace(session, prompts, token_ids, sampled, engine)
+    record_trace(session, prompts, token_ids, sampled, engine, earlier)
     repeat(session, sampled, directory, engine)
 
 
@@ -201,9 +202,13 @@ def record_trace(
     token_ids: Sequence[list[int]],
     path: Path,
     engine: Engine,
+    earlier: Iterable[Prompt] = (),
 ) -> TraceHeader:
-    """Sample rollouts with one engine and write them as a trace."""
-    samples = requests.generate(engine, prompts, token_ids, session.config.workload)
+    """Sample rollouts with one engine and write them as a trace.
+
+    Prompts that were sampled `earlier` get further samples.
+    """
+    samples = requests.generate(engine, prompts, token_ids, session.config.workload, earlier)
     header = trace_header(session, engine, "decode", sampled_by=engine.spec.role)
     written = write_trace(path, samples, header, requests.vocabulary(engine, samples))
     engine.forget()

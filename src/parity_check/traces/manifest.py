@@ -42,7 +42,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`parts` were requested; `sha256` of each file is set once the run is finished."""
+    """`parts` were requested; `sha256` of each file is set once the run is finished.
+
+    `looks` counts those that are in the files, where a run samples until its gates are decided.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -50,6 +53,7 @@ class Manifest:
     parts: tuple[Part, ...]
     sha256: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+    looks: int = 1
 
     @property
     def finished(self) -> bool:
@@ -83,12 +87,15 @@ def begin(directory: Path, run_id: str, parts: Sequence[Part]) -> None:
     _write(directory, Manifest(run_id, tuple(parts)))
 
 
-def finish(directory: Path) -> None:
-    """Add the digest of every trace. Raises InputError if one was not recorded."""
+def finish(directory: Path, looks: int = 1) -> None:
+    """Add the digest of every trace, as of so many looks.
+
+    Raises InputError if one was not recorded.
+    """
     manifest = read_manifest(directory)
     assert manifest is not None
     found = {part.file: _digest(directory, part) for part in manifest.parts}
-    _write(directory, replace(manifest, sha256=found))
+    _write(directory, replace(manifest, sha256=found, looks=looks))
 
 
 def read_manifest(directory: Path) -> Manifest | None:

@@ -61,7 +61,7 @@ def bundled(reference: str, kind: str) -> Path | None:
         return None
     known = {
         "model": {name: ASSETS / name for name in ("tiny", "tiny-next")},
-        "prompts": {"prompts": ASSETS / "prompts.jsonl"},
+        "prompts": {name: ASSETS / f"{name}.jsonl" for name in ("prompts", "more-prompts")},
     }
     if name not in known[kind]:
         names = ", ".join(f"bundled:{each}" for each in known[kind])
@@ -69,8 +69,15 @@ def bundled(reference: str, kind: str) -> Path | None:
     return known[kind][name]
 
 
-def read_workload(workload: Workload) -> list[Prompt]:
-    """The prompts of a workload of bounded size. Raises InputError, ConfigError."""
+def read_workload(workload: Workload, *, looks: bool = False) -> list[Prompt]:
+    """The prompts of a workload of bounded size. Raises InputError, ConfigError.
+
+    `looks` are made by the command; without them, a number of prompts is needed.
+    """
+    if workload.num_prompts == "enough":
+        if not looks:
+            raise fixed_number_needed()
+        return read_prompts(workload.prompts)
     prompts = read_prompts(workload.prompts, workload.num_prompts)
     tokens = workload.tokens(len(prompts))
     if tokens > MOST_TOKENS:
@@ -81,6 +88,14 @@ def read_workload(workload: Workload) -> list[Prompt]:
             hint="lower num_prompts, samples_per_prompt, max_tokens or repeats",
         )
     return prompts
+
+
+def fixed_number_needed() -> ConfigError:
+    """The error of a command that samples once, or not at all."""
+    return ConfigError(
+        'workload.num_prompts: "enough" is only for `compare` with an engine that samples',
+        hint="--set workload.num_prompts=96, or any other number",
+    )
 
 
 def check_clusters(prompts: Sequence[Prompt], config: Config) -> None:

@@ -84,6 +84,9 @@ def _sections(report: ComparisonReport) -> Iterator[Section]:
     yield Section("definitions", "Definitions", tuple(legend.blocks(report)))
     yield Section("gates", "Gates", tuple(_gates(report)), early=True)
     yield Section("findings", "Findings", tuple(findings.blocks(report)), early=True)
+    if report.located is not None:
+        where = tuple(findings.located(report.located))
+        yield Section("located", "Where the engines part", where, early=True)
     yield Section("warnings", "Warnings", tuple(_warnings(report)), early=True)
     yield Section("samples", "Worst tokens", tuple(findings.worst(report)))
     yield Section("settings", "Settings", (PageOnly(tuple(engines.facts(report))),))

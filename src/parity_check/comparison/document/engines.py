@@ -37,9 +37,16 @@ def workload(report: ComparisonReport) -> str:
     path = f"{compared.logprob_path}-path logprobs"
     if compared.logprob_path == UNKNOWN:
         path = "logprob path unknown"
+    seen = ""
+    if compared.most_looks > 1:
+        whole = report.head.config["stats"]["confidence"]
+        seen = (
+            f"; look {compared.looks} of at most {compared.most_looks}, each judged at "
+            f"{100 * report.level:g} %: {100 * whole:g} % over all of them"
+        )
     return (
         f"workload: {prompts(report, compared.prompts, compared.clusters)}, "
-        f"{compared.samples} samples, {compared.tokens:,} tokens, {', '.join(parts)}; {path}"
+        f"{compared.samples} samples, {compared.tokens:,} tokens, {', '.join(parts)}; {path}{seen}"
     )
 
 

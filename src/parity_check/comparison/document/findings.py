@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from parity_check import visible
 from parity_check.comparison.labels import pair_label
+from parity_check.comparison.located import Located
 from parity_check.comparison.pictures.samples import SHADES, WorstSample
 from parity_check.comparison.report import ComparisonReport, Pair, ReportPictures
 from parity_check.diagnosis.findings import Diagnosis, Finding
@@ -16,6 +17,7 @@ from parity_check.report.document import (
     Column,
     Details,
     Heading,
+    Judged,
     PageOnly,
     Row,
     Sample,
@@ -67,6 +69,34 @@ def _cause(finding: Finding) -> Cause:
     return Cause(
         finding.cause, finding.claim, tuple(tags), finding.evidence, finding.fix, finding.confirm
     )
+
+
+def located(found: Located) -> Iterator[Block]:
+    """Where inside the model the reference and the candidate part."""
+    yield Sentence(
+        f"Inside the model, over {found.passes} forward passes of tokens of this run: "
+        f"{found.summary}. {found.reason[:1].upper()}{found.reason[1:]}."
+    )
+    headings = (Column("place"), Column("module that differs most"))
+    numbers = tuple(Column(each, "right") for each in ("difference", "noise"))
+    rows = tuple(
+        Row(
+            (
+                each.place,
+                each.module or "–",
+                _relative(each.relative),
+                _relative(each.noise),
+                Judged(each.verdict),
+            ),
+            marked=each.verdict == "drift",
+        )
+        for each in found.depths
+    )
+    yield PageOnly((Table("by depth", (*headings, *numbers, Column("verdict")), rows),))
+
+
+def _relative(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.1e}"
 
 
 def worst(report: ComparisonReport) -> Iterator[Block]:

@@ -36,7 +36,7 @@ def _sentences(report: ComparisonReport) -> Iterator[str]:
         "inconclusive. A share of 0 has an upper end too, because a small share can go unseen in "
         "so few tokens."
     )
-    wrong = family_wise_rate(report.gates)
+    wrong = min(1.0, report.workload.most_looks * family_wise_rate(report.gates))
     if wrong:
         yield (
             f"False drift: at most {100 * wrong:.2g} % of runs of a pair that is exactly at every "
