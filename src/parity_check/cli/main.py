@@ -178,6 +178,7 @@ def report(
     write: WriteTo = None,
     exit_zero: ExitZero = False,
     inconclusive: OnInconclusive = None,
+    verbose: Verbose = 0,
     quiet: OnlyVerdict = 0,
     color: Color = None,
 ) -> None:
@@ -187,7 +188,7 @@ def report(
     from parity_check.locate.files import is_locate
     from parity_check.weight_sync.files import is_weight_sync
 
-    console = _console(context, -quiet, color, None)
+    console = _console(context, verbose - quiet, color, None)
     delivery = delivery_from(format, write, exit_zero, inconclusive, read_by(run))
     loaded = load_config(run / "config.toml", overlay or [])
     if is_ablation(run):

@@ -12,6 +12,7 @@ import tomli_w
 
 from parity_check.comparison.analyse import analyse
 from parity_check.comparison.document import document
+from parity_check.comparison.document.brief import brief
 from parity_check.comparison.judgement import judgement
 from parity_check.comparison.pictures.gather import gather
 from parity_check.comparison.plan import plan
@@ -132,7 +133,7 @@ def _finish(run: RunDirectory, config: Config, delivery: Delivery, console: Cons
     found = document(replace(report, pictures=gather(run.path, config)))
     run.write("report.json", render(found, "json"))
     run.write("report.html", render(found, "html"))
-    return deliver(found, delivery, console)
+    return deliver(found, delivery, console, brief(report, run.shown))
 
 
 def _evaluate(session: Session, directory: Path, samplers: Sequence[str], engine: Engine) -> None:
