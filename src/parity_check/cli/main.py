@@ -480,6 +480,29 @@ def init(
 
 
 @cli.command()
+def demo(
+    context: typer.Context,
+    fault: Annotated[
+        str, typer.Argument(help="raw-logprobs, bf16-head, stale-cache or parity.")
+    ] = "raw-logprobs",
+    format: OutputFormat = Format.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    verbose: Verbose = 0,
+    quiet: OnlyVerdict = 0,
+    color: Color = None,
+) -> None:
+    """Show the report of a known fault on traces that ship with the package. Starts no engine."""
+    from parity_check.comparison.demo import demo as show
+
+    console = _console(context, verbose - quiet, color, None)
+    raise typer.Exit(
+        show(fault, delivery_from(format, write, exit_zero, inconclusive, []), console)
+    )
+
+
+@cli.command()
 def doctor(
     context: typer.Context,
     config: Annotated[
