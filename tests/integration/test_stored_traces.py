@@ -247,7 +247,7 @@ def test_another_objective_and_its_lengths(healthy: Path, tmp_path: Path) -> Non
     assert "clip fraction, gspo, n = 32" in done.stdout
     assert "  0–127 tokens, n = 32" in done.stdout
     assert "truncation share, tis-token" in done.stdout
-    recompute = call_cli("report", healthy, "--set=objective.kind=tis-token", cwd=tmp_path)
+    recompute = call_cli("report", healthy, "-v", "--set=objective.kind=tis-token", cwd=tmp_path)
     assert recompute.stdout.count("\ntruncation share, tis-token  ") == 2, "once a direction"
     assert "clip fraction" not in recompute.stdout
 
