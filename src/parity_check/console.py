@@ -45,6 +45,11 @@ class Console:
         self._quiet_progress = progress is False
         self._lock = threading.Lock()
 
+    @property
+    def width(self) -> int:
+        """Columns of the terminal; of a file or pipe as many as a report fills at most."""
+        return self.out.width if self.out.is_terminal and sys.stdout.isatty() else LONGEST_LINE
+
     def data(self, text: str) -> None:
         """Print a report to stdout; its lines cannot be workflow commands. Raises OutputError."""
         self._write(visible.log(text))

@@ -26,7 +26,10 @@ class Run:
     def __init__(self, out: Path, *arguments: str) -> None:
         command = [sys.executable, "-m", "parity_check", "compare", "-c", str(QUICKSTART)]
         self.done = subprocess.run(
-            [*command, "-o", str(out), *arguments], capture_output=True, text=True, check=False
+            [*command, "-v", "-o", str(out), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert self.done.returncode in (0, 1, 4), self.done.stderr[-3000:]
         [self.directory] = out.iterdir()

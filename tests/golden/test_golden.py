@@ -11,12 +11,16 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from golden.outline import outline
+from helpers.canned import CANNED, write_run
 from helpers.canned_reports import KINDS, REPORTS
 from helpers.schemas import validator
 from helpers.support import about
+from parity_check.comparison.analyse import analyse
+from parity_check.comparison.document.brief import brief
+from parity_check.config.load import load_config
 from parity_check.report.document import Document
 from parity_check.report.json import dumps
-from parity_check.report.renderers import RENDERERS, Format, render
+from parity_check.report.renderers import RENDERERS, Format, render, render_text
 
 HERE = Path(__file__).parent
 SUFFIXES: dict[Format, str] = {
@@ -139,3 +143,21 @@ def test_junit_counts_what_it_holds(name: str) -> None:
 def test_github_annotations_are_one_line_each(name: str) -> None:
     lines = (HERE / f"{name}.github").read_text(encoding="utf-8").splitlines()
     assert all(re.match(r"::(error|warning|notice) title=[^:]+::.", line) for line in lines)
+
+
+@pytest.mark.parametrize("width", [100, 80])
+@pytest.mark.parametrize(
+    "name",
+    ["parity", "drift", "inconclusive", "noisy-engine", "invalid-logprobs", "one-direction"],
+)
+def test_a_screenful(tmp_path: Path, name: str, width: int, pytestconfig: pytest.Config) -> None:
+    run = write_run(tmp_path / "run", CANNED[name])
+    report = analyse(run, load_config(run / "config.toml"))
+    text = render_text(brief(report, Path("runs") / report.head.run_id), width)
+    golden = HERE / "terminal" / f"{name}-{width}.txt"
+    if pytestconfig.getoption("regen"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert all(len(line) <= width for line in lines if "confirm: " not in line)
+    assert report.verdict != "parity" or len(lines) <= (40 if width >= 100 else 50)

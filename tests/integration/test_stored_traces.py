@@ -127,7 +127,7 @@ def test_an_engine_against_itself_is_parity(stored: Stored, tmp_path: Path) -> N
     assert (values["mean_log_ratio"], values["ess"]) == (0, 1)
     assert values["identical_fraction"] == values["mean_importance_ratio"] == 1
     assert report["directions"][0]["first_divergence"]["diverged"] == 0
-    exact = compare(stored.a, stored.by_reference, "--set", "gates.profile=exact", cwd=tmp_path)
+    exact = compare(stored.a, stored.by_reference, "--set=gates.profile=exact", "-v", cwd=tmp_path)
     assert exact.returncode == 0
     assert exact.stdout.splitlines()[-1].startswith("✓ PARITY")
 
@@ -227,7 +227,7 @@ def contents(directory: Path) -> dict[str, str]:
 
 
 def test_a_limit_that_is_said_to_pass_does(drifting_run: Run, tmp_path: Path) -> None:
-    done = call_cli("report", drifting_run.path, cwd=tmp_path)
+    done = call_cli("report", drifting_run.path, "-v", cwd=tmp_path)
     assert done.returncode == 1
     stated = {
         words.split(" = ")[0]: float(words.split(" = ")[1].split()[0])
@@ -243,11 +243,11 @@ def test_a_limit_that_is_said_to_pass_does(drifting_run: Run, tmp_path: Path) ->
 
 
 def test_another_objective_and_its_lengths(healthy: Path, tmp_path: Path) -> None:
-    done = call_cli("report", healthy, "--set", "objective.kind=gspo", cwd=tmp_path)
+    done = call_cli("report", healthy, "-v", "--set", "objective.kind=gspo", cwd=tmp_path)
     assert "clip fraction, gspo, n = 32" in done.stdout
     assert "  0–127 tokens, n = 32" in done.stdout
     assert "truncation share, tis-token" in done.stdout
-    recompute = call_cli("report", healthy, "--set=objective.kind=tis-token", cwd=tmp_path)
+    recompute = call_cli("report", healthy, "-v", "--set=objective.kind=tis-token", cwd=tmp_path)
     assert recompute.stdout.count("\ntruncation share, tis-token  ") == 2, "once a direction"
     assert "clip fraction" not in recompute.stdout
 
@@ -453,7 +453,7 @@ def test_a_side_without_logprobs_is_drift_with_its_counts(stored: Stored, tmp_pa
         stored, tmp_path,
         lambda s: replace(s, logprobs=[None] * len(s.completion_token_ids)), slice(None),
     )  # fmt: skip
-    done = compare(*traces, cwd=tmp_path)
+    done = compare(*traces, "-v", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "invalid logprobs: missing" in done.stdout
     assert "has a usable logprob on both sides" in done.stdout

@@ -65,8 +65,7 @@ class AblationDirectory(RunDirectory):
         finished = [name for name in names if name and is_finished(self.path / name)]
         kept = ", ".join(finished) or "no finished step"
         return (
-            f"kept in {self._shown}: {kept}; "
-            f"to continue: parity-check ablate --resume {self._shown}"
+            f"kept in {self.shown}: {kept}; to continue: parity-check ablate --resume {self.shown}"
         )
 
 

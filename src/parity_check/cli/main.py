@@ -180,6 +180,7 @@ def report(
     write: WriteTo = None,
     exit_zero: ExitZero = False,
     inconclusive: OnInconclusive = None,
+    verbose: Verbose = 0,
     quiet: OnlyVerdict = 0,
     color: Color = None,
 ) -> None:
@@ -190,7 +191,7 @@ def report(
     from parity_check.training.files import is_training
     from parity_check.weight_sync.files import is_weight_sync
 
-    console = _console(context, -quiet, color, None)
+    console = _console(context, verbose - quiet, color, None)
     delivery = delivery_from(format, write, exit_zero, inconclusive, read_by(run))
     loaded = load_config(run / "config.toml", overlay or [])
     if is_ablation(run):
@@ -536,6 +537,29 @@ def init(
         raise ConfigError(f"{out} exists already", hint="choose another file with -o")
     write_text(out, text)
     console.say(f"wrote {out}; next: parity-check doctor -c {out}")
+
+
+@cli.command()
+def demo(
+    context: typer.Context,
+    fault: Annotated[
+        str, typer.Argument(help="raw-logprobs, bf16-head, stale-cache or parity.")
+    ] = "raw-logprobs",
+    format: OutputFormat = Format.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    verbose: Verbose = 0,
+    quiet: OnlyVerdict = 0,
+    color: Color = None,
+) -> None:
+    """Show the report of a known fault on traces that ship with the package. Starts no engine."""
+    from parity_check.comparison.demo import demo as show
+
+    console = _console(context, verbose - quiet, color, None)
+    raise typer.Exit(
+        show(fault, delivery_from(format, write, exit_zero, inconclusive, []), console)
+    )
 
 
 @cli.command()

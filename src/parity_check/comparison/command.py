@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import tomli_w
 
 from parity_check.comparison import located
 from parity_check.comparison.analyse import analyse
 from parity_check.comparison.document import document
+from parity_check.comparison.document.brief import brief
 from parity_check.comparison.judgement import Judgement, judgement
 from parity_check.comparison.located import Locator
 from parity_check.comparison.looks import Looks, looks, one_look, progress, sentences, settled
@@ -50,6 +52,13 @@ from parity_check.traces.trace import Trace, check_vocabulary, read_header
 REFERENCE = "reference"
 
 
+class Compared(NamedTuple):
+    """The report of a comparison, and what a terminal shows of it."""
+
+    full: Document
+    brief: Document
+
+
 def compare(
     config: Config,
     delivery: Delivery,
@@ -64,7 +73,8 @@ def compare(
     """
     judgement(config)
     delivery.check()
-    return deliver(run_engines(config, console, locator, reference_trace), delivery, console)
+    found = run_engines(config, console, locator, reference_trace)
+    return deliver(found.full, delivery, console, found.brief)
 
 
 def run_engines(
@@ -72,7 +82,7 @@ def run_engines(
     console: Console,
     locator: Locator | None,
     reference_trace: Path | None = None,
-) -> Document:
+) -> Compared:
     """The same without the delivery: everything that the run recorded is in its directory."""
     how = judgement(config)
     stored = reference_trace is not None
@@ -151,8 +161,8 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
                 }
             )
         manifest.finish(run.path)
-        shown = _finish(run, config)
-    return deliver(shown, delivery, console)
+        found = _finish(run, config)
+    return deliver(found.full, delivery, console, found.brief)
 
 
 def dry_run(config: Config, console: Console) -> None:
@@ -225,13 +235,13 @@ def _locate(
         console.warn(f"diagnosis.locate: {error.message}")
 
 
-def _finish(run: RunDirectory, config: Config) -> Document:
+def _finish(run: RunDirectory, config: Config) -> Compared:
     """Analyse a recorded run, and store its report and page."""
     report = analyse(run.path, config)
     found = document(replace(report, pictures=gather(run.path, config)))
     run.write("report.json", render(found, "json"))
     run.write("report.html", render(found, "html"))
-    return found
+    return Compared(found, brief(report, run.shown))
 
 
 def _evaluate(session: Session, directory: Path, samplers: Sequence[str], engine: Engine) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from parity_check.comparison.analyse import analyse, analyse_pair
 from parity_check.comparison.document import document
+from parity_check.comparison.document.brief import brief
 from parity_check.comparison.judgement import judgement
 from parity_check.config.models import Config, Judging
 from parity_check.console import Console
@@ -25,7 +26,7 @@ def compare_traces(
         from parity_check.comparison.pictures.gather import gather_pair
 
         report = replace(report, pictures=gather_pair(one, other, judging))
-    return deliver(document(report), delivery, console)
+    return deliver(document(report), delivery, console, brief(report))
 
 
 def report(run: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
@@ -37,4 +38,4 @@ def report(run: Path, config: Config, delivery: Delivery, console: Console) -> E
         from parity_check.comparison.pictures.gather import gather
 
         report = replace(report, pictures=gather(run, config))
-    return deliver(document(report), delivery, console)
+    return deliver(document(report), delivery, console, brief(report, run))

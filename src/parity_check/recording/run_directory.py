@@ -43,7 +43,7 @@ class RunDirectory:
     def _open(self, shown: Path) -> None:
         self.created = datetime.now(UTC)
         self.id = shown.absolute().name
-        self.path, self._shown = shown.absolute(), shown
+        self.path, self.shown = shown.absolute(), shown
         self.work = self.path / ".work"
         try:
             self.work.mkdir(parents=True)
@@ -82,7 +82,7 @@ class RunDirectory:
         """The recorded work in the directory, as text."""
         recorded = (".parquet", ".jsonl")
         names = sorted(file.name for file in self.path.iterdir() if file.suffix in recorded)
-        return f"kept in {self._shown}: {', '.join(names)}" if names else None
+        return f"kept in {self.shown}: {', '.join(names)}" if names else None
 
     def _keep_partial(self) -> None:
         for output in sorted(self.work.glob("*/*-*.jsonl*")):

@@ -11,7 +11,7 @@ from parity_check.console import Console
 from parity_check.errors import ExitCode
 from parity_check.files import cannot_write, check_writable, write_text
 from parity_check.report.document import Document
-from parity_check.report.renderers import Format, render
+from parity_check.report.renderers import Format, render, render_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,22 @@ class Delivery:
         return "html" in {self.format, *self.write.values()}
 
 
-def deliver(document: Document, delivery: Delivery, console: Console) -> ExitCode:
-    """Print and write a report; returns the exit code. Raises OutputError."""
+def deliver(
+    document: Document, delivery: Delivery, console: Console, brief: Document | None = None
+) -> ExitCode:
+    """Print and write a report; returns the exit code. Raises OutputError.
+
+    `brief` is the same report as a screenful: what a terminal shows without `-v`.
+    """
     for path, format in delivery.write.items():
         write_text(path, render(document, format))
-    quiet = console.verbosity < 0 and delivery.format == "text"
-    show = console.commands if delivery.format == "github" else console.data
-    show(document.verdict_line if quiet else render(document, delivery.format))
+    if delivery.format == "text":
+        shown = document if brief is None or console.verbosity > 0 else brief
+        quiet = console.verbosity < 0
+        console.data(document.verdict_line if quiet else render_text(shown, console.width))
+    else:
+        show = console.commands if delivery.format == "github" else console.data
+        show(render(document, delivery.format))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         _annotate(document, delivery, console)
     if delivery.exit_zero and not document.failed:

@@ -118,7 +118,19 @@ class Link:
         return self.text
 
 
-Cell: TypeAlias = str | Judged | Strip | Link
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A value and its interval, judged. Text puts the interval below where a line is too short."""
+
+    verdict: Verdict
+    value: str
+    interval: str
+
+    def __str__(self) -> str:
+        return f"{MARKS[self.verdict]} {self.value} {self.interval}".rstrip()
+
+
+Cell: TypeAlias = str | Judged | Strip | Link | Measured
 """`str(cell)` is what a format without links and drawings shows."""
 
 
@@ -458,6 +470,8 @@ class Document:
     coverage: Coverage
     record: Record
     """What report.json holds."""
+    closing: tuple[Block, ...] = ()
+    """What a terminal shows below the verdict: where more is, and what to do next."""
 
     def __post_init__(self) -> None:
         """Raises InputError for parity of something that was not compared."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 from parity_check.measure.gates import Kind, Limit
@@ -44,6 +46,48 @@ def limit(limit: Limit) -> str:
     if limit.kind == "two_sided":
         return f"{limit.target:g} ± {limit.value:g}" if limit.target else f"± {limit.value:g}"
     return {"upper": "≤ ", "lower": "≥ ", "exact": "= "}[limit.kind] + written
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Numbers of a metric beside its limit: shares in %, nats in 1e-3, digits that the limit needs.
+
+    What is zero or exactly at its target is written without decimals.
+    """
+
+    limit: Limit
+    unit: str
+
+    @property
+    def factor(self) -> float:
+        return {"share": 100.0, "nats": 1000.0}.get(self.unit, 1.0)
+
+    @property
+    def decimals(self) -> int:
+        """A hundredth of the distance from the target to the limit; of a ratio at most four."""
+        target = METRICS[self.limit.metric].target if self.limit.metric in METRICS else 0.0
+        two_sided = self.limit.kind == "two_sided"
+        room = self.limit.value if two_sided else abs(self.limit.value - target)
+        digits = 2 - math.floor(math.log10(self.factor * room)) if room else 2
+        return min(max(digits, 1), 4 if self.unit == "ratio" else 6)
+
+    def number(self, value: float) -> str:
+        scaled = self.factor * value
+        return f"{scaled:g}" if scaled in (0, 1, 100) else f"{scaled:z.{self.decimals}f}"
+
+    def interval(self, estimate: Estimate) -> str:
+        """`[low, high]`, or nothing where there is no interval."""
+        if estimate.ci_low is None or estimate.ci_high is None:
+            return ""
+        return f"[{self.number(estimate.ci_low)}, {self.number(estimate.ci_high)}]"
+
+    def edge(self) -> str:
+        """The limit itself."""
+        value, target = f"{self.factor * self.limit.value:g}", self.limit.target
+        if self.limit.kind == "two_sided":
+            return f"{target:g} ± {value}" if target else f"± {value}"
+        sign = {"upper": "≤", "lower": "≥", "exact": "="}[self.limit.kind]
+        return f"{sign} {value} %" if self.unit == "share" else f"{sign} {value}"
 
 
 def passing(limit: float, kind: Kind) -> str:

@@ -21,6 +21,11 @@ RENDERERS: dict[Format, Callable[[Document], str]] = {
 }
 
 
+def render_text(document: Document, width: int) -> str:
+    """A document for a terminal of `width` columns."""
+    return visible.document(text.render(document, width))
+
+
 def render(document: Document, format: Format) -> str:
     """A document in a format: valid UTF-8, and in reading order, whatever the tokens are."""
     return visible.document(RENDERERS[format](document))

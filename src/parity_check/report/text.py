@@ -1,4 +1,4 @@
-"""A document for a terminal: its blocks in order, the verdict last."""
+"""A document for a terminal: its blocks in order, then the verdict, then what to do next."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from parity_check.report.document import (
+    MARKS,
     OUTCOME_MARKS,
     Block,
     Bullets,
@@ -16,6 +17,8 @@ from parity_check.report.document import (
     Document,
     Heading,
     Legend,
+    Measured,
+    Row,
     Sentence,
     Stages,
     Table,
@@ -23,32 +26,34 @@ from parity_check.report.document import (
 )
 
 WIDTH = 100
-"""Sentences are wrapped at this; tables and commands keep their own width."""
+"""Sentences are wrapped at this unless the terminal is narrower; commands keep their own width."""
+NARROWEST = 60
 FLOWING = (Sentence, Bullets, Code)
 """What follows one another without a gap."""
 
 
-def render(document: Document) -> str:
-    return "\n".join(_lines(document)) + "\n"
+def render(document: Document, width: int = WIDTH) -> str:
+    return "\n".join(_lines(document, min(WIDTH, max(NARROWEST, width)))) + "\n"
 
 
-def _lines(document: Document) -> Iterator[str]:
+def _lines(document: Document, width: int) -> Iterator[str]:
     head = document.head
     model = f"   model {head.model['name']}" if head.model else ""
     yield f"{head.program} {head.parity_check}   run {head.run_id}{model}"
     for section in document.sections:
-        lines = list(_blocks(section.blocks))
+        lines = list(_blocks(section.blocks, width))
         if lines:
             yield ""
             yield from lines
     yield ""
     yield document.verdict_line
+    yield from _blocks(document.closing, width)
 
 
-def _blocks(blocks: Sequence[Block]) -> Iterator[str]:
+def _blocks(blocks: Sequence[Block], width: int) -> Iterator[str]:
     before: Block | None = None
     for block in blocks:
-        lines = list(_block(block))
+        lines = list(_block(block, width))
         if not lines:
             continue
         if before is not None and _gap(before, block):
@@ -66,69 +71,104 @@ def _gap(before: Block, block: Block) -> bool:
     return not (isinstance(before, FLOWING) and isinstance(block, (*FLOWING, Table)))
 
 
-def _block(block: Block) -> Iterator[str]:
+def _block(block: Block, width: int) -> Iterator[str]:
     """The lines of a block; none for what only a page shows."""
     match block:
         case Heading(text) | Sentence(text):
-            yield from wrapped(text)
+            yield from wrapped(text, width)
         case Bullets(sentences) | Legend(sentences):
             for sentence in sentences:
-                yield from wrapped(sentence)
+                yield from wrapped(sentence, width)
         case Table():
-            yield from table_lines(block)
+            yield from table_lines(block, width)
         case Checks():
-            yield from _checks(block)
+            yield from _checks(block, width)
         case Stages(title, stages):
             yield title
-            width = max(len(stage.name) for stage in stages)
+            name = max(len(stage.name) for stage in stages)
             outcome = max(len(stage.outcome) for stage in stages)
             for stage in stages:
                 mark = OUTCOME_MARKS[stage.outcome]
-                start = f"  {stage.name:{width}}  {mark} {stage.outcome:{outcome}}  "
-                yield from wrapped(start + stage.sentence, indent=4)
+                start = f"  {stage.name:{name}}  {mark} {stage.outcome:{outcome}}  "
+                yield from wrapped(start + stage.sentence, width, indent=4)
         case Causes():
-            yield from _causes(block)
+            yield from _causes(block, width)
         case Warnings(items):
             for number, (id, message) in enumerate(items):
                 yield from [""] if number else []
-                yield from wrapped(f"warning [{id}]: {message}")
+                yield from wrapped(f"warning [{id}]: {message}", width)
         case Code(text):
             yield from (f"  {line}".rstrip() for line in text.splitlines())
         case Details():
-            yield from _blocks(block.blocks)
+            yield from _blocks(block.blocks, width)
 
 
-def _checks(block: Checks) -> Iterator[str]:
+def _checks(block: Checks, width: int) -> Iterator[str]:
     listed = block.listed()
     if listed:
-        yield from wrapped(block.title if block.every else f"not parity: {block.title}")
+        yield from wrapped(block.title if block.every else f"not parity: {block.title}", width)
     for check in listed:
         sentence = f"  {check.mark} {check.label}: {check.sentence}"
-        yield from wrapped(sentence, indent=4)
+        yield from wrapped(sentence, width, indent=4)
 
 
-def _causes(block: Causes) -> Iterator[str]:
+def _causes(block: Causes, width: int) -> Iterator[str]:
     if block.causes or block.unknown:
         yield "likely causes"
     if block.unknown:
-        yield from wrapped(f"  {block.unknown}", indent=4)
+        yield from wrapped(f"  {block.unknown}", width, indent=4)
     for number, cause in enumerate(block.causes, 1):
-        yield from wrapped(f"  {number}  {cause.sentence}", indent=5)
+        yield from wrapped(f"  {number}  {cause.sentence}", width, indent=5)
         for sentence in cause.evidence:
-            yield from wrapped(f"     - {sentence}", indent=7)
-        yield from wrapped(f"     fix: {cause.fix}", indent=10)
+            yield from wrapped(f"     - {sentence}", width, indent=7)
+        yield from wrapped(f"     fix: {cause.fix}", width, indent=10)
         if cause.confirm:
             yield f"     confirm: {cause.confirm}"  # in one line: it is to be copied
 
 
-def table_lines(table: Table) -> list[str]:
-    """A table's lines, without what only a page draws."""
+def table_lines(table: Table, width: int = WIDTH) -> list[str]:
+    """A table's lines, without what only a page draws.
+
+    Intervals go below their values where the table is wider than `width`; other tables keep their
+    own width.
+    """
     table = table.written()
-    rows = [[column.heading for column in table.columns]]
-    for row in table.rows:
-        first, *others = map(str, row.cells)
-        rows.append([f"  {first}" if row.below else first, *others])
-    return columns(rows, "".join("<>"[column.align == "right"] for column in table.columns))
+    headings = [[column.heading for column in table.columns]]
+    alignment = "".join("<>"[column.align == "right"] for column in table.columns)
+    lines = columns([*headings, *([*row] for row in _beside(table.rows))], alignment)
+    if max(map(len, lines)) > width and _measured(table.rows):
+        return columns(
+            [*headings, *(line for row in table.rows for line in _below(row))], alignment
+        )
+    return lines
+
+
+def _measured(rows: Sequence[Row]) -> list[Measured]:
+    return [cell for row in rows for cell in row.cells if isinstance(cell, Measured)]
+
+
+def _beside(rows: Sequence[Row]) -> Iterator[list[str]]:
+    """The cells of each row as text, intervals beside their values, both padded."""
+    measured = _measured(rows)
+    value = max((len(cell.value) for cell in measured), default=0)
+    interval = max((len(cell.interval) for cell in measured), default=0)
+    for row in rows:
+        first, *others = (
+            f"{MARKS[cell.verdict]} {cell.value:>{value}} {cell.interval:>{interval}}"
+            if isinstance(cell, Measured)
+            else str(cell)
+            for cell in row.cells
+        )
+        yield [f"  {first}" if row.below else first, *others]
+
+
+def _below(row: Row) -> Iterator[list[str]]:
+    """A row as text in two lines, intervals below their values."""
+    yield [
+        f"{MARKS[cell.verdict]} {cell.value}" if isinstance(cell, Measured) else str(cell)
+        for cell in row.cells
+    ]
+    yield [f"  {cell.interval}" if isinstance(cell, Measured) else "" for cell in row.cells]
 
 
 def columns(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
@@ -143,9 +183,9 @@ def columns(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
     ]
 
 
-def wrapped(sentence: str, indent: int = 2) -> list[str]:
+def wrapped(sentence: str, width: int, indent: int = 2) -> list[str]:
     """A sentence as lines of a terminal's width."""
     return textwrap.wrap(
-        sentence, WIDTH, subsequent_indent=" " * indent,
+        sentence, width, subsequent_indent=" " * indent,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip

@@ -84,8 +84,8 @@ class _Directory(RunDirectory):
         if not found:
             return super()._kept()
         return (
-            f"kept in {self._shown}: {', '.join(found)}; "
-            f"to continue: parity-check train --resume {self._shown}"
+            f"kept in {self.shown}: {', '.join(found)}; "
+            f"to continue: parity-check train --resume {self.shown}"
         )
 
 
@@ -248,7 +248,7 @@ def _compared(work: _Work) -> dict[str, Verdict]:
             out = str(work.directory.path / files.COMPARED / arm)
             config = config.model_copy(update={"run": config.run.model_copy(update={"out": out})})
             work.console.say(f"comparing {arm} with the reference")
-            found = comparison.run_engines(config, work.console, locator=None).verdict
+            found = comparison.run_engines(config, work.console, locator=None).full.verdict
             known[engine] = found or "inconclusive"
         verdicts[arm] = known[engine]
     return verdicts

@@ -62,7 +62,7 @@ def table(report: ComparisonReport) -> Table:
     rows = [_row(report, key, value) for key, value in _described(report)]
     settings = dict.fromkeys(key for engine in report.engines for key in engine.settings)
     rows += [
-        _row(report, key, _in_force(key), marks.get(key, ""))
+        _row(report, key, partial(in_force, key=key), marks.get(key, ""))
         for key in dict.fromkeys([*settings, *marks])
     ]
     roles = [Column(engine.role) for engine in report.engines]
@@ -102,15 +102,13 @@ def _entropy(engine: EngineReport) -> str:
     return "–" if engine.entropy is None else f"{engine.entropy:.4f}"
 
 
-def _in_force(key: str) -> Callable[[EngineReport], str]:
-    def value(engine: EngineReport) -> str:
-        setting = engine.settings.get(key)
-        if setting is None:
-            return plain(engine.config.get(key))
-        default = ' ("default")' if setting.requested == "default" else ""
-        return plain(setting.in_force) + default
-
-    return value
+def in_force(engine: EngineReport, key: str) -> str:
+    """A setting's value; `"default"` if it was left to the engine."""
+    setting = engine.settings.get(key)
+    if setting is None:
+        return plain(engine.config.get(key))
+    default = ' ("default")' if setting.requested == "default" else ""
+    return plain(setting.in_force) + default
 
 
 def _row(

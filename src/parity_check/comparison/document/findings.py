@@ -8,7 +8,7 @@ from parity_check import visible
 from parity_check.comparison.labels import pair_label
 from parity_check.comparison.located import Located
 from parity_check.comparison.pictures.samples import SHADES, WorstSample
-from parity_check.comparison.report import ComparisonReport, Pair, ReportPictures
+from parity_check.comparison.report import ComparisonReport, Pair, ReportPictures, WorstToken
 from parity_check.diagnosis.findings import Diagnosis, Finding
 from parity_check.report.document import (
     Block,
@@ -56,10 +56,15 @@ def _diagnosis(diagnosis: Diagnosis) -> Iterator[Block]:
         "layers, in this order",
         tuple(Stage(stage.layer, stage.outcome, stage.sentence) for stage in diagnosis.stages),
     )
+    yield causes(diagnosis)
+
+
+def causes(diagnosis: Diagnosis) -> Causes:
+    """The findings, or what is known where none matched."""
     unknown = None
     if diagnosis.known:
         unknown = f"No known cause matched. Observed: {'; '.join(diagnosis.known)}."
-    yield Causes(tuple(map(_cause, diagnosis.findings)), unknown)
+    return Causes(tuple(map(_cause, diagnosis.findings)), unknown)
 
 
 def _cause(finding: Finding) -> Cause:
@@ -130,17 +135,27 @@ def _worst_tokens(report: ComparisonReport, pair: Pair) -> Table:
     rows = tuple(
         Row(
             (
-                f"{visible.line(token.sample_id)}:{token.position} ({token.sampled_by})",
+                place(token),
                 f"{token.log_ratio:+.3f}",
                 f"{token.behaviour_logprob:.3f}",
                 f"{token.evaluating_logprob:.3f}",
-                f"{visible.line(token.before)}⟦{visible.line(token.token)}⟧"
-                f"{visible.line(token.after)}",
+                context(token),
             )
         )
         for token in tokens
     )
     return Table(title, (Column(title), *headings, Column("context")), rows, verbatim=True)
+
+
+def place(token: WorstToken) -> str:
+    """Sample, position and the engine that sampled it."""
+    return f"{visible.line(token.sample_id)}:{token.position} ({token.sampled_by})"
+
+
+def context(token: WorstToken) -> str:
+    """The token in its text."""
+    before, itself, after = map(visible.line, (token.before, token.token, token.after))
+    return f"{before}⟦{itself}⟧{after}"
 
 
 def _sample(sample: WorstSample, which: str) -> Sample:
