@@ -133,7 +133,7 @@ CandidateEngine = Annotated[
 Prompts = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="workload.prompts: JSON lines, Parquet, CSV or .txt. Default: bundled.",
+        metavar="FILE", help="workload.prompts: JSON lines, Parquet, CSV, .txt. Default: bundled.",
         rich_help_panel=WITHOUT_FILE,
     ),
 ]  # fmt: skip
