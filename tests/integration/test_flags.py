@@ -74,7 +74,15 @@ def test_an_interpreter_is_known_by_its_form(tmp_path: Path, text: str, expected
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((*ENGINES[:2], "--candidate", "http://127.0.0.1:8000/v1"), "a server needs a conf"),
+        (
+            (*ENGINES[:2], "--candidate", "http://127.0.0.1:8000"),
+            "did you mean http://127.0.0.1:8000/v1?",
+        ),
+        ((*ENGINES[:2], "--candidate", "http://127.0.0.1:8000/v1"), "which model does it serve?"),
+        ((*ENGINES[:2], "--candidate", "./nowhere/python"), "no such file"),
+        ((*ENGINES[:2], "--candidate", "some/vllm"), "no such file"),
+        ((*ENGINES[:2], "--candidate", "x.parquet"), "only `compare` takes a recorded trace"),
+        (("--reference", "missing.parquet", *ENGINES[2:]), "missing.parquet"),
         ((*ENGINES, "--profile", "lax"), "profile"),
         ((*ENGINES, "--temperature", "-1"), "the command line: workload.temperature"),
         ((*ENGINES, "--prompts", "missing.jsonl"), "missing.jsonl"),
@@ -88,7 +96,7 @@ def test_flags_that_do_not_fit(tmp_path: Path, arguments: tuple[str, ...], expec
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (ENGINES[:2], "pass a configuration (-c), --reference and --candidate"),
+        (ENGINES[:2], "pass a configuration (-c), or --reference and --candidate"),
         (("a.parquet", "b.parquet", "--profile", "relaxed"), "limits of two traces with --set"),
     ],
 )
@@ -108,3 +116,51 @@ def test_the_run_keeps_what_the_flags_said(tmp_path: Path) -> None:
     config = tomllib.loads((run / "config.toml").read_text())
     assert config["workload"]["temperature"] == 0.9
     assert config["workload"]["samples_per_prompt"] == 1
+
+
+def test_a_server_is_known_by_its_form(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:8000/v1"
+    config = resolved(tmp_path, *ENGINES[:2], "--candidate", url, "--model", "bundled:tiny")
+    assert config["candidate"]["endpoint"]["base_url"] == url
+    assert config["candidate"]["endpoint"]["model"] == "bundled:tiny"
+
+
+def test_a_recorded_trace_is_known_by_its_form(tmp_path: Path) -> None:
+    config = fake_config(tmp_path)
+    trace = tmp_path / "r.parquet"
+    done = call_cli("record", "-c", config, "--engine", "reference", "-o", trace, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = call_cli("compare", "-c", config, "--reference", trace, cwd=tmp_path)
+    assert done.returncode in (0, 1, 4), done.stderr
+    *_, run = sorted((tmp_path / "runs").glob("*/report.json"))
+    assert not (run.parent / "reference.log").exists()
+    both = ("--reference", trace, "--reference-trace", trace)
+    done = call_cli("compare", "-c", config, *both, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "two names for the reference" in " ".join(done.stderr.replace("│", "").split())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("record", "--engine", "reference", "-o", "T.parquet"),
+        ("replay", "--engine", "candidate", "--trace", "T.parquet", "-o", "U.parquet"),
+        ("weight-sync",),
+        ("locate",),
+    ],
+)
+def test_other_commands_take_the_flags(tmp_path: Path, command: tuple[str, ...]) -> None:
+    flags = (*ENGINES, "--temperature", "0.7", "--dry-run")
+    done = call_cli(*command, *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert tomllib.loads(done.stdout)["workload"]["temperature"] == 0.7
+    neither = call_cli(*command, cwd=tmp_path)
+    assert neither.returncode == 2
+    assert "--reference and --candidate" in neither.stderr
+
+
+def test_ablate_takes_the_flags(tmp_path: Path) -> None:
+    done = call_cli("ablate", *ENGINES, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = call_cli("ablate", "some-run", *ENGINES, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 2

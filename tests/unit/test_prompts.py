@@ -179,3 +179,33 @@ def test_other_columns_stay_labels(tmp_path: Path, name: str) -> None:
     path.write_text(json.dumps({"prompt": "2 + 2", name: "x"}))
     [prompt] = read_prompts(str(path))
     assert prompt.labels == {name: "x"}
+
+
+def test_csv_has_a_column_of_prompts_and_labels(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text('prompt,level\n"one, with\ntwo lines",3\nanother,\n')
+    one, other = read_prompts(str(path))
+    assert (one.text, one.labels) == ("one, with\ntwo lines", {"level": "3"})
+    assert (other.text, other.labels) == ("another", {"level": None})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("question\nwhy\n", "line 2: needs exactly one of"),
+        ("prompt\na,b\n", "line 2: more cells than columns"),
+        ('prompt\n"open\n', "not valid CSV"),
+        ("prompt\n", "no prompts"),
+    ],
+)
+def test_csv_that_is_none(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=expected):
+        read_prompts(str(path))
+
+
+def test_plain_text_is_a_prompt_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text("{one}\n\n two\r\n")
+    assert [each.text for each in read_prompts(str(path))] == ["{one}", " two"]

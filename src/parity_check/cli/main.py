@@ -56,7 +56,7 @@ from parity_check.errors import ConfigError, ExitCode, Interrupted, ParityCheckE
 from parity_check.files import check_apart
 
 if TYPE_CHECKING:
-    from parity_check.config.models import Role
+    from parity_check.config.models import Config, Role
 
 
 class Commands(typer.core.TyperGroup):
@@ -130,16 +130,14 @@ def compare(
 
     Or compare two stored traces, where one is a replay of the other's tokens.
     """
-    from parity_check.config.flags import NAMES
-    from parity_check.config.load import load_config, load_judging
+    from parity_check.config.load import load_judging
 
     console = _console(context, verbose - quiet, color, progress)
-    stated = {name: context.params[name] for name in NAMES}
     if traces:
         from parity_check.comparison import recorded
 
-        others = (reference_trace, workload_trace, *stated.values())
-        if len(traces) != 2 or any(other is not None for other in others):
+        others = (reference_trace, workload_trace)
+        if len(traces) != 2 or _stated(context) or any(each is not None for each in others):
             raise typer.BadParameter(
                 "pass two traces, or engines; limits of two traces with --set", param_hint="traces"
             )
@@ -149,16 +147,18 @@ def compare(
         raise typer.Exit(recorded.compare_traces(traces[0], traces[1], judging, delivery, console))
     from parity_check.comparison import command as comparison
 
-    if config is None and (reference is None or candidate is None):
-        raise typer.BadParameter(
-            "pass a configuration (-c), --reference and --candidate, or two traces",
-            param_hint="--config",
-        )
+    if reference is not None and reference.endswith(".parquet"):
+        if reference_trace is not None:
+            raise typer.BadParameter(
+                "two names for the reference: drop one of them", param_hint="--reference-trace"
+            )
+        reference_trace = Path(reference)
+        context.params["reference"] = _recorded_engine(reference_trace)
     if reference_trace is not None and workload_trace is not None:
         raise typer.BadParameter(
             "cannot be combined with --reference-trace", param_hint="--workload-trace"
         )
-    loaded = load_config(config, with_out(overlay, out), stated)
+    loaded = _configured(context, config, with_out(overlay, out))
     given = read_by(config, reference_trace, workload_trace, config=loaded)
     delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
@@ -242,6 +242,15 @@ def ablate(
     flips: Annotated[
         bool, typer.Option("--flips/--no-flips", help="Whether to flip each setting on its own.")
     ] = True,
+    model: Model = None,
+    reference: ReferenceEngine = None,
+    candidate: CandidateEngine = None,
+    prompts: Prompts = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    samples: Samples = None,
+    objective: Objective = None,
+    profile: Profile = None,
     overlay: Overlay = None,
     out: OutDirectory = None,
     format: OutputFormat = Format.text,
@@ -261,9 +270,11 @@ def ablate(
 
     console = _console(context, verbose - quiet, color, progress)
     named = [given for given in (run, config, resume) if given is not None]
-    if len(named) != 1:
+    flags = _stated(context)
+    if len(named) > 1 or (named != [config] and named and flags):
         raise typer.BadParameter(
-            "pass exactly one of: a finished run, -c, --resume", param_hint="RUN"
+            "pass exactly one of: a finished run, -c, --resume; engines with -c or alone",
+            param_hint="RUN",
         )
     picks = ablation.Picks(tuple(only or []), tuple(map(parse_flip, flip or [])), flips)
     if resume is not None and (dry_run or out is not None or picks != ablation.Picks()):
@@ -272,9 +283,12 @@ def ablate(
             "--no-flips, --out, --dry-run",
             param_hint="--resume",
         )
-    file = named[0] if named[0] == config else named[0] / "config.toml"
-    loaded = load_config(file, with_out(overlay, out))
-    if config is None:
+    if not named or named == [config]:
+        file = config
+        loaded = _configured(context, config, with_out(overlay, out))
+    else:
+        file = named[0] / "config.toml"
+        loaded = load_config(file, with_out(overlay, out))
         ablation.check_fits(named[0], loaded, load_config(file), candidate=resume is None)
     if dry_run:
         ablation.dry_run(loaded, picks, console, run)
@@ -289,7 +303,14 @@ def ablate(
 @cli.command()
 def locate(
     context: typer.Context,
-    config: ConfigFile,
+    config: ConfigFile = None,
+    model: Model = None,
+    reference: ReferenceEngine = None,
+    candidate: CandidateEngine = None,
+    prompts: Prompts = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    samples: Samples = None,
     overlay: Overlay = None,
     out: OutDirectory = None,
     format: OutputFormat = Format.text,
@@ -304,11 +325,10 @@ def locate(
 ) -> None:
     """Find the first module of the model whose output differs between the engines."""
     from parity_check.comparison import command as comparison
-    from parity_check.config.load import load_config
     from parity_check.locate import command as locating
 
     console = _console(context, verbose - quiet, color, progress)
-    loaded = load_config(config, with_out(overlay, out))
+    loaded = _configured(context, config, with_out(overlay, out))
     given = read_by(config, config=loaded)
     delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
@@ -320,9 +340,16 @@ def locate(
 @cli.command()
 def record(
     context: typer.Context,
-    config: ConfigFile,
     engine: Annotated[str, typer.Option(help="Name of the engine that samples.")],
     trace: Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")],
+    config: ConfigFile = None,
+    model: Model = None,
+    reference: ReferenceEngine = None,
+    candidate: CandidateEngine = None,
+    prompts: Prompts = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    samples: Samples = None,
     overlay: Overlay = None,
     dry_run: DryRun = False,
     verbose: Verbose = 0,
@@ -332,11 +359,10 @@ def record(
 ) -> None:
     """Sample rollouts with one engine and store their logprobs."""
     from parity_check.comparison import command as comparison
-    from parity_check.config.load import load_config
     from parity_check.recording import command as recording
 
     console = _console(context, verbose - quiet, color, progress)
-    loaded = load_config(config, overlay or [])
+    loaded = _configured(context, config, overlay or [])
     if dry_run:
         comparison.dry_run(loaded, console)
         return
@@ -347,7 +373,6 @@ def record(
 @cli.command()
 def replay(
     context: typer.Context,
-    config: ConfigFile,
     engine: Annotated[str, typer.Option(help="Name of the engine that evaluates.")],
     trace: Annotated[Path, typer.Option(help="The trace whose tokens to replay.")],
     replayed: Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")],
@@ -355,6 +380,14 @@ def replay(
         ScorePath,
         typer.Option(help="decode: one token per step; prefill: the whole sequence at once."),
     ] = ScorePath.decode,
+    config: ConfigFile = None,
+    model: Model = None,
+    reference: ReferenceEngine = None,
+    candidate: CandidateEngine = None,
+    prompts: Prompts = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    samples: Samples = None,
     overlay: Overlay = None,
     dry_run: DryRun = False,
     verbose: Verbose = 0,
@@ -364,11 +397,10 @@ def replay(
 ) -> None:
     """Replay the tokens of a trace on another engine and store its logprobs."""
     from parity_check.comparison import command as comparison
-    from parity_check.config.load import load_config
     from parity_check.recording import command as recording
 
     console = _console(context, verbose - quiet, color, progress)
-    loaded = load_config(config, overlay or [])
+    loaded = _configured(context, config, overlay or [])
     if dry_run:
         comparison.dry_run(loaded, console)
         return
@@ -379,10 +411,17 @@ def replay(
 @cli.command("weight-sync")
 def weight_sync(
     context: typer.Context,
-    config: ConfigFile,
+    config: ConfigFile = None,
     engine: Annotated[
         Engine | None, typer.Option(help="Run only this engine. Default: both, side by side.")
     ] = None,
+    model: Model = None,
+    reference: ReferenceEngine = None,
+    candidate: CandidateEngine = None,
+    prompts: Prompts = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    samples: Samples = None,
     overlay: Overlay = None,
     out: OutDirectory = None,
     format: OutputFormat = Format.text,
@@ -397,12 +436,11 @@ def weight_sync(
 ) -> None:
     """Update an engine's weights while requests are in flight, and check the logprobs."""
     from parity_check.comparison import command as comparison
-    from parity_check.config.load import load_config
     from parity_check.config.models import ROLES
     from parity_check.weight_sync import command as updates
 
     console = _console(context, verbose - quiet, color, progress)
-    loaded = load_config(config, with_out(overlay, out))
+    loaded = _configured(context, config, with_out(overlay, out))
     given = read_by(config, config=loaded)
     delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
@@ -562,6 +600,60 @@ def demo(
     )
 
 
+environments = typer.Typer(help="Show and remove the provisioned engine environments.")
+cli.add_typer(environments, name="env", no_args_is_help=True)
+
+
+@environments.command("list")
+def env_list(context: typer.Context) -> None:
+    """Show every environment with its size."""
+    from parity_check.engines.environment.environment import default_cache
+    from parity_check.engines.environment.stored import stored
+    from parity_check.report.text import columns
+
+    console = _console(context, 0, None, None)
+    rows = [
+        (each.name, f"{each.gb:.1f} GB", "" if each.ready else "not finished, or broken")
+        for each in stored(default_cache())
+    ]
+    console.data("\n".join(columns(rows, "<><")) if rows else "no environments")
+
+
+@environments.command("remove")
+def env_remove(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(help="As `env list` shows them.")],
+) -> None:
+    """Delete environments; a later run makes them again."""
+    from parity_check.engines.environment.environment import default_cache
+    from parity_check.engines.environment.stored import remove, stored
+    from parity_check.errors import suggestion
+
+    console = _console(context, 0, None, None)
+    known = {each.name: each for each in stored(default_cache())}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"no environment is called {name!r}", hint=suggestion(name, known))
+    for name in names:
+        remove(known[name])
+        console.say(f"removed {name}, {known[name].gb:.1f} GB")
+
+
+@environments.command("prune")
+def env_prune(context: typer.Context) -> None:
+    """Delete environments that were never finished, or do not work."""
+    from parity_check.engines.environment.environment import default_cache
+    from parity_check.engines.environment.stored import remove, stored
+
+    console = _console(context, 0, None, None)
+    broken = [each for each in stored(default_cache()) if not each.ready]
+    for each in broken:
+        remove(each)
+        console.say(f"removed {each.name}, {each.gb:.1f} GB")
+    if not broken:
+        console.say("nothing to remove")
+
+
 @cli.command()
 def doctor(
     context: typer.Context,
@@ -630,6 +722,35 @@ def _console(
             "the working directory no longer exists", hint="change to a directory that exists"
         )
     return console
+
+
+def _stated(context: typer.Context) -> dict[str, Any]:
+    """The flags that were given of those that stand for configuration keys."""
+    from parity_check.config.flags import NAMES
+
+    given = {name: context.params.get(name) for name in NAMES}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _configured(context: typer.Context, config: Path | None, overlay: list[str]) -> Config:
+    """The configuration of a file, with the flags over it, or of flags alone."""
+    from parity_check.config.load import load_config
+
+    stated = _stated(context)
+    if config is None and not {"reference", "candidate"} <= stated.keys():
+        raise typer.BadParameter(
+            "pass a configuration (-c), or --reference and --candidate", param_hint="--config"
+        )
+    return load_config(config, overlay, stated)
+
+
+def _recorded_engine(trace: Path) -> dict[str, Any] | None:
+    """The table of the engine that recorded a trace; None if the trace does not have it."""
+    from parity_check.traces.trace import read_header
+
+    header = read_header(trace)
+    table = header.config.get(header.evaluated_by)
+    return table if isinstance(table, dict) else None
 
 
 def _there() -> bool:

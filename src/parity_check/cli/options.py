@@ -56,7 +56,7 @@ OUTPUT, EXIT = "Output", "Exit code"
 """Headings in --help."""
 
 ConfigFile = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--config",
         "-c",
@@ -117,22 +117,23 @@ Model = Annotated[
 ReferenceEngine = Annotated[
     str | None,
     typer.Option(
-        "--reference", metavar="REQUIREMENT|PYTHON|current",
-        help="vllm==0.8.5 is installed once; a path is an interpreter that has vllm.",
+        "--reference", metavar="REQUIREMENT|PYTHON|URL|TRACE|current",
+        help="vllm==0.8.5 is installed once; a path is an interpreter that has vllm; "
+        "http://HOST/v1 is a server; a .parquet file is a recorded trace (compare).",
         rich_help_panel=WITHOUT_FILE,
     ),
 ]  # fmt: skip
 CandidateEngine = Annotated[
     str | None,
     typer.Option(
-        "--candidate", metavar="REQUIREMENT|PYTHON|current", help="The engine to judge.",
+        "--candidate", metavar="REQUIREMENT|PYTHON|URL|current", help="The engine to judge.",
         rich_help_panel=WITHOUT_FILE,
     ),
 ]  # fmt: skip
 Prompts = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="workload.prompts: JSON lines or Parquet. Default: bundled prompts.",
+        metavar="FILE", help="workload.prompts: JSON lines, Parquet, CSV, .txt. Default: bundled.",
         rich_help_panel=WITHOUT_FILE,
     ),
 ]  # fmt: skip

@@ -35,8 +35,13 @@ def apply(tree: dict[str, Any], flags: Mapping[str, Any]) -> None:
         if name in ROLES:
             found = tree.get(name)
             table = found if isinstance(found, dict) else {}
-            kept = {key: table[key] for key in KEPT if key in table}
-            tree[name] = {**_interpreter(name, value), **kept}
+            if isinstance(value, Mapping):  # of a recorded trace
+                tree[name] = dict(value)
+            elif "://" in value:
+                tree[name] = _server(name, value, table, flags.get("model"))
+            else:
+                kept = {key: table[key] for key in KEPT if key in table}
+                tree[name] = {**_interpreter(name, value), **kept}
             continue
         table_name, key = KEYS[name]
         table = tree.setdefault(table_name, {})
@@ -45,15 +50,40 @@ def apply(tree: dict[str, Any], flags: Mapping[str, Any]) -> None:
             table[key] = str(Path(value).absolute()) if local else value
 
 
+def _server(role: str, url: str, table: Mapping[str, Any], model: str | None) -> dict[str, Any]:
+    """A running server. It serves the model by the name that `--model` has, unless a file says."""
+    if not url.rstrip("/").endswith("/v1"):
+        raise ConfigError(
+            f"--{role} {url}: the address of a server ends with its API version",
+            hint=f"did you mean {url.rstrip('/')}/v1?",
+        )
+    found = table.get("endpoint")
+    endpoint = dict(found) if isinstance(found, dict) else {}
+    if model is not None:
+        endpoint.setdefault("model", model)
+    if "model" not in endpoint:
+        raise ConfigError(
+            f"--{role} {url}: which model does it serve?",
+            hint="add --model, by the name that the server was started with",
+        )
+    kept = {key: table[key] for key in ("settings",) if key in table and found is not None}
+    return {"kind": "endpoint", "endpoint": {**endpoint, "base_url": url}, **kept}
+
+
 def _interpreter(role: str, text: str) -> dict[str, str]:
     """`current`, a path to an interpreter, or a requirement."""
-    if "://" in text:
-        raise ConfigError(
-            f"--{role} {text}: a server needs a configuration",
-            hint="parity-check init endpoint writes one",
-        )
     if text == "current":
         return {"python": text}
     if text.startswith((".", "/", "~")) or ("/" in text and "==" not in text):
-        return {"python": str(Path(text).expanduser().absolute())}
+        path = Path(text).expanduser().absolute()
+        if not path.exists():
+            raise ConfigError(
+                f"--{role} {text}: no such file",
+                hint="pass the path of an interpreter that has vllm, or a version: vllm==0.18.1",
+            )
+        return {"python": str(path)}
+    if text.endswith(".parquet"):
+        raise ConfigError(
+            f"--{role} {text}: only `compare` takes a recorded trace, and only as the reference"
+        )
     return {"requirement": text}

@@ -13,7 +13,7 @@ from parity_check.config.load import dump_config
 from parity_check.config.models import SHAPING, Config, ModelConfig, Workload
 from parity_check.console import Activity, Console
 from parity_check.engines.base import ConfiguredEngine, Engine, Progress
-from parity_check.engines.environment.environment import Environment
+from parity_check.engines.environment.environment import Environment, check_space, default_cache
 from parity_check.engines.kinds import configured_engine
 from parity_check.engines.pool import EnginePool
 from parity_check.errors import TraceMismatchError
@@ -53,6 +53,10 @@ def session(
         engines = [configured_engine(role, config) for role in roles]
         for each in engines:
             each.check_start(model_path)
+        needed = [each.interpreter for each in engines if each.interpreter is not None]
+        requirements = [each.requirement for each in needed if each.requirement is not None]
+        if requirements:
+            check_space(requirements, default_cache())
         environments = {each.role: _environment(each, activity, console) for each in engines}
         specs = {each.role: each.spec(model_path, environments[each.role]) for each in engines}
         by_role = {each.role: each for each in engines}

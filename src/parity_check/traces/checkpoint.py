@@ -23,6 +23,12 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 def locate_model(model: ModelConfig) -> str:
     """A directory with a config.json, or a hub name with its revision. Raises InputError."""
     path = str(bundled(model.path, "model") or model.path)
+    alone = any(Path(path).glob("*.gguf")) and not (Path(path) / "config.json").is_file()
+    if path.lower().endswith(".gguf") or alone:
+        raise InputError(
+            f"model {path}: GGUF is not supported: no trainer has these quantised weights",
+            hint="pass the checkpoint that it was made from",
+        )
     if Path(path).is_dir():
         if not (Path(path) / "config.json").is_file():
             raise InputError(f"model {path}: no config.json in this directory")

@@ -1,7 +1,9 @@
-"""The user's prompts: JSONL or Parquet with text, chat messages or token ids."""
+"""The user's prompts: JSONL, Parquet, CSV or plain text; text, chat messages or token ids."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -120,7 +122,7 @@ def cluster_of(prompt: Prompt, cluster_by: str) -> str:
 def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
     """Read and check all prompts. Raises InputError with file and line."""
     path = bundled(source, "prompts") or Path(source)
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)
+    rows = READERS.get(path.suffix, _jsonl_rows)(path)
     every = [_prompt(row, place, number) for number, (place, row) in enumerate(rows)]
     # A column that the first prompts leave empty is one of theirs too.
     names = sorted({name for prompt in every for name in prompt.labels})
@@ -166,6 +168,30 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
         raise InputError(f"{path}: two columns of one name")
     for number, row in enumerate(rows):
         yield f"{path}, row {number}", row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """A row a prompt, under a line with the names of the columns; an empty cell is none."""
+    reader = csv.DictReader(io.StringIO(read_text(path, "the prompts"), newline=""), strict=True)
+    try:
+        for row in reader:
+            place = f"{path}, line {reader.line_num}"
+            if None in row:
+                raise InputError(f"{place}: more cells than columns")
+            yield place, {name: value or None for name, value in row.items()}
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from None
+
+
+def _text_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """A line a prompt."""
+    for number, line in enumerate(read_text(path, "the prompts").split("\n"), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", {"prompt": line.removesuffix("\r")}
+
+
+READERS = {".parquet": _parquet_rows, ".csv": _csv_rows, ".txt": _text_rows}
+"""By suffix; anything else is JSON lines."""
 
 
 def _prompt(row: Any, place: str, number: int) -> Prompt:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +27,16 @@ from parity_check.engines.environment.runtime import (
 from parity_check.errors import ConfigError, EngineEnvironmentError
 from parity_check.reading import wrong_name
 
-__all__ = ["Environment", "EnvironmentPlan", "State", "default_cache", "mend", "plan", "resolve"]
+__all__ = [
+    "Environment",
+    "EnvironmentPlan",
+    "State",
+    "check_space",
+    "default_cache",
+    "mend",
+    "plan",
+    "resolve",
+]
 
 State = Literal["ready", "to provision", "broken", "not usable"]
 
@@ -144,6 +154,25 @@ def plan(
         disk_gb=sizes.disk_gb or None,
         cause=failed.read_text(encoding="utf-8") if failed.is_file() else None,
     )
+
+
+def check_space(requirements: Iterable[str], cache: Path) -> None:
+    """Check every requirement, and that all environments to be made fit on the disk together.
+
+    Raises ConfigError for an invalid requirement and EngineEnvironmentError, before any download.
+    """
+    cache = cache.absolute()
+    targets = {target.key: target for target in map(pinned.parse, requirements)}
+    missing = [each for each in targets.values() if pinned.ready(each, cache) is None]
+    needed = sum(each.recipe.sizes.disk_gb for each in missing)
+    existing = next(place for place in (cache, *cache.parents) if place.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    if needed > free:
+        names = " and ".join(str(each.requirement) for each in missing)
+        raise EngineEnvironmentError(
+            f"{names}: need {needed:.1f} GB of disk in {cache}, {free:.1f} GB are free",
+            hint="free some space, or set PARITY_CHECK_CACHE (and UV_CACHE_DIR) to a larger disk",
+        )
 
 
 def _refuse_both_or_neither(python: str | None, requirement: str | None) -> None:
