@@ -34,7 +34,7 @@ def connect(placement: Placement) -> None:
     except ImportError:
         raise ConfigError(
             'placement.kind = "ray" needs the package ray',
-            hint="pip install 'parity-check[ray]', in the version of the cluster",
+            hint="pip install 'rollout-parity[ray]', in the version of the cluster",
         ) from None
     with _connecting, _signals_kept():
         if ray.is_initialized():
