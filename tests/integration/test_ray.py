@@ -207,7 +207,7 @@ def test_ray_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "ray", None)
     config = placed_config(tmp_path, "auto")
     done = call_cli("compare", "-c", config, cwd=tmp_path)
-    assert_fails(done, 2, 'placement.kind = "ray" needs the package ray', "parity-check[ray]")
+    assert_fails(done, 2, 'placement.kind = "ray" needs the package ray', "rollout-parity[ray]")
 
 
 def placed_config(directory: Path, address: str) -> Path:
