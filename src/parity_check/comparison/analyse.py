@@ -333,6 +333,9 @@ def differences_of(
     theirs = _requested(_table(right.config, candidate))
     for name in {**ours, **theirs}:
         requested.setdefault(name, (ours.get(name), theirs.get(name)))
+    overridden = ours.get("hf_overrides"), theirs.get("hf_overrides")
+    for fact in left.engine.model.get("modules") or ():
+        requested.setdefault(fact, overridden)
     return provenance.differences(left.engine, right.engine, requested)
 
 

@@ -17,6 +17,7 @@ from effective import plain
 from encoding import encode
 from failures import WorkerFailure
 from proofs import FORCED
+from requested import without_effect
 
 SETTINGS = ("logprobs_mode", "enable_prefix_caching", "async_scheduling", "lm_head_dtype")
 NEUTRAL_PENALTIES = {
@@ -130,6 +131,7 @@ class VllmEngine:
         inspect_models_in_process()
         with failures_named():
             self.llm = vllm.LLM(**engine_args)
+        self.arguments = engine_args
         self.engine = self.llm.llm_engine
         self.config = self.engine.vllm_config
         self.model_config = self.config.model_config
@@ -221,7 +223,10 @@ class VllmEngine:
         return "v2" if getattr(self.config, "use_v2_model_runner", False) is True else "v1"
 
     def describe(self):
-        return effective.describe(self)
+        found = effective.describe(self)
+        ignored = without_effect(self.arguments, self.config, found["model"]["modules"])
+        found["model"]["without_effect"] = ignored
+        return found
 
     # --- text -----------------------------------------------------------------------------------
 

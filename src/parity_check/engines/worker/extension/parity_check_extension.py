@@ -21,6 +21,7 @@ import random
 
 import numpy as np
 import torch
+from parity_check_modules import ModuleEndpoints
 from parity_check_probe import ProbeEndpoints
 from parity_check_weights import WeightEndpoints
 
@@ -250,7 +251,7 @@ def _patch_fp32_head():
 _random_state = {}
 
 
-class ParityExtension(ProbeEndpoints, WeightEndpoints):
+class ParityExtension(ModuleEndpoints, ProbeEndpoints, WeightEndpoints):
     """RPC endpoints; the prefix avoids collisions with the worker's own attributes."""
 
     def parity_check_observed(self):
