@@ -313,7 +313,7 @@ def engine_report(
             name: Setting(each.requested, each.in_force, each.proof)
             for name, each in engine.settings.items()
         },
-        config=dict(engine.config),
+        config={**engine.config, **(engine.model.get("modules") or {})},
         environment=dict(engine.environment),
         logprob_path=logprob_path,
         entropy=entropy,

@@ -12,7 +12,7 @@ from parity_check.diagnosis.path import KERNEL_RMS, SAME_BUILD_NOISE
 
 BUILT = {
     "rope_scaling": ("the rotary embedding", ("rope_type", "rope_frequencies")),
-    "norm_eps": ("the eps of its norms", ("norm_eps",)),
+    "norm_eps": ("the eps of the norms", ("norm_eps",)),
     "sliding_window": ("the sliding window", ("sliding_window",)),
     "soft_cap": ("soft-capping", ("attention_soft_cap", "logits_soft_cap")),
     "attention_scale": ("the scale of attention or of the logits",
