@@ -276,7 +276,7 @@ def fit(original: Sample, scored: Sample) -> Sample:
     missing = len(original.completion_token_ids) - len(scored.logprobs)
     length = len(original.completion_token_ids)
     tops = scored.top_token_ids, scored.top_logprobs
-    ids, values = ([*(rows or [])[:length], *[[]] * missing] for rows in tops)
+    ids, values = (None if rows is None else [*rows[:length], *[[]] * missing] for rows in tops)
     return replace(
         original,
         logprobs=[*scored.logprobs[:length], *[0.0] * missing],

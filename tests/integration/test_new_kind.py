@@ -25,6 +25,7 @@ from parity_check.engines.environment.environment import Environment
 from parity_check.engines.kinds import KINDS
 from parity_check.engines.replies import Sampled, Scored
 from parity_check.errors import ConfigError, ExitCode
+from parity_check.locate import loaded
 from parity_check.recording import command as recording
 from parity_check.report.deliver import Delivery
 from parity_check.traces.engine import EngineDescription, EngineSetting
@@ -155,7 +156,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WithUniform:
 
 
 def test_it_is_compared(config: WithUniform, tmp_path: Path) -> None:
-    assert command.compare(config, Delivery(), Console(progress=False)) is ExitCode.DRIFT
+    assert command.compare(config, Delivery(), Console(progress=False), loaded) is ExitCode.DRIFT
     run = only_run(tmp_path)
     trace = Trace(run / "reference-replayed-by-candidate.parquet")
     assert trace.header.logprob_path == "prefill"
@@ -169,7 +170,7 @@ def test_it_is_not_asked_to_sample(config: WithUniform, tmp_path: Path) -> None:
     workload = config.workload.model_copy(update={"sampled_by": "both"})
     both = config.model_copy(update={"workload": workload})
     with pytest.raises(ConfigError, match="the candidate is a uniform model, which cannot sample"):
-        command.compare(both, Delivery(), Console())
+        command.compare(both, Delivery(), Console(), loaded)
     with pytest.raises(ConfigError, match="cannot sample"):
         recording.record(config, "candidate", tmp_path / "t.parquet", Console())
     assert not (tmp_path / "runs").exists()

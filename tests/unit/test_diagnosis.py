@@ -192,6 +192,35 @@ def test_equal_weights_are_ruled_out() -> None:
     assert any("all 2 parameters were loaded with equal checksums" in e for e in finding.evidence)
 
 
+BUILT = {"norm_eps": "1e-05", "attention_soft_cap": "50", "head": "its own weight"}
+
+
+def built_with(noise: float = 0.5, **facts: str) -> Engine:
+    return Engine(noise=noise, facts={"model": {"modules": {**BUILT, **facts}}})
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "cause"),
+    [
+        ("norm_eps", "0.01", "norm_eps"),
+        ("attention_soft_cap", "none", "soft_cap"),
+        ("head", "the embedding", "tied_head"),
+    ],
+)
+def test_what_the_modules_compute_with_is_a_cause(fact: str, value: str, cause: str) -> None:
+    pair = Pair(reference=built_with(0.0), candidate=built_with(**{fact: value}))
+    [finding] = diagnosis_of(pair).findings
+    assert (finding.cause, finding.confidence) == (cause, "high")
+    assert f"{BUILT[fact]} in the reference, {value} in the candidate" in finding.claim
+
+
+def test_equal_facts_are_no_cause_and_neither_is_one_that_makes_no_difference() -> None:
+    [finding] = diagnosis_of(Pair(reference=built_with(0.0), candidate=built_with())).findings
+    assert finding.cause == "different_computation"
+    small = Pair(reference=built_with(0.0), candidate=built_with(1e-6, norm_eps="1e-06"))
+    assert diagnosis_of(small).findings == ()
+
+
 def test_weights_that_could_not_be_read_are_neither_equal_nor_different() -> None:
     pair = Pair(reference=loading(WEIGHTS, 0.0), candidate=loading({}))
     [finding] = diagnosis_of(pair).findings

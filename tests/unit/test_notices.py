@@ -20,11 +20,16 @@ def ids(
     defaults: str = "",
     replayed_from: tuple[str | None, str | None] = (None, "digest"),
     version: str = "0.18.1",
+    without_effect: dict[str, str] | None = None,
     **sampling: float,
 ) -> list[str]:
     headers: Any = {
         role: SimpleNamespace(
-            engine=described(version=version, family=family, model={"sampling_defaults": defaults}),
+            engine=described(
+                version=version,
+                family=family,
+                model={"sampling_defaults": defaults, "without_effect": without_effect or {}},
+            ),
             sampled_by="prime-rl rollout",
             replayed_from=digest,
             logprob_distribution=distribution,
@@ -53,6 +58,14 @@ def test_nothing_to_say() -> None:
 )
 def test_unrequested_differences(key: str, requested: bool, expected: list[str]) -> None:
     assert ids([Difference(key, "auto", "fp8", requested)]) == expected
+
+
+def test_what_was_requested_and_has_no_effect() -> None:
+    ignored = {"hf_overrides.rope_scaling": "the model was built without scaling"}
+    assert ids(without_effect=ignored) == [
+        "without-effect.reference.hf_overrides.rope_scaling",
+        "without-effect.candidate.hf_overrides.rope_scaling",
+    ]
 
 
 def test_raw_against_processed() -> None:

@@ -315,7 +315,7 @@ def engine_report(
             name: Setting(each.requested, each.in_force, each.proof)
             for name, each in engine.settings.items()
         },
-        config=dict(engine.config),
+        config={**engine.config, **(engine.model.get("modules") or {})},
         environment=dict(engine.environment),
         logprob_path=logprob_path,
         entropy=entropy,
@@ -335,6 +335,9 @@ def differences_of(
     theirs = _requested(_table(right.config, candidate))
     for name in {**ours, **theirs}:
         requested.setdefault(name, (ours.get(name), theirs.get(name)))
+    overridden = ours.get("hf_overrides"), theirs.get("hf_overrides")
+    for fact in left.engine.model.get("modules") or ():
+        requested.setdefault(fact, overridden)
     return provenance.differences(left.engine, right.engine, requested)
 
 

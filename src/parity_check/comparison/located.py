@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -15,7 +15,9 @@ from parity_check.errors import InputError
 from parity_check.files import write_text
 from parity_check.measure.gates import Verdict
 from parity_check.reading import read_text
-from parity_check.recording.session import Session
+
+if TYPE_CHECKING:
+    from parity_check.recording.session import Session
 
 FILE = "located.json"
 MOST_BYTES = 1 << 20

@@ -41,7 +41,8 @@ class Setting:
 class EngineReport:
     """One engine as it really ran, and how it computed its logprobs.
 
-    `entropy` is the mean over tokens of the full distribution's, nats, where the engine returns it.
+    `config` is what is in force, with what the modules compute with. `entropy` is the mean over
+    tokens of the full distribution's, nats, where the engine returns it.
     """
 
     role: str

@@ -47,6 +47,7 @@ def warnings_of(
 ) -> Iterator[ReportWarning]:
     """Warnings about the engines of `headers`, by name, and the differences of each pair."""
     yield from _imported(headers)
+    yield from _without_effect(headers)
     yield from _foreign_tokens(headers)
     yield from _endpoints(headers)
     yield from _mixed_distributions(headers)
@@ -128,6 +129,15 @@ def _imported(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
         f"{names} is known only from a dump: versions, settings, and whether logprobs are raw or "
         f"processed are unknown{hint}",
     )
+
+
+def _without_effect(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
+    """What an engine was asked for and does not do, as its live config and modules show."""
+    for role, header in headers.items():
+        for name, found in (header.engine.model.get("without_effect") or {}).items():
+            yield ReportWarning(
+                f"without-effect.{role}.{name}", f"{name} of the {role} has no effect: {found}"
+            )
 
 
 def _foreign_tokens(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:

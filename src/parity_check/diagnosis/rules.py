@@ -5,7 +5,7 @@ Rules run in this order. Each sees what earlier causes left unexplained.
 
 from __future__ import annotations
 
-from parity_check.diagnosis import certain, forms, parts, path, rows, semantic, temperature
+from parity_check.diagnosis import built, certain, forms, parts, path, rows, semantic, temperature
 from parity_check.diagnosis.case import Rule
 
 AGAIN = "parity-check record -c {run}/config.toml --engine {role} -o again.parquet"
@@ -286,6 +286,23 @@ RULES = (
         "checkpoint's config.json, for the engine that misreads it",
         confirm="parity-check doctor -c {run}/config.toml",
         cases="checkpoints written by transformers 5, read by 0.8.5 and 0.18.1",
+    ),
+    *(
+        Rule(
+            cause=cause,
+            layer="inference path",
+            look=built.built_with(facts),
+            pattern=f"{what} differs, as read from the modules of both engines",
+            claim=f"The models differ in {what}: {{values}}.",
+            fix="[candidate.engine_args] hf_overrides = {{ … }}, with the value of the "
+            "checkpoint's config.json; where an engine cannot apply it, choose another version or "
+            "attention backend",
+            confirm="parity-check locate -c {run}/config.toml",
+            cases="Gemma 2 in V0 on CPU; YaRN in hf_overrides of 0.18.1"
+            if cause in ("soft_cap", "rope_scaling")
+            else "injected into engines",
+        )
+        for cause, (what, facts) in built.BUILT.items()
     ),
     Rule(
         cause="rounded",

@@ -112,7 +112,12 @@ def _pairs(
     if reference.backend != candidate.backend:
         # What a server does not report is unknown, not different.
         keys = [key for key in left if key in right]
-    return settings + [(key, left.get(key), right.get(key)) for key in keys]
+    built = [each.model.get("modules") or {} for each in (reference, candidate)]
+    return [
+        *settings,
+        *((key, left.get(key), right.get(key)) for key in keys),
+        *((key, value, built[1][key]) for key, value in built[0].items() if key in built[1]),
+    ]
 
 
 def _sample_file(file: Path, digest: hashlib._Hash) -> None:

@@ -34,7 +34,7 @@ def describe(engine):
     import transformers
     from vllm.platforms import current_platform
 
-    observed = engine.observed()
+    observed, built = engine.observed(), modules(engine)
     rope_bases = observed["rope_bases"]
     return {
         "backend": "vllm",
@@ -63,6 +63,7 @@ def describe(engine):
                 getattr(engine.model_config.hf_config, "architectures", None) or []
             ),
             "weights": weights(engine),
+            "modules": built,
             "experts": experts(engine.model_config),
             "sampling_defaults": listed(checkpoint_defaults(engine.model_config)),
         },
@@ -136,6 +137,15 @@ def weights(engine):
         return {}
     ranks.check_names(found)
     return ranks.by_rank(found)
+
+
+def modules(engine):
+    """{fact: text} of what the modules of the first worker compute with; {} if they cannot say."""
+    try:
+        return dict(engine.llm.collective_rpc("parity_check_modules")[0])
+    except Exception:
+        traceback.print_exc()
+        return {}
 
 
 def experts(model_config):

@@ -19,6 +19,7 @@ from effective import plain
 from encoding import encode
 from failures import WorkerFailure
 from proofs import FORCED
+from requested import without_effect
 
 SETTINGS = ("logprobs_mode", "enable_prefix_caching", "async_scheduling", "lm_head_dtype")
 NEUTRAL_PENALTIES = {
@@ -131,6 +132,7 @@ class VllmEngine:
         inspect_models_in_process()
         with failures_named():
             self.llm = vllm.LLM(**engine_args)
+        self.arguments = engine_args
         self.engine = self.llm.llm_engine
         self.config = self.engine.vllm_config
         self.model_config = self.config.model_config
@@ -226,7 +228,10 @@ class VllmEngine:
         return "v0" if self.family == "v0" else observed["model_runner"]
 
     def describe(self):
-        return effective.describe(self)
+        found = effective.describe(self)
+        ignored = without_effect(self.arguments, self.config, found["model"]["modules"])
+        found["model"]["without_effect"] = ignored
+        return found
 
     # --- text -----------------------------------------------------------------------------------
 

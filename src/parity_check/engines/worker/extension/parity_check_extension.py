@@ -22,6 +22,7 @@ import random
 
 import numpy as np
 import torch
+from parity_check_modules import ModuleEndpoints
 from parity_check_probe import ProbeEndpoints
 from parity_check_weights import WeightEndpoints
 
@@ -288,7 +289,7 @@ def _mend_cpu_collectives():
 _random_state = {}
 
 
-class ParityExtension(ProbeEndpoints, WeightEndpoints):
+class ParityExtension(ModuleEndpoints, ProbeEndpoints, WeightEndpoints):
     """RPC endpoints; the prefix avoids collisions with the worker's own attributes."""
 
     def parity_check_observed(self):

@@ -1,0 +1,65 @@
+"""Arguments of an engine against what its live config and its modules say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from unit.test_proofs import worker_module
+
+
+class Dtype:
+    def __str__(self) -> str:
+        return "torch.bfloat16"
+
+
+def without_effect(arguments: dict[str, Any], **facts: str) -> dict[str, str]:
+    hf_config = SimpleNamespace(rope_theta=1e4, hidden_size=8)
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(dtype=Dtype(), hf_config=hf_config),
+        cache_config=SimpleNamespace(block_size=128, cache_dtype="auto", swap_space=4 << 30),
+    )
+    built = {"rope_type": "RotaryEmbedding", "norm_eps": "1e-05", **facts}
+    found: dict[str, str] = worker_module("requested").without_effect(arguments, config, built)
+    return found
+
+
+def test_what_is_in_force_is_not_reported() -> None:
+    arguments = {
+        "dtype": "bfloat16", "block_size": 128, "kv_cache_dtype": "auto", "swap_space": 4,
+        "unknown_to_the_config": 1, "hf_overrides": {"rope_theta": 1e4, "rms_norm_eps": 1e-5},
+    }  # fmt: skip
+    assert without_effect(arguments) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "said"),
+    [
+        ({"block_size": 16}, "block_size", "16 was requested, 128 is in force"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype", "fp8 was requested, auto is in force"),
+        (
+            {"hf_overrides": {"rms_norm_eps": 0.01}},
+            "hf_overrides.rms_norm_eps",
+            "0.01 was requested, the modules have 1e-05",
+        ),
+        (
+            {"hf_overrides": {"rope_scaling": {"type": "linear", "factor": 2.0}}},
+            "hf_overrides.rope_scaling",
+            "the linear scaling was requested, the model was built without scaling",
+        ),
+        (
+            {"hf_overrides": {"no_such_key": 3}},
+            "hf_overrides.no_such_key",
+            "3 was requested, the config has no such key",
+        ),
+    ],
+)
+def test_what_is_not_in_force(arguments: dict[str, Any], name: str, said: str) -> None:
+    assert without_effect(arguments) == {name: said}
+
+
+def test_an_applied_scaling() -> None:
+    yarn = {"hf_overrides": {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}}
+    assert without_effect(yarn, rope_type="YaRNScalingRotaryEmbedding") == {}
