@@ -30,7 +30,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "raw-logprobs": {"settings": {"logprobs_mode": "raw_logprobs"}},
     "bf16-head": {"settings": {"lm_head_dtype": "model"}},
     "wrong-temperature": {"engine_args": {"hf_overrides": {"logit_scale": 1.1}}},
-    "wrong-rope": {"engine_args": {"hf_overrides": {"rope_theta": 20000.0}}},
+    "wrong-norm-epsilon": {"engine_args": {"hf_overrides": {"rms_norm_eps": 0.05}}},
     "other-weights": {"engine_args": {"model": str(ASSETS / "tiny-next")}},
     "prefix-cache": {"settings": {"enable_prefix_caching": True}},
     "late-weights": {"lag": 4},

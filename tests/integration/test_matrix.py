@@ -232,7 +232,7 @@ def test_two_engines_say_whose_loss_the_numbers_are(
     tmp_path: Path, logprobs: str, told: str
 ) -> None:
     config = fake_config(tmp_path, objective={"logprobs": logprobs})
-    out = " ".join(call_cli("compare", "-c", config, cwd=tmp_path).stdout.split())
+    out = " ".join(call_cli("compare", "-c", config, "-v", cwd=tmp_path).stdout.split())
     assert f'objective.logprobs = "{logprobs}": ' in out
     assert told in out
 

@@ -124,10 +124,11 @@ def _imported(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
     hint = ""
     if unstated:
         hint = f"; so are {', '.join(unstated)}: pass them to `import --sampling NAME=VALUE`"
+    are = "are" if len(found) > 1 else "is"
     yield ReportWarning(
         "imported",
-        f"{names} is known only from a dump: versions, settings, and whether logprobs are raw or "
-        f"processed are unknown{hint}",
+        f"{names} {are} known only from a dump: versions, settings, and whether logprobs are raw "
+        f"or processed are unknown{hint}",
     )
 
 

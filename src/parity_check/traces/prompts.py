@@ -185,7 +185,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _text_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """A line a prompt."""
-    for number, line in enumerate(read_text(path, "the prompts").split("\n"), start=1):
+    text = read_text(path, "the prompts")
+    if "\0" in text:
+        raise InputError(f"{path}: not a text file: it holds zero bytes")
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"{path}, line {number}", {"prompt": line.removesuffix("\r")}
 
