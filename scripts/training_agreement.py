@@ -1,13 +1,17 @@
 """Do `compare` and `train` say the same of a pair of engines? Clean pairs and faults, an arm each.
 
-    python scripts/training_agreement.py [--seeds 21 22 23] [--arms NAME …] [-o runs]
+    python scripts/training_agreement.py [--seeds 21 22 23] [--arms NAME …] [--shots N] [-o runs]
 
 The example `training-curves` with other arms. The report's table has both verdicts of each arm.
+With `--shots` every problem follows the same N solved ones: enough of them fill a block of the KV
+cache, which prefix caching then keeps over the updates of the weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -37,10 +41,23 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
+def write_prompts(path: Path, shots: int, problems: int = 200) -> None:
+    """Sums of two-digit numbers, each behind the same solved ones."""
+    source = random.Random(20261126)
+    pairs = [(source.randint(10, 99), source.randint(10, 99)) for _ in range(shots + problems)]
+    solved = "".join(f"Question: What is {a} + {b}?\nAnswer: {a + b}\n" for a, b in pairs[:shots])
+    rows = (
+        {"prompt": f"{solved}Question: What is {a} + {b}?\nAnswer:", "answer": str(a + b)}
+        for a, b in pairs[shots:]
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22, 23])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--shots", type=int, default=0)
     parser.add_argument("-o", "--out", default="runs")
     options = parser.parse_args()
     tree = tomllib.loads(example("training-curves").read_text(encoding="utf-8"))
@@ -48,6 +65,9 @@ def main() -> int:
     tree["training"]["seeds"] = options.seeds
     tree["training"]["arms"] = {name: ARMS[name] for name in options.arms}
     with tempfile.TemporaryDirectory() as made:
+        if options.shots:
+            tree["training"]["prompts"] = str(Path(made) / "prompts.jsonl")
+            write_prompts(Path(made) / "prompts.jsonl", options.shots)
         config = Path(made) / "training-agreement.toml"
         config.write_text(tomli_w.dumps(tree), encoding="utf-8")
         command = [sys.executable, "-m", "parity_check", "train", "-c", str(config)]
