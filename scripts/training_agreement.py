@@ -45,12 +45,20 @@ def write_prompts(path: Path, shots: int, problems: int = 200) -> None:
     """Sums of two-digit numbers, each behind the same solved ones."""
     source = random.Random(20261126)
     pairs = [(source.randint(10, 99), source.randint(10, 99)) for _ in range(shots + problems)]
-    solved = "".join(f"Question: What is {a} + {b}?\nAnswer: {a + b}\n" for a, b in pairs[:shots])
-    rows = (
-        {"prompt": f"{solved}Question: What is {a} + {b}?\nAnswer:", "answer": str(a + b)}
-        for a, b in pairs[shots:]
-    )
+    solved = "".join(f"{question(a, b)} {worked(a, b)}\n\n" for a, b in pairs[:shots])
+    rows = ({"prompt": solved + question(a, b), "answer": str(a + b)} for a, b in pairs[shots:])
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def question(a: int, b: int) -> str:
+    return f"Question: What is {a} + {b}?\nAnswer:"
+
+
+def worked(a: int, b: int) -> str:
+    """As the bundled model adds: the tens, the ones, their sum."""
+    tens, ones = (a - a % 10, b - b % 10), (a % 10, b % 10)
+    sums = f"{tens[0]} + {tens[1]} = {sum(tens)}. {ones[0]} + {ones[1]} = {sum(ones)}."
+    return f"{sums} {sum(tens)} + {sum(ones)} = {a + b}.\n#### {a + b}"
 
 
 def main() -> int:

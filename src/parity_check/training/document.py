@@ -337,6 +337,13 @@ def _checks(report: TrainingReport) -> Iterator[Check]:
                 f"{arm.name} stopped after {_steps(report, arm.name)} of {report.wanted} steps: "
                 f"{arm.stopped}",
             )  # fmt: skip
+        elif untrained := report.untrained(arm.name):
+            yield Check(
+                arm.name, "gradient", "gradient", "inconclusive",
+                f"{arm.name}: no step of {' and '.join(untrained)} had a gradient, so the weights "
+                "never changed",
+                "rewards that differ within a prompt's samples would resolve it",
+            )  # fmt: skip
         for curve in CURVES:
             if curve.judging != "shown" and _has(report, arm.name):
                 yield _check(arm, curve, report.result(arm.name, curve.name))

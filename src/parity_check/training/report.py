@@ -70,14 +70,23 @@ class TrainingReport:
         """[seeds, steps] of one curve of one arm."""
         return curves.table(self.steps, arm, curve)
 
+    def untrained(self, arm: str) -> tuple[str, ...]:
+        """Which of the reference and an arm had no gradient in any step: their weights stayed."""
+        trained = {each.arm for each in self.steps if each.grad_norm > 0}
+        return tuple(name for name in (FIRST, arm) if name not in trained)
+
     def verdict_of(self, arm: ArmReport) -> Verdict:
-        """An arm's verdict over all its judged curves; drift if it stopped."""
+        """An arm's verdict over all its judged curves; drift if it stopped.
+
+        No parity where the weights never changed: then nothing was trained or updated.
+        """
         if arm.stopped is not None:
             return "drift"
-        return overall(
+        found = overall(
             [each.distance.verdict for each in self.results if each.arm == arm.name
              and each.distance is not None and not each.unresolved]
         )  # fmt: skip
+        return "inconclusive" if found == "parity" and self.untrained(arm.name) else found
 
     @property
     def verdict(self) -> Verdict:
