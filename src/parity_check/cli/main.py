@@ -734,6 +734,7 @@ def _stated(context: typer.Context) -> dict[str, Any]:
 
 def _configured(context: typer.Context, config: Path | None, overlay: list[str]) -> Config:
     """The configuration of a file, with the flags over it, or of flags alone."""
+    from parity_check.cli import standard_input
     from parity_check.config.load import load_config
 
     stated = _stated(context)
@@ -741,7 +742,7 @@ def _configured(context: typer.Context, config: Path | None, overlay: list[str])
         raise typer.BadParameter(
             "pass a configuration (-c), or --reference and --candidate", param_hint="--config"
         )
-    return load_config(config, overlay, stated)
+    return standard_input.kept(load_config(config, overlay, stated))
 
 
 def _recorded_engine(trace: Path) -> dict[str, Any] | None:

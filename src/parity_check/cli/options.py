@@ -133,7 +133,9 @@ CandidateEngine = Annotated[
 Prompts = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="workload.prompts: JSON lines, Parquet, CSV, .txt. Default: bundled.",
+        metavar="FILE|-",
+        help="workload.prompts: JSON lines, Parquet, CSV, .txt, a folder of a saved Hugging Face "
+        "dataset, or - for standard input. Default: bundled.",
         rich_help_panel=WITHOUT_FILE,
     ),
 ]  # fmt: skip
