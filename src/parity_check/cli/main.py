@@ -553,26 +553,32 @@ def logs(
 def init(
     context: typer.Context,
     example: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="quickstart, v0-to-v1, trainer, endpoint, weight-sync, training-curves or "
-            "training-rungs."
+            "training-rungs. Without one, five questions on a terminal, else quickstart."
         ),
-    ] = "quickstart",
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path(
         "parity.toml"
     ),
     quiet: Quiet = 0,
     color: Color = None,
 ) -> None:
-    """Write a commented example configuration to start from."""
+    """Write a commented configuration to start from: an example, or from your answers."""
     from parity_check.config import bundled
     from parity_check.files import write_text
 
     console = _console(context, -quiet, color, None)
-    text = bundled.example(example).read_text(encoding="utf-8")
+    example_file = bundled.example(example or "quickstart")
     if out.exists():
         raise ConfigError(f"{out} exists already", hint="choose another file with -o")
+    if example is None and sys.stdin.isatty() and sys.stderr.isatty():
+        from parity_check.cli import questions
+
+        text = questions.answered(str(out), console)
+    else:
+        text = example_file.read_text(encoding="utf-8")
     write_text(out, text)
     console.say(f"wrote {out}; next: parity-check doctor -c {out}")
 
