@@ -42,6 +42,7 @@ from parity_check.cli.options import (
     StoredPair,
     Temperature,
     TraceOut,
+    TrainerInterpreter,
     Verbose,
     WorkloadTrace,
     WriteTo,
@@ -453,14 +454,17 @@ def weight_sync(
 @cli.command()
 def train(
     context: typer.Context,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="The configuration file, or bundled:NAME."),
-    ] = None,
+    config: ConfigFile = None,
     resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run.")] = None,
     keep_rollouts: Annotated[
         bool, typer.Option("--keep-rollouts", help="Keep each step's tokens as traces.")
     ] = False,
+    model: Model = None,
+    reference: ReferenceEngine = None,
+    candidate: CandidateEngine = None,
+    trainer: TrainerInterpreter = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
     overlay: Overlay = None,
     out: OutDirectory = None,
     format: OutputFormat = Format.text,
@@ -480,15 +484,19 @@ def train(
     from parity_check.training import command as training
 
     console = _console(context, verbose - quiet, color, progress)
-    if (config is None) == (resume is None):
-        raise typer.BadParameter("pass either -c or --resume", param_hint="--config")
-    if resume is not None and (overlay or out is not None):
+    if resume is not None and (config or overlay or out is not None or _stated(context)):
         raise typer.BadParameter(
-            "cannot change the configuration: drop --set and --out", param_hint="--resume"
+            "cannot change the configuration: drop -c, --set, --out and the engines",
+            param_hint="--resume",
         )
-    file = config or Path(str(resume)) / "config.toml"
-    loaded = load_config(file, with_out(overlay, out))
-    given = read_by(file, config=loaded)
+    if resume is not None:
+        config = resume / "config.toml"
+        loaded = load_config(config)
+    else:
+        if config is None and trainer is None:
+            context.params["trainer"] = candidate
+        loaded = _configured(context, config, with_out(overlay, out))
+    given = read_by(config, config=loaded)
     delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
         arms.check(loaded)

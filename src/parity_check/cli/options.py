@@ -130,6 +130,14 @@ CandidateEngine = Annotated[
         rich_help_panel=WITHOUT_FILE,
     ),
 ]  # fmt: skip
+TrainerInterpreter = Annotated[
+    str | None,
+    typer.Option(
+        "--trainer", metavar="REQUIREMENT|PYTHON|current",
+        help="training.trainer: an interpreter with torch and transformers. Default without a "
+        "file: the candidate's.", rich_help_panel=WITHOUT_FILE,
+    ),
+]  # fmt: skip
 Prompts = Annotated[
     str | None,
     typer.Option(
