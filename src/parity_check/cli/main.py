@@ -68,19 +68,30 @@ class Commands(typer.core.TyperGroup):
             # Typer would exit without a message.
             raise Interrupted from None
 
+    def get_params(self, ctx: Any) -> Any:
+        return [_without_type(option) for option in super().get_params(ctx)]
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command; its --help shows no type for options that take no value."""
         command = super().get_command(ctx, cmd_name)
-        for option in command.params if command is not None else ():
-            if isinstance(option, typer.core.TyperOption) and (option.is_flag or option.count):
-                option.metavar, option.show_default = "", False
+        for option in command.get_params(ctx) if command is not None else ():
+            _without_type(option)
         return command
+
+
+def _without_type(option: Any) -> Any:
+    """The option; --help shows no type for one that takes no value."""
+    if isinstance(option, typer.core.TyperOption) and (option.is_flag or option.count):
+        option.metavar, option.show_default = "", False
+    return option
 
 
 cli = typer.Typer(
     name="parity-check",
     cls=Commands,
-    help="Did my rollout engine change the numbers that my RL trainer learns from?",
+    help="Did my rollout engine change the numbers that my RL trainer learns from?\n\n"
+    "To see a report: parity-check demo. On your model: parity-check init, which asks five "
+    "questions, or parity-check compare --model … --reference vllm==0.8.5 "
+    "--candidate vllm==0.18.1 --prompts ….",
     epilog="Exit codes: 0 parity · 1 drift · 2 usage or input · 3 an engine failed · "
     "4 inconclusive · 70 a bug in parity-check · 130 interrupted",
     no_args_is_help=True,
@@ -614,7 +625,9 @@ def demo(
     )
 
 
-environments = typer.Typer(help="Show and remove the provisioned engine environments.")
+environments = typer.Typer(
+    cls=Commands, help="Show and remove the provisioned engine environments."
+)
 cli.add_typer(environments, name="env", no_args_is_help=True)
 
 

@@ -66,7 +66,10 @@ ConfigFile = Annotated[
 Overlay = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY.KEY=VALUE", help="Override a configuration key (repeatable)."
+        "--set",
+        metavar="KEY.KEY=VALUE",
+        help="Override a configuration key (repeatable), e.g. "
+        "candidate.settings.lm_head_dtype=model; a file of init has the usual ones.",
     ),
 ]
 OutDirectory = Annotated[
