@@ -124,5 +124,5 @@ def test_help_has_headings_and_no_type_for_flags(tmp_path: Path) -> None:
     assert [text.count(f"─ {name} ─") for name in ("Options", "Output", "Exit code")] == [1, 1, 1]
     assert "--verbose" in text
     assert "<bool>" not in text
-    for command in ((), ("env",), ("env", "list"), ("train",)):
-        assert "<bool>" not in call_cli(*command, "--help", cwd=tmp_path).stdout
+    for names in ((), ("env",), ("env", "list"), ("train",)):
+        assert "<bool>" not in call_cli(*names, "--help", cwd=tmp_path).stdout
