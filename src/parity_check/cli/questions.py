@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import shutil
@@ -13,10 +14,12 @@ from typing import Any
 import tomli_w
 
 from parity_check import interrupts
+from parity_check.comparison.judgement import judgement
+from parity_check.comparison.plan import plan
 from parity_check.config import flags
 from parity_check.config.engines import Settings
 from parity_check.config.load import parse_config
-from parity_check.config.models import ROLES
+from parity_check.config.models import ROLES, Config
 from parity_check.console import Console
 from parity_check.engines import gpus
 from parity_check.engines.kinds import configured_engine
@@ -36,6 +39,8 @@ ASKED: Mapping[str, str] = {
     "candidate": "the engine to judge",
     "prompts": "a file with a prompt a row",
 }
+SPARE = 1.5
+"""Samples end before max_tokens, and a plan is for engines that do not drift at all."""
 HEAD = """\
 # Does the candidate return the same logprobs as the reference?
 #   parity-check doctor -c {name}      what would be installed, and what the workload can decide
@@ -45,7 +50,7 @@ ABOVE: Mapping[str, str] = {
     "reference": "The engine that you trust.",
     "candidate": "The engine to judge.",
     "workload": "As your training run samples: temperature, top_p, …; max_tokens as long as its "
-    "rollouts,\n# if there is time. More samples decide tighter limits.",
+    "rollouts,\n# if there is time. So many samples can decide every gate below.",
     "objective": "Your loss, e.g. ppo, grpo, gspo; epsilon_low and epsilon_high override its ε.",
     "gates": 'The limits. "standard" is tighter, and needs five times as many tokens.',
 }
@@ -74,6 +79,7 @@ def answered(name: str, console: Console) -> str:
                 break
             except ParityCheckError as error:
                 console.error(error)
+    tree["workload"]["samples_per_prompt"] = _enough(parse_config(tree, "your answers"))
     text = [HEAD.format(name=name)]
     for table, content in tree.items():
         above = f"# {ABOVE[table]}\n" if table in ABOVE else ""
@@ -95,9 +101,9 @@ def _checked(given: Mapping[str, str], question: str) -> dict[str, Any]:
     if question in ROLES:
         engine = configured_engine(question, config)
         engine.check_start(model)
-        plan = engine.plan()
-        if plan is not None and plan.state in ("broken", "not usable"):
-            raise ConfigError(f"{question}: {plan.cause}")
+        found = engine.plan()
+        if found is not None and found.state in ("broken", "not usable"):
+            raise ConfigError(f"{question}: {found.cause}")
     return tree
 
 
@@ -107,7 +113,7 @@ def _tree(given: Mapping[str, str]) -> dict[str, Any]:
         "model": {**({"revision": "main"} if hub else {}), "dtype": "bfloat16"},
         "reference": {},
         "candidate": {},
-        "workload": {"samples_per_prompt": 6, "max_tokens": 64, "temperature": 1.0},
+        "workload": {"samples_per_prompt": 1, "max_tokens": 64, "temperature": 1.0},
         "objective": {"kind": "grpo"},
         "gates": {"profile": "relaxed"},
     }
@@ -120,6 +126,13 @@ def _tree(given: Mapping[str, str]) -> dict[str, Any]:
             tree[role]["env"] = {"CUDA_VISIBLE_DEVICES": str(devices[number].index)}
         tree[role]["settings"] = Settings().model_dump()
     return tree
+
+
+def _enough(config: Config) -> int:
+    """The samples of each prompt that can decide every gate, with something to spare."""
+    prompts = read_prompts(config.workload.prompts)
+    needed = plan(prompts, config, judgement(config)).samples_needed()
+    return math.ceil(SPARE * needed / len(prompts))
 
 
 def _model() -> str:
