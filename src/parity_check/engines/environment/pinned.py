@@ -23,6 +23,8 @@ from parity_check.engines.environment.uv_process import UvFailedError
 from parity_check.errors import ConfigError, EngineEnvironmentError
 
 _NEWEST_PYTHON_MINOR = 14
+SLIP = re.compile(r"(?:(?P<name>vllm(?:-cpu)?)\s*[=@:]?\s*)?v?(?P<version>\d+(?:\.\w+)+)")
+"""A version alone, or after a name with something other than two equals signs."""
 LONGEST_VERSION = 40
 """In characters; development builds with a commit hash are shorter."""
 
@@ -48,13 +50,20 @@ class Pinned:
 
 
 def parse(text: str) -> Pinned:
+    slip = SLIP.fullmatch(text.strip())
+    if slip is not None:
+        raise ConfigError(
+            f"requirement {text!r} is not a package with a version",
+            hint=f'did you mean "{slip["name"] or "vllm"}=={slip["version"]}"?',
+        )
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
+        reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"requirement {text!r} is invalid: {error}",
+            f"requirement {text!r} is invalid: {reason}",
             hint='use a pinned version, for example "vllm==0.18.1"',
-        ) from error
+        ) from None
     platform = recipes.platform_of(requirement.name)
     if platform is None:
         raise ConfigError(
