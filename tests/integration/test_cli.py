@@ -38,7 +38,7 @@ def test_version(tmp_path: Path) -> None:
     [
         (["comparr"], "No such command 'comparr'"),
         (["compare", "--confg", "x"], "No such option: --confg"),
-        (["compare"], "pass a configuration (-c), --reference and --candidate, or two traces"),
+        (["compare"], "pass a configuration (-c), or --reference and --candidate"),
         (["record", "-c", "x.toml", "-o", "t"], "Missing option '--engine'"),
         (["replay", "-c", "x", "-o", "t", "--engine", "reference"], "Missing option '--trace'"),
     ],

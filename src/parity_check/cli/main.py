@@ -13,6 +13,7 @@ import typer
 from parity_check import __version__, interrupts
 from parity_check.cli.options import (
     OPERATIONS,
+    USUAL_FILE,
     CandidateEngine,
     Color,
     ConfigFile,
@@ -111,10 +112,7 @@ class State:
 def compare(
     context: typer.Context,
     traces: StoredPair = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="The configuration file, or bundled:NAME."),
-    ] = None,
+    config: ConfigFile = None,
     model: Model = None,
     reference: ReferenceEngine = None,
     candidate: CandidateEngine = None,
@@ -578,9 +576,7 @@ def init(
             "training-rungs. Without one, five questions on a terminal, else quickstart."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path(
-        "parity.toml"
-    ),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = USUAL_FILE,
     quiet: Quiet = 0,
     color: Color = None,
 ) -> None:
@@ -599,7 +595,10 @@ def init(
     else:
         text = example_file.read_text(encoding="utf-8")
     write_text(out, text)
-    console.say(f"wrote {out}; next: parity-check doctor -c {out}")
+    named = "" if out == USUAL_FILE else f" -c {out}"
+    console.say(
+        f"wrote {out}; next: parity-check doctor -c {out}, then parity-check compare{named}"
+    )
 
 
 @cli.command()
@@ -760,15 +759,23 @@ def _stated(context: typer.Context) -> dict[str, Any]:
 
 
 def _configured(context: typer.Context, config: Path | None, overlay: list[str]) -> Config:
-    """The configuration of a file, with the flags over it, or of flags alone."""
+    """The configuration of a file, with the flags over it, or of flags alone.
+
+    Without a file and without both engines, it is the one that `init` writes, if that is here.
+    """
     from parity_check.cli import standard_input
     from parity_check.config.load import load_config
 
     stated = _stated(context)
     if config is None and not {"reference", "candidate"} <= stated.keys():
-        raise typer.BadParameter(
-            "pass a configuration (-c), or --reference and --candidate", param_hint="--config"
-        )
+        if not USUAL_FILE.is_file():
+            raise typer.BadParameter(
+                "pass a configuration (-c), or --reference and --candidate; parity-check init "
+                f"writes {USUAL_FILE}, which needs no -c",
+                param_hint="--config",
+            )
+        config = USUAL_FILE
+        context.obj.console.say(f"configuration: {USUAL_FILE}")
     return standard_input.kept(load_config(config, overlay, stated))
 
 

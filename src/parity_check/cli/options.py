@@ -46,6 +46,8 @@ class Inconclusive(StrEnum):
     fails = "fail"
 
 
+USUAL_FILE = Path("parity.toml")
+"""The configuration that `init` writes, and that a command reads if none is named."""
 EMPTY = re.compile("--[a-z-]+=")
 OPERATIONS: Mapping[ScorePath, Literal["replay", "rescore"]] = {
     ScorePath.decode: "replay",
@@ -60,7 +62,8 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="The configuration file (TOML, or YAML by suffix), or bundled:NAME for an example.",
+        help="The configuration file (TOML, or YAML by suffix), or bundled:NAME for an example. "
+        "Default: parity.toml, if neither engine is named.",
     ),
 ]
 Overlay = Annotated[
@@ -252,7 +255,7 @@ def read_by(*paths: Path | None, config: Config | None = None) -> list[Path]:
     runs = [path for path in given if path.is_dir()]
     given += [file for run in runs for file in (run / "config.toml", *run.glob("*.parquet"))]
     if config is not None:
-        given.append(Path(config.workload.prompts))
+        given += [Path(config.workload.prompts), USUAL_FILE]
     return given
 
 
