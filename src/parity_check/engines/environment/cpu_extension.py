@@ -43,7 +43,7 @@ def rebuild(extension: Extension, facts: Mapping[str, Any], location: Path, say:
     with tempfile.TemporaryDirectory(prefix="build-", dir=location) as scratch:
         say(f"fetching the sources of {extension.sdist}")
         sources = _unpack(_fetch_sdist(extension.sdist, location, Path(scratch)))
-        say("compiling the C extension (about a minute)")
+        say("compiling the C extension")
         flags = _flags(extension, facts, sources)
         log = location / "provision.log"
         jobs = {
