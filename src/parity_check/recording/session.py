@@ -12,7 +12,7 @@ from typing import Any
 from parity_check.config.load import dump_config
 from parity_check.config.models import SHAPING, Config, ModelConfig, Workload
 from parity_check.console import Activity, Console
-from parity_check.engines.base import ConfiguredEngine, Engine, Progress
+from parity_check.engines.base import ConfiguredEngine, Engine, Interpreter, Progress
 from parity_check.engines.environment.environment import Environment, check_space, default_cache
 from parity_check.engines.kinds import configured_engine
 from parity_check.engines.pool import EnginePool
@@ -97,18 +97,24 @@ def _environments(
 
     Engines with the same interpreter share one.
     """
-    first = {each.interpreter: each for each in reversed(engines)}
+    first = {_place(each): each for each in reversed(engines)}
     found = side_by_side(
         {
-            interpreter: partial(each.resolve, partial(activity.update, each.role))
-            for interpreter, each in first.items()
+            place: partial(each.resolve, partial(activity.update, each.role))
+            for place, each in first.items()
         }
     )
-    environments = {each.role: found[each.interpreter] for each in engines}
+    environments = {each.role: found[_place(each)] for each in engines}
     for role, environment in environments.items():
         for note in environment.notes if environment is not None else ():
             console.detail(f"{role}: {note}")
     return environments
+
+
+def _place(engine: ConfiguredEngine[Any]) -> Interpreter | None:
+    """Its interpreter; one that is provisioned has vllm, whether the engine needs it or not."""
+    found = engine.interpreter
+    return found if found is None or found.python else found._replace(needs_vllm=True)
 
 
 def _mended(
