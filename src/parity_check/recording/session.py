@@ -155,18 +155,12 @@ def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[i
 
 
 def check_reading(session: Session, engine: Engine) -> None:
-    """Check that a started engine reads the checkpoint's configuration correctly.
-
-    What its `hf_overrides` request in place of that is no misreading.
-    """
+    """Check that a started engine reads the checkpoint's configuration correctly."""
     written = checkpoint.read_config(session.model_path)
     if written is not None:
         role = engine.spec.role
-        arguments = getattr(session.config.engine(role), "engine_args", {})
-        overrides = arguments.get("hf_overrides")
         dtype = session.config.body_dtype(role)
-        requested = {**written, **(overrides if isinstance(overrides, dict) else {})}
-        checkpoint.check_reading(role, engine.description, dtype, requested)
+        checkpoint.check_reading(role, engine.description, dtype, written)
 
 
 def fingerprint(config: ModelConfig) -> dict[str, Any]:
