@@ -34,7 +34,7 @@ VERSIONS = {
 PROMPTS = ("*.jsonl", "*.parquet", "*.csv", "*.txt")
 ASKED: Mapping[str, str] = {
     "model": "the folder of a checkpoint, or a name on the hub",
-    "where": "cpu or gpu; this machine has {gpus}",
+    "where": "cpu or gpu; GPUs of this machine: {gpus}",
     "reference": "the engine that you trust: a version, an interpreter that has vllm, or a URL",
     "candidate": "the engine to judge",
     "prompts": "a file with a prompt a row",
@@ -62,9 +62,9 @@ def answered(name: str, console: Console) -> str:
     Every answer is checked as `doctor` checks it, and asked for again. Raises Interrupted.
     """
     console.say("five questions; Enter takes the answer in brackets")
-    devices = gpus.listed() or ()
-    given = {"model": _model(), "prompts": _prompts(), "where": "gpu" if devices else "cpu"}
-    names = ", ".join(each.name for each in devices) or "no GPU"
+    devices = gpus.listed()
+    given = {"model": _model(), "prompts": _prompts(), "where": "cpu" if devices == () else "gpu"}
+    names = "unknown" if devices is None else ", ".join(each.name for each in devices) or "none"
     for question in ASKED:
         if question in ROLES:
             given[question] = VERSIONS[given["where"]][question]
@@ -137,12 +137,9 @@ def _enough(config: Config) -> int:
 
 def _model() -> str:
     """A checkpoint here or in a folder below, else the bundled one."""
-    found = [path for path in (Path(), *sorted(Path().iterdir())) if _is_checkpoint(path)]
-    return str(found[0].absolute() if found[0] == Path() else found[0]) if found else "bundled:tiny"
-
-
-def _is_checkpoint(path: Path) -> bool:
-    return (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+    configs = [*Path().glob("config.json"), *sorted(Path().glob("*/config.json"))]
+    found = [path.parent for path in configs if any(path.parent.glob("*.safetensors"))]
+    return str(found[0] if found[0].name else Path.cwd()) if found else "bundled:tiny"
 
 
 def _prompts() -> str:
