@@ -44,7 +44,7 @@ for batch in work["batches"]:
 
 def spec_of(role: Role, config: Config) -> WorkerSpec:
     engine = configured_engine(role, config)
-    made = engine.resolve(say=lambda line: print(f"{role}: {line}", file=sys.stderr))
+    made = engine.resolve(say=lambda *step: print(f"{role}:", *step, file=sys.stderr))
     return engine.spec(locate_model(config.model), made)
 
 

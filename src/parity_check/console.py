@@ -17,10 +17,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.text import Text
 
 from parity_check import visible
 from parity_check.errors import ClosedOutputError, Interrupted, OutputError, ParityCheckError
@@ -103,7 +105,7 @@ class Console:
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            _Count(),
             TimeElapsedColumn(),
             console=self.err,
             transient=True,
@@ -171,6 +173,15 @@ def guard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
+class _Count(MofNCompleteColumn):
+    """`done/total`; only what is known of them."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text(f"{int(task.completed)}" if task.completed else "")
+        return super().render(task)
+
+
 class Activity:
     """Progress by name: bars on a terminal, one line per step elsewhere."""
 
@@ -190,12 +201,9 @@ class Activity:
                 return
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=None)
-            self._bars.update(
-                self._tasks[name],
-                description=f"{name}: {step}",
-                completed=done or 0,
-                total=total,
-            )
+            task = self._tasks[name]
+            self._bars.tasks[task].total = total  # `update` would keep that of the step before
+            self._bars.update(task, description=f"{name}: {step}", completed=done or 0)
 
     def _print_step(self, name: str, step: str) -> None:
         """Without a terminal, print each step once, with the time at which it began."""

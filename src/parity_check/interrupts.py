@@ -15,8 +15,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
@@ -38,6 +39,7 @@ class State:
 
 
 _state = State()
+_abandoned: ContextVar[tuple[threading.Event, ...]] = ContextVar("abandoned", default=())
 
 
 def listen() -> None:
@@ -58,9 +60,23 @@ def came() -> bool:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if there was a signal, in any thread."""
-    if _state.came:
+    """Raise KeyboardInterrupt if there was a signal, in any thread, or if this job is abandoned."""
+    if _state.came or any(each.is_set() for each in _abandoned.get()):
         raise KeyboardInterrupt
+
+
+@contextmanager
+def abandonable() -> Iterator[Callable[[], None]]:
+    """What runs in this context, in any thread, can be abandoned: its next `check` raises.
+
+    Yields the function that abandons it.
+    """
+    event = threading.Event()
+    before = _abandoned.set((*_abandoned.get(), event))
+    try:
+        yield event.set
+    finally:
+        _abandoned.reset(before)
 
 
 def leave(code: int) -> NoReturn:

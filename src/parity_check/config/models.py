@@ -56,7 +56,8 @@ class ModelConfig(Table):
 
 class Workload(Table):
     prompts: FileName = "bundled:prompts"
-    """JSONL or Parquet with prompt | prompt_token_ids | messages, prompt_id?, prompt_group?"""
+    """JSONL, Parquet, CSV or a saved dataset with prompt | prompt_token_ids | messages, prompt_id?,
+    prompt_group?; .txt with a prompt a line; `-` is standard input."""
     num_prompts: Annotated[int, Field(ge=1)] | Literal["enough"] | None = None
     """Use only the first N prompts. Default: all. With "enough", `compare` samples in a few looks
     of growing size, until every gate is decided or `most_tokens` are spent."""

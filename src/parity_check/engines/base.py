@@ -17,6 +17,7 @@ from parity_check.config.engines import EngineTable, Settings
 from parity_check.config.models import Config
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
+from parity_check.engines.environment.provision import Say
 from parity_check.engines.gpus import Gpu
 from parity_check.engines.pauses import Pauses
 from parity_check.engines.replies import Sampled, Scored
@@ -220,7 +221,7 @@ class ConfiguredEngine(ABC, Generic[T]):
             return None
         return environment.plan(cache=environment.default_cache(), **needed._asdict())
 
-    def resolve(self, say: Callable[[str], None]) -> Environment | None:
+    def resolve(self, say: Say) -> Environment | None:
         """Find or provision its environment; `say` receives short status lines.
 
         Raises ConfigError and EngineEnvironmentError.
@@ -230,7 +231,7 @@ class ConfiguredEngine(ABC, Generic[T]):
             return None
         return environment.resolve(cache=environment.default_cache(), say=say, **needed._asdict())
 
-    def mend(self, damaged: Environment, say: Callable[[str], None]) -> Environment | None:
+    def mend(self, damaged: Environment, say: Say) -> Environment | None:
         """Rebuild what no longer works in an environment; None if nothing can be rebuilt.
 
         Raises EngineEnvironmentError.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 from typing import Self, TypeVar
 
-from parity_check import interrupts
 from parity_check.engines import room
 from parity_check.engines.base import Engine, Progress, Spec
+from parity_check.engines.side_by_side import raise_first, wait_all
 from parity_check.errors import EngineError, ParityCheckError
 
 N = TypeVar("N", bound=str)
@@ -83,8 +83,8 @@ class EnginePool:
                     role: threads.submit(lambda r, j: j(self._engine(r)), role, job)
                     for role, job in jobs.items()
                 }
-                _wait(futures.values())
-                _raise_first(futures)
+                wait_all(futures.values())
+                raise_first(futures.values())
             except BaseException:
                 self._kill()
                 raise
@@ -153,23 +153,3 @@ def _share_a_device(one: Spec, other: Spec) -> bool:
     if mine is None:
         return theirs is None or bool(theirs)
     return bool(mine) if theirs is None else bool(mine & theirs)
-
-
-def _wait(futures: Iterable[Future[T]]) -> None:
-    """Wait until all are done or one has failed.
-
-    Raises KeyboardInterrupt after a signal.
-    """
-    waiting = set(futures)
-    while waiting:
-        interrupts.check()
-        done, waiting = wait(waiting, interrupts.POLL_S, FIRST_EXCEPTION)
-        if any(future.exception() for future in done):
-            return
-
-
-def _raise_first(futures: Mapping[N, Future[T]]) -> None:
-    """Raise the first failure; later ones are a consequence of it."""
-    for future in futures.values():
-        if future.done() and (error := future.exception()):
-            raise error

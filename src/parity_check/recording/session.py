@@ -12,10 +12,15 @@ from typing import Any
 from parity_check.config.load import dump_config
 from parity_check.config.models import SHAPING, Config, ModelConfig, Workload
 from parity_check.console import Activity, Console
-from parity_check.engines.base import ConfiguredEngine, Engine, Progress
-from parity_check.engines.environment.environment import Environment, check_space, default_cache
+from parity_check.engines.base import ConfiguredEngine, Engine, Interpreter, Progress
+from parity_check.engines.environment.environment import (
+    Environment,
+    check_installable,
+    default_cache,
+)
 from parity_check.engines.kinds import configured_engine
 from parity_check.engines.pool import EnginePool
+from parity_check.engines.side_by_side import side_by_side
 from parity_check.errors import TraceMismatchError
 from parity_check.recording import requests
 from parity_check.recording.requests import LogprobOperation
@@ -56,8 +61,8 @@ def session(
         needed = [each.interpreter for each in engines if each.interpreter is not None]
         requirements = [each.requirement for each in needed if each.requirement is not None]
         if requirements:
-            check_space(requirements, default_cache())
-        environments = {each.role: _environment(each, activity, console) for each in engines}
+            check_installable(requirements, default_cache(), console.say)
+        environments = _environments(engines, activity, console)
         specs = {each.role: each.spec(model_path, environments[each.role]) for each in engines}
         by_role = {each.role: each for each in engines}
         mend = partial(_mended, by_role, environments, activity, console)
@@ -89,13 +94,31 @@ def exchange(session: Session, role: str, config: Config, log_dir: Path) -> Sess
     return replace(session, config=config)
 
 
-def _environment(
-    engine: ConfiguredEngine[Any], activity: Activity, console: Console
-) -> Environment | None:
-    resolved = engine.resolve(partial(activity.update, engine.role))
-    for note in resolved.notes if resolved is not None else ():
-        console.detail(f"{engine.role}: {note}")
-    return resolved
+def _environments(
+    engines: Sequence[ConfiguredEngine[Any]], activity: Activity, console: Console
+) -> dict[str, Environment | None]:
+    """The environments by role, made side by side: one compiles while another downloads.
+
+    Engines with the same interpreter share one.
+    """
+    first = {_place(each): each for each in reversed(engines)}
+    found = side_by_side(
+        {
+            place: partial(each.resolve, partial(activity.update, each.role))
+            for place, each in first.items()
+        }
+    )
+    environments = {each.role: found[_place(each)] for each in engines}
+    for role, environment in environments.items():
+        for note in environment.notes if environment is not None else ():
+            console.detail(f"{role}: {note}")
+    return environments
+
+
+def _place(engine: ConfiguredEngine[Any]) -> Interpreter | None:
+    """Its interpreter; one that is provisioned has vllm, whether the engine needs it or not."""
+    found = engine.interpreter
+    return found if found is None or found.python else found._replace(needs_vllm=True)
 
 
 def _mended(

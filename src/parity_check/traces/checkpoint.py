@@ -31,6 +31,11 @@ def locate_model(model: ModelConfig) -> str:
         )
     if Path(path).is_dir():
         if not (Path(path) / "config.json").is_file():
+            if (Path(path) / "adapter_config.json").is_file():
+                raise InputError(
+                    f"model {path}: a LoRA adapter, which is not supported on its own",
+                    hint="merge it into its base model (peft: merge_and_unload), and pass that",
+                )
             raise InputError(f"model {path}: no config.json in this directory")
         return path
     if not HUB_NAME.fullmatch(path):

@@ -1,4 +1,7 @@
-"""The user's prompts: JSONL, Parquet, CSV or plain text; text, chat messages or token ids."""
+"""The user's prompts: JSONL, Parquet, CSV, plain text or a saved Hugging Face dataset.
+
+Each is text, chat messages or token ids.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from parity_check.reading import (
     wrong_tree,
 )
 from parity_check.traces.pairing import label_column
+from parity_check.traces.saved_dataset import data_files
 from parity_check.traces.trace import Sample
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -122,7 +126,7 @@ def cluster_of(prompt: Prompt, cluster_by: str) -> str:
 def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
     """Read and check all prompts. Raises InputError with file and line."""
     path = bundled(source, "prompts") or Path(source)
-    rows = READERS.get(path.suffix, _jsonl_rows)(path)
+    rows = (_dataset_rows if path.is_dir() else READERS.get(path.suffix, _jsonl_rows))(path)
     every = [_prompt(row, place, number) for number, (place, row) in enumerate(rows)]
     # A column that the first prompts leave empty is one of theirs too.
     names = sorted({name for prompt in every for name in prompt.labels})
@@ -148,19 +152,36 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    return _table_rows(path, pq.read_table, "a Parquet file")
+
+
+def _dataset_rows(folder: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow.ipc
+
+    for path in data_files(folder):
+        yield from _table_rows(
+            path, lambda file: pyarrow.ipc.open_stream(file).read_all(), "an Arrow file"
+        )
+
+
+def _table_rows(
+    path: Path, read: Callable[[io.BufferedReader], Any], kind: str
+) -> Iterator[tuple[str, Any]]:
+    """The rows of a file that is one table. Raises InputError."""
+    import pyarrow as pa
 
     regular_file(path, "the prompts", MOST_BYTES)
     try:
         with path.open("rb") as file:
-            table = pq.read_table(file)
+            table = read(file)
         table.validate(full=True)
         twice = len(set(table.column_names)) < table.num_columns
         rows = [] if twice else table.to_pylist()
     except pa.ArrowInvalid as error:
-        kind = "not UTF-8" if "UTF8" in str(error) else "not a Parquet file, or truncated"
-        raise InputError(f"{path}: {kind}") from None
+        reason = "not UTF-8" if "UTF8" in str(error) else f"not {kind}, or truncated"
+        raise InputError(f"{path}: {reason}") from None
     except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"cannot read the prompts {path}: {reason}") from None
@@ -204,7 +225,10 @@ def _prompt(row: Any, place: str, number: int) -> Prompt:
     given = [name for name in CONTENT if name in row]
     if len(given) != 1:
         found = " and ".join(given) or "none of them"
-        raise InputError(f"{place}: needs exactly one of {', '.join(CONTENT)} (found {found})")
+        raise InputError(
+            f"{place}: needs exactly one of {', '.join(CONTENT)} (found {found})",
+            hint=None if given or not row else f"its columns: {', '.join(row)}",
+        )
     value = row[given[0]]
     if not value:
         raise InputError(f"{place}: `{given[0]}` is empty")

@@ -6,6 +6,7 @@ only a warning, and the engine crashes later, in its first forward pass.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -14,56 +15,70 @@ import tarfile
 import tempfile
 import tomllib
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 from parity_check import interrupts
 from parity_check.engines import processes
+from parity_check.engines.environment.provision import Say
 from parity_check.engines.environment.recipes import Extension
 from parity_check.engines.environment.uv_process import UvFailedError, run_uv
+from parity_check.engines.side_by_side import side_by_side
 from parity_check.errors import EngineEnvironmentError
 
 _STANDARD_FLAGS = ("-std=c++17", "-fPIC", "-fopenmp", "-DPy_LIMITED_API=3")
 _DOWNLOAD_TIMEOUT_S = 60
+SINCE_GCC_13 = "_ZSt21ios_base_library_initv"
+"""What the wheels' extensions need of libstdc++: GLIBCXX_3.4.32."""
 
 
-def rebuild(
-    extension: Extension, facts: Mapping[str, Any], location: Path, say: Callable[[str], None]
-) -> None:
+def rebuild(extension: Extension, facts: Mapping[str, Any], location: Path, say: Say) -> None:
     """Compile the extension and replace the wheel's.
 
     `facts` are from the probe: location of torch, its C++ ABI, location of Python's headers. Raises
     EngineEnvironmentError if the machine, its compiler or the sources do not allow it.
     """
-    compiler = _compiler(extension, Path(facts["python_include"]))
+    compiler = _compiler(extension)
+    _check_headers(Path(facts["python_include"]))
     torch = Path(facts["torch"])
     with tempfile.TemporaryDirectory(prefix="build-", dir=location) as scratch:
         say(f"fetching the sources of {extension.sdist}")
         sources = _unpack(_fetch_sdist(extension.sdist, location, Path(scratch)))
-        say("compiling the C extension (about a minute)")
+        say("compiling the C extension")
         flags = _flags(extension, facts, sources)
         log = location / "provision.log"
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(
-                pool.map(
-                    lambda source: _compile(compiler, sources / source, flags, log),
-                    extension.sources,
-                )
-            )
+        jobs = {
+            source: partial(_compile, compiler, sources / source, flags, log)
+            for source in extension.sources
+        }
+        objects = side_by_side(jobs, at_most=os.cpu_count())
         library = Path(scratch) / "_C.abi3.so"
         libraries = [f"-L{torch / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
         rpath = "-Wl,-rpath,$ORIGIN/../torch/lib"
-        inputs = [str(path) for path in objects]
+        inputs = [str(path) for path in objects.values()]
         output = ["-o", str(library)]
         _run([compiler, "-shared", "-fopenmp", *inputs, *output, *libraries, rpath], log)
         # Replace the file instead of writing to it: it may be a hard link into uv's cache.
         library.replace(torch.parent / "vllm" / "_C.abi3.so")
 
 
-def _compiler(extension: Extension, python_include: Path) -> str:
+def check_rebuild(extension: Extension) -> None:
+    """Refuse a machine where the wheel's extension will not load and cannot be rebuilt.
+
+    Takes no download to find out. Raises EngineEnvironmentError.
+    """
+    try:
+        loads = hasattr(ctypes.CDLL("libstdc++.so.6"), SINCE_GCC_13)
+    except OSError:
+        loads = False
+    if not loads:
+        _compiler(extension)
+
+
+def _compiler(extension: Extension) -> str:
     machine = platform.machine()
     if machine not in extension.machines:
         raise EngineEnvironmentError(
@@ -77,12 +92,15 @@ def _compiler(extension: Extension, python_include: Path) -> str:
             "vLLM's C extension does not load here, and no compiler is installed to rebuild it",
             hint="install the Debian package g++ (apt-get install g++) and try again",
         )
+    return compiler
+
+
+def _check_headers(python_include: Path) -> None:
     if not (python_include / "Python.h").is_file():
         raise EngineEnvironmentError(
             f"vLLM's C extension must be rebuilt, but Python.h is missing in {python_include}",
             hint="install the Debian package python3-dev (apt-get install python3-dev)",
         )
-    return compiler
 
 
 def _fetch_sdist(requirement: str, location: Path, into: Path) -> Path:

@@ -15,8 +15,9 @@ from typing import Literal
 
 import platformdirs
 
-from parity_check.engines.environment import pinned, provision, recipes
+from parity_check.engines.environment import cpu_extension, pinned, provision, recipes
 from parity_check.engines.environment.interpreter import Probe, run_probe
+from parity_check.engines.environment.provision import Say
 from parity_check.engines.environment.runtime import (
     Environment,
     NoVllmError,
@@ -31,7 +32,7 @@ __all__ = [
     "Environment",
     "EnvironmentPlan",
     "State",
-    "check_space",
+    "check_installable",
     "default_cache",
     "mend",
     "plan",
@@ -82,7 +83,7 @@ def resolve(
     python: str | None,
     requirement: str | None,
     cache: Path,
-    say: Callable[[str], None],
+    say: Say,
     needs_vllm: bool = True,
 ) -> Environment:
     """The environment of an interpreter, or of a requirement, which is provisioned if missing.
@@ -108,9 +109,7 @@ def resolve(
         raise provision.disk_error(error, target.requirement, location) from error
 
 
-def mend(
-    requirement: str, damaged: Environment, cache: Path, say: Callable[[str], None]
-) -> Environment | None:
+def mend(requirement: str, damaged: Environment, cache: Path, say: Say) -> Environment | None:
     """Rebuild a provisioned environment if it no longer works; None if it works.
 
     For an engine that did not start, e.g. because a full disk truncated a file. Raises
@@ -156,23 +155,41 @@ def plan(
     )
 
 
-def check_space(requirements: Iterable[str], cache: Path) -> None:
-    """Check every requirement, and that all environments to be made fit on the disk together.
+def check_installable(requirements: Iterable[str], cache: Path, say: Callable[[str], None]) -> None:
+    """Check, before any download, that all missing environments can be made; say what they take.
 
-    Raises ConfigError for an invalid requirement and EngineEnvironmentError, before any download.
+    Checked are the requirements, the compiler where one is needed, and the disk for all together.
+    Raises ConfigError for an invalid requirement and EngineEnvironmentError.
     """
     cache = cache.absolute()
     targets = {target.key: target for target in map(pinned.parse, requirements)}
     missing = [each for each in targets.values() if pinned.ready(each, cache) is None]
+    if not missing:
+        return
+    for each in missing:
+        if each.recipe.extension is not None:
+            cpu_extension.check_rebuild(each.recipe.extension)
+    names = " and ".join(str(each.requirement) for each in missing)
     needed = sum(each.recipe.sizes.disk_gb for each in missing)
     existing = next(place for place in (cache, *cache.parents) if place.exists())
     free = shutil.disk_usage(existing).free / 1e9
     if needed > free:
-        names = " and ".join(str(each.requirement) for each in missing)
         raise EngineEnvironmentError(
             f"{names}: need {needed:.1f} GB of disk in {cache}, {free:.1f} GB are free",
             hint="free some space, or set PARITY_CHECK_CACHE (and UV_CACHE_DIR) to a larger disk",
         )
+    usual = [each.recipe.sizes for each in missing]
+    largest = [each.recipe.largest_sizes for each in missing]
+    download = _range(*(sum(each.download_gb for each in sizes) for sizes in (usual, largest)))
+    disk = _range(*(sum(each.disk_gb for each in sizes) for sizes in (usual, largest)))
+    say(
+        f"installing {names}, once: {download} GB to download, {disk} GB on disk, "
+        f"{free:.0f} GB are free"
+    )
+
+
+def _range(usual: float, largest: float) -> str:
+    return f"{usual:.1f}" if usual == largest else f"{usual:.1f} to {largest:.1f}"
 
 
 def _refuse_both_or_neither(python: str | None, requirement: str | None) -> None:

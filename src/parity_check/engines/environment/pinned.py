@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -17,11 +17,14 @@ from packaging.version import Version
 
 from parity_check.engines.environment import cpu_extension, provision, recipes
 from parity_check.engines.environment.interpreter import Probe, from_json, run_probe
+from parity_check.engines.environment.provision import Say
 from parity_check.engines.environment.runtime import Environment, make_environ, refuse, surround
 from parity_check.engines.environment.uv_process import UvFailedError
 from parity_check.errors import ConfigError, EngineEnvironmentError
 
 _NEWEST_PYTHON_MINOR = 14
+SLIP = re.compile(r"(?:(?P<name>vllm(?:-cpu)?)\s*[=@:]?\s*)?v?(?P<version>\d+(?:\.\w+)+)")
+"""A version alone, or after a name with something other than two equals signs."""
 LONGEST_VERSION = 40
 """In characters; development builds with a commit hash are shorter."""
 
@@ -47,13 +50,20 @@ class Pinned:
 
 
 def parse(text: str) -> Pinned:
+    slip = SLIP.fullmatch(text.strip())
+    if slip is not None:
+        raise ConfigError(
+            f"requirement {text!r} is not a package with a version",
+            hint=f'did you mean "{slip["name"] or "vllm"}=={slip["version"]}"?',
+        )
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
+        reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"requirement {text!r} is invalid: {error}",
+            f"requirement {text!r} is invalid: {reason}",
             hint='use a pinned version, for example "vllm==0.18.1"',
-        ) from error
+        ) from None
     platform = recipes.platform_of(requirement.name)
     if platform is None:
         raise ConfigError(
@@ -98,7 +108,7 @@ def ready(target: Pinned, cache: Path) -> Environment | None:
     return surround(python, probe, target.recipe, cache, target.key, notes)
 
 
-def mend(target: Pinned, cache: Path, say: Callable[[str], None], stamp: str) -> Environment | None:
+def mend(target: Pinned, cache: Path, say: Say, stamp: str) -> Environment | None:
     """Rebuild the damaged parts of an environment; None if nothing is damaged.
 
     First the bytecode, which is cheap; then the environment itself, without uv's cache, which
@@ -133,9 +143,7 @@ def _damage(python: Path, environ: Mapping[str, str]) -> str | None:
     return probe.message if probe.kind else None
 
 
-def make(
-    target: Pinned, cache: Path, say: Callable[[str], None], *, cached: bool = True
-) -> Environment:
+def make(target: Pinned, cache: Path, say: Say, *, cached: bool = True) -> Environment:
     """Install, check and mark as good; `cached` is whether uv may use its cache."""
     location = target.location(cache)
     try:
@@ -150,9 +158,7 @@ def make(
     return surround(python, probe, target.recipe, cache, target.key, notes)
 
 
-def _install(
-    target: Pinned, location: Path, say: Callable[[str], None], *, cached: bool
-) -> tuple[str, ...]:
+def _install(target: Pinned, location: Path, say: Say, *, cached: bool) -> tuple[str, ...]:
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     python = sys.executable if target.python_version == own else target.python_version
     try:
@@ -162,9 +168,7 @@ def _install(
         raise provision.explain(error, target.requirement) from error
 
 
-def _checked(
-    target: Pinned, cache: Path, say: Callable[[str], None]
-) -> tuple[Probe, tuple[str, ...]]:
+def _checked(target: Pinned, cache: Path, say: Say) -> tuple[Probe, tuple[str, ...]]:
     """Probe a new environment, and repair known problems of some wheels."""
     location = target.location(cache)
     python = location / "bin" / "python"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from email.parser import Parser
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -28,12 +28,26 @@ from parity_check.errors import EngineEnvironmentError
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # These load torch's libraries, so they only work with the torch build they were made for.
 _COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+NEVER_LOADED = (
+    "cuda-bindings",
+    "nvidia-cuda-nvrtc-cu12",
+    "nvidia-cusolver",
+    "nvidia-cusolver-cu12",
+    "nvidia-nvtx",
+    "nvidia-nvtx-cu12",
+)
+"""Dependencies of torch's CUDA build that a CPU engine does without. libtorch_cuda.so, which torch
+cannot be imported without, is linked to the others."""
 
-Say = Callable[[str], None]
+
+class Say(Protocol):
+    """Receives a step of the work, and how much of it is done."""
+
+    def __call__(self, step: str, done: int | None = None, total: int | None = None, /) -> None: ...
 
 
 @contextmanager
-def locked(path: Path, say: Say) -> Iterator[None]:
+def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock file. A second process reports that it waits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8", errors="replace") as file:
@@ -82,7 +96,7 @@ def install(
     common += [] if cached else ["--no-cache"]
     run_uv([*common, "--no-deps", str(requirement)], location)
     needs = _dependencies(requirement, location)
-    status = _status_lines(say, recipe.sizes.download_gb)
+    status = _status_lines(say)
     if not any(_is_local_pin(need) for need in needs):
         run_uv([*common, str(requirement), *recipe.requires], location, status)
         return ()
@@ -103,10 +117,13 @@ def install(
     left_out = {canonicalize_name(name) for name in recipe.cpu_only}
     kept = [need for need in needs if canonicalize_name(need.name) not in left_out]
     listed = _write(location / "requirements.txt", [*map(_without_local, kept), *more])
-    run_uv([*common, "-r", listed], location, _status_lines(say, recipe.fallback_sizes.download_gb))
+    # torch asks for triton too; vLLM then needs it only if it asks for it itself.
+    without = [*NEVER_LOADED, *([] if any(need.name == "triton" for need in needs) else ["triton"])]
+    excluded = _write(location / "excludes.txt", without)
+    run_uv([*common, "--excludes", excluded, "-r", listed], location, status)
     return (
         f"PyTorch's CPU builds are not available ({CPU_INDEX} {reason}), so torch came from the "
-        "package index, with unused CUDA libraries.",
+        "package index, with CUDA libraries that it is linked to.",
     )
 
 
@@ -156,15 +173,26 @@ def write_json(path: Path, content: object) -> None:
     draft.replace(path)
 
 
-def _status_lines(say: Say, download_gb: float) -> Say:
-    """Turn uv's lines into status lines."""
+def _status_lines(say: Say) -> Callable[[str], None]:
+    """Turn uv's lines into status lines.
+
+    uv announces each large download with its size, and says when it is done.
+    """
+    sizes: dict[str, float] = {}
+    received = 0.0
 
     def tell(line: str) -> None:
+        nonlocal received
         if resolved := re.match(r"Resolved (\d+) packages", line):
-            size = f" (up to {download_gb:g} GB)" if download_gb else ""
-            say(f"installing {resolved[1]} packages{size}")
-        elif download := re.match(r"Downloading (\S+ \((\d{3,}[\d.]*MiB|.*GiB)\))", line):
-            say(f"downloading {download[1]}")  # only the large ones of about a hundred
+            say(f"installing {resolved[1]} packages")
+        elif begun := re.match(r"Downloading (\S+) \(([\d.]+)([KMG])iB\)", line):
+            sizes[begun[1]] = float(begun[2]) * 1024 ** (1 + "KMG".index(begun[3])) / 1e6
+        elif ended := re.match(r" Downloaded (\S+)", line):
+            received += sizes.get(ended[1], 0.0)
+        elif prepared := re.match(r"Prepared (\d+) packages", line):
+            say(f"unpacked {prepared[1]} packages")
+        if re.match(" ?Download", line):
+            say("downloading (MB)", round(received), round(sum(sizes.values())))
 
     return tell
 

@@ -53,6 +53,11 @@ class Recipe:
     environ: Mapping[str, str] = field(default_factory=dict)
     engine_args: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def largest_sizes(self) -> Sizes:
+        """Those of the fallback, if there is one."""
+        return self.fallback_sizes if self.fallback_sizes.disk_gb else self.sizes
+
     def digest(self) -> str:
         """A short hash of what determines the installed files.
 
