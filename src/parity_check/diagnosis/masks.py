@@ -19,7 +19,8 @@ MARGIN = 0.5
 """Nats by which an id that is left out is likelier than the least likely one that is kept."""
 FEWEST_ROWS = 10
 """Positions at which ids are left out."""
-FEWEST_OF_ID = 3
+RECURRING = 3
+"""Times that an id is left out; such ids have at least half of the mass that is."""
 HELD = 0.9
 """Smallest share of the mass that is left out that the named ids have."""
 MOST_FORBIDDEN = 20
@@ -30,9 +31,11 @@ FEWEST_LATER = 3
 """Times that an id is there after the minimum length."""
 SEEN = 0.02
 """Nats. Smaller offsets are not compared."""
+LARGEST = 0.9
+"""Mass above which what is left is too small to tell the offset."""
 SHORT = 0.25
 """Largest relative shortfall of an offset from that by the mass of the ids."""
-EXPLAINS = 0.5
+EXPLAINS = 0.3
 """Smallest share of E|Δ| that renormalising removes."""
 
 
@@ -86,6 +89,12 @@ def missing(evidence: Evidence, role: Role) -> Missing | None:
     return Missing(role, rows, ids, np.exp(values), likelier, names, count, last, first, times)
 
 
+def leaves_out_likelier(evidence: Evidence, role: Role) -> bool:
+    """Whether this side does what truncation never does, at more than a few positions."""
+    found = missing(evidence, role)
+    return found is not None and len(np.unique(found.rows[found.likelier])) >= FEWEST_ROWS
+
+
 def forbidden_ids(case: Case) -> Match | None:
     """The same few ids are never there on one side."""
     for found, ids in _never(case):
@@ -116,9 +125,10 @@ def allowed_ids(case: Case) -> Match | None:
             continue
         evidence = case.evidence
         used = np.unique(evidence.own_ids[found.role][np.isfinite(evidence.own[found.role])])
+        # A sum over fewer ids is smaller, so each of their logprobs is larger.
         delta = (1.0 if found.role == "candidate" else -1.0) * evidence.delta
         changed = delta[np.isfinite(delta) & (np.abs(delta) > MARGIN)]
-        if len(used) > len(ids) or (len(changed) and (changed > 0.0).mean() < HELD):
+        if len(changed) and (changed > 0.0).mean() < HELD:
             continue
         return Match(
             found.role,
@@ -140,8 +150,7 @@ def min_tokens(case: Case) -> Match | None:
         found = missing(case.evidence, role)
         if found is None:
             continue
-        late = (found.count >= FEWEST_OF_ID) & (found.times_there >= FEWEST_LATER)
-        late &= found.first_there > found.last_missing
+        late = (found.times_there >= FEWEST_LATER) & (found.first_there > found.last_missing)
         ids = found.names[late]
         first = np.where(late, found.first_there, 0).max(initial=0)
         marked = np.isin(found.ids, ids) & (case.evidence.position[found.rows] < first)
@@ -174,7 +183,7 @@ def _never(case: Case) -> list[tuple[Missing, Ints]]:
         left_out = missing(case.evidence, role)
         if left_out is None:
             continue
-        ids = left_out.names[(left_out.times_there == 0) & (left_out.count >= FEWEST_OF_ID)]
+        ids = left_out.names[left_out.times_there == 0]
         if len(ids) and _holds(left_out, np.isin(left_out.ids, ids)):
             found.append((left_out, ids))
     return found
@@ -199,7 +208,7 @@ def _without(evidence: Evidence, found: Missing, marked: Flags) -> Evidence | No
     sign = 1.0 if found.role == "candidate" else -1.0
     shown = -sign * np.log1p(-np.minimum(mass, 1.0 - 1e-9))
     measured = gaps.row_constant(evidence)
-    both = np.isfinite(measured) & (np.abs(shown) > SEEN)
+    both = np.isfinite(measured) & (np.abs(shown) > SEEN) & (mass < LARGEST)
     enough = measured[both] / shown[both] > 1.0 - SHORT
     if both.any() and enough.mean() < HELD:
         return None
