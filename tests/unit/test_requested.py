@@ -17,8 +17,10 @@ class Dtype:
         return "torch.bfloat16"
 
 
-def without_effect(arguments: dict[str, Any], **facts: str) -> dict[str, str]:
-    hf_config = SimpleNamespace(rope_theta=1e4, hidden_size=8)
+def without_effect(
+    arguments: dict[str, Any], cap: float | None = None, **facts: str
+) -> dict[str, str]:
+    hf_config = SimpleNamespace(rope_theta=1e4, hidden_size=8, attn_logit_softcapping=cap)
     config = SimpleNamespace(
         model_config=SimpleNamespace(dtype=Dtype(), hf_config=hf_config),
         cache_config=SimpleNamespace(block_size=128, cache_dtype="auto", swap_space=4 << 30),
@@ -60,6 +62,13 @@ def test_what_is_in_force_is_not_reported() -> None:
 )
 def test_what_is_not_in_force(arguments: dict[str, Any], name: str, said: str) -> None:
     assert without_effect(arguments) == {name: said}
+
+
+@pytest.mark.parametrize(("cap", "built"), [(None, "none"), (50.0, "50"), (50.0, "none")])
+def test_a_soft_cap_that_a_backend_leaves_out(cap: float | None, built: str) -> None:
+    found = without_effect({}, cap, attention_soft_cap=built)
+    named = {"attn_logit_softcapping": "50 is the model's, the modules have none"}
+    assert found == (named if cap and built == "none" else {})
 
 
 def test_an_applied_scaling() -> None:

@@ -25,13 +25,14 @@ SHOWN_BY_MODULES = {
     "final_logit_softcapping": "logits_soft_cap",
 }
 """Keys of a model's config.json, and the fact that shows what became of them."""
+SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 PLAIN_ROPE = "RotaryEmbedding"
 BACKEND = "VLLM_ATTENTION_BACKEND"
 
 
 def without_effect(arguments, config, facts):
-    """{name: what is in force instead} of engine arguments and hf_overrides."""
-    found = {}
+    """{name: what is in force instead} of arguments, hf_overrides and the model's soft caps."""
+    found = soft_caps(config.model_config, facts)
     for name, wanted in arguments.items():
         if name == "hf_overrides" and isinstance(wanted, dict):
             found.update(overrides(wanted, config.model_config, facts))
@@ -39,6 +40,17 @@ def without_effect(arguments, config, facts):
             known, value = in_config(config, RENAMED.get(name, name))
             if known and wanted not in CHOSEN_BY_ENGINE and value != wanted:
                 found[name] = f"{wanted} was requested, {value} is in force"
+    return found
+
+
+def soft_caps(model_config, facts):
+    """The soft caps that the model should have, and that its modules leave out."""
+    text = getattr(model_config, "hf_text_config", model_config.hf_config)
+    found = {}
+    for name in SOFT_CAPS:
+        value, built = getattr(text, name, None), facts.get(SHOWN_BY_MODULES[name])
+        if value and built is not None and f"{float(value):.6g}" not in built:
+            found[name] = f"{float(value):.6g} is the model's, the modules have {built}"
     return found
 
 
