@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from faults import architectures, checkpoints
 from parity_check.config.load import dump_config, parse_config
@@ -43,7 +44,9 @@ from parity_check.traces.prompts import read_workload
 ASSETS = Path(__file__).parents[1] / "src" / "parity_check" / "assets"
 ERROR = 0.25
 """Standard deviation of the error over that of a matrix."""
-NORM_ERROR = 0.1
+EXPERT_ERROR = 0.5
+"""The same for an expert, which computes a part of the tokens."""
+NORM_ERROR = 0.2
 """The same over the mean of a norm's weights."""
 COMPUTED_BY = {
     "q_proj": "qkv_proj",
@@ -144,11 +147,7 @@ def run(options: argparse.Namespace, home: Path) -> Iterator[Row]:
             if options.layer and f".layers.{options.layer}." not in name:
                 continue
             values = checkpoints.widen(tensors[name])
-            # The weights of a norm are close to constant, and Gemma adds 1 to them.
-            added = 1.0 if options.model == "gemma2" else 0.0
-            norm = NORM_ERROR * np.abs(values + added).mean()
-            size = norm if values.ndim == 1 else ERROR * values.std()
-            error = draw.normal(0.0, size, values.shape)
+            error = draw.normal(0.0, _size(name, values, options.model), values.shape)
             faulty = {**tensors, name: checkpoints.narrow((values + error).astype(np.float32))}
             checkpoints.write_weights(wrong / checkpoints.WEIGHTS, faulty)
             if options.restart:
@@ -163,6 +162,15 @@ def run(options: argparse.Namespace, home: Path) -> Iterator[Row]:
             return
         job = partial(_probe_with, config, samples, healthy)
         yield row("clean again", None, live.engines.run({"candidate": job})["candidate"])
+
+
+def _size(name: str, values: NDArray[np.float32], model: str) -> float:
+    """The standard deviation of the error in a weight."""
+    if values.ndim == 1:
+        # The weights of a norm are close to constant, and Gemma adds 1 to them.
+        added = 1.0 if model == "gemma2" else 0.0
+        return NORM_ERROR * float(np.abs(values + added).mean())
+    return (EXPERT_ERROR if ".experts." in name else ERROR) * float(values.std())
 
 
 def _moved(one: Probe, other: Probe) -> float:
