@@ -4,8 +4,12 @@
         [--reference 0.8.5] [--candidate 0.18.1] [--restart] [--layer N]
 
 Each fault is an error in one weight, loaded into the running candidate; the expected answer is the
-module that computes with it, or the next one if only one engine calls that module. Prints a row a
-fault, and how many were named. The clean pair comes first, and last without `--restart`.
+module that computes with it, or the next one if only one engine calls that module. An error that
+rounding hides cannot be named, so each row also says whether the fault is visible: whether it moves
+the candidate's logprobs, mean |Δ| over the probe's tokens, by more than one more rounding error in
+every module moves those of the reference. This does not look at any module. Prints a row a fault,
+then the counts of named ones among all and among visible faults, and of wrong names. The clean pair
+comes first, and last without `--restart`.
 """
 
 from __future__ import annotations
@@ -15,13 +19,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from faults import architectures, checkpoints
 from parity_check.config.load import dump_config, parse_config
@@ -39,7 +44,9 @@ from parity_check.traces.prompts import read_workload
 ASSETS = Path(__file__).parents[1] / "src" / "parity_check" / "assets"
 ERROR = 0.25
 """Standard deviation of the error over that of a matrix."""
-NORM_ERROR = 0.1
+EXPERT_ERROR = 0.5
+"""The same for an expert, which computes a part of the tokens."""
+NORM_ERROR = 0.2
 """The same over the mean of a norm's weights."""
 COMPUTED_BY = {
     "q_proj": "qkv_proj",
@@ -61,23 +68,46 @@ def main() -> None:
     parser.add_argument("--layer", help="only the weights of this layer")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        named, faults = 0, 0
-        for fault, expected, found, times in run(options, Path(directory)):
-            right = found == expected
-            if expected is not None:
-                faults, named = faults + 1, named + right
-            mark = "✓" if right else "✗"
-            print(f"{mark} {fault:55s} {found or 'nowhere':40s} {times}", flush=True)
+        faults: list[Row] = []
+        for row in run(options, Path(directory)):
+            if row.expected is not None:
+                faults.append(row)
+            mark = "✓" if row.found == row.expected else "✗"
+            print(
+                f"{mark} {row.fault:50s} {row.found or 'nowhere':34s} {row.times:34s} "
+                f"logprobs {row.moved:.2g} × noise",
+                flush=True,
+            )
+        visible = [row for row in faults if row.moved > 1.0]
         print(
-            f"{named} of {faults} faults named, {options.model}, {options.reference} and "
-            f"{options.candidate}"
+            f"{options.model}, {options.reference} and {options.candidate}: named "
+            f"{_named(faults)} of {len(faults)} faults, {_named(visible)} of {len(visible)} "
+            f"visible ones; a wrong module {sum(row.wrong for row in faults)} times"
         )
 
 
-def run(
-    options: argparse.Namespace, home: Path
-) -> Iterator[tuple[str, str | None, str | None, str]]:
-    """(fault, expected place, found place, how far beyond noise) of every case."""
+class Row(NamedTuple):
+    """One case. `expected` and `found`: a place in the model, None for nowhere."""
+
+    fault: str
+    expected: str | None
+    found: str | None
+    times: str
+    """How far beyond noise, in words."""
+    moved: float
+    """Mean |Δ| of the candidate's logprobs by the fault, over that by rounding."""
+
+    @property
+    def wrong(self) -> bool:
+        return self.found is not None and self.found != self.expected
+
+
+def _named(rows: Sequence[Row]) -> int:
+    return sum(row.found == row.expected for row in rows)
+
+
+def run(options: argparse.Namespace, home: Path) -> Iterator[Row]:
+    """Every case: the clean pair, and a fault in every weight."""
     healthy = ASSETS / "tiny"
     if options.model != "tiny":
         healthy = architectures.make(options.model, healthy, home / "healthy", options.seed)
@@ -96,16 +126,20 @@ def run(
         noisy = live.engines.run({"reference": rounded})["reference"]
         reference = first["reference"].probe
 
-        def answer(candidate: Any) -> tuple[str | None, str]:
+        floor = _moved(reference, noisy.probe)
+
+        def row(fault: str, expected: str | None, candidate: Any) -> Row:
             found = differences(reference, candidate.probe, noisy.probe)
-            most = max(each.times_noise for each in found)
+            moved = _moved(first["candidate"].probe, candidate.probe) / floor
             part = first_beyond_noise(found)
             if part is None:
-                return None, f"most {most:.2f} × noise"
+                most = max(each.times_noise for each in found)
+                return Row(fault, expected, None, f"most {most:.2f} × noise", moved)
             before = max((e.times_noise for e in found[: found.index(part)]), default=0.0)
-            return place_of(part.module), f"{part.times_noise:.1f} × noise, before {before:.2f}"
+            times = f"{part.times_noise:.1f} × noise, before {before:.2f}"
+            return Row(fault, expected, place_of(part.module), times, moved)
 
-        yield ("clean", None, *answer(first["candidate"]))
+        yield row("clean", None, first["candidate"])
         draw = np.random.default_rng(options.seed)
         wrong = home / "wrong"
         shutil.copytree(healthy, wrong)
@@ -113,11 +147,7 @@ def run(
             if options.layer and f".layers.{options.layer}." not in name:
                 continue
             values = checkpoints.widen(tensors[name])
-            # The weights of a norm are close to constant, and Gemma adds 1 to them.
-            added = 1.0 if options.model == "gemma2" else 0.0
-            norm = NORM_ERROR * np.abs(values + added).mean()
-            size = norm if values.ndim == 1 else ERROR * values.std()
-            error = draw.normal(0.0, size, values.shape)
+            error = draw.normal(0.0, _size(name, values, options.model), values.shape)
             faulty = {**tensors, name: checkpoints.narrow((values + error).astype(np.float32))}
             checkpoints.write_weights(wrong / checkpoints.WEIGHTS, faulty)
             if options.restart:
@@ -127,11 +157,29 @@ def run(
             else:
                 job = partial(_probe_with, config, samples, wrong)
             found = live.engines.run({"candidate": job})["candidate"]
-            yield (name, _expected(name, first["candidate"].probe, reference), *answer(found))
+            yield row(name, _expected(name, first["candidate"].probe, reference), found)
         if options.restart:
             return
         job = partial(_probe_with, config, samples, healthy)
-        yield ("clean again", None, *answer(live.engines.run({"candidate": job})["candidate"]))
+        yield row("clean again", None, live.engines.run({"candidate": job})["candidate"])
+
+
+def _size(name: str, values: NDArray[np.float32], model: str) -> float:
+    """The standard deviation of the error in a weight."""
+    if values.ndim == 1:
+        # The weights of a norm are close to constant, and Gemma adds 1 to them.
+        added = 1.0 if model == "gemma2" else 0.0
+        return NORM_ERROR * float(np.abs(values + added).mean())
+    return (EXPERT_ERROR if ".experts." in name else ERROR) * float(values.std())
+
+
+def _moved(one: Probe, other: Probe) -> float:
+    """Mean |Δ| of the logprobs that two probes of the same tokens returned, nats."""
+    left, right = (
+        np.array([value for row in each.logprobs for value in row], dtype=float)
+        for each in (one, other)
+    )
+    return float(np.abs(right - left).mean())
 
 
 def _config(options: argparse.Namespace, healthy: Path, home: Path) -> Config:

@@ -14,6 +14,8 @@ from faults.checkpoints import CONFIG, WEIGHTS, narrow, write_weights
 
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD, LAYERS, EXPERTS = 256, 512, 4, 2, 64, 3, 4
 NOT_COPIED = (WEIGHTS, CONFIG)
+PREFERENCE = 2.0
+"""Step between a token's preferences for the experts, about the size of the residual stream."""
 
 SHARED: dict[str, Any] = {
     "hidden_size": HIDDEN,
@@ -96,7 +98,29 @@ def _weights(
         values = draw.normal(0.0, 0.05, shape)
     else:
         values = draw.normal(0.0, 1.5 / np.sqrt(shape[1]), shape)
+    if name == "mixtral":
+        values = _routed(draw, tensor, values)
     return narrow(values.astype(np.float32))
+
+
+def _routed(
+    draw: np.random.Generator, tensor: str, values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Weights whose router decides clearly, by the token alone.
+
+    A random router is at a tie for many tokens, so that rounding changes the expert. Here the first
+    channels of the residual stream hold each token's preferences: each expert is the first choice
+    of a quarter of the vocabulary. The router reads these channels, and no layer writes to them.
+    """
+    if "embed_tokens" in tensor:
+        values *= 10.0
+        ranks = draw.permuted(np.tile(np.arange(EXPERTS), (len(values), 1)), axis=1)
+        values[:, :EXPERTS] = PREFERENCE * (ranks - ranks.mean(axis=1, keepdims=True))
+    elif tensor.endswith(("o_proj.weight", "w2.weight")):
+        values[:EXPERTS] = 0.0
+    elif tensor.endswith("gate.weight"):
+        values = np.eye(*values.shape)
+    return values
 
 
 def _shapes(name: str, vocabulary: int) -> dict[str, tuple[int, ...]]:

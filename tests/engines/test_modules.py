@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,17 @@ PLAIN = {
 }
 
 
-def described(tmp_path: Path, version: str, model: Path | None = None, **args: Any) -> Any:
-    spec = make_spec(version, engine_args=args)
+def described(
+    tmp_path: Path,
+    version: str,
+    model: Path | None = None,
+    env: dict[str, str] | None = None,
+    **args: Any,
+) -> Any:
+    tables: dict[str, Any] = {"engine_args": args, "env": env or {}}
+    spec = make_spec(version, **tables)
     if model is not None:
-        config = make_config(version, engine_args=args)
+        config = make_config(version, **tables)
         spec = configured_engine("reference", config).spec(str(model), make_environment(version))
     with WorkerEngine(spec, tmp_path / "jobs", tmp_path / "log", 300, lambda *_: None) as engine:
         engine.load()
@@ -46,6 +54,8 @@ def test_the_bundled_model_is_built_the_same_in_every_version(tmp_path: Path, ve
     assert {name: found["modules"].get(name) for name in PLAIN} == PLAIN
     assert found["modules"]["rope_frequencies"] == "1 0.01 0.000133"
     assert found["without_effect"] == {}
+    assert found["warnings"] == {}
+    assert found["tokenizer_size"] == found["vocab_size"] == 4096
 
 
 def test_an_ignored_rope_scaling_is_seen(tmp_path: Path) -> None:
@@ -72,5 +82,28 @@ def test_v0_on_cpu_leaves_out_the_soft_cap(tmp_path: Path, version: str, cap: st
     (model / "config.json").write_text(json.dumps({**written, "attn_logit_softcapping": 50.0}))
     found = described(tmp_path, version, model)
     assert found["modules"]["attention_soft_cap"] == cap
+    left_out = cap == "none"
+    assert list(found["warnings"]) == (["soft-cap"] if left_out else [])
+    assert list(found["without_effect"]) == (["attn_logit_softcapping"] if left_out else [])
     assert found["modules"]["head"] == "the embedding"
     assert "layers" in found["modules"]["sliding_window"]
+
+
+@pytest.mark.parametrize("version", ["0.8.5", "0.18.1"])
+def test_a_discarded_head_and_a_variable_that_nothing_reads(tmp_path: Path, version: str) -> None:
+    model = Path(shutil.copytree(ASSETS / "tiny", tmp_path / "model"))
+    written = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**written, "tie_word_embeddings": True}))
+    found = described(tmp_path, version, model, env={"VLLM_ATENTION_BACKEND": "TORCH_SDPA"})
+    assert found["modules"]["head"] == "the embedding"
+    assert sorted(found["without_effect"]) == ["VLLM_ATENTION_BACKEND", "lm_head.weight"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [{"rope_theta": 2e4}, {"rope_parameters": {"rope_type": "default", "rope_theta": 2e4}}],
+    ids=["flat", "nested"],
+)
+def test_an_overridden_rope_base_is_in_force(tmp_path: Path, override: dict[str, Any]) -> None:
+    found = described(tmp_path, "0.18.1", hf_overrides=override)
+    assert found["rope_theta"] == 2e4

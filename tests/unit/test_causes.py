@@ -128,3 +128,18 @@ def test_an_unnamed_failure_shows_what_stands_behind_it(tmp_path: Path) -> None:
     assert found.details == ("the first error in its log: ValueError: invalid literal",)
     named = causes.explain("bad_engine_args", "ValueError: unknown dtype", text)
     assert named.details == ()
+
+
+def test_warnings_that_bear_on_logprobs(tmp_path: Path) -> None:
+    text = (
+        "WARNING 11-26 10:00:00 [torch_sdpa.py:413] Torch SPDA does not support logits soft cap. "
+        "Outputs may be slightly off.\n"
+        "WARNING 11-26 10:00:00 [cpu.py:154] Environment variable VLLM_CPU_KVCACHE_SPACE not set\n"
+        "(EngineCore pid=12) WARNING 11-26 10:00:01 [torch_sdpa.py:413] Torch SPDA does not "
+        "support logits soft cap. Outputs may be slightly off.\n"
+        "Unrecognized keys in `rope_parameters` for 'rope_type'='yarn': {'a'}\n"
+    )
+    assert log(tmp_path, text).warnings() == {
+        "soft-cap": "Torch SPDA does not support logits soft cap. Outputs may be slightly off.",
+        "rope": "Unrecognized keys in `rope_parameters` for 'rope_type'='yarn': {'a'}",
+    }

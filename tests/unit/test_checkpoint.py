@@ -64,19 +64,34 @@ def reading(theta: float | None, **config: Any) -> EngineDescription:
 @pytest.mark.parametrize(("written", "read"), [(5e5, 5e5), (500000, 5e5), (None, 1e4), (5e5, None)])
 def test_a_faithful_reading_passes(written: float | None, read: float | None) -> None:
     config = {} if written is None else {"rope_theta": written}
-    check_reading("candidate", reading(read, dtype="bfloat16"), "bfloat16", config)
+    check_reading("candidate", reading(read, dtype="bfloat16"), "bfloat16", config, {})
 
 
 def test_another_rope_base_is_refused() -> None:
     with pytest.raises(InputError, match=r"reads rope_theta 10000 .* config.json has 500000"):
-        check_reading("candidate", reading(1e4), "bfloat16", {"rope_theta": 5e5})
+        check_reading("candidate", reading(1e4), "bfloat16", {"rope_theta": 5e5}, {})
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"rope_theta": 2e4}, {"rope_parameters": {"rope_theta": 2e4}}]
+)
+def test_a_requested_rope_base_passes(overrides: dict[str, Any]) -> None:
+    config = {"rope_theta": 1e4}
+    check_reading("candidate", reading(2e4), "bfloat16", config, overrides)
+    with pytest.raises(InputError, match=r"has rope_theta 10000, .* hf_overrides request 20000"):
+        check_reading("candidate", reading(1e4), "bfloat16", config, overrides)
+
+
+def test_another_override_asks_for_no_base() -> None:
+    with pytest.raises(InputError, match=r"config.json has 500000"):
+        check_reading("candidate", reading(1e4), "bfloat16", {"rope_theta": 5e5}, {"eps": 1.0})
 
 
 def test_another_dtype_is_refused() -> None:
     with pytest.raises(
         InputError, match="candidate engine runs in float16, but float32 was requested"
     ):
-        check_reading("candidate", reading(None, dtype="float16"), "float32", {})
+        check_reading("candidate", reading(None, dtype="float16"), "float32", {}, {})
 
 
 def test_an_adapter_is_refused_by_name(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def ids(
     replayed_from: tuple[str | None, str | None] = (None, "digest"),
     version: str = "0.18.1",
     without_effect: dict[str, str] | None = None,
+    warnings: dict[str, str] | None = None,
     **sampling: float,
 ) -> list[str]:
     headers: Any = {
@@ -28,7 +29,11 @@ def ids(
             engine=described(
                 version=version,
                 family=family,
-                model={"sampling_defaults": defaults, "without_effect": without_effect or {}},
+                model={
+                    "sampling_defaults": defaults,
+                    "without_effect": without_effect or {},
+                    "warnings": warnings or {},
+                },
             ),
             sampled_by="prime-rl rollout",
             replayed_from=digest,
@@ -45,6 +50,11 @@ def ids(
 
 def test_nothing_to_say() -> None:
     assert ids() == []
+
+
+def test_the_engines_own_warnings() -> None:
+    expected = ["engine-warns.reference.soft-cap", "engine-warns.candidate.soft-cap"]
+    assert ids(warnings={"soft-cap": "no soft cap"}) == expected
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def warnings_of(
     """Warnings about the engines of `headers`, by name, and the differences of each pair."""
     yield from _imported(headers)
     yield from _without_effect(headers)
+    yield from _own_warnings(headers)
     yield from _foreign_tokens(headers)
     yield from _endpoints(headers)
     yield from _mixed_distributions(headers)
@@ -138,6 +139,15 @@ def _without_effect(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarnin
         for name, found in (header.engine.model.get("without_effect") or {}).items():
             yield ReportWarning(
                 f"without-effect.{role}.{name}", f"{name} of the {role} has no effect: {found}"
+            )
+
+
+def _own_warnings(headers: Mapping[str, TraceHeader]) -> Iterator[ReportWarning]:
+    """What an engine itself says in its log about what it computes."""
+    for role, header in headers.items():
+        for name, line in (header.engine.model.get("warnings") or {}).items():
+            yield ReportWarning(
+                f"engine-warns.{role}.{name}", f"the {role} warns in its log: {line}"
             )
 
 

@@ -126,6 +126,11 @@ class EngineTable(Table):
         """The dtype that the engine computes in, if it is not `model.dtype`."""
         return None
 
+    @property
+    def model_overrides(self) -> Mapping[str, Any]:
+        """What replaces keys of the checkpoint's config.json in this engine, by name."""
+        return {}
+
 
 class Provisioned(EngineTable):
     """An engine that runs in an existing or a provisioned interpreter."""
@@ -187,6 +192,11 @@ class VllmArguments(EngineTable):
             if not _is_plain(value):
                 raise ValueError(f"{name}: {value!r} has no TOML and JSON representation")
         return arguments
+
+    @property
+    def model_overrides(self) -> Mapping[str, Any]:
+        found = self.engine_args.get("hf_overrides")
+        return found if isinstance(found, dict) else {}
 
 
 class VllmTable(VllmArguments, Provisioned):

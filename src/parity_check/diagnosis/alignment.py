@@ -55,7 +55,27 @@ def lag(evidence: Evidence) -> Lag | None:
     return Lag(best, usable[best], usable[0])
 
 
-def _correlation(evidence: Evidence, by: int) -> float | None:
+def lag_by_prompt(evidence: Evidence) -> tuple[Ints, Lag] | None:
+    """The best lag by each token's prompt length [n], a token more or less, in either direction.
+
+    `best` is the sign: 1 if the candidate's row t + prompt length matches the reference's row t.
+    """
+    unshifted = _correlation(evidence, 0)
+    lengths = evidence.prompt_length[evidence.sample]
+    found = [
+        (correlation, sign, by)
+        for sign in (1, -1)
+        for more in (-1, 0, 1)
+        for by in [sign * (lengths + more)]
+        if (correlation := _correlation(evidence, by)) is not None
+    ]
+    if not found or unshifted is None:
+        return None
+    correlation, sign, by = max(found, key=lambda each: each[0])
+    return by, Lag(sign, correlation, unshifted)
+
+
+def _correlation(evidence: Evidence, by: int | Ints) -> float | None:
     reference, candidate = evidence.reference[:, 0], shifted(evidence, by)
     both = np.isfinite(reference) & np.isfinite(candidate)
     if both.sum() < FEWEST_TOKENS:
@@ -66,8 +86,11 @@ def _correlation(evidence: Evidence, by: int) -> float | None:
     return float(np.corrcoef(left, right)[0, 1])
 
 
-def shifted(evidence: Evidence, by: int) -> Floats:
-    """The candidate's logprob of token t + by of the same sample, at index t; NaN outside."""
+def shifted(evidence: Evidence, by: int | Ints) -> Floats:
+    """The candidate's logprob of token t + by of the same sample, at index t; NaN outside.
+
+    `by` is one number, or one for each token [n].
+    """
     values = evidence.candidate[:, 0]
     places = np.arange(len(values)) + by
     inside = (places >= 0) & (places < len(values))
@@ -76,7 +99,7 @@ def shifted(evidence: Evidence, by: int) -> Floats:
     return np.where(inside & (sample[places] == sample), values[places], np.nan)
 
 
-def realigned(evidence: Evidence, by: int) -> Evidence:
+def realigned(evidence: Evidence, by: int | Ints) -> Evidence:
     """The evidence with the candidate's series shifted back, without its alternatives."""
     candidate = np.full_like(evidence.candidate, np.nan)
     candidate[:, 0] = shifted(evidence, by)

@@ -28,15 +28,17 @@ class Evidence:
     `reference` and `candidate` [n, 1 + k] are logprobs in nats of the same ids: column 0 is the
     sampled token, the others are the ids that both engines returned as alternatives; NaN where an
     engine has no usable logprob. D = candidate - reference, whoever sampled. `own` has each
-    engine's complete rows: the sampled token and its own alternatives. `returned` [n] has what each
-    engine returned for the sampled token, usable or not. Sample s owns tokens
-    `starts[s]:starts[s + 1]`, and `sample_ids[s]` and `prompt_ids[s]` name it; `seen_prompt` and
-    `seen_output` [n, 1 + k] count the id's occurrences in the prompt and in the completion so far.
+    engine's complete rows: the sampled token and its own alternatives, whose ids are `own_ids`.
+    `returned` [n] has what each engine returned for the sampled token, usable or not. Sample s owns
+    tokens `starts[s]:starts[s + 1]`, and `sample_ids[s]` and `prompt_ids[s]` name it; `seen_prompt`
+    and `seen_output` [n, 1 + k] count the id's occurrences in the prompt and in the completion so
+    far.
     """
 
     reference: Floats
     candidate: Floats
     own: dict[Role, Floats]
+    own_ids: dict[Role, Ints]
     returned: dict[Role, Floats]
     ids: Ints
     seen_prompt: Ints
@@ -104,6 +106,7 @@ def evidence_of(
             )
         },
         own={role: _stacked([part.own[role] for part in parts]) for role in ROLES},
+        own_ids={role: _stacked([part.own_ids[role] for part in parts]) for role in ROLES},
         returned={role: np.concatenate([part.returned[role] for part in parts]) for role in ROLES},
         starts=np.concatenate([*starts, offsets[-1:]]),
         prompt=np.concatenate(
@@ -159,6 +162,7 @@ def _part(behaviour: SampleBatch, evaluating: SampleBatch, sampled_by: Role) -> 
         reference=reference,
         candidate=candidate,
         own={role: _own(side) for role, side in sides.items()},
+        own_ids={role: _own_ids(side) for role, side in sides.items()},
         returned={role: side.logprobs.astype(np.float64) for role, side in sides.items()},
         ids=ids,
         seen_prompt=_occurrences(
@@ -231,6 +235,14 @@ def _own(side: SampleBatch) -> Floats:
     with np.errstate(invalid="ignore"):
         values[~((values > invalid.FLOOR) & (values <= invalid.ROUNDING))] = np.nan
     return values
+
+
+def _own_ids(side: SampleBatch) -> Ints:
+    """The ids of one engine's rows."""
+    columns = [side.token_ids[:, None]]
+    if side.top_logprobs is not None and side.top_token_ids is not None:
+        columns.append(side.top_token_ids)
+    return np.concatenate(columns, axis=1).astype(np.int64)
 
 
 def _occurrences(

@@ -301,9 +301,11 @@ def swapped_samples(case: Case) -> Match | None:
     }
     with np.errstate(invalid="ignore"):
         apart = np.abs(heads["candidate"][:, None] - heads["reference"][None]).mean(axis=2)
+    apart[~np.isfinite(apart)] = np.inf
     nearest = apart.argmin(axis=1)
     rows = np.arange(len(off))
     taken = (nearest != rows) & (apart[rows, nearest] < LEFT * apart[rows, rows])
+    taken &= np.isfinite(apart[rows, rows])
     if taken.sum() < max(2, len(off) // 2):
         return None
     names = [evidence.sample_ids[off[row]] for row in np.flatnonzero(taken)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from parity_check.config.models import OTHER, ROLES
+from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.diagnosis import alignment
 from parity_check.diagnosis.case import TRUNCATING, Case, Match, percent
 
@@ -45,6 +45,61 @@ def off_by_one(case: Case) -> Match | None:
             "lag": f"{lag} token" if lag == 1 else f"{lag} tokens",
             "late": "late" if late else "early",
         },
+    )
+
+
+def shifted_by_prompt(case: Case) -> Match | None:
+    """The engines' logprob series agree if one is shifted by the length of each prompt."""
+    found = alignment.lag_by_prompt(case.evidence)
+    if found is None:
+        return None
+    by, lag = found
+    if lag.correlation < ALIGNED or lag.unshifted > MISALIGNED:
+        return None
+    # A side that starts at the prompt has each completion logprob a prompt length later.
+    role: Role = "candidate" if lag.best > 0 else "reference"
+    after = alignment.realigned(case.evidence, by)
+    return Match(
+        None,
+        "high",
+        (
+            f"shifted by the length of each sample's prompt, the logprob series agree at "
+            f"{np.isfinite(after.delta).sum():,} tokens (correlation {lag.correlation:.3f}); "
+            f"as they are, they do not ({lag.unshifted:.3f})",
+        ),
+        after=after,
+        words={"late": role, "early": OTHER[role]},
+    )
+
+
+def beyond_tokenizer(case: Case) -> Match | None:
+    """Ids that no text leads to are sampled, or are among the likeliest."""
+    sizes = {each for role in ROLES if (each := case.engines[role].model.get("tokenizer_size"))}
+    if len(sizes) != 1:
+        return None
+    [size] = sizes
+    evidence = case.evidence
+    sampled = int((evidence.ids[:, 0] >= size).sum())
+    of = {
+        role: (evidence.own_ids[role] >= size) & np.isfinite(evidence.own[role]) for role in ROLES
+    }
+    if not any(each.any() for each in of.values()):
+        return None
+    masses = {
+        role: float(np.where(of[role], np.exp(evidence.own[role]), 0.0).sum(axis=1).mean())
+        for role in ROLES
+    }
+    vocabulary = max(case.engines[role].model.get("vocab_size") or size for role in ROLES)
+    return Match(
+        None,
+        "high",
+        (
+            f"{sampled:,} of {len(evidence.position):,} sampled tokens have such an id; returned "
+            "probability of these ids, mean over positions: "
+            + ", ".join(f"{mass:.2g} in the {role}" for role, mass in masses.items()),
+        ),
+        share=0.0,
+        words={"tokenizer": f"{size:,}", "vocabulary": f"{vocabulary:,}"},
     )
 
 

@@ -5,7 +5,17 @@ Rules run in this order. Each sees what earlier causes left unexplained.
 
 from __future__ import annotations
 
-from parity_check.diagnosis import built, certain, forms, parts, path, rows, semantic, temperature
+from parity_check.diagnosis import (
+    built,
+    certain,
+    forms,
+    masks,
+    parts,
+    path,
+    rows,
+    semantic,
+    temperature,
+)
 from parity_check.diagnosis.case import Rule
 
 AGAIN = "parity-check record -c {run}/config.toml --engine {role} -o again.parquet"
@@ -128,6 +138,45 @@ RULES = (
         cases="not reported; injected into traces",
     ),
     Rule(
+        cause="allowed_ids",
+        layer="semantic",
+        look=masks.allowed_ids,
+        pattern="one side has the ids of a list alone, although others are likelier at many "
+        "positions",
+        claim="The {engine} computes over a list of allowed ids (it ever returned {allowed} of "
+        "them), the {other} over the whole vocabulary.",
+        fix="pass the same allowed_token_ids to both engines, or apply the same mask to the "
+        "{other}'s logits",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="forbidden_ids",
+        layer="semantic",
+        look=masks.forbidden_ids,
+        pattern="a few ids are never there on one side, at positions where the other has them "
+        "among its likeliest",
+        claim="The {engine} never allows the ids {ids} (bad words, a logit bias of -100, a mask), "
+        "the {other} does.",
+        fix="pass the same bad_words and logit_bias to both engines, or apply the same mask to the "
+        "{other}'s logits",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="min_tokens",
+        layer="semantic",
+        look=masks.min_tokens,
+        pattern="an id is not there on one side up to some token of the completions, and is "
+        "there later",
+        claim="The {engine} does not allow the ids {ids} in the first {least} tokens or more of a "
+        "completion (min_tokens), the {other} does.",
+        fix="pass the same min_tokens to both engines, or mask the end of sequence in the "
+        "{other}'s logits for as many tokens",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
         cause="bad_rows",
         layer="semantic",
         look=rows.bad_rows,
@@ -159,6 +208,19 @@ RULES = (
         "prompt logprobs is empty, and prompt tokens must not be counted",
         confirm="parity-check record -c {run}/config.toml --engine candidate -o again.parquet",
         cases="eval-protocol/python-sdk#457",
+    ),
+    Rule(
+        cause="shifted_by_prompt",
+        layer="semantic",
+        look=rows.shifted_by_prompt,
+        pattern="the engines' logprob series agree if one is shifted by the length of each prompt, "
+        "but not as they are",
+        claim="The {late}'s logprobs are later than the {early}'s by the length of each prompt: "
+        "one of the two is read at the wrong place of the whole sequence.",
+        fix="take the logprobs of completion token t from entry (prompt length + t) of the whole "
+        "sequence, and from entry t of the completion's own list",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
     ),
     Rule(
         cause="retokenised",
@@ -434,6 +496,18 @@ RULES = (
         "tokens",
         confirm="parity-check record -c {run}/config.toml --engine candidate -o again.parquet",
         cases="vllm#5334",
+    ),
+    Rule(
+        cause="beyond_tokenizer",
+        layer="semantic",
+        look=rows.beyond_tokenizer,
+        pattern="sampled or alternative ids that the tokenizer does not have, in a padded "
+        "vocabulary",
+        claim="The model gives probability to ids that the tokenizer does not have ({tokenizer} of "
+        "{vocabulary} rows of the head have a token): no text leads to them.",
+        fix="mask the ids from {tokenizer} on in every engine, and in the trainer's logits",
+        confirm=REPLAYED,
+        cases="not reported; padded vocabularies",
     ),
     Rule(
         cause="outlier_tokens",

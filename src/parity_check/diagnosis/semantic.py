@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from parity_check.config.models import OTHER, ROLES, Role
-from parity_check.diagnosis import gaps, penalties, support
+from parity_check.diagnosis import gaps, masks, penalties, support
 from parity_check.diagnosis.case import TRUNCATING, Case, Match, percent
 from parity_check.diagnosis.evidence import Floats
 
@@ -299,6 +299,8 @@ def truncated_support(case: Case) -> Match | None:
         return None
     truncated: Role = "candidate" if found.positive > 0.5 else "reference"
     whole = OTHER[truncated]
+    if masks.leaves_out_likelier(case.evidence, truncated):
+        return None
     active = {k: case.sampling[k] for k, off in TRUNCATING.items() if case.sampling[k] != off}
     sign = 1.0 if truncated == "candidate" else -1.0
     mass = support.kept_mass(case.evidence, whole, case.sampling) if active else None

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -160,7 +160,7 @@ class WorkerEngine:
             settings=requested,
         )
         try:
-            self.description = described(
+            found = described(
                 reply,
                 label=self.spec.label,
                 requested=requested,
@@ -168,6 +168,8 @@ class WorkerEngine:
             )
         except ValidationError as error:
             self._unusable("load", first_fault(error))
+        warnings = self._log.warnings()
+        self.description = replace(found, model={**found.model, "warnings": warnings})
         return self.description
 
     def tokenize(self, prompts: Sequence[Mapping[str, Any]]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""An engine's log: the output of all its processes, and the first error in it."""
+"""An engine's log: the output of all its processes, its first error, and what it warns of."""
 
 from __future__ import annotations
 
@@ -21,6 +21,22 @@ PREFIX = re.compile(
 TRACEBACK = "Traceback (most recent call last):"
 OURS = "failures.WorkerFailure"
 """The worker's own exceptions, which are also in its reply."""
+WARNINGS = {
+    "soft-cap": r"does not support logits soft cap",
+    "sliding-window": r"[Ss]liding window.*(not supported|[Dd]isabling)|"
+    r"(not supported|[Dd]isabling).*[Ss]liding window",
+    "attention-layout": r"Using irope in .* is not supported",
+    "rope": r"Unrecognized keys in `rope_(scaling|parameters)`",
+    "head-dtype": r"does not support .* head dtype",
+    "dtype": r"doesn't support .*Falling back to .* for compatibility|Casting torch\.\w+ to torch",
+    "kv-scales": r"kv-scale is not loaded|[Ff]alling back the value to 1\.0|"
+    r"accuracy drop without a proper",
+    "bias": r"Found bias in the loaded weights",
+    "tied-head": r"so we will NOT tie them",
+    "weights": r"Some weights of .* were not (used|initialized)|newly initialized",
+    "implementation": r"has no vLLM implementation, falling back",
+}
+"""An engine's own warnings that bear on logprobs, by name: vLLM's and transformers' words."""
 RAISED = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*)(: (?P<message>.*))?$")
 
 
@@ -65,6 +81,15 @@ class EngineLog:
                 if RAISED.match(line) and not line.startswith(OURS):
                     return line
         return None
+
+    def warnings(self) -> dict[str, str]:
+        """The first line of each kind of warning that bears on logprobs."""
+        found: dict[str, str] = {}
+        for line in map(_bare, self._lines()):
+            for name, words in WARNINGS.items():
+                if name not in found and re.search(words, line):
+                    found[name] = line.strip()
+        return found
 
     def _lines(self) -> Iterator[str]:
         try:

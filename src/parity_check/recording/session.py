@@ -163,8 +163,13 @@ def check_reading(session: Session, engine: Engine) -> None:
     written = checkpoint.read_config(session.model_path)
     if written is not None:
         role = engine.spec.role
-        dtype = session.config.body_dtype(role)
-        checkpoint.check_reading(role, engine.description, dtype, written)
+        checkpoint.check_reading(
+            role,
+            engine.description,
+            session.config.body_dtype(role),
+            written,
+            session.config.engine(role).model_overrides,
+        )
 
 
 def fingerprint(config: ModelConfig) -> dict[str, Any]:

@@ -95,31 +95,51 @@ def attention_heads(config: Mapping[str, Any]) -> int | None:
 
 
 def rope_theta(config: Mapping[str, Any]) -> float | None:
-    """The RoPE base in a config.json, in the format of transformers 4 or 5."""
+    """The RoPE base in a config.json, in the format of transformers 4 or 5; None without one."""
     text = config.get("text_config") or config
     parameters = text.get("rope_parameters")
-    if isinstance(parameters, dict) and "rope_theta" in parameters:
-        return float(parameters["rope_theta"])
-    theta = text.get("rope_theta")
-    return None if theta is None else float(theta)
+    nested = parameters.get("rope_theta") if isinstance(parameters, dict) else None
+    base = text.get("rope_theta") if nested is None else nested
+    return float(base) if isinstance(base, int | float) else None
 
 
 def check_reading(
-    role: str, description: EngineDescription, dtype: str, config: Mapping[str, Any]
+    role: str,
+    description: EngineDescription,
+    dtype: str,
+    config: Mapping[str, Any],
+    overrides: Mapping[str, Any],
 ) -> None:
-    """Check that an engine reads the checkpoint's RoPE base and dtype. Raises InputError.
+    """Check that an engine has the RoPE base and dtype that it should have. Raises InputError.
 
-    A checkpoint saved by transformers 5 loads in 0.8.5 and 0.18.1 with a base of 10000, silently:
-    the two engines then run different models.
+    A base in `overrides` (`hf_overrides`) replaces that of the checkpoint. A checkpoint saved by
+    transformers 5 loads in 0.8.5 and 0.18.1 with a base of 10000, silently: the two engines then
+    run different models.
     """
-    written, read = rope_theta(config), description.model.get("rope_theta")
-    if written is not None and read is not None and float(read) != written:
+    written, requested = rope_theta(config), rope_theta(overrides)
+    read = description.model.get("rope_theta")
+    base = written if requested is None else requested
+    if read is not None and base is not None and float(read) != base:
+        if requested is not None:
+            raise InputError(
+                f"the {role} engine has rope_theta {float(read):g}, but its hf_overrides request "
+                f"{requested:g}",
+                hint=f"hf_overrides = {_other_form(overrides, requested)}: this version reads the "
+                "base from there",
+            )
         raise InputError(
             f"the {role} engine reads rope_theta {float(read):g} from this checkpoint, but its "
-            f"config.json has {written:g}",
+            f"config.json has {base:g}",
             hint='its transformers is older than the checkpoint: write "rope_theta" and '
             '"torch_dtype" at the top level of config.json, as transformers 4 does',
         )
     loaded = description.config.get("dtype", dtype)
     if loaded != dtype:
         raise InputError(f"the {role} engine runs in {loaded}, but {dtype} was requested")
+
+
+def _other_form(overrides: Mapping[str, Any], base: float) -> str:
+    """The form of transformers 5 for an override in that of transformers 4, and the reverse."""
+    flat = f"{{ rope_theta = {base:.1f} }}"
+    nested = f'{{ rope_parameters = {{ rope_type = "default", rope_theta = {base:.1f} }} }}'
+    return flat if "rope_parameters" in overrides else nested

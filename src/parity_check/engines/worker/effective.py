@@ -58,6 +58,7 @@ def describe(engine):
         "model": {
             "rope_theta": rope_bases[0] if len(rope_bases) == 1 else None,
             "vocab_size": engine.vocabulary_size(),
+            "tokenizer_size": len(engine.tokenizer),
             "max_model_len": engine.model_config.max_model_len,
             "architectures": list(
                 getattr(engine.model_config.hf_config, "architectures", None) or []

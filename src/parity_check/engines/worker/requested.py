@@ -1,5 +1,8 @@
 """What was requested of vLLM and is without effect, read from its live config and the modules."""
 
+import os
+from pathlib import Path
+
 from effective import plain
 
 CONFIGS = (
@@ -22,12 +25,14 @@ SHOWN_BY_MODULES = {
     "final_logit_softcapping": "logits_soft_cap",
 }
 """Keys of a model's config.json, and the fact that shows what became of them."""
+SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 PLAIN_ROPE = "RotaryEmbedding"
+BACKEND = "VLLM_ATTENTION_BACKEND"
 
 
 def without_effect(arguments, config, facts):
-    """{name: what is in force instead} of engine arguments and hf_overrides."""
-    found = {}
+    """{name: what is in force instead} of arguments, hf_overrides and the model's soft caps."""
+    found = soft_caps(config.model_config, facts)
     for name, wanted in arguments.items():
         if name == "hf_overrides" and isinstance(wanted, dict):
             found.update(overrides(wanted, config.model_config, facts))
@@ -35,6 +40,17 @@ def without_effect(arguments, config, facts):
             known, value = in_config(config, RENAMED.get(name, name))
             if known and wanted not in CHOSEN_BY_ENGINE and value != wanted:
                 found[name] = f"{wanted} was requested, {value} is in force"
+    return found
+
+
+def soft_caps(model_config, facts):
+    """The soft caps that the model should have, and that its modules leave out."""
+    text = getattr(model_config, "hf_text_config", model_config.hf_config)
+    found = {}
+    for name in SOFT_CAPS:
+        value, built = getattr(text, name, None), facts.get(SHOWN_BY_MODULES[name])
+        if value and built is not None and f"{float(value):.6g}" not in built:
+            found[name] = f"{float(value):.6g} is the model's, the modules have {built}"
     return found
 
 
@@ -69,3 +85,72 @@ def overrides(wanted, model_config, facts):
         elif not hasattr(text, key) and not hasattr(model_config.hf_config, key):
             found[f"hf_overrides.{key}"] = f"{value} was requested, the config has no such key"
     return found
+
+
+def variables(given, known, package, backends):
+    """{name: what is in force instead} of vLLM's environment variables.
+
+    `known`: the names that this version declares; others can still occur in the files of `package`.
+    `backends`: the attention backends of the modules.
+    """
+    found = {}
+    for name, wanted in given.items():
+        if not name.startswith("VLLM_"):
+            continue
+        now = os.environ.get(name)
+        if now != wanted:
+            found[name] = f"{wanted} was requested, {now} is in force"
+        elif name not in known and not occurs(name, package):
+            found[name] = f"{wanted} was requested, this version does not read it"
+        elif name == BACKEND and not any(same_backend(wanted, each) for each in backends):
+            found[name] = f"{wanted} was requested, {', '.join(backends)} is in force"
+    return found
+
+
+def occurs(text, package):
+    """Whether a file of a package reads a variable that the package does not declare."""
+    pattern = text.encode()
+    files = (path for kind in ("*.py", "*.so") for path in Path(package).rglob(kind))
+    return any(pattern in path.read_bytes() for path in files)
+
+
+def same_backend(name, implementation):
+    """`FLASH_ATTN` is `FlashAttentionImpl`; in some versions with the ending `_VLLM_V1`."""
+    short = name.upper().replace("_VLLM_V1", "").replace("_", "").lower()
+    return implementation.lower().replace("attention", "attn").startswith(short)
+
+
+def own_head(facts, tensors):
+    """{name: what is in force instead} of a head in the checkpoint that the model does not use.
+
+    `tensors`: a function that returns the tensors of these names that the checkpoint has.
+    """
+    if facts.get("head") != "the embedding":
+        return {}
+    found = tensors("lm_head.weight", "model.embed_tokens.weight")
+    if len(found) < 2 or equal(*found.values()):
+        return {}
+    return {
+        "lm_head.weight": "the checkpoint has a head of its own, the embedding is in force "
+        "(tie_word_embeddings)"
+    }
+
+
+def equal(one, other):
+    return one.shape == other.shape and bool((one == other).all())
+
+
+def read_tensors(directory):
+    """Read tensors by name from a directory's safetensors files; nothing from a hub name."""
+
+    def read(*names):
+        from safetensors import safe_open
+
+        found = {}
+        for path in sorted(Path(directory).glob("*.safetensors")):
+            with safe_open(str(path), "pt") as file:
+                for name in set(names) & set(file.keys()):
+                    found[name] = file.get_tensor(name)
+        return found
+
+    return read

@@ -208,6 +208,7 @@ class TransformersEngine:
             "model": {
                 "rope_theta": parameters.get("rope_theta", getattr(config, "rope_theta", None)),
                 "vocab_size": config.vocab_size,
+                "tokenizer_size": len(self.tokenizer),
                 "max_model_len": self.longest(),
                 "architectures": list(getattr(config, "architectures", None) or []),
                 "sampling_defaults": listed(checkpoint_defaults(arguments)),

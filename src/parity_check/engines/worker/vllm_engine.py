@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from importlib.util import find_spec
+from pathlib import Path
 
 import effective
 import proofs
@@ -19,7 +20,7 @@ from effective import plain
 from encoding import encode
 from failures import WorkerFailure
 from proofs import FORCED
-from requested import without_effect
+from requested import own_head, read_tensors, variables, without_effect
 
 SETTINGS = ("logprobs_mode", "enable_prefix_caching", "async_scheduling", "lm_head_dtype")
 NEUTRAL_PENALTIES = {
@@ -44,6 +45,13 @@ def known_arguments():
     from vllm.engine.arg_utils import EngineArgs
 
     return set(EngineArgs.__dataclass_fields__)
+
+
+def declared():
+    """The environment variables that this version declares."""
+    from vllm import envs
+
+    return set(envs.environment_variables)
 
 
 def check_arguments(engine_args):
@@ -136,7 +144,7 @@ class VllmEngine:
         self.engine = self.llm.llm_engine
         self.config = self.engine.vllm_config
         self.model_config = self.config.model_config
-        self.version = vllm.__version__
+        self.version, self.package = vllm.__version__, Path(vllm.__file__).parent
         self.release = tuple(int(part) for part in re.findall(r"\d+", self.version)[:3])
         self.device = current_platform.device_type
         self.family = "v1" if type(self.engine).__module__.startswith("vllm.v1") else "v0"
@@ -229,8 +237,12 @@ class VllmEngine:
 
     def describe(self):
         found = effective.describe(self)
-        ignored = without_effect(self.arguments, self.config, found["model"]["modules"])
-        found["model"]["without_effect"] = ignored
+        built, backends = found["model"]["modules"], self.observed()["attention_backends"]
+        found["model"]["without_effect"] = {
+            **without_effect(self.arguments, self.config, built),
+            **variables(effective.ENVIRONMENT, declared(), self.package, backends),
+            **own_head(built, read_tensors(self.model_config.model)),
+        }
         return found
 
     # --- text -----------------------------------------------------------------------------------
