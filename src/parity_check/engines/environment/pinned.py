@@ -7,7 +7,9 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from parity_check import interrupts
 from parity_check.engines.environment import cpu_extension, provision, recipes
 from parity_check.engines.environment.interpreter import Probe, from_json, run_probe
 from parity_check.engines.environment.provision import Say
@@ -23,6 +26,7 @@ from parity_check.engines.environment.uv_process import UvFailedError
 from parity_check.errors import ConfigError, EngineEnvironmentError
 
 _NEWEST_PYTHON_MINOR = 14
+DOWNLOADING = threading.Lock()
 SLIP = re.compile(r"(?:(?P<name>vllm(?:-cpu)?)\s*[=@:]?\s*)?v?(?P<version>\d+(?:\.\w+)+)")
 """A version alone, or after a name with something other than two equals signs."""
 LONGEST_VERSION = 40
@@ -161,11 +165,27 @@ def make(target: Pinned, cache: Path, say: Say, *, cached: bool = True) -> Envir
 def _install(target: Pinned, location: Path, say: Say, *, cached: bool) -> tuple[str, ...]:
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     python = sys.executable if target.python_version == own else target.python_version
+    with _one_download(say):
+        try:
+            provision.create(location, python)
+            return provision.install(
+                target.requirement, target.recipe, location, say, cached=cached
+            )
+        except UvFailedError as error:
+            raise provision.explain(error, target.requirement) from error
+
+
+@contextmanager
+def _one_download(say: Say) -> Iterator[None]:
+    """Hold the line: two downloads at once would only delay what the first has to compile."""
+    if not DOWNLOADING.acquire(blocking=False):
+        say("waiting for the other download")
+        while not DOWNLOADING.acquire(timeout=interrupts.POLL_S):
+            interrupts.check()
     try:
-        provision.create(location, python)
-        return provision.install(target.requirement, target.recipe, location, say, cached=cached)
-    except UvFailedError as error:
-        raise provision.explain(error, target.requirement) from error
+        yield
+    finally:
+        DOWNLOADING.release()
 
 
 def _checked(target: Pinned, cache: Path, say: Say) -> tuple[Probe, tuple[str, ...]]:
