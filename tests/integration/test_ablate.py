@@ -211,7 +211,7 @@ def test_report_judges_again(ablation: Ablation) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "pass exactly one of: a finished run"),
+        ([], "pass a configuration (-c), or --reference and --candidate"),
         (["RUN", "-c", "parity.toml"], "pass exactly one of: a finished run"),
         (["--resume", "RUN", "--only", "noise"], "cannot change the plan"),
         (["--resume", "RUN"], "plan.json: No such file or directory"),
