@@ -340,8 +340,8 @@ def _checks(report: TrainingReport) -> Iterator[Check]:
         elif untrained := report.untrained(arm.name):
             yield Check(
                 arm.name, "gradient", "gradient", "inconclusive",
-                f"{arm.name}: no step of {' and '.join(untrained)} had a gradient, so the weights "
-                "never changed",
+                f"{arm.name}: most steps of {' and '.join(untrained)} had no gradient, so the "
+                "weights hardly changed",
                 "rewards that differ within a prompt's samples would resolve it",
             )  # fmt: skip
         for curve in CURVES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,14 +72,15 @@ class TrainingReport:
         return curves.table(self.steps, arm, curve)
 
     def untrained(self, arm: str) -> tuple[str, ...]:
-        """Which of the reference and an arm had no gradient in any step: their weights stayed."""
-        trained = {each.arm for each in self.steps if each.grad_norm > 0}
-        return tuple(name for name in (FIRST, arm) if name not in trained)
+        """Which of the reference and an arm had no gradient in most of their steps."""
+        moved = Counter(each.arm for each in self.steps if each.grad_norm > 0)
+        taken = Counter(each.arm for each in self.steps)
+        return tuple(name for name in (FIRST, arm) if moved[name] < taken[name] / 2)
 
     def verdict_of(self, arm: ArmReport) -> Verdict:
         """An arm's verdict over all its judged curves; drift if it stopped.
 
-        No parity where the weights never changed: then nothing was trained or updated.
+        No parity where the weights hardly changed: then hardly anything was trained or updated.
         """
         if arm.stopped is not None:
             return "drift"
