@@ -1,10 +1,12 @@
 """Do `compare` and `train` say the same of a pair of engines? Clean pairs and faults, an arm each.
 
-    python scripts/training_agreement.py [--seeds 21 22 23] [--arms NAME …] [--shots N] [-o runs]
+    python scripts/training_agreement.py [--seeds 21 22 23] [--arms NAME …] [-o runs]
+    python scripts/training_agreement.py --stale [--seeds 21 22 23] [-o runs]
 
 The example `training-curves` with other arms. The report's table has both verdicts of each arm.
-With `--shots` every problem follows the same N solved ones: enough of them fill a block of the KV
-cache, which prefix caching then keeps over the updates of the weights.
+`--stale` is about prefix caching: every problem follows the same solved ones, which fill a block of
+the KV cache, and one arm keeps that block over all updates of the weights. The reward is the share
+of digits in the completion, so that every step has a gradient.
 """
 
 from __future__ import annotations
@@ -41,31 +43,41 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_prompts(path: Path, shots: int, problems: int = 200) -> None:
-    """Sums of two-digit numbers, each behind the same solved ones."""
+STALE = {
+    "fixed": {},
+    "cleared": {"settings": {"enable_prefix_caching": True}, "clear_cache": True},
+    "stale": {"settings": {"enable_prefix_caching": True}, "clear_cache": False},
+}
+REWARD = """def digits(prompt, completion, answer):
+    return sum(map(str.isdigit, completion)) / max(len(completion), 1)
+"""
+SHOTS = 12
+PROBLEMS = 200
+
+
+def make_stale(directory: Path) -> dict[str, Any]:
+    """The entries of [training]: sums of two-digit numbers, each behind the same solved ones."""
     source = random.Random(20261126)
-    pairs = [(source.randint(10, 99), source.randint(10, 99)) for _ in range(shots + problems)]
-    solved = "".join(f"{question(a, b)} {worked(a, b)}\n\n" for a, b in pairs[:shots])
-    rows = ({"prompt": solved + question(a, b), "answer": str(a + b)} for a, b in pairs[shots:])
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    pairs = [(source.randint(10, 99), source.randint(10, 99)) for _ in range(SHOTS + PROBLEMS)]
+    solved = "".join(f"{question(*pair)} {sum(pair)}\n\n" for pair in pairs[:SHOTS])
+    rows = [{"prompt": solved + question(*pair)} for pair in pairs[SHOTS:]]
+    prompts = directory / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (directory / "rewards.py").write_text(REWARD, encoding="utf-8")
+    return {
+        "prompts": str(prompts), "reward": "rewards:digits", "learning_rate": 5e-5, "arms": STALE,
+    }  # fmt: skip
 
 
 def question(a: int, b: int) -> str:
     return f"Question: What is {a} + {b}?\nAnswer:"
 
 
-def worked(a: int, b: int) -> str:
-    """As the bundled model adds: the tens, the ones, their sum."""
-    tens, ones = (a - a % 10, b - b % 10), (a % 10, b % 10)
-    sums = f"{tens[0]} + {tens[1]} = {sum(tens)}. {ones[0]} + {ones[1]} = {sum(ones)}."
-    return f"{sums} {sum(tens)} + {sum(ones)} = {a + b}.\n#### {a + b}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22, 23])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--shots", type=int, default=0)
+    parser.add_argument("--stale", action="store_true")
     parser.add_argument("-o", "--out", default="runs")
     options = parser.parse_args()
     tree = tomllib.loads(example("training-curves").read_text(encoding="utf-8"))
@@ -73,9 +85,8 @@ def main() -> int:
     tree["training"]["seeds"] = options.seeds
     tree["training"]["arms"] = {name: ARMS[name] for name in options.arms}
     with tempfile.TemporaryDirectory() as made:
-        if options.shots:
-            tree["training"]["prompts"] = str(Path(made) / "prompts.jsonl")
-            write_prompts(Path(made) / "prompts.jsonl", options.shots)
+        if options.stale:
+            tree["training"].update(make_stale(Path(made)))
         config = Path(made) / "training-agreement.toml"
         config.write_text(tomli_w.dumps(tree), encoding="utf-8")
         command = [sys.executable, "-m", "parity_check", "train", "-c", str(config)]
