@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from parity_check.errors import TraceMismatchError
+from parity_check.measure.accumulator import binary_kl
 from parity_check.measure.alternatives import renormalised_entropy
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import METRICS, PairedChunk, token_columns
@@ -437,3 +438,10 @@ def test_a_sample_longer_than_a_block_is_whole() -> None:
     assert measured.tokens == 70_010
     assert measured["mean_log_ratio"].value == pytest.approx(-0.01, rel=1e-5)
     assert len(measured.breakdowns["position"]) == 7
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_logprob_that_rounding_puts_above_0_has_a_binary_kl() -> None:
+    above, zero, low = (np.array([each], np.float32) for each in (1e-6, 0.0, -0.5))
+    assert binary_kl(above, low) == binary_kl(zero, low)
+    assert binary_kl(low, above) == binary_kl(low, zero)

@@ -105,7 +105,10 @@ def load_archive(raw: bytes) -> Any:
         for member in archive.infolist():
             if member.flag_bits & ENCRYPTED or member.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"{member.filename} is encrypted or compressed")
-        [pickled] = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        found = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(found) != 1:
+            raise ValueError("a ZIP archive, but not of torch.save: it needs one data.pkl")
+        [pickled] = found
         root = pickled.removesuffix("data.pkl")
         if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != (
             b"little"

@@ -314,8 +314,9 @@ def binary_kl(behaviour: F32, evaluating: F32) -> Floats:
     """KL of (p', 1 - p') against (p, 1 - p), nats, with the sign of p - p' (arXiv 2602.04879).
 
     Probabilities are rounded to float32, as in its frameworks: near 1 that decides what 1 - p is.
+    A logprob that rounding puts above 0 is 0.
     """
-    old, new = behaviour.astype(np.float64), evaluating.astype(np.float64)
+    old, new = (np.minimum(side, 0.0).astype(np.float64) for side in (behaviour, evaluating))
     p_old, p_new = (np.exp(side).astype(np.float32).astype(np.float64) for side in (old, new))
     rest = np.log((1.0 - p_old + _TINY) / (1.0 - p_new + _TINY))
     kl: Floats = np.sign(new - old) * (p_old * (old - new) + (1.0 - p_old) * rest)
