@@ -189,7 +189,7 @@ def other_weights(case: Case) -> Match | None:
 
 
 def rope_base(case: Case) -> Match | None:
-    """The engines read different RoPE bases from the same checkpoint."""
+    """The engines have different RoPE bases."""
     if not case.other_model:
         return None
     bases = {role: case.engines[role].model["rope_theta"] for role in ROLES}

@@ -342,10 +342,10 @@ RULES = (
         cause="rope_base",
         layer="inference path",
         look=path.rope_base,
-        pattern="the engines read different RoPE bases from the checkpoint",
-        claim="The engines read different RoPE bases from the same checkpoint: {bases}.",
+        pattern="the engines have different RoPE bases, misread from the checkpoint or requested",
+        claim="The engines compute with different RoPE bases: {bases}.",
         fix="[candidate.engine_args] hf_overrides = {{ rope_theta = … }}, with the base from the "
-        "checkpoint's config.json, for the engine that misreads it",
+        "checkpoint's config.json, for the engine that has another one",
         confirm="parity-check doctor -c {run}/config.toml",
         cases="checkpoints written by transformers 5, read by 0.8.5 and 0.18.1",
     ),
