@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parity_check import __version__
 from parity_check.comparison import located
@@ -47,12 +47,15 @@ from parity_check.measure.gates import judge_all, overall, worst_floor
 from parity_check.measure.results import Measurement
 from parity_check.measure.stats import Estimate
 from parity_check.measure.worst import Outlier, Outliers
-from parity_check.report.document import Coverage, Head
+from parity_check.report.document import Coverage, Head, Kind
 from parity_check.traces import provenance
 from parity_check.traces.engine import UNKNOWN, EngineDescription
 from parity_check.traces.manifest import Part
 from parity_check.traces.pairing import Prefixes
 from parity_check.traces.trace import Trace, TraceHeader
+
+if TYPE_CHECKING:
+    from parity_check.recording.session import Session
 
 NO_MODEL = {"name": UNKNOWN}
 WORST_TOKENS = 8
@@ -298,6 +301,20 @@ def worst_tokens(
 
 def _size(token: WorstToken) -> float:
     return -abs(token.log_ratio)
+
+
+def head_of(kind: Kind, config: Config, live: Session) -> Head:
+    """The head of a report on a run whose engines are up."""
+    return Head(
+        kind=kind,
+        run_id=live.run_id,
+        created_utc=live.created_utc,
+        command=provenance.command_line(),
+        parity_check=__version__,
+        config=dump_config(config),
+        model=live.model,
+        host=provenance.host_fingerprint(),
+    )
 
 
 def engine_report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -39,6 +40,14 @@ def _variables(variables: dict[str, str]) -> dict[str, str]:
     return variables
 
 
+def _function(text: str) -> str:
+    if not FUNCTION.fullmatch(text):
+        raise ValueError("expected module:function")
+    return text
+
+
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+FunctionName = Annotated[str, AfterValidator(_function)]
 FileName = Annotated[str, AfterValidator(_name)]
 """A path, or a name that could be one: rejects what cannot be a file name."""
 Variables = Annotated[dict[str, str], AfterValidator(_variables)]

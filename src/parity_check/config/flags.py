@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from parity_check.config.models import ROLES
+from parity_check.config.training import TRAINER
 from parity_check.errors import ConfigError
 
 KEYS: Mapping[str, tuple[str, str]] = {
@@ -18,7 +19,6 @@ KEYS: Mapping[str, tuple[str, str]] = {
     "objective": ("objective", "kind"),
     "profile": ("gates", "profile"),
 }
-TRAINER = "trainer"
 NAMES = (*KEYS, *ROLES, TRAINER)
 """Of all flags, as parameters."""
 KEPT = ("settings", "engine_args", "env")

@@ -14,14 +14,13 @@ from pydantic import (
     model_validator,
 )
 
-from parity_check.config.engines import EngineConfig, FileName, Table
+from parity_check.config.engines import EngineConfig, FileName, FunctionName, Table
 from parity_check.config.training import Training
 from parity_check.errors import ConfigError, suggestion
 
 Role = Literal["reference", "candidate"]
 ROLES: tuple[Role, Role] = ("reference", "candidate")
 OTHER: Mapping[Role, Role] = {"reference": "candidate", "candidate": "reference"}
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 LONGEST_S = 7 * 24 * 3600.0
 LOOKS = 4
 """With `num_prompts = "enough"`."""
@@ -152,19 +151,12 @@ class WeightSync(Table):
     clear_cache: bool = False
     concurrency: Annotated[int, Field(ge=1)] = 8
     """Requests in flight, each with its own prompt. Below 8 there are no intervals."""
-    update: str | None = None
+    update: FunctionName | None = None
     """`module:function` in the engine's environment, called instead of the built-in loader."""
     python_path: FileName | None = None
     """Where `update` is imported from. Default: the directory of the configuration file."""
     limit: Annotated[float, Field(gt=0)] = 1e-3
     """Largest mean |Δ| to a replay by a cold engine, nats; judged by the interval."""
-
-    @field_validator("update")
-    @classmethod
-    def _names_a_function(cls, name: str | None) -> str | None:
-        if name is not None and not FUNCTION.fullmatch(name):
-            raise ValueError("expected module:function")
-        return name
 
 
 class RunConfig(Table):

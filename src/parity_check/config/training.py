@@ -7,12 +7,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from parity_check.config.engines import FakeTable, FileName, Settings, Table, TrainerTable
+from parity_check.config.engines import (
+    FakeTable,
+    FileName,
+    FunctionName,
+    Settings,
+    Table,
+    TrainerTable,
+)
 
 FIRST = "reference"
 """The arm that the others are judged against: the reference engine as configured."""
 TRAINER = "trainer"
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ARM_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -84,7 +90,7 @@ class Training(Table):
 
     prompts: FileName | None = None
     """A prompts file with a column `answer`. Default: sums and differences of two-digit numbers."""
-    reward: str | None = None
+    reward: FunctionName | None = None
     """`module:function` in the trainer's environment, called with prompt, completion, answer.
     Default: 1 for the exact answer, else 0."""
     python_path: FileName | None = None
@@ -110,13 +116,6 @@ class Training(Table):
     @classmethod
     def _stated_kind(cls, table: Any) -> Any:
         return {"kind": "transformers", **table} if isinstance(table, dict) else table
-
-    @field_validator("reward")
-    @classmethod
-    def _names_a_function(cls, name: str | None) -> str | None:
-        if name is not None and not FUNCTION.fullmatch(name):
-            raise ValueError("expected module:function")
-        return name
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -19,8 +19,6 @@ MARGIN = 0.5
 """Nats by which an id that is left out is likelier than the least likely one that is kept."""
 FEWEST_ROWS = 10
 """Positions at which ids are left out."""
-RECURRING = 3
-"""Times that an id is left out; such ids have at least half of the mass that is."""
 HELD = 0.9
 """Smallest share of the mass that is left out that the named ids have."""
 MOST_FORBIDDEN = 20

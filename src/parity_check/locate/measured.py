@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from parity_check import __version__
-from parity_check.comparison.analyse import engine_report
-from parity_check.config.load import dump_config
+from parity_check.comparison.analyse import engine_report, head_of
 from parity_check.config.models import ROLES, Role
 from parity_check.engines.probe import Probe
 from parity_check.locate.differences import differences, processing
 from parity_check.locate.probes import Probed
 from parity_check.locate.report import LocateReport
 from parity_check.recording.session import Session
-from parity_check.report.document import Head
-from parity_check.traces import provenance
 from parity_check.traces.trace import Sample
 
 
@@ -29,16 +25,7 @@ def report_of(
     temperature = live.config.workload.temperature
     one, other = (engine_report(role, probed[role].engine, "decode", None) for role in ROLES)
     return LocateReport(
-        head=Head(
-            kind="locate",
-            run_id=live.run_id,
-            created_utc=live.created_utc,
-            command=provenance.command_line(),
-            parity_check=__version__,
-            config=dump_config(live.config),
-            model=live.model,
-            host=provenance.host_fingerprint(),
-        ),
+        head=head_of("locate", live.config, live),
         engines=(one, other),
         passes=len(reference.rows),
         differences=found,

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from parity_check import __version__
 from parity_check.comparison import command as comparison
-from parity_check.comparison.analyse import engine_report
+from parity_check.comparison.analyse import engine_report, head_of
 from parity_check.comparison.report import EngineReport
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
@@ -24,10 +23,9 @@ from parity_check.recording import requests
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import Session, check_reading, exchange, session
 from parity_check.report.deliver import Delivery, deliver
-from parity_check.report.document import Document, Head
+from parity_check.report.document import Document
 from parity_check.report.record import stored
 from parity_check.report.renderers import render
-from parity_check.traces import provenance
 from parity_check.traces.prompts import Prompt
 from parity_check.training import arms, files, loop
 from parity_check.training.arms import Run
@@ -267,16 +265,7 @@ def _report(
     files.write_curves(directory, steps)
     known = arms.arms(work.config)
     return TrainingReport(
-        head=Head(
-            kind="training",
-            run_id=live.run_id,
-            created_utc=live.created_utc,
-            command=provenance.command_line(),
-            parity_check=__version__,
-            config=dump_config(work.config),
-            model=live.model,
-            host=provenance.host_fingerprint(),
-        ),
+        head=head_of("training", work.config, live),
         trainer=trainer,
         arms=tuple(
             ArmReport(

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parity_check import __version__
-from parity_check.comparison.analyse import engine_report
+from parity_check.comparison.analyse import engine_report, head_of
 from parity_check.config.load import dump_config, parse_config
 from parity_check.config.models import Config, ModelConfig, Role, WeightSync
 from parity_check.console import Console
@@ -26,7 +25,7 @@ from parity_check.errors import ConfigError, EngineError, ExitCode
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import Session, session, tokenize_prompts
 from parity_check.report.deliver import Delivery, deliver
-from parity_check.report.document import Document, Head
+from parity_check.report.document import Document
 from parity_check.report.record import stored
 from parity_check.report.renderers import render
 from parity_check.traces import provenance
@@ -276,16 +275,7 @@ def _report(
         checks.append(reference_analogue(runs[0], runs[1], measured))
     phases = [request.phase for request in runs[0].requests]
     return WeightSyncReport(
-        head=Head(
-            kind="weight-sync",
-            run_id=first.run_id,
-            created_utc=first.created_utc,
-            command=provenance.command_line(),
-            parity_check=__version__,
-            config=dump_config(config),
-            model=first.model,
-            host=provenance.host_fingerprint(),
-        ),
+        head=head_of("weight-sync", config, first),
         checkpoints=tuple(provenance.model_fingerprint(path, None) for path in checkpoints),
         engines=tuple(
             engine_report(role, each.engine, "decode", None) for role, each in recordings.items()
