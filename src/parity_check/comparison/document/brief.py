@@ -169,6 +169,12 @@ def _closing(report: ComparisonReport, pair: Pair, run: Path | None) -> Iterator
     if report.verdict == "inconclusive" and None not in needed:
         most = max(each for each in needed if each is not None)
         yield Sentence(f"about {most:,} prompts would settle it (now {report.workload.prompts:,})")
+        shares = [way.measurement["identical_fraction"].value for way in pair.directions]
+        if min(shares) == 1.0:
+            yield Sentence(
+                "all compared tokens are bit-identical: --profile exact requires just that, and "
+                "says nothing of tokens beyond these"
+            )
     if run is None:
         yield Sentence("all numbers: the same command with -v")
         return
