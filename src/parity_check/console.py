@@ -21,6 +21,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -107,6 +108,8 @@ class Console:
             BarColumn(bar_width=24),
             _Count(),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=self.err,
             transient=True,
             disable=not shown,
@@ -189,7 +192,19 @@ class Activity:
         self._console, self._bars = console, bars
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, str] = {}
+        self._before: dict[str, tuple[int, int]] = {}
         self._started = time.monotonic()
+
+    def whole(self, name: str, before: int, total: int | None) -> None:
+        """Count what follows of `name` as part of `total`, of which `before` are done.
+
+        None ends it. Thread-safe.
+        """
+        with self._console._lock:
+            if total is None:
+                self._before.pop(name, None)
+            else:
+                self._before[name] = before, total
 
     def update(
         self, name: str, step: str, done: int | None = None, total: int | None = None
@@ -201,9 +216,14 @@ class Activity:
                 return
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=None)
-            task = self._tasks[name]
+            task, text = self._tasks[name], f"{name}: {step}"
+            if done is not None and name in self._before:
+                before, total = self._before[name]
+                done += before
+            if self._bars.tasks[task].description != text:
+                self._bars.reset(task, description=text)  # the time left is of this step
             self._bars.tasks[task].total = total  # `update` would keep that of the step before
-            self._bars.update(task, description=f"{name}: {step}", completed=done or 0)
+            self._bars.update(task, completed=done or 0)
 
     def _print_step(self, name: str, step: str) -> None:
         """Without a terminal, print each step once, with the time at which it began."""

@@ -18,14 +18,8 @@ from parity_check.engines.base import Engine
 from parity_check.errors import EngineError, InputError, ParityCheckError
 from parity_check.files import write_text
 from parity_check.recording import requests
-from parity_check.recording.session import (
-    Session,
-    check_model,
-    check_reading,
-    exchange,
-    sample_with_repeats,
-    score_trace,
-)
+from parity_check.recording.recorder import sample_with_repeats, score_trace
+from parity_check.recording.session import Session, check_model, check_reading, exchange
 from parity_check.traces import manifest
 from parity_check.traces.prompts import Prompt, read_workload
 from parity_check.traces.run_files import replayed_name, sampled_name

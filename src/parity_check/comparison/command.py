@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,31 +26,39 @@ from parity_check.config.models import Config
 from parity_check.console import Console
 from parity_check.engines.base import Engine
 from parity_check.engines.kinds import configured_engine
-from parity_check.errors import ConfigError, EngineError, ExitCode
+from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
 from parity_check.files import whole
 from parity_check.recording.further import join
-from parity_check.recording.run_directory import RunDirectory
-from parity_check.recording.session import (
-    Session,
-    check_model,
+from parity_check.recording.recorder import (
     evaluation,
     repeat,
     repeats_of,
     replay_with_repeats,
     sample_with_repeats,
     score_trace,
-    session,
-    tokenize_prompts,
 )
+from parity_check.recording.run_directory import RunDirectory
+from parity_check.recording.session import Session, check_model, session, tokenize_prompts
 from parity_check.report.deliver import Delivery, deliver
 from parity_check.report.document import Document
 from parity_check.report.renderers import render
 from parity_check.traces import checkpoint, manifest
+from parity_check.traces.manifest import Manifest, Part
 from parity_check.traces.prompts import check_clusters, fixed_number_needed, read_workload
 from parity_check.traces.run_files import WORKLOAD_NAME, evaluated_name, sampled_name
 from parity_check.traces.trace import Trace, check_vocabulary, read_header
 
 REFERENCE = "reference"
+
+
+class ComparisonDirectory(RunDirectory):
+    """The run directory of a comparison, which can be continued."""
+
+    def _kept(self) -> str | None:
+        kept = super()._kept()
+        if kept is None or not (self.path / manifest.MANIFEST).exists():
+            return kept
+        return f"{kept}; to continue: parity-check compare --resume {self.shown}"
 
 
 class Compared(NamedTuple):
@@ -77,13 +86,48 @@ def compare(
     return deliver(found.full, delivery, console, found.brief)
 
 
+def resume(
+    directory: Path, config: Config, delivery: Delivery, console: Console, locator: Locator
+) -> ExitCode:
+    """Record what an interrupted comparison lacks, then report.
+
+    `config` is that of the run. Raises InputError for a run that cannot be continued.
+    """
+    judgement(config)
+    delivery.check()
+    begun = manifest.read_manifest(directory)
+    if begun is None:
+        raise InputError(
+            f"{directory}: not an interrupted run of `compare`: it has no {manifest.MANIFEST}",
+            hint="pass the directory that the interrupted run named",
+        )
+    if begun.finished and config.workload.num_prompts != "enough":
+        raise InputError(
+            f"{directory}: the run is finished", hint=f"parity-check report {directory}"
+        )
+    run = ComparisonDirectory.reopen(directory)
+    if (run.path / WORKLOAD_NAME).exists():
+        found = _run_on(run.path / WORKLOAD_NAME, config, console, (run, begun))
+    else:
+        stored = run.path / sampled_name(REFERENCE)
+        theirs = stored.exists() and read_header(stored).run_id != begun.run_id
+        found = run_engines(
+            config, console, locator, stored if theirs else None, continued=(run, begun)
+        )
+    return deliver(found.full, delivery, console, found.brief)
+
+
 def run_engines(
     config: Config,
     console: Console,
     locator: Locator | None,
     reference_trace: Path | None = None,
+    continued: tuple[RunDirectory, Manifest] | None = None,
 ) -> Compared:
-    """The same without the delivery: everything that the run recorded is in its directory."""
+    """The same without the delivery: everything that the run recorded is in its directory.
+
+    `continued` is the directory of an interrupted run, and what it was to record.
+    """
     how = judgement(config)
     stored = reference_trace is not None
     names = tuple(name for name in config.names if not (stored and name == REFERENCE))
@@ -101,17 +145,18 @@ def run_engines(
     for name in evaluators:
         configured_engine(name, config).check_evaluation(stated)
     repeats = {name: repeats_of(config, name) for name in names}
-    with RunDirectory(Path(config.run.out), dump_config(config)) as run:
+    with _directory(config, continued) as run:
         parts = manifest.parts_of(config.names, samplers, repeats)
-        manifest.begin(run.path, run.id, parts)
+        first = _begin(run, parts, continued)
         if reference_trace is not None:
             _copy(reference_trace, run.path / sampled_name(REFERENCE))
-        with session(config, names, run, console) as live:
+        with _session(config, names, run, console, continued) as live:
             if reference_trace is not None:
                 check_model(live.model, reference_trace)
             ids = tokenize_prompts(live, planned.prompts)
             asks = locator is not None and _asks(live, locator, console)
-            for look in range(len(planned.ends)):
+            decided = first > 0 and _decided(run.path, config, planned, first - 1, console)
+            for look in range(len(planned.ends) if decided else first, len(planned.ends)):
                 place = run.path / f"look-{look + 1}" if look else run.path
                 place.mkdir(exist_ok=True)
                 turns = planned.turns(look)
@@ -140,17 +185,26 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
     The trace is kept in the run, so that its own logprobs can be compared with each engine's.
     """
     delivery.check()
+    found = _run_on(workload, config, console)
+    return deliver(found.full, delivery, console, found.brief)
+
+
+def _run_on(
+    workload: Path,
+    config: Config,
+    console: Console,
+    continued: tuple[RunDirectory, Manifest] | None = None,
+) -> Compared:
     _check_stored(workload, config, judgement(config), console)
     written = checkpoint.read_config(checkpoint.locate_model(config.model))
     size = None if written is None else checkpoint.vocabulary_size(written)
     check_vocabulary(Trace(workload).samples(), size, str(workload))
     repeats = {name: repeats_of(config, name) for name in config.names}
-    with RunDirectory(Path(config.run.out), dump_config(config)) as run:
-        parts = manifest.parts_of(config.names, (REFERENCE,), repeats)
-        manifest.begin(run.path, run.id, parts)
+    with _directory(config, continued) as run:
+        _begin(run, manifest.parts_of(config.names, (REFERENCE,), repeats), continued)
         source = run.path / WORKLOAD_NAME
         _copy(workload, source)
-        with session(config, config.names, run, console) as live:
+        with _session(config, config.names, run, console, continued) as live:
             check_model(live.model, workload)
             tokenize_prompts(live, [])
             live.engines.run(
@@ -161,8 +215,48 @@ def compare_on(workload: Path, config: Config, delivery: Delivery, console: Cons
                 }
             )
         manifest.finish(run.path)
-        found = _finish(run, config)
-    return deliver(found.full, delivery, console, found.brief)
+        return _finish(run, config)
+
+
+def _directory(config: Config, continued: tuple[RunDirectory, Manifest] | None) -> RunDirectory:
+    if continued is not None:
+        return continued[0]
+    return ComparisonDirectory(Path(config.run.out), dump_config(config))
+
+
+def _begin(
+    run: RunDirectory, parts: Sequence[Part], continued: tuple[RunDirectory, Manifest] | None
+) -> int:
+    """Write what the run will record. Returns the looks that it has. Raises InputError."""
+    if continued is None:
+        manifest.begin(run.path, run.id, parts)
+        return 0
+    begun = continued[1]
+    if begun.parts != tuple(parts):
+        raise InputError(
+            f"{run.shown}: the run was to record other traces than its config.toml asks for",
+            hint="a run is continued with the configuration that began it",
+        )
+    return begun.looks if begun.finished else 0
+
+
+def _session(
+    config: Config,
+    names: Sequence[str],
+    run: RunDirectory,
+    console: Console,
+    continued: tuple[RunDirectory, Manifest] | None,
+) -> AbstractContextManager[Session]:
+    """A session; of a continued run with another seed.
+
+    Engines that begin again with the seed of the run would draw new samples with the random numbers
+    of those that it has.
+    """
+    if continued is not None:
+        drawn = sum(read_header(path).samples for path in run.path.rglob("*.parquet"))
+        workload = config.workload.model_copy(update={"seed": config.workload.seed + drawn})
+        config = config.model_copy(update={"workload": workload})
+    return session(config, names, run, console, continued=continued is not None)
 
 
 def dry_run(config: Config, console: Console) -> None:
@@ -263,5 +357,7 @@ def _replay_of_workload(name: str) -> str:
 
 
 def _copy(source: Path, target: Path) -> None:
+    if source == target:
+        return  # a continued run has it
     with whole(target) as partial:
         shutil.copyfile(source, partial)

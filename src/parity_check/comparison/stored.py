@@ -169,7 +169,7 @@ def _open_repeat(run: StoredRun, directory: Path, part: Part) -> Repeat:
 def _parts_of_old_run(directory: Path, config: Config, names: Sequence[str]) -> tuple[Part, ...]:
     """The traces of a run without a manifest, inferred from its configuration and command."""
     # Imported where it is needed, because it loads the engines.
-    from parity_check.recording.session import repeats_of
+    from parity_check.recording.recorder import repeats_of
 
     commands = [read_header(path).command for path in directory.glob("*.parquet")]
     if not commands:

@@ -10,15 +10,10 @@ from parity_check.config.models import Config
 from parity_check.console import Console
 from parity_check.engines.kinds import configured_engine
 from parity_check.files import check_writable
+from parity_check.recording.recorder import record_trace, score_trace
 from parity_check.recording.requests import LogprobOperation
 from parity_check.recording.run_directory import RunDirectory
-from parity_check.recording.session import (
-    check_model,
-    record_trace,
-    score_trace,
-    session,
-    tokenize_prompts,
-)
+from parity_check.recording.session import check_model, session, tokenize_prompts
 from parity_check.traces.prompts import read_workload
 from parity_check.traces.trace import read_header
 

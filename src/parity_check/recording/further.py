@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from parity_check.files import cannot_write
 from parity_check.traces import manifest
 from parity_check.traces.manifest import Part
-from parity_check.traces.trace import Trace, write_trace
+from parity_check.traces.trace import join_traces, read_header
 
 
 def join(directory: Path, further: Path, parts: Sequence[Part], look: int) -> None:
@@ -22,14 +21,13 @@ def join(directory: Path, further: Path, parts: Sequence[Part], look: int) -> No
     joined = further / "joined"
     digests: dict[str | None, str] = {}
     try:
+        shutil.rmtree(joined, ignore_errors=True)  # of a join that was interrupted
         joined.mkdir()
         for part in parts:
-            own, more = Trace(directory / part.file), Trace(further / part.file)
-            header = replace(own.header, replayed_from=digests.get(own.header.replayed_from))
-            samples = [*own.samples(), *more.samples()]
-            texts = {**own.vocabulary(), **more.vocabulary()}
-            written = write_trace(joined / part.file, samples, header, texts)
-            digests[own.header.token_digest] = written.token_digest
+            own = read_header(directory / part.file)
+            both = [place / part.file for place in (directory, further)]
+            written = join_traces(both, joined / part.file, digests.get(own.replayed_from))
+            digests[own.token_digest] = written.token_digest
         for part in parts:
             (joined / part.file).replace(directory / part.file)
         manifest.finish(directory, look)

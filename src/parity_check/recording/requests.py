@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from parity_check.config.models import Workload
 from parity_check.engines.base import Engine
@@ -53,28 +53,48 @@ def check_same_ids(
         )
 
 
-def generate(
-    engine: Engine,
+class Turn(NamedTuple):
+    """One sample that is to be drawn: of which prompt, and its number among those of the prompt."""
+
+    prompt: Prompt
+    token_ids: list[int]
+    number: int
+
+    @property
+    def sample_id(self) -> str:
+        return f"{self.prompt.prompt_id}/{self.number}"
+
+
+def turns(
     prompts: Sequence[Prompt],
     token_ids: Sequence[list[int]],
-    workload: Workload,
+    samples_per_prompt: int,
     earlier: Iterable[Prompt] = (),
-) -> list[Sample]:
-    """Sample every prompt `samples_per_prompt` times, in one batch.
+) -> list[Turn]:
+    """Every prompt `samples_per_prompt` times.
 
     A prompt that is there again, or that was sampled `earlier`, gets further samples.
     """
-    turns = Counter(prompt.prompt_id for prompt in earlier)
+    seen = Counter(prompt.prompt_id for prompt in earlier)
     planned = []
     for prompt, ids in zip(prompts, token_ids, strict=True):
-        first = turns[prompt.prompt_id] * workload.samples_per_prompt
-        planned += [(prompt, ids, first + index) for index in range(workload.samples_per_prompt)]
-        turns[prompt.prompt_id] += 1
+        first = seen[prompt.prompt_id] * samples_per_prompt
+        planned += [Turn(prompt, ids, first + more) for more in range(samples_per_prompt)]
+        seen[prompt.prompt_id] += 1
+    return planned
+
+
+def generate(
+    engine: Engine, prompts: Sequence[Prompt], token_ids: Sequence[list[int]], workload: Workload
+) -> list[Sample]:
+    """Sample every prompt `samples_per_prompt` times, in one batch."""
+    return draw(engine, turns(prompts, token_ids, workload.samples_per_prompt), workload)
+
+
+def draw(engine: Engine, planned: Sequence[Turn], workload: Workload) -> list[Sample]:
+    """Draw samples, in one batch."""
     rows = engine.generate(
-        [
-            {"sample_id": f"{prompt.prompt_id}/{index}", "prompt_token_ids": ids}
-            for prompt, ids, index in planned
-        ],
+        [{"sample_id": turn.sample_id, "prompt_token_ids": turn.token_ids} for turn in planned],
         sampling=workload.sampling(),
         max_tokens=workload.max_tokens,
         ignore_eos=workload.ignore_eos,
@@ -83,19 +103,19 @@ def generate(
     return [
         Sample(
             sample_id=row.sample_id,
-            prompt_id=prompt.prompt_id,
-            sample_index=index,
-            prompt_group=prompt.group,
-            prompt_token_ids=ids,
+            prompt_id=turn.prompt.prompt_id,
+            sample_index=turn.number,
+            prompt_group=turn.prompt.group,
+            prompt_token_ids=turn.token_ids,
             completion_token_ids=row.token_ids,
             finish_reason=row.finish_reason,
             seed=None,
             policy_version=None,
             text=row.text,
-            labels=prompt.labels,
+            labels=turn.prompt.labels,
             **_logprob_columns(row),
         )
-        for (prompt, ids, index), row in zip(planned, rows, strict=True)
+        for turn, row in zip(planned, rows, strict=True)
     ]
 
 

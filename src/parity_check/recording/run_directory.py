@@ -61,6 +61,9 @@ class RunDirectory:
     ) -> None:
         if kind is not None:
             self._keep_partial()
+        for batches in self.path.rglob("*.batches"):
+            with suppress(OSError):  # some are there, for the run to be continued
+                batches.rmdir()
         shutil.rmtree(self.work, ignore_errors=True)
         no_engine_was_started = kind is not None and not any(self.path.rglob("*.log"))
         kept = None if no_engine_was_started else self._kept()
@@ -82,6 +85,8 @@ class RunDirectory:
         """The recorded work in the directory, as text."""
         recorded = (".parquet", ".jsonl")
         names = sorted(file.name for file in self.path.iterdir() if file.suffix in recorded)
+        for batches in sorted(self.path.glob("*.batches")):
+            names.append(f"{len(list(batches.iterdir()))} batches of {batches.stem}.parquet")
         return f"kept in {self.shown}: {', '.join(names)}" if names else None
 
     def _keep_partial(self) -> None:

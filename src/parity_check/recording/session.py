@@ -1,16 +1,15 @@
-"""Engine sessions: provision and start engines, and record traces with them."""
+"""Engine sessions: provision and start engines, and check that they read the model alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from parity_check.config.load import dump_config
-from parity_check.config.models import SHAPING, Config, ModelConfig, Workload
+from parity_check.config.models import Config, ModelConfig
 from parity_check.console import Activity, Console
 from parity_check.engines.base import ConfiguredEngine, Engine, Interpreter, Progress
 from parity_check.engines.environment.environment import (
@@ -23,15 +22,10 @@ from parity_check.engines.pool import EnginePool
 from parity_check.engines.side_by_side import side_by_side
 from parity_check.errors import TraceMismatchError
 from parity_check.recording import requests
-from parity_check.recording.requests import LogprobOperation
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.traces import checkpoint, provenance
-from parity_check.traces.engine import LogprobPath
 from parity_check.traces.prompts import Prompt
-from parity_check.traces.run_files import repeat_name, sampled_name
-from parity_check.traces.trace import Trace, TraceHeader, read_header, write_trace
-
-PATH_OF: Mapping[LogprobOperation, LogprobPath] = {"replay": "decode", "rescore": "prefill"}
+from parity_check.traces.trace import read_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +40,18 @@ class Session:
     engines: EnginePool
     environments: Mapping[str, Environment | None]
     activity: Activity
+    continued: bool = False
+    """Whether the run was interrupted before: what it recorded is kept."""
 
 
 @contextmanager
 def session(
-    config: Config, roles: Sequence[str], run: RunDirectory, console: Console
+    config: Config,
+    roles: Sequence[str],
+    run: RunDirectory,
+    console: Console,
+    *,
+    continued: bool = False,
 ) -> Iterator[Session]:
     """Provision environments and yield a session; closes all engines at the end."""
     model_path = checkpoint.locate_model(config.model)
@@ -83,6 +84,7 @@ def session(
                 engines=pool,
                 environments=environments,
                 activity=activity,
+                continued=continued,
             )
 
 
@@ -188,136 +190,3 @@ def check_model(loaded: Mapping[str, Any], source: Path) -> None:
                 f"{source} was recorded with another model: {key}: {recorded[key]} ≠ "
                 f"{loaded.get(key)}"
             )
-
-
-def replay_with_repeats(
-    session: Session, source: Path, path: Path, directory: Path, engine: Engine
-) -> None:
-    """Replay a trace's tokens on an engine, and make its A/A runs."""
-    score_trace(session, "replay", source, path, engine)
-    repeat(session, path, directory, engine)
-
-
-def sample_with_repeats(
-    session: Session,
-    directory: Path,
-    prompts: Sequence[Prompt],
-    token_ids: Sequence[list[int]],
-    engine: Engine,
-    earlier: Iterable[Prompt] = (),
-) -> None:
-    """Sample an engine's own rollouts, and make its A/A runs."""
-    role = engine.spec.role
-    sampled = directory / sampled_name(role)
-    record_trace(session, prompts, token_ids, sampled, engine, earlier)
-    repeat(session, sampled, directory, engine)
-
-
-def repeats_of(config: Config, name: str) -> int:
-    """The number of A/A runs of an engine: none for a server, which cannot replay tokens."""
-    return config.workload.repeats if configured_engine(name, config).can.repeats else 0
-
-
-def repeat(session: Session, source: Path, directory: Path, engine: Engine) -> None:
-    """Make an engine's A/A runs on a trace."""
-    for number in range(1, repeats_of(session.config, engine.spec.role) + 1):
-        path = directory / repeat_name(engine.spec.role, number)
-        score_trace(session, evaluation(engine), source, path, engine, shuffle=number)
-
-
-def evaluation(engine: Engine) -> LogprobOperation:
-    """How an engine evaluates given tokens."""
-    return "rescore" if engine.spec.can.evaluates_by == "prefill" else "replay"
-
-
-def record_trace(
-    session: Session,
-    prompts: Sequence[Prompt],
-    token_ids: Sequence[list[int]],
-    path: Path,
-    engine: Engine,
-    earlier: Iterable[Prompt] = (),
-) -> TraceHeader:
-    """Sample rollouts with one engine and write them as a trace.
-
-    Prompts that were sampled `earlier` get further samples.
-    """
-    samples = requests.generate(engine, prompts, token_ids, session.config.workload, earlier)
-    header = trace_header(session, engine, "decode", sampled_by=engine.spec.role)
-    written = write_trace(path, samples, header, requests.vocabulary(engine, samples))
-    engine.forget()
-    return written
-
-
-def score_trace(
-    session: Session,
-    operation: LogprobOperation,
-    source: Path,
-    path: Path,
-    engine: Engine,
-    shuffle: int | None = None,
-) -> TraceHeader:
-    """Score a trace's tokens on one engine, and write its logprobs as another trace.
-
-    Sampling parameters that an imported trace lacks are taken from the configuration.
-    """
-    trace = Trace(source)
-    otherwise = {} if shuffle is None else engine.spec.repeats_with
-    sampling = {**_sampling(session.config.workload), **trace.header.sampling}
-    samples = requests.score(
-        engine,
-        operation,
-        trace.samples(),
-        {k: v for k, v in sampling.items() if k in SHAPING},
-        session.config.workload.top_logprobs,
-        shuffle,
-        **otherwise,
-    )
-    header = trace_header(
-        session,
-        engine,
-        PATH_OF[operation],
-        sampled_by=trace.header.sampled_by,
-        sampling=sampling,
-        replayed_from=trace.header.token_digest,
-    )
-    texts = trace.vocabulary() or requests.vocabulary(engine, samples)
-    written = write_trace(path, samples, header, texts)
-    engine.forget()
-    return written
-
-
-def trace_header(
-    session: Session,
-    engine: Engine,
-    path: LogprobPath,
-    *,
-    sampled_by: str,
-    sampling: dict[str, Any] | None = None,
-    replayed_from: str | None = None,
-) -> TraceHeader:
-    """The provenance of what an engine computed in this session."""
-    return TraceHeader(
-        run_id=session.run_id,
-        created_utc=session.created_utc,
-        command=provenance.command_line(),
-        sampled_by=sampled_by,
-        evaluated_by=engine.spec.role,
-        engine=engine.description,
-        model=session.model,
-        sampling=sampling or _sampling(session.config.workload),
-        logprob_path=path,
-        logprob_distribution=engine.description.distribution,
-        host=provenance.host_fingerprint(),
-        config=dump_config(session.config),
-        replayed_from=replayed_from,
-    )
-
-
-def _sampling(workload: Workload) -> dict[str, Any]:
-    """The sampling parameters for a trace header."""
-    return {
-        **workload.sampling(),
-        "max_tokens": workload.max_tokens,
-        "ignore_eos": workload.ignore_eos,
-    }

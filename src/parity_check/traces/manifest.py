@@ -135,7 +135,7 @@ def check_whole(directory: Path, manifest: Manifest) -> None:
         if part.file not in manifest.sha256:
             raise InputError(
                 f"{directory}: the run is unfinished: {part.file} was not recorded ({part})",
-                hint="record it again with `parity-check compare -c`",
+                hint=f"continue it: parity-check compare --resume {directory}",
             )
         if _digest(directory, part) != manifest.sha256[part.file]:
             raise InputError(

@@ -158,10 +158,7 @@ def write_trace(
         samples=len(samples),
         tokens=sum(len(sample.completion_token_ids) for sample in samples),
     )
-    metadata = {
-        METADATA_KEY: json.dumps({**asdict(header), "engine": header.engine.stated()}).encode(),
-        VOCABULARY_KEY: json.dumps(dict(vocabulary)).encode(),
-    }
+    metadata = _metadata(header, vocabulary)
     columns = [
         *trace_schema(),
         *(
@@ -184,6 +181,46 @@ def write_trace(
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         write_seal(partial)
     return header
+
+
+def join_traces(
+    paths: Sequence[Path], target: Path, replayed_from: str | None = None
+) -> TraceHeader:
+    """Write the samples of several traces as one, atomically; return its header.
+
+    Its provenance is that of the last one, with `replayed_from`. Holds one row group in memory.
+    Raises OutputError if the file cannot be written.
+    """
+    import pyarrow as pa
+
+    traces = [Trace(path) for path in paths]
+    header = replace(
+        traces[-1].header,
+        replayed_from=replayed_from,
+        token_digest=token_digest(sample for trace in traces for sample in trace.samples()),
+        samples=sum(trace.header.samples for trace in traces),
+        tokens=sum(trace.header.tokens for trace in traces),
+    )
+    texts: dict[int, str] = {}
+    for trace in traces:
+        texts |= trace.vocabulary()
+    schema = pa.unify_schemas([trace.schema() for trace in traces])
+    schema = schema.with_metadata(_metadata(header, texts))
+    with whole(target) as partial:
+        with trace_writer(partial, schema) as writer:
+            for trace in traces:
+                for table in trace.tables():
+                    both = [schema.empty_table(), table]
+                    writer.write_table(pa.concat_tables(both, promote_options="default"))
+        write_seal(partial)
+    return header
+
+
+def _metadata(header: TraceHeader, vocabulary: Mapping[int, str]) -> dict[bytes, bytes]:
+    return {
+        METADATA_KEY: json.dumps({**asdict(header), "engine": header.engine.stated()}).encode(),
+        VOCABULARY_KEY: json.dumps(dict(vocabulary)).encode(),
+    }
 
 
 def trace_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -257,8 +294,19 @@ class Trace:
         return {int(token): text for token, text in tree.items()}
 
     def samples(self) -> Iterator[Sample]:
+        for table in self.tables():
+            yield from map(_sample, table.to_pylist())
+
+    def schema(self) -> pa.Schema:
+        """Its columns that are known, without metadata."""
+        import pyarrow as pa
+
+        return pa.schema([self._file.schema_arrow.field(name) for name in self._columns])
+
+    def tables(self) -> Iterator[pa.Table]:
+        """All columns of each row group, in order."""
         for index in range(self._file.num_row_groups):
-            yield from map(_sample, self._read(index).to_pylist())
+            yield self._read(index)
 
     def samples_at(self, numbers: Iterable[int]) -> dict[int, Sample]:
         """Some samples, by their index in the trace. Reads each row group once."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from parity_check.config.training import TRAINER
 from parity_check.engines.client import WorkerEngine
 from parity_check.recording import requests
-from parity_check.recording.session import Session, trace_header
+from parity_check.recording.recorder import trace_header
+from parity_check.recording.session import Session
 from parity_check.traces.trace import Sample, write_trace
 from parity_check.training.arms import Run
 from parity_check.training.loop import Rollout

@@ -125,7 +125,8 @@ class Placed:
         self, requests: Sequence[Mapping[str, Any]], *, max_tokens: int, **parameters: Any
     ) -> list[Sampled]:
         named = {"max_tokens": max_tokens, **parameters}
-        self._first.clear()  # what was sampled before has other tokens
+        for request in requests:  # what was sampled before has other tokens
+            self._first.pop(request["sample_id"], None)
         return self._dealt("generate", (), requests, max_tokens, named)
 
     def score(

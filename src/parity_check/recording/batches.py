@@ -1,0 +1,128 @@
+"""Batches: a trace is recorded in parts, so that memory is bounded and finished parts are kept.
+
+While `reference.parquet` is recorded, its batches are whole traces in `reference.batches/`. When
+all are done they become the trace. A run that is continued records only those that are missing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from parity_check.engines.base import Engine
+from parity_check.errors import TraceMismatchError
+from parity_check.files import cannot_write
+from parity_check.traces.trace import Sample, Trace, TraceHeader, join_traces, write_trace
+
+TOKENS_PER_BATCH = 1 << 22
+"""A batch has at most so many tokens, prompts included, or one request. At the end of a batch an
+engine runs out of requests, which costs the time of a long completion."""
+SUFFIX = ".batches"
+SAME_ENGINE = ("version", "family", "packages", "device", "model")
+TABLES = ("model", "reference", "candidate", "engines", "workload")
+Item = TypeVar("Item")
+
+
+class Work(Protocol[Item]):
+    """What an engine computes for one trace, a sample for each item."""
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def count(self) -> int: ...
+    def items(self) -> Iterator[Item]: ...
+    def tokens(self, item: Item) -> int: ...
+    def compute(self, batch: Sequence[Item]) -> list[Sample]: ...
+    def is_of(self, sample: Sample, item: Item) -> bool: ...
+    def header(self) -> TraceHeader: ...
+    def texts(self, samples: Sequence[Sample]) -> Mapping[int, str]: ...
+
+
+def batches_of(path: Path) -> Path:
+    """The directory of a trace's batches while it is recorded."""
+    return path.with_suffix(SUFFIX)
+
+
+def record_in_batches(
+    path: Path, work: Work[Item], begin: Callable[[int], None], *, continued: bool
+) -> TraceHeader:
+    """Compute a trace batch by batch, and write it. `begin` is told the samples before a batch.
+
+    A `continued` run keeps what it recorded before. Raises TraceMismatchError if that is of other
+    tokens, another engine, or another configuration.
+    """
+    if continued and path.exists():
+        _check(path, work, list(work.items()))
+        return Trace(path).header
+    parts = batches_of(path)
+    if not continued:
+        shutil.rmtree(parts, ignore_errors=True)
+    try:
+        parts.mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(parts, error) from None
+    paths: list[Path] = []
+    done = 0
+    for batch in _batches(work):
+        paths.append(parts / f"{len(paths) + 1:04}.parquet")
+        if paths[-1].exists():
+            _check(paths[-1], work, batch)
+        else:
+            begin(done)
+            samples = work.compute(batch)
+            write_trace(paths[-1], samples, work.header(), work.texts(samples))
+            work.engine.forget()
+        done += len(batch)
+    written = join_traces(paths, path, work.header().replayed_from)
+    shutil.rmtree(parts)
+    return written
+
+
+def _batches(work: Work[Item]) -> Iterator[list[Item]]:
+    batch: list[Item] = []
+    tokens = 0
+    for item in work.items():
+        own = work.tokens(item)
+        if batch and tokens + own > TOKENS_PER_BATCH:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(item)
+        tokens += own
+    if batch:
+        yield batch
+
+
+def _recorded_with(header: TraceHeader) -> dict[str, Any]:
+    """The tables of the configuration that matter here, without the seed: see `resume`."""
+    tables = {name: header.config.get(name) for name in TABLES}
+    workload = dict(tables["workload"] or {})
+    workload.pop("seed", None)
+    return {**tables, "workload": workload}
+
+
+def _check(path: Path, work: Work[Item], items: Sequence[Item]) -> None:
+    """Refuse an earlier part of other tokens, another engine, or another configuration."""
+    trace, now = Trace(path), work.header()
+    ours, theirs = now.engine.stated(), trace.header.engine.stated()
+    for name in SAME_ENGINE:
+        if ours.get(name) != theirs.get(name):
+            raise TraceMismatchError(
+                f"{path} was recorded by another engine: {name}: {theirs.get(name)}, now "
+                f"{ours.get(name)}",
+                hint="a run is continued with the engines that began it",
+            )
+    before = _recorded_with(trace.header)
+    for name, value in _recorded_with(now).items():
+        if before.get(name) != value:
+            raise TraceMismatchError(
+                f"{path} was recorded with another configuration: [{name}] differs",
+                hint="a run is continued with the configuration that began it",
+            )
+    samples = list(trace.samples())
+    if len(samples) != len(items) or not all(map(work.is_of, samples, items)):
+        raise TraceMismatchError(
+            f"{path} was recorded for other prompts or tokens",
+            hint="a run is continued with the prompts that began it",
+        )
