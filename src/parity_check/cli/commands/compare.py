@@ -1,0 +1,125 @@
+"""`compare`: identical prompts through both engines, or two stored traces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from parity_check.cli import invocation
+from parity_check.cli.options import (
+    CandidateEngine,
+    Color,
+    ConfigFile,
+    DryRun,
+    ExitZero,
+    Format,
+    MaxTokens,
+    Model,
+    Objective,
+    OnInconclusive,
+    OnlyVerdict,
+    OutDirectory,
+    OutputFormat,
+    Overlay,
+    Profile,
+    Prompts,
+    ReferenceEngine,
+    ReferenceTrace,
+    Samples,
+    ShowProgress,
+    StoredPair,
+    Temperature,
+    Verbose,
+    WorkloadTrace,
+    WriteTo,
+    delivery_from,
+    read_by,
+    with_out,
+)
+
+
+def compare(
+    context: typer.Context,
+    traces: StoredPair = None,
+    config: ConfigFile = None,
+    model: Model = None,
+    reference: ReferenceEngine = None,
+    candidate: CandidateEngine = None,
+    prompts: Prompts = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    samples: Samples = None,
+    objective: Objective = None,
+    profile: Profile = None,
+    reference_trace: ReferenceTrace = None,
+    workload_trace: WorkloadTrace = None,
+    overlay: Overlay = None,
+    out: OutDirectory = None,
+    format: OutputFormat = Format.text,
+    write: WriteTo = None,
+    exit_zero: ExitZero = False,
+    inconclusive: OnInconclusive = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = 0,
+    quiet: OnlyVerdict = 0,
+    color: Color = None,
+    progress: ShowProgress = None,
+) -> None:
+    """Run identical prompts through both engines and compare their logprobs.
+
+    Or compare two stored traces, where one is a replay of the other's tokens.
+    """
+    from parity_check.config.load import load_judging
+
+    console = invocation.console(context, verbose - quiet, color, progress)
+    if traces:
+        from parity_check.comparison import recorded
+
+        others = (reference_trace, workload_trace)
+        if (
+            len(traces) != 2
+            or invocation.stated(context)
+            or any(each is not None for each in others)
+        ):
+            raise typer.BadParameter(
+                "pass two traces, or engines; limits of two traces with --set", param_hint="traces"
+            )
+        judging = load_judging(config, overlay or [])
+        given = read_by(*traces, config)
+        delivery = delivery_from(format, write, exit_zero, inconclusive, given)
+        raise typer.Exit(recorded.compare_traces(traces[0], traces[1], judging, delivery, console))
+    from parity_check.comparison import command as comparison
+
+    if reference is not None and reference.endswith(".parquet"):
+        if reference_trace is not None:
+            raise typer.BadParameter(
+                "two names for the reference: drop one of them", param_hint="--reference-trace"
+            )
+        reference_trace = Path(reference)
+        context.params["reference"] = _recorded_engine(reference_trace)
+    if reference_trace is not None and workload_trace is not None:
+        raise typer.BadParameter(
+            "cannot be combined with --reference-trace", param_hint="--workload-trace"
+        )
+    loaded = invocation.configured(context, config, with_out(overlay, out))
+    given = read_by(config, reference_trace, workload_trace, config=loaded)
+    delivery = delivery_from(format, write, exit_zero, inconclusive, given)
+    if dry_run:
+        comparison.dry_run(loaded, console)
+        return
+    from parity_check.locate import loaded as loaded_engines
+
+    if workload_trace is not None:
+        raise typer.Exit(comparison.compare_on(workload_trace, loaded, delivery, console))
+    raise typer.Exit(comparison.compare(loaded, delivery, console, loaded_engines, reference_trace))
+
+
+def _recorded_engine(trace: Path) -> dict[str, Any] | None:
+    """The table of the engine that recorded a trace; None if the trace does not have it."""
+    from parity_check.traces.trace import read_header
+
+    header = read_header(trace)
+    table = header.config.get(header.evaluated_by)
+    return table if isinstance(table, dict) else None
