@@ -38,7 +38,11 @@ def assert_interrupted(done: Finished, directory: Path, kept: str) -> None:
     assert done.returncode == 130, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == f"interrupted; {kept}"
+    how = "; to continue: parity-check compare --resume "
+    said, to_continue, run = done.stderr.splitlines()[-1].partition(how)
+    assert said == f"interrupted; {kept}"
+    assert (run or "runs/").startswith("runs/")
+    assert bool(to_continue) == kept.startswith("kept in")
     assert done.stderr.count("interrupted") == 1
     assert_tidy(directory)
 

@@ -114,6 +114,8 @@ def resume(
         found = run_engines(
             config, console, locator, stored if theirs else None, continued=(run, begun)
         )
+    for superseded in run.path.glob("*.partial.jsonl"):
+        superseded.unlink()
     return deliver(found.full, delivery, console, found.brief)
 
 

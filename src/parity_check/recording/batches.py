@@ -16,9 +16,10 @@ from parity_check.errors import TraceMismatchError
 from parity_check.files import cannot_write
 from parity_check.traces.trace import Sample, Trace, TraceHeader, join_traces, write_trace
 
-TOKENS_PER_BATCH = 1 << 22
-"""A batch has at most so many tokens, prompts included, or one request. At the end of a batch an
-engine runs out of requests, which costs the time of a long completion."""
+TOKENS_PER_BATCH = 1 << 21
+"""A batch has at most so many tokens, prompts included, or one request. Its samples are in memory,
+with five alternatives about 0.5 kB a token. At its end an engine runs out of requests, which costs
+the time of a long completion."""
 SUFFIX = ".batches"
 SAME_ENGINE = ("version", "family", "packages", "device", "model")
 TABLES = ("model", "reference", "candidate", "engines", "workload")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -55,6 +55,7 @@ def compare(
     profile: Profile = None,
     reference_trace: ReferenceTrace = None,
     workload_trace: WorkloadTrace = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run.")] = None,
     overlay: Overlay = None,
     out: OutDirectory = None,
     format: OutputFormat = Format.text,
@@ -71,9 +72,22 @@ def compare(
 
     Or compare two stored traces, where one is a replay of the other's tokens.
     """
-    from parity_check.config.load import load_judging
+    from parity_check.config.load import load_config, load_judging
 
     console = invocation.console(context, verbose - quiet, color, progress)
+    if resume is not None:
+        from parity_check.comparison import command as comparison
+        from parity_check.locate import loaded as loaded_engines
+
+        others = (*(traces or ()), config, overlay, out, reference_trace, workload_trace)
+        if invocation.stated(context) or dry_run or any(others):
+            raise typer.BadParameter(
+                "continues a run as it was begun: only how to report can be set beside it",
+                param_hint="--resume",
+            )
+        begun = load_config(resume / "config.toml")
+        delivery = delivery_from(format, write, exit_zero, inconclusive, read_by(config=begun))
+        raise typer.Exit(comparison.resume(resume, begun, delivery, console, loaded_engines))
     if traces:
         from parity_check.comparison import recorded
 
