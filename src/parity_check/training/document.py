@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from parity_check import words
 from parity_check.comparison.document.engines import name, plain
 from parity_check.config.training import FIRST
 from parity_check.measure.gates import Verdict
@@ -129,9 +130,11 @@ def _loss(report: TrainingReport) -> str:
         f"trainer: {trainer.label}, {trainer.config.get('dtype', '?')}, lm_head "
         f"{plain(trainer.settings['lm_head_dtype'].in_force)}; {training['loss']} with ε "
         f"{training['epsilon_low']:g}/{training['epsilon_high']:g}, ratio over {over} logprobs; "
-        f"AdamW, learning rate {training['learning_rate']:g}; {training['steps']} steps of "
-        f"{training['prompts_per_step']} prompts × {training['group_size']} samples, temperature "
-        f"{workload['temperature']:g}, up to {workload['max_tokens']} tokens"
+        f"AdamW, learning rate {training['learning_rate']:g}; "
+        f"{words.count(training['steps'], 'step')} of "
+        f"{words.count(training['prompts_per_step'], 'prompt')} × "
+        f"{words.count(training['group_size'], 'sample')}, temperature "
+        f"{workload['temperature']:g}, up to {words.count(workload['max_tokens'], 'token')}"
     )
 
 
