@@ -13,8 +13,6 @@ from parity_check.traces import checkpoint
 
 REBUILT = {"0.8.5": "0.8.5.post2"}
 """CPU wheels that are known to work under another version than the GPU wheels."""
-
-
 DRIVERS = {12: 525, 13: 580}
 """The oldest driver branch for each major version of CUDA: table 1 of
 https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html."""

@@ -88,7 +88,8 @@ def _steps(report: TrainingReport, arm: str) -> int:
 
 def _outcome(report: TrainingReport) -> str:
     inside = [arm.name for arm in report.others if report.verdict_of(arm) == "parity"]
-    return f"{len(inside)} of {len(report.others)} arms inside the reference's band"
+    arms = words.count(len(report.others), "arm")
+    return f"{len(inside)} of {arms} inside the reference's band"
 
 
 def _lead(checks: tuple[Check, ...], verdict: Verdict) -> str:
