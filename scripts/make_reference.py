@@ -85,7 +85,9 @@ only half of the runs. The warning `shared-prefixes` appears if prompts share ha
   contain may dominate. Their far end includes unseen tokens with Δ = {unseen:g} nats, as many as
   the bound of the tail allows: 16, 19 and 364 (of 1 / ESS − 1) times 3.7 / n. Larger ones are
   visible in the other sampling direction, where they are e^Δ times as frequent; a run with one
-  direction cannot exclude them.
+  direction cannot exclude them. Mean Δ, RMS Δ and the quantiles have no such allowance: where no
+  token varies, their interval has no width (77 % coverage below, with 12 prompts). The gate on the
+  tail bounds the share of such tokens.
 - ESS: the interval of 1 / ESS − 1, linearised.
 - Quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide, over at
   most {folds} groups of clusters.
@@ -131,8 +133,10 @@ correction:
 {looks}
 
 If an engine against itself is outside the limit, the gate is inconclusive: no verdict on the other
-engine is possible. If all compared tokens are bit-identical, the bound on unseen rare events does
-not prevent parity. A side without any usable logprob is drift, because of its invalid logprobs.
+engine is possible. Bit-identical tokens need as many as any others: two engines that differ only in
+rare events look the same in a small sample. The profile `exact` requires that the compared tokens
+are bit-identical, in at least 8 prompts, and says nothing of others. A side without any usable
+logprob is drift, because of its invalid logprobs.
 `required_limit` is the limit that would just have passed. `prompts_needed` is the smallest number
 of clusters G (as prompts) with {settling:g} s / √G + u / G below the distance from the
 estimate to its limit, where s is the spread of cluster means and u what a cluster leaves unseen.

@@ -228,7 +228,7 @@ def candidate_sampled_ratio(directory: Path, settings: dict[str, Any]) -> dict[s
         workload={"num_prompts": 24, "max_tokens": 8, "temperature": 0.7},
     )
     done = run_cli("compare", "-c", config, cwd=directory)
-    assert done.returncode == (1 if settings == RAW else 0), done.stdout
+    assert done.returncode == (1 if settings == RAW else 4), done.stdout
     report = json.loads((only_run(directory) / "report.json").read_text())
     ratio: dict[str, Any]
     [ratio] = [
@@ -353,3 +353,14 @@ def test_a_stored_trace_has_a_plan_and_no_looks(drifting_run: Run, tmp_path: Pat
         enough = ("--set", "workload.num_prompts=enough")
         done = run_cli("compare", "-c", config, option, trace, *enough, cwd=tmp_path)
         assert_fails(done, 2, 'workload.num_prompts: "enough" is only for `compare`')
+
+
+@pytest.mark.parametrize(("profile", "code"), [("strict", 4), ("exact", 0)])
+def test_a_few_bit_identical_tokens_are_no_parity(tmp_path: Path, profile: str, code: int) -> None:
+    """Rare events do not show in 16 tokens; `exact` asks of nothing but the tokens compared."""
+    small = {"num_prompts": 8, "samples_per_prompt": 1, "max_tokens": 2}
+    fake_config(tmp_path, workload=small, gates={"profile": profile})
+    done = run_cli("compare", cwd=tmp_path)
+    assert done.returncode == code, done.stdout
+    offered = "all compared tokens are bit-identical: --profile exact requires just that"
+    assert (offered in done.stdout) == (profile == "strict")

@@ -102,6 +102,18 @@ def test_rollouts_of_several_samples_are_sequences_and_clusters(tmp_path: Path) 
     assert turns == {"turn 1", "turn 2", "turn 3"}
 
 
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_column_that_was_copied_from_the_other_is_said(tmp_path: Path, copied: bool) -> None:
+    rows = [json.loads(line) for line in (SAMPLES / "nemo-rl.jsonl").read_text().splitlines()]
+    for row in rows if copied else []:
+        row["prev_logprobs"] = row["generation_logprobs"]
+    dump = tmp_path / "dump.jsonl"
+    dump.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert import_dump("nemo-rl", dump, cwd=tmp_path).returncode == 0
+    report = report_of("T.parquet", "T-trainer.parquet", cwd=tmp_path)
+    assert ("copied-logprobs" in [each["id"] for each in report["warnings"]]) == copied
+
+
 def test_a_loss_that_recomputes_shows_its_truncation(tmp_path: Path) -> None:
     assert import_dump("trl", SAMPLES / "trl.jsonl", cwd=tmp_path).returncode == 0
     pair = ("T.parquet", "T-trainer.parquet", "--set", "objective.kind=gspo")

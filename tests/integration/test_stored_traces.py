@@ -119,9 +119,9 @@ def test_limits_of_a_configuration_judge_two_traces(stored: Stored, tmp_path: Pa
     assert again.stdout == done.stdout
 
 
-def test_an_engine_against_itself_is_parity(stored: Stored, tmp_path: Path) -> None:
+def test_an_engine_against_itself_is_bit_identical(stored: Stored, tmp_path: Path) -> None:
     done = compare(stored.a, stored.by_reference, "--format", "json", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 4, "rare events do not show in a few hundred tokens"
     report = report_of(done)
     values = {metric["name"]: metric["value"] for metric in report["metrics"]}
     assert (values["mean_log_ratio"], values["ess"]) == (0, 1)

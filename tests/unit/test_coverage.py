@@ -7,6 +7,7 @@ chosen with other seeds.
 import pytest
 
 import simulate_intervals as simulated
+from parity_check.measure.gates import PROFILES
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +64,19 @@ def test_tokens_too_large_for_one_direction_show_in_the_other() -> None:
     """6 nats up in one direction are e^6 times as many, 6 nats down, in the other."""
     prompts = simulated.PROMPTS_THAT_DECIDE
     assert simulated.unseen_parity(6.0, 5.0, prompts, 20, SEED, both=True) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("profile", "tokens"), [("strict", 1024), ("standard", 1024), ("standard", 12_800)]
+)
+def test_engines_identical_but_for_rare_tokens_are_not_parity(profile: str, tokens: int) -> None:
+    """Most of these runs show no such token: all that they compare is bit-identical."""
+    share = 2 * PROFILES[profile]["tail_fraction"][0]
+    assert simulated.identical_parity(share, tokens, profile, 200, SEED) == 0.0
+
+
+def test_identical_engines_are_parity_where_there_are_tokens_enough() -> None:
+    assert simulated.identical_parity(0.0, 166_400, "standard", 3, SEED) == 1.0
 
 
 def test_ess_needs_its_allowance_for_unseen_tokens() -> None:

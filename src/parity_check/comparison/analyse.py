@@ -33,6 +33,7 @@ from parity_check.comparison.report import (
 )
 from parity_check.comparison.stored import StoredRun, open_pair, open_run
 from parity_check.comparison.warnings import (
+    copied_logprobs,
     impossible_tokens,
     lost_replicas,
     sampler,
@@ -140,6 +141,7 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             *unchecked(t for each in run.rollouts for t in each.traces.values()),
             *lost_replicas(run.headers()),
             *impossible_tokens(d.measurement for pair in pairs for d in pair.directions),
+            *copied_logprobs(headers, (d.measurement for pair in pairs for d in pair.directions)),
             *shared_prefixes(prefixes, how.cluster_by),
         ),
         coverage=_coverage(run, pairs, floors, how),

@@ -72,6 +72,22 @@ def impossible_tokens(measurements: Iterable[Measurement]) -> Iterator[ReportWar
                 )
 
 
+def copied_logprobs(
+    headers: Mapping[str, TraceHeader], measurements: Iterable[Measurement]
+) -> Iterator[ReportWarning]:
+    """Two columns of a dump that agree to the last bit: one was probably copied from the other."""
+    if not any(header.engine.imported for header in headers.values()):
+        return
+    for measured in measurements:
+        if measured["identical_fraction"].value == 1.0:
+            yield ReportWarning(
+                "copied-logprobs",
+                f"all {measured.tokens:,} logprobs of the dump are bit-identical on both sides. A "
+                "rollout engine and a trainer rarely agree to the last bit: if one column was "
+                "copied from the other, this comparison says nothing",
+            )
+
+
 def shared_prefixes(prefixes: Prefixes, cluster_by: str) -> Iterator[ReportWarning]:
     """Prompts that share much of their text are counted as independent."""
     shared, prompts = prefixes.counted_apart()

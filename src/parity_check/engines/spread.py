@@ -45,6 +45,20 @@ def check_sizes(table: str, arguments: Mapping[str, Any], model_path: str) -> No
         )
 
 
+def check_executor(table: str, platform: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse vLLM's Ray executor where it does not exist. Raises ConfigError.
+
+    `CpuPlatform` has no `ray_device_key`. On CPU, 0.8.5 and 0.18.1 use "mp" instead and only log
+    it; later versions fail while they load.
+    """
+    if platform == "cpu" and arguments.get("distributed_executor_backend") == "ray":
+        raise ConfigError(
+            f'[{table}.engine_args] distributed_executor_backend = "ray": vLLM has no Ray executor '
+            "on CPU",
+            hint=f'use "mp"; to place whole engines on a Ray cluster, [{table}.placement]',
+        )
+
+
 def check_devices(
     table: str, wheels: str, arguments: Mapping[str, Any], environ: Mapping[str, str]
 ) -> None:

@@ -93,6 +93,8 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
     def check_start(self, model_path: str) -> None:
         spread.check_sizes(place(self.role), self.table.engine_args, model_path)
         needed = self.table.requirement
+        if needed is not None:
+            spread.check_executor(place(self.role), _runs_on(needed), self.table.engine_args)
         if self.table.placement is None and needed is not None and _runs_on(needed) == "cuda":
             spread.check_devices(place(self.role), needed, self.table.engine_args, self.table.env)
             asked = pinned.parse(needed)
@@ -130,6 +132,7 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
         table, version = self.table, Version(environment.packages["vllm"])
         label = f"{environment.distribution or 'vllm'} {version}"
         family = table.family or usual_family(version, environment.platform)
+        spread.check_executor(place(self.role), environment.platform, table.engine_args)
         here = table.placement is None and table.python is not None
         if here and environment.platform == "cuda":
             spread.check_devices(place(self.role), f"vllm=={version}", table.engine_args, table.env)

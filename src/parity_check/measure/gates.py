@@ -171,20 +171,18 @@ def judge(
     limit: Limit,
     floor: Estimate | None = None,
     *,
-    identical: bool = False,
     prompts: int | None = None,
 ) -> GateResult:
     """Judge one estimate by its printed interval.
 
     `floor` is the same metric of an engine against itself. If it is outside the limit, the gate is
-    inconclusive. `identical` means that all compared tokens are bit-identical; then parity does not
-    need the upper bound of rare events to be inside the limit. `prompts` is the number of prompts
-    in the estimate's clusters, if that is not the same.
+    inconclusive. `prompts` is the number of prompts in the estimate's clusters, if that is not the
+    same.
     """
     low, high = limit.edges()
     result = GateResult(
         limit.metric, estimate.sampled_by, "inconclusive", "", limit, estimate, floor,
-        required_limit=_required(estimate, limit, floor, identical),
+        required_limit=_required(estimate, limit, floor),
     )  # fmt: skip
     words = _words(estimate)
     if floor is not None and not low <= floor.value <= high:
@@ -199,17 +197,14 @@ def judge(
             reason="the engine is not reproducible at this limit: its noise floor is "
             f"{floor.value:.5g}, the limit is {limit.wording()}; {advice}",
         )
-    if limit.kind == "exact":
-        if estimate.value == limit.value:
-            return replace(result, verdict="parity", reason=f"{words}: bit-identical")
+    if limit.kind == "exact" and estimate.value != limit.value:
         return replace(result, verdict="drift", reason=f"{words}, must be {limit.wording()}")
     if estimate.ci_low is None or estimate.ci_high is None:
         reason = estimate.note if math.isnan(estimate.value) else f"{words}; {estimate.note}"
         least = _prompts(estimate, prompts, _least(estimate))
         return replace(result, reason=reason, prompts_needed=least)
-    if identical and low <= estimate.value <= high:
-        reason = f"all {estimate.n:,} are bit-identical"
-        return replace(result, verdict="parity", reason=reason)
+    if limit.kind == "exact":
+        return replace(result, verdict="parity", reason=f"{words}: bit-identical")
     if low <= estimate.ci_low and estimate.ci_high <= high:
         reason = f"{words} is inside the limit, {limit.wording()}"
         if floor is not None and _within(estimate, floor):
@@ -241,13 +236,10 @@ def _words(estimate: Estimate) -> str:
     return f"{estimate.value:.5g} ({100 * estimate.level:g} % interval {interval})"
 
 
-def _required(
-    estimate: Estimate, limit: Limit, floor: Estimate | None, identical: bool
-) -> float | None:
+def _required(estimate: Estimate, limit: Limit, floor: Estimate | None) -> float | None:
     if limit.kind == "exact" or estimate.ci_low is None or estimate.ci_high is None:
         return None
-    low, high = (estimate.value,) * 2 if identical else (estimate.ci_low, estimate.ci_high)
-    needed = [limit.needed_for(low, high)]
+    needed = [limit.needed_for(estimate.ci_low, estimate.ci_high)]
     if floor is not None:
         needed.append(limit.needed_for(floor.value, floor.value))
     return min(needed) if limit.kind == "lower" else max(needed)
@@ -323,7 +315,6 @@ def judge_all(
     measurement: Measurement, limits: Iterable[Limit], floors: Iterable[Measurement] = ()
 ) -> tuple[GateResult, ...]:
     """Judge one direction: invalid logprobs first, then every limit."""
-    identical = measurement["identical_fraction"].value == 1.0
     floors = list(floors)
     results = list(judge_invalid(measurement.invalid, measurement.sampled_by))
     for limit in limits:
@@ -336,7 +327,7 @@ def judge_all(
             continue
         floor = worst_floor(limit.metric, floors)
         prompts = measurement.prompts
-        results.append(judge(estimate, limit, floor, identical=identical, prompts=prompts))
+        results.append(judge(estimate, limit, floor, prompts=prompts))
     return tuple(results)
 
 

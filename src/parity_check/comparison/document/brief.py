@@ -172,6 +172,12 @@ def _closing(report: ComparisonReport, pair: Pair, run: Path | None) -> Iterator
         yield Sentence(
             f"about {words.count(most, 'prompt')} would settle it (now {report.workload.prompts:,})"
         )
+        shares = [way.measurement["identical_fraction"].value for way in pair.directions]
+        if min(shares) == 1.0:
+            yield Sentence(
+                "all compared tokens are bit-identical: --profile exact requires just that, and "
+                "says nothing of tokens beyond these"
+            )
     if run is None:
         yield Sentence("all numbers: the same command with -v")
         return

@@ -34,7 +34,7 @@ def _sentences(report: ComparisonReport) -> Iterator[str]:
         f"Intervals are clustered by {report.head.config['stats']['cluster_by']}. A limit is "
         "judged by the whole interval: inside is parity, outside is drift, straddling is "
         "inconclusive. A share of 0 has an upper end too, because a small share can go unseen in "
-        "so few tokens."
+        "so few tokens; mean Δ has no such allowance, the gate on the tail stands for it."
     )
     wrong = min(1.0, report.workload.most_looks * family_wise_rate(report.gates))
     if wrong:
