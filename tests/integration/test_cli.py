@@ -14,6 +14,7 @@ from helpers import support
 from helpers.support import assert_fails, call_cli, environment, fake_config, run_cli
 from parity_check.cli.main import cli
 from parity_check.comparison import command
+from parity_check.measure.gates import PROFILES
 
 COMMANDS = ("compare", "record", "replay", "doctor")
 
@@ -147,3 +148,8 @@ def test_help_cuts_no_word_at_80_columns(
     for parameter in command.params:
         assert (parameter.metavar or "") in shown
     assert "… " not in shown.replace("VALUE…", "").replace("FILE…", "")
+
+
+def test_help_names_every_profile(tmp_path: Path) -> None:
+    text = " ".join(call_cli("compare", "--help", cwd=tmp_path).stdout.replace("│", "").split())
+    assert f"gates.profile: {', '.join(PROFILES)}." in text

@@ -168,7 +168,9 @@ Objective = Annotated[
 ]
 Profile = Annotated[
     str | None,
-    typer.Option(help="gates.profile: strict, standard, relaxed.", rich_help_panel=WITHOUT_FILE),
+    typer.Option(
+        help="gates.profile: strict, standard, relaxed, exact.", rich_help_panel=WITHOUT_FILE
+    ),
 ]
 
 StoredPair = Annotated[
