@@ -1,4 +1,4 @@
-"""Write docs/reference/{metrics,causes,frameworks}.md from the program's own tables.
+"""Write docs/reference/{metrics,causes,frameworks,cli}.md from the program's own tables.
 
     python scripts/make_reference.py [--check]
 
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from commands_page import commands_page
 from parity_check.comparison.diagnose import TOKEN_BUDGET
 from parity_check.diagnosis.grid import FALSE_POSITIVES, TOLERANCE
 from parity_check.diagnosis.path import KERNEL_RMS
@@ -474,6 +475,7 @@ def main() -> int:
         PAGES / "metrics.md": metrics_page(),
         PAGES / "causes.md": causes_page(),
         PAGES / "frameworks.md": frameworks_page(),
+        PAGES / "cli.md": commands_page(),
     }
     if options.check:
         stale = [path for path, text in pages.items() if not _holds(path, text)]

@@ -121,6 +121,18 @@ def parse_json(text: str | bytes, place: str, problem: str = "not valid JSON") -
     raise InputError(f"{place}: {problem}: {reason}")
 
 
+def spread(text: str) -> bool:
+    """Whether a text is one JSON document over several lines, which a reader of JSON lines rejects.
+
+    Pretty-printed, for example.
+    """
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return "\n" in text.strip()
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):

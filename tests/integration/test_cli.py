@@ -6,10 +6,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer import Context
+from typer.main import get_command
 
 import parity_check
-from helpers.support import assert_fails, call_cli, fake_config, run_cli
+from helpers import support
+from helpers.support import assert_fails, call_cli, environment, fake_config, run_cli
+from parity_check.cli.main import cli
 from parity_check.comparison import command
+from parity_check.measure.gates import PROFILES
 
 COMMANDS = ("compare", "record", "replay", "doctor")
 
@@ -126,3 +131,25 @@ def test_help_has_headings_and_no_type_for_flags(tmp_path: Path) -> None:
     assert "<bool>" not in text
     for names in ((), ("env",), ("env", "list"), ("train",)):
         assert "<bool>" not in call_cli(*names, "--help", cwd=tmp_path).stdout
+
+
+GROUP = get_command(cli)
+
+
+@pytest.mark.parametrize("name", GROUP.list_commands(Context(GROUP)))
+def test_help_cuts_no_word_at_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(support, "environment", lambda: {**environment(), "COLUMNS": "80"})
+    shown = call_cli(name, "--help", cwd=tmp_path).stdout
+    assert max(map(len, shown.splitlines())) == 80
+    command = GROUP.get_command(Context(GROUP), name)
+    assert command is not None
+    for parameter in command.params:
+        assert (parameter.metavar or "") in shown
+    assert "… " not in shown.replace("VALUE…", "").replace("FILE…", "")
+
+
+def test_help_names_every_profile(tmp_path: Path) -> None:
+    text = " ".join(call_cli("compare", "--help", cwd=tmp_path).stdout.replace("│", "").split())
+    assert f"gates.profile: {', '.join(PROFILES)}." in text

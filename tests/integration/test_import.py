@@ -136,6 +136,39 @@ def test_every_renderer_shows_an_imported_pair(tmp_path: Path, format: str) -> N
         assert "import --sampling NAME=VALUE" in done.stdout.replace("\n  ", " ")
 
 
+@pytest.mark.parametrize("format", [(), ("trl",), ("verl",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"_step": 1, "rollout_corr/kl": 0.1}\n{"_step": 2, "rollout_corr/kl": null}\n',
+        '{"step": 1, "data": {"actor/entropy": 0.5}}\n',
+        '{\n "log_history": [{"step": 1, "loss": 0.5}]\n}\n',
+    ],
+    ids=["lines", "groups", "pretty"],
+)
+def test_a_log_of_metrics_is_for_another_command(
+    tmp_path: Path, format: tuple[str, ...], text: str
+) -> None:
+    (tmp_path / "run.jsonl").write_text(text)
+    done = import_dump(*format, "run.jsonl", cwd=tmp_path)
+    assert_fails(done, 2, "run.jsonl: ", "parity-check logs run.jsonl")
+
+
+def test_what_is_no_trace_has_a_command(tmp_path: Path) -> None:
+    (tmp_path / "run.jsonl").write_text('{"step": 1}\n')
+    done = call_cli("compare", "run.jsonl", "run.jsonl", cwd=tmp_path)
+    assert_fails(done, 2, "run.jsonl: not a Parquet file", "parity-check import", "logs")
+
+
+def test_one_of_a_kind_is_in_the_singular(tmp_path: Path) -> None:
+    row = dumps.prime_rl([1], [2, 3, 4], [-1.0, 0.0, -2.0], [-1.5, -9.0, -2.5],
+                         mask=[True, False, True])  # fmt: skip
+    said = import_dump("prime-rl", dumps.write_lines(tmp_path / "a.jsonl", [row]), cwd=tmp_path)
+    assert "T.parquet: 2 samples, 2 tokens, " in said.stderr
+    assert "; 1 sequence was split into one sample per turn; " in said.stderr
+    assert "; 1 masked token between turns is only context\n" in said.stderr
+
+
 def test_masked_tokens_do_not_reach_a_number(tmp_path: Path) -> None:
     """Tool tokens hold garbage on both sides; the report is that of the sampled tokens."""
     rows = [

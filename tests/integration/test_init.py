@@ -63,6 +63,21 @@ def test_what_it_writes_can_be_run(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "mine.toml").read_bytes() == bundled.example(name).read_bytes()
 
 
+@pytest.mark.parametrize("name", bundled.names())
+def test_the_next_command_is_the_one_that_the_example_is_for(tmp_path: Path, name: str) -> None:
+    kind = name.partition("-")[0]
+    wanted = {"training": "train", "weight": "weight-sync"}.get(kind, "compare")
+    said = call_cli("init", name, "-o", "mine.toml", cwd=tmp_path).stderr
+    assert said.endswith(f", then parity-check {wanted} -c mine.toml\n")
+
+
+def test_standard_output(tmp_path: Path) -> None:
+    done = call_cli("init", "trainer", "-o", "-", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == bundled.example("trainer").read_text()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
     (tmp_path / "parity.toml").write_text("mine")
     assert_fails(call_cli("init", cwd=tmp_path), 2, "parity.toml exists already", "-o")

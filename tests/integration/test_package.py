@@ -66,6 +66,12 @@ def test_it_works_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     assert tomllib.loads((home / "parity.toml").read_text())["reference"]
 
 
+def test_it_runs_without_being_installed() -> None:
+    """The line of the README; `uvx` is short for `uv tool run`."""
+    assert "`uvx --from . parity-check demo`" in (ROOT / "README.md").read_text()
+    uv("tool", "run", "--from", ROOT, "parity-check", "demo", "parity")
+
+
 def test_no_page_installs_another_project() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.py")]
     found = [

@@ -33,6 +33,7 @@ def piped(text: bytes, *arguments: object, cwd: Path) -> Finished:
     [
         (b'{"prompt": "a b"}\n{"prompt": "c", "family": "x"}\n', "jsonl"),
         (b"a b\nc\n", "txt"),
+        (b"[INST] a b [/INST]\n[INST] c [/INST]\n", "txt"),
     ],
 )
 def test_they_are_kept_and_the_run_can_be_repeated(
@@ -58,11 +59,32 @@ def test_they_are_kept_and_the_run_can_be_repeated(
         (b"\xff\xfe\n", "not UTF-8 at byte 0"),
         (b'{"prompt": \n', "not valid JSON"),
         (b'{"question": "a"}\n', "found none of them"),
+        (b'[{"prompt": "a"}]', "prompts -: a JSON list"),
+        (b'[\n  "a", "b"\n]\n', "prompts -: a JSON list"),
+        (b'{\n "prompt": "a"\n}\n', "one JSON document over several lines"),
     ],
 )
 def test_what_cannot_be_read(tmp_path: Path, text: bytes, expected: str) -> None:
     done = piped(text, "compare", "-c", fake_config(tmp_path), "--prompts", "-", cwd=tmp_path)
     assert_fails(done, 2, expected)
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    config = fake_config(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    done = piped(b"a\n", "compare", "-c", config, "--prompts", "-", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert tomllib.loads(done.stdout)["workload"]["prompts"] == "-"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_file_of_that_name_is_another(tmp_path: Path) -> None:
+    (tmp_path / "-").write_text("not these\n")
+    config = fake_config(tmp_path)
+    done = piped(b"a\n", "compare", "-c", config, "--prompts", "-", "--exit-zero", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [kept] = (tmp_path / "runs").glob("prompts-*.txt")
+    assert kept.read_bytes() == b"a\n"
 
 
 def test_a_terminal_is_not_waited_for(tmp_path: Path) -> None:

@@ -100,6 +100,10 @@ def test_a_folder_that_is_no_dataset(tmp_path: Path) -> None:
     assert "not one that `save_to_disk`" in refused(tmp_path).message
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     assert refused(tmp_path).hint == f"pass one of them: {tmp_path}/train or {tmp_path}/test"
+    (tmp_path / "dataset_dict.json").write_text('{"splits": []}')
+    assert refused(tmp_path).message == f"{tmp_path}: a dataset without a split: it has no prompts"
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["../other"]}')
+    assert "'../other' is not the name of a file" in refused(tmp_path).message
     saved = Path(saved_dataset(tmp_path / "d", [{"prompt": "a"}]))
     arrow = saved / "data-00000-of-00001.arrow"
     arrow.write_bytes(arrow.read_bytes()[:100])
@@ -108,8 +112,36 @@ def test_a_folder_that_is_no_dataset(tmp_path: Path) -> None:
     assert "No such file" in refused(saved).message
     (saved / "state.json").write_text('{"_data_files": [{"filename": 1}]}')
     assert refused(saved).message.startswith(f"{saved / 'state.json'}: ")
+    for outside in ("../p.arrow", "/p.arrow", "..", "a/p.arrow"):
+        (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": outside}]}))
+        assert refused(saved).message == (
+            f"{saved / 'state.json'}: {outside!r} is not the name of a file in this folder"
+        )
     (saved / "state.json").write_text('{"_data_files": [], "_indices_data_files": [{}]}')
     assert "selection of rows" in refused(saved).message
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{\n "prompt": "a"\n}\n', "p.json: one JSON document over several lines"),
+        ('[\n{"prompt": "a"},\n{"prompt": "b"}\n]', "p.json: one JSON document over several lines"),
+        ('[{"prompt": "a"}, {"prompt": "b"}]\n', "p.json, line 1: expected an object"),
+    ],
+)
+def test_json_that_is_not_in_lines(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(InputError, match=problem) as caught:
+        read_prompts(str(tmp_path / "p.json"))
+    assert caught.value.hint is not None
+    assert "one JSON object a line" in caught.value.hint
+
+
+def test_a_chat_in_the_column_of_text_has_a_column_of_its_own(tmp_path: Path) -> None:
+    source = written(tmp_path / "p.jsonl", {"prompt": [{"role": "user", "content": "a"}]})
+    with pytest.raises(InputError, match="`prompt` must be a string") as caught:
+        read_prompts(source)
+    assert "`messages`" in (caught.value.hint or "")
 
 
 def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ ENTRIES = tomllib.loads(TEXT)["recipe"]
 
 def test_entries_can_be_read() -> None:
     known = {"distribution", "versions", "platform", "python", "constraints", "requires"}
-    known |= {"cpu_only", "preload", "environ", "engine_args", "extension"}
+    known |= {"cpu_only", "preload", "environ", "engine_args", "extension", "cuda"}
     known |= {"download_gb", "disk_gb", "fallback_download_gb", "fallback_disk_gb"}
     for entry in ENTRIES:
         assert entry.keys() <= known

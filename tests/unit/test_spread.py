@@ -105,6 +105,46 @@ def test_cpu_wheels_and_unknown_drivers_are_let_through(monkeypatch: pytest.Monk
     configured_engine("reference", config("vllm==0.18.1")).check_start(TINY)
 
 
+@pytest.mark.parametrize(
+    ("requirement", "driver", "needed"),
+    [
+        ("vllm==0.8.5", "525.60.13", None),
+        ("vllm==0.8.5", "470.256.02", "CUDA 12, which needs NVIDIA driver 525"),
+        ("vllm==0.18.1", "535.129.03", None),
+        ("vllm==0.20.0", "580.65.06", None),
+        ("vllm==0.32.0", "575.57.08", "CUDA 13, which needs NVIDIA driver 580"),
+        ("vllm==0.32.0", "[N/A]", None),
+        ("vllm==0.20.0+cu129", "535.129.03", None),
+    ],
+)
+def test_a_driver_that_is_too_old_is_known_before_the_download(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    requirement: str,
+    driver: str,
+    needed: str | None,
+) -> None:
+    nvidia_smi(monkeypatch, tmp_path, f"echo '{driver}'; echo '{driver}'")  # two GPUs
+    monkeypatch.setattr(gpus, "listed", lambda: H100)
+    monkeypatch.setattr(spread, "COMPATIBILITY", tmp_path)
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    check = configured_engine("candidate", config(requirement, "candidate")).check_start
+    if needed is None:
+        check(TINY)
+        return
+    with pytest.raises(EngineEnvironmentError) as refused:
+        check(TINY)
+    assert refused.value.message == (
+        f"candidate: {requirement} is built for {needed} or newer; this machine has {driver} "
+        "(nvidia-smi)"
+    )
+    named = {"env": {"LD_LIBRARY_PATH": "/opt/cuda-compat"}}
+    configured_engine("candidate", config(requirement, "candidate", **named)).check_start(TINY)
+    (tmp_path / "cuda-13.0" / "compat").mkdir(parents=True)
+    (tmp_path / "cuda-13.0" / "compat" / "libcuda.so.1").touch()
+    check(TINY)
+
+
 def test_more_gpus_than_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "listed", lambda: H100)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

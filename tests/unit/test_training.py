@@ -191,6 +191,20 @@ def test_curves_that_are_equal_to_the_last_bit_are_inside() -> None:
     assert (judged.value, judged.verdict, judged.first_outside) == (0.0, "parity", None)
 
 
+def test_a_difference_of_shares_ends_at_one() -> None:
+    source = np.random.default_rng(0)
+    reference = source.integers(0, 2, size=(3, 4)).astype(float)
+    found = band.band(reference, 1, 0.95)
+    wide = band.distance(
+        np.ones((1, 4)), reference, found, level=0.95, times=0.1, matters=0.0, most=1.0
+    )
+    assert wide.ci_high == 1.0
+    vacuous = band.distance(
+        reference[:1], reference, found, level=0.95, times=9.0, matters=0.0, most=1.0
+    )
+    assert (vacuous.limit > 1.0, vacuous.verdict) == (True, "inconclusive")
+
+
 def test_reward_is_not_judged_where_the_seeds_differ_too_much() -> None:
     report = a_report({"fixed": (0.05, 4e-5)})
     strict = replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from parity_check import words
 from parity_check.ablation import pictures
 from parity_check.ablation.plan import START, Part, written
 from parity_check.ablation.record import record
@@ -132,8 +133,9 @@ def _compared(report: AblationReport) -> Iterator[Block]:
     workload = report.workload
     reused = f", reused from run {report.source}" if report.source else ""
     yield Sentence(
-        f"every step replays the same {workload.tokens:,} tokens of the reference "
-        f"({workload.prompts} prompts, {workload.samples} samples, temperature "
+        f"every step replays the same {words.count(workload.tokens, 'token')} of the reference "
+        f"({words.count(workload.prompts, 'prompt')}, "
+        f"{words.count(workload.samples, 'sample')}, temperature "
         f"{workload.sampling['temperature']:g}{reused}) and samples its own"
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from parity_check import words
 from parity_check.comparison.judgement import judgement
 from parity_check.comparison.looks import looks, sentences
 from parity_check.comparison.plan import plan
@@ -87,7 +88,7 @@ def _inputs(config: Config) -> Iterator[str]:
     yield from columns(
         [
             ("model", f"{model} ({'; '.join(facts)})"),
-            ("prompts", f"{config.workload.prompts}, {len(prompts)} prompts"),
+            ("prompts", f"{config.workload.prompts}, {words.count(len(prompts), 'prompt')}"),
             *(("plan", each) for each in sentences(looks(prompts, config, size), size, config)),
         ],
         "<<",

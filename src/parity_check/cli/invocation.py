@@ -48,7 +48,8 @@ def stated(context: typer.Context) -> dict[str, Any]:
 def configured(context: typer.Context, config: Path | None, overlay: list[str]) -> Config:
     """The configuration of a file, with the flags over it, or of flags alone.
 
-    Without a file and without both engines, it is the one that `init` writes, if that is here.
+    Without a file and without both engines, it is the one that `init` writes, if that is here. A
+    dry run writes nothing: prompts from standard input are not read.
     """
     from parity_check.cli import standard_input
     from parity_check.config.load import load_config
@@ -63,7 +64,8 @@ def configured(context: typer.Context, config: Path | None, overlay: list[str]) 
             )
         config = USUAL_FILE
         context.obj.console.say(f"configuration: {USUAL_FILE}")
-    return standard_input.kept(load_config(config, overlay, flags))
+    loaded = load_config(config, overlay, flags)
+    return loaded if context.params.get("dry_run") else standard_input.kept(loaded)
 
 
 def _there() -> bool:

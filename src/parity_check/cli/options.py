@@ -63,7 +63,7 @@ ConfigFile = Annotated[
         "--config",
         "-c",
         help="The configuration file (TOML, or YAML by suffix), or bundled:NAME for an example. "
-        "Default: parity.toml, if neither engine is named.",
+        "Default: parity.toml, unless --reference and --candidate are both given.",
     ),
 ]
 Overlay = Annotated[
@@ -71,8 +71,8 @@ Overlay = Annotated[
     typer.Option(
         "--set",
         metavar="KEY.KEY=VALUE",
-        help="Override a configuration key (repeatable), e.g. "
-        "candidate.settings.lm_head_dtype=model; a file of init has the usual ones.",
+        help="Override a configuration key (repeatable), e.g. gates.k3_kl=1e-4; a file of init "
+        "has the usual ones.",
     ),
 ]
 OutDirectory = Annotated[
@@ -123,23 +123,23 @@ Model = Annotated[
 ReferenceEngine = Annotated[
     str | None,
     typer.Option(
-        "--reference", metavar="REQUIREMENT|PYTHON|URL|TRACE|current",
-        help="vllm==0.8.5 is installed once; a path is an interpreter that has vllm; "
-        "http://HOST/v1 is a server; a .parquet file is a recorded trace (compare).",
+        "--reference", metavar="ENGINE",
+        help="vllm==0.8.5 is installed once; a path is an interpreter that has vllm, current is "
+        "this one; http://HOST/v1 is a server; a .parquet file is a recorded trace (compare).",
         rich_help_panel=WITHOUT_FILE,
     ),
 ]  # fmt: skip
 CandidateEngine = Annotated[
     str | None,
     typer.Option(
-        "--candidate", metavar="REQUIREMENT|PYTHON|URL|current", help="The engine to judge.",
+        "--candidate", metavar="ENGINE", help="The engine to judge, named like the reference.",
         rich_help_panel=WITHOUT_FILE,
     ),
 ]  # fmt: skip
 TrainerInterpreter = Annotated[
     str | None,
     typer.Option(
-        "--trainer", metavar="REQUIREMENT|PYTHON|current",
+        "--trainer", metavar="ENGINE",
         help="training.trainer: an interpreter with torch and transformers. Default without a "
         "file: the candidate's.", rich_help_panel=WITHOUT_FILE,
     ),
@@ -168,12 +168,14 @@ Objective = Annotated[
 ]
 Profile = Annotated[
     str | None,
-    typer.Option(help="gates.profile: strict, standard, relaxed.", rich_help_panel=WITHOUT_FILE),
+    typer.Option(
+        help="gates.profile: strict, standard, relaxed, exact.", rich_help_panel=WITHOUT_FILE
+    ),
 ]
 
 StoredPair = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[A.parquet B.parquet]", help="Two stored traces; starts no engine."),
+    typer.Argument(metavar="TRACE", help="Two stored traces (Parquet); starts no engine."),
 ]
 ReferenceTrace = Annotated[
     Path | None, typer.Option(help="Use this trace instead of the reference engine.")
@@ -184,8 +186,9 @@ WorkloadTrace = Annotated[
 Dump = Annotated[
     list[str],
     typer.Argument(
-        metavar="[FORMAT] FILE…",
-        help="auto (found by content) or a framework's name; then the files, as they were written.",
+        metavar="FILE",
+        help="The files, as they were written. Before them, the framework's name; without it, or "
+        "with auto, it is found by content.",
     ),
 ]
 TraceOut = Annotated[Path, typer.Option("--out", "-o", help="The trace to write (Parquet).")]
@@ -200,7 +203,13 @@ StatedModel = Annotated[
 ]
 
 OutputFormat = Annotated[
-    Format, typer.Option("--format", help="Format of the report on stdout.", rich_help_panel=OUTPUT)
+    Format,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help=f"Format of the report on stdout: {', '.join(Format)}.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 WriteTo = Annotated[
     list[str] | None,

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import select
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parity_check import interrupts
+from parity_check.config.flags import STANDARD_INPUT
 from parity_check.errors import InputError
 from parity_check.files import check_writable, whole
 from parity_check.reading import MOST_BYTES
+from parity_check.traces.prompts import A_LINE
 
 if TYPE_CHECKING:
     from parity_check.config.models import Config
 
-NAME = "-"
+JSON_LIST = re.compile(rb"\[\s*[{\[\"\]]")
+"""The start of one; a text may start with [INST]."""
 
 
 def kept(config: Config) -> Config:
@@ -25,10 +29,13 @@ def kept(config: Config) -> Config:
 
     The file is next to the run directories. Raises InputError and OutputError.
     """
-    if config.workload.prompts != NAME:
+    if config.workload.prompts != STANDARD_INPUT:
         return config
     content = _read()
-    suffix = "jsonl" if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else "txt"
+    start = content.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if JSON_LIST.match(start):
+        raise InputError("prompts -: a JSON list", hint=A_LINE)
+    suffix = "jsonl" if start.startswith(b"{") else "txt"
     digest = hashlib.sha256(content).hexdigest()[:12]
     path = Path(config.run.out).absolute() / f"prompts-{digest}.{suffix}"
     check_writable(path)

@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from parity_check import words
 from parity_check.comparison.plan import Plan
 from parity_check.config.models import Config, Workload
 from parity_check.errors import ConfigError
@@ -114,6 +115,7 @@ def progress(number: int, of: Looks, samples: int, gates: Sequence[GateResult]) 
     decided = sum(gate.verdict != "inconclusive" for gate in gates)
     rest = f"; open: {', '.join(open)}" if open else ""
     return (
-        f"look {number} of {len(of.ends)}: {samples:,} samples a direction, {decided} of "
+        f"look {number} of {len(of.ends)}: {words.count(samples, 'sample')} a direction, "
+        f"{decided} of "
         f"{len(gates)} gates decided{rest}"
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from parity_check import words
 from parity_check.comparison.judgement import Judgement
 from parity_check.config.models import Config
 from parity_check.measure.needs import Need, Unit, needs
@@ -37,7 +38,8 @@ class Plan:
     def sentence(self) -> str:
         """What the workload can decide and what the other gates ask for, in one line."""
         most = "" if self.source == "trace" else "at most "
-        size = f"{self.samples:,} samples, {most}{self.tokens:,} tokens a direction"
+        tokens = words.count(self.tokens, "token")
+        size = f"{words.count(self.samples, 'sample')}, {most}{tokens} a direction"
         unmet = self.unmet()
         if not unmet:
             return f"if nothing drifts, every gate can be decided ({size})"
@@ -60,7 +62,7 @@ class Plan:
             same.setdefault((need.number, need.unit), []).append(need.metric)
         for (number, unit), metrics in same.items():
             who = "every gate" if len(metrics) == self.gates else ", ".join(metrics)
-            yield f"{who} {number:,} {unit}"
+            yield f"{who} {words.count(number, unit[:-1])}"
 
     def _has(self, need: Need) -> int:
         size = {"tokens": self.tokens, "samples": self.samples, "clusters": self.clusters}
@@ -73,14 +75,15 @@ class Plan:
             times[need.unit] = max(times[need.unit], need.number / self._has(need))
         prompts = math.ceil(self.prompts * times["clusters"])
         samples = self.samples * max(times["tokens"], times["samples"])
+        size = words.count(prompts, "prompt")
         if self.source == "trace":
-            return f"a trace of {prompts:,} prompts and about {math.ceil(samples):,} such samples"
+            return f"a trace of {size} and about {words.count(math.ceil(samples), 'such sample')}"
         if self.source == "looks":
             tokens = math.ceil(samples * self.tokens / self.samples)
             more = f"workload.most_tokens = {tokens}"
-            return more if prompts == self.prompts else f"{prompts:,} prompts and {more}"
+            return more if prompts == self.prompts else f"{size} and {more}"
         advice = f"workload.samples_per_prompt = {math.ceil(samples / prompts)}"
-        return advice if prompts == self.prompts else f"{prompts:,} prompts and {advice}"
+        return advice if prompts == self.prompts else f"{size} and {advice}"
 
 
 def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:

@@ -10,6 +10,8 @@ from parity_check.config.models import ROLES
 from parity_check.config.training import TRAINER
 from parity_check.errors import ConfigError
 
+STANDARD_INPUT = "-"
+"""The prompts that are piped in; never a file of this name."""
 KEYS: Mapping[str, tuple[str, str]] = {
     "model": ("model", "path"),
     "prompts": ("workload", "prompts"),
@@ -52,8 +54,12 @@ def apply(tree: dict[str, Any], flags: Mapping[str, Any]) -> None:
         table_name, key = KEYS[name]
         table = tree.setdefault(table_name, {})
         if isinstance(table, dict):  # validation rejects anything else
-            local = name in ("model", "prompts") and Path(value).exists()
+            local = name in ("model", "prompts") and _is_file(value)
             table[key] = str(Path(value).absolute()) if local else value
+
+
+def _is_file(value: str) -> bool:
+    return value != STANDARD_INPUT and Path(value).exists()
 
 
 def _server(role: str, url: str, table: Mapping[str, Any], model: str | None) -> dict[str, Any]:

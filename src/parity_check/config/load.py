@@ -103,7 +103,7 @@ def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
     """Make paths that are relative to the configuration file absolute."""
     for table, key in (("model", "path"), ("workload", "prompts")):
         value = tree.get(table, {}).get(key) if isinstance(tree.get(table), dict) else None
-        if _is_path(value) and not value.startswith("bundled:"):
+        if _is_path(value) and value != flags.STANDARD_INPUT and not value.startswith("bundled:"):
             candidate = base / Path(value).expanduser()
             with suppress(OSError, RuntimeError):  # a link that leads to itself
                 if candidate.exists():

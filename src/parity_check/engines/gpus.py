@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from parity_check.engines import processes
 
 QUERY = "index,uuid,name,memory.total,memory.used"
 LIMIT_S = 10.0
+DRIVER = re.compile(r"\d+(\.\d+)+")
 DEVICES = ("nvidia[0-9]*", "dxg", "kfd")
 """Device files of NVIDIA's driver, of WSL, and of AMD's driver."""
 
@@ -44,6 +46,18 @@ def listed() -> tuple[Gpu, ...] | None:
         except ValueError:  # an unknown format, or [N/A] for memory that the host shares
             return None
     return None if any(any(Path("/dev").glob(each)) for each in DEVICES) else ()
+
+
+def driver() -> str | None:
+    """The version of NVIDIA's driver, e.g. 535.129.03; None if nvidia-smi does not tell."""
+    try:
+        answer = processes.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], limit_s=LIMIT_S
+        )
+    except (OSError, TimeoutError):
+        return None
+    found = answer.stdout.strip().partition("\n")[0].strip()  # a line for each GPU
+    return found if answer.returncode == 0 and DRIVER.fullmatch(found) else None
 
 
 def visible(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Gpu, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from parity_check.engines import gpus
@@ -12,6 +13,11 @@ from parity_check.traces import checkpoint
 
 REBUILT = {"0.8.5": "0.8.5.post2"}
 """CPU wheels that are known to work under another version than the GPU wheels."""
+DRIVERS = {12: 525, 13: 580}
+"""The oldest driver branch for each major version of CUDA: table 1 of
+https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html."""
+COMPATIBILITY = Path("/usr/local")
+"""Where NVIDIA's cuda-compat is, as cuda-VERSION/compat: with it, an older driver is enough."""
 
 
 def check_sizes(table: str, arguments: Mapping[str, Any], model_path: str) -> None:
@@ -84,6 +90,30 @@ def check_devices(
             + (f", {hidden} of them hidden by CUDA_VISIBLE_DEVICES" if hidden else ""),
             hint="lower it, or show it more GPUs",
         )
+
+
+def check_driver(table: str, wheels: str, cuda: int, environ: Mapping[str, str]) -> None:
+    """Refuse wheels whose CUDA this machine's driver is too old for. Raises EngineEnvironmentError.
+
+    `cuda` is its major version, `environ` as above. Where the driver does not tell its version, or
+    cuda-compat may be in use, the engine decides.
+    """
+    found, least = gpus.driver(), DRIVERS[cuda]
+    if found is None or int(found.partition(".")[0]) >= least:
+        return
+    if not _extended({**os.environ, **environ}):
+        raise EngineEnvironmentError(
+            f"{table}: {wheels} is built for CUDA {cuda}, which needs NVIDIA driver {least} or "
+            f"newer; this machine has {found} (nvidia-smi)",
+            hint="update the driver, or install NVIDIA's cuda-compat and name its folder in "
+            f"[{table}.env] LD_LIBRARY_PATH",
+        )
+
+
+def _extended(variables: Mapping[str, str]) -> bool:
+    """Whether NVIDIA's cuda-compat may be in use."""
+    named = "compat" in variables.get("LD_LIBRARY_PATH", "")
+    return named or any(COMPATIBILITY.glob("cuda*/compat/libcuda.so*"))
 
 
 def _size(table: str, arguments: Mapping[str, Any], name: str) -> int:

@@ -97,6 +97,9 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
             spread.check_executor(place(self.role), _runs_on(needed), self.table.engine_args)
         if self.table.placement is None and needed is not None and _runs_on(needed) == "cuda":
             spread.check_devices(place(self.role), needed, self.table.engine_args, self.table.env)
+            asked = pinned.parse(needed)
+            if Version(asked.version).local is None:  # +cu129 is a build for another CUDA
+                spread.check_driver(place(self.role), needed, asked.recipe.cuda, self.table.env)
 
     def memory(self, model_path: str) -> str | None:
         """For GPU wheels that run on this machine, with a checkpoint that is there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from parity_check import words
 from parity_check.config.load import stated_sampling
 from parity_check.console import Console
 from parity_check.errors import InputError
@@ -16,16 +17,16 @@ from parity_check.reading import regular_file
 from parity_check.traces.trace import Sample, check_vocabulary, write_trace
 
 
-def format_and_files(words: Sequence[str]) -> tuple[str, list[Path]]:
+def format_and_files(arguments: Sequence[str]) -> tuple[str, list[Path]]:
     """The format (AUTO if not given) and the files. Raises ConfigError, InputError."""
-    first, *others = words
+    first, *others = arguments
     if first == AUTO or first in IMPORTERS:
         if not others:
             raise InputError(f"no file of {first} to import", hint="pass the files of the dump")
         return first, [Path(word) for word in others]
     if not Path(first).exists() and Path(first).name == first and not Path(first).suffix:
         importer(first)
-    return AUTO, [Path(word) for word in words]
+    return AUTO, [Path(word) for word in arguments]
 
 
 def evaluating_path(path: Path) -> Path:
@@ -69,7 +70,8 @@ def import_dump(
         imported.texts,
     )
     console.say(
-        f"wrote {path}: {written.samples} samples, {written.tokens} tokens, {how.behaviour}"
+        f"wrote {path}: {words.count(written.samples, 'sample')}, "
+        f"{words.count(written.tokens, 'token')}, {how.behaviour}"
         f"{_left_out(imported)}{_nulls(imported.behaviour)}"
     )
     if imported.evaluating is None:
@@ -88,7 +90,9 @@ def import_dump(
 def _nulls(samples: Sequence[Sample]) -> str:
     """How many logprobs the dump does not have."""
     count = sum(value is None for sample in samples for value in sample.logprobs)
-    return f"; {count} logprobs are null" if count else ""
+    return (
+        f"; {words.count(count, 'logprob')} {'is' if count == 1 else 'are'} null" if count else ""
+    )
 
 
 def _left_out(imported: Imported) -> str:
@@ -96,11 +100,20 @@ def _left_out(imported: Imported) -> str:
     sampled = imported.sequences - imported.unsampled
     notes = []
     if len(imported.behaviour) > sampled:
-        notes.append(f"{sampled} sequences were split into one sample per turn")
-    if imported.rollouts < sampled:
-        notes.append(f"{sampled} sequences belong to {imported.rollouts} rollouts")
+        split = words.count(sampled, "sequence")
+        notes.append(f"{split} {_was(sampled)} split into one sample per turn")
+    if imported.rollouts < sampled:  # so there are several sequences
+        rollouts = words.count(imported.rollouts, "rollout")
+        notes.append(f"{sampled:,} sequences belong to {rollouts}")
     if imported.masked:
-        notes.append(f"{imported.masked} masked tokens between turns are only context")
+        masked = words.count(imported.masked, "masked token")
+        is_or_are = "is" if imported.masked == 1 else "are"
+        notes.append(f"{masked} between turns {is_or_are} only context")
     if imported.unsampled:
-        notes.append(f"{imported.unsampled} sequences without a sampled token were skipped")
+        unsampled = words.count(imported.unsampled, "sequence")
+        notes.append(f"{unsampled} without a sampled token {_was(imported.unsampled)} skipped")
     return "".join(f"; {each}" for each in notes)
+
+
+def _was(number: int) -> str:
+    return "was" if number == 1 else "were"

@@ -12,10 +12,18 @@ from typing import Any
 import numpy as np
 
 from parity_check.errors import InputError
-from parity_check.reading import INTEGERS, parse_json, regular_file, wrong_text
+from parity_check.reading import (
+    INTEGERS,
+    parse_json,
+    read_text,
+    regular_file,
+    spread,
+    wrong_text,
+)
 from parity_check.visible import value as shown
 
 LARGEST_ID = 2**31 - 1
+LOGS = "a log without tokens is for: parity-check logs"
 LONGEST_LINE = 1 << 28
 """Characters of one row of a dump."""
 
@@ -98,7 +106,15 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
             continue
         empty = False
         place = f"{path}, line {number}"
-        row = parse_json(line, place, "not valid JSON, or truncated")
+        try:
+            row = parse_json(line, place, "not valid JSON, or truncated")
+        except InputError:
+            if number == 1 and spread(read_text(path, "the dump")):
+                raise InputError(
+                    f"{path}: one JSON document over several lines",
+                    hint=f"of a dump, write one JSON object a line; {LOGS} {path}",
+                ) from None
+            raise
         yield place, row
     if empty:
         raise InputError(f"{path}: the file is empty")

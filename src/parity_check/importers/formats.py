@@ -20,7 +20,7 @@ from parity_check.importers import (
     trl,
     verl,
 )
-from parity_check.importers.dump import Dumped, json_lines
+from parity_check.importers.dump import LOGS, Dumped, json_lines
 from parity_check.importers.torch_file import is_archive, read_pickle, read_torch
 
 AUTO = "auto"
@@ -54,7 +54,6 @@ IMPORTERS: dict[str, Importer] = {
         ("openai", openai, "OpenAI-compatible server", "no trainer"),
     )
 }
-LOGS = "a log without tokens is for: parity-check logs"
 READ_ALIKE = {"miles": "slime"}
 """A framework that also writes another's format."""
 
@@ -88,7 +87,10 @@ def find_format(paths: Sequence[Path]) -> str:
 def check_format(name: str, paths: Sequence[Path]) -> None:
     """Reject files that clearly have another format than `name`. Raises InputError."""
     for path in paths:
-        found = format_of(path)
+        content = _first_content(path)
+        found = _recognised(content)
+        if _is_log(content):
+            raise InputError(f"{path}: a log of metrics: it has no tokens", hint=f"{LOGS} {path}")
         if found not in (None, name, READ_ALIKE.get(name)):
             raise InputError(
                 f"{path}: looks like a dump of {found}, not of {name}",
@@ -98,8 +100,20 @@ def check_format(name: str, paths: Sequence[Path]) -> None:
 
 def format_of(path: Path) -> str | None:
     """The format that a file appears to have; None if unknown. Raises InputError if damaged."""
-    content = _first_content(path)
+    return _recognised(_first_content(path))
+
+
+def _recognised(content: Any) -> str | None:
     return next((name for name, each in IMPORTERS.items() if each.recognise(content)), None)
+
+
+def _is_log(content: Any) -> bool:
+    """Whether the first line holds nothing but numbers, perhaps in groups: a dump has tokens."""
+    if not isinstance(content, dict) or not content:
+        return False
+    return all(
+        each is None or isinstance(each, int | float) or _is_log(each) for each in content.values()
+    )
 
 
 def _first_content(path: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from parity_check import interrupts
+from parity_check import interrupts, words
 from parity_check.errors import InputError
 from parity_check.importers.dump import Dumped, Logprobs, prompt_name, turns_of
 from parity_check.traces.trace import Sample
@@ -99,7 +99,9 @@ def collect(sequences: Iterable[Dumped]) -> Imported:
     if not count:
         raise InputError("the dump is empty: no sequences")
     if not behaviour:
-        raise InputError(f"no sampled token in {count} sequences: all tokens are masked")
+        raise InputError(
+            f"no sampled token in {words.count(count, 'sequence')}: all tokens are masked"
+        )
     return Imported(behaviour, evaluating or None, count, len(rollouts), masked, unsampled, texts)
 
 

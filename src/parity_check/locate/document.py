@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from parity_check import words
 from parity_check.comparison.document.engines import name
 from parity_check.locate import pictures
 from parity_check.locate.differences import (
@@ -92,7 +93,7 @@ def _outcome(report: LocateReport) -> str:
         return f"the engines part in {place_of(report.first.module)}"
     if report.processing_differs:
         return "the engines part after the logits"
-    return f"nowhere more than noise in {len(report.differences)} modules"
+    return f"nowhere more than noise in {words.count(len(report.differences), 'module')}"
 
 
 def _lead(report: LocateReport) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from parity_check import words
 from parity_check.errors import ExitCode
 from parity_check.logs import pictures
 from parity_check.logs.record import record
@@ -81,9 +82,9 @@ def _read(report: LogsReport) -> str:
     steps = [step for each in report.series for step in each.steps]
     span = f"steps {min(steps):g} to {max(steps):g}" if steps else "no finite value"
     files = ", ".join(report.files)
-    others = f"; {_count(report.unknown, 'other name')} not read" if report.unknown else ""
+    others = f"; {words.count(report.unknown, 'other name')} not read" if report.unknown else ""
     return (
-        f"{files}: {_runs(report)}, {span}, {len(report.series)} curves of "
+        f"{files}: {_runs(report)}, {span}, {words.count(len(report.series), 'curve')} of "
         f"{', '.join(dict.fromkeys(each.framework for each in report.series))}{others}"
     )
 
@@ -140,7 +141,7 @@ def _when(series: Series) -> str:
     assert found is not None
     if found.since is not None:
         return f"since step {found.since:g}"
-    return f"at {_count(found.steps, 'step')}, last {found.last:g}"
+    return f"at {words.count(found.steps, 'step')}, last {found.last:g}"
 
 
 def _leaves(series: Series, report: LogsReport) -> str:
@@ -156,7 +157,7 @@ def _leaves(series: Series, report: LogsReport) -> str:
 
 
 def _period(found: Crossing, steps: int) -> str:
-    share = f"at {found.steps} of {_count(steps, 'step')}"
+    share = f"at {found.steps} of {words.count(steps, 'step')}"
     if found.since is None:
         return f"{share}, first at step {found.first:g} and last at {found.last:g}, and ends inside"
     earlier = f", first at step {found.first:g}" if found.first != found.since else ""
@@ -168,7 +169,7 @@ def _not_finite(report: LogsReport) -> Iterator[str]:
         if each.not_finite:
             yield (
                 f"{each.logged_as} of {each.run} is NaN or infinite at "
-                f"{_count(each.not_finite, 'step')}, left out here"
+                f"{words.count(each.not_finite, 'step')}, left out here"
             )
 
 
@@ -190,7 +191,7 @@ def _figures(report: LogsReport) -> Iterator[Block]:
 
 def _panel(name: str, series: tuple[Series, ...]) -> Panel:
     limit = series[0].band
-    words = "no limit" if limit is None else f"limit {limit.wording} ({limit.source})"
+    shown_limit = "no limit" if limit is None else f"limit {limit.wording} ({limit.source})"
     crossings = [
         f"{each.run} {_period(each.crossing, len(each.steps))}"
         for each in series
@@ -199,8 +200,8 @@ def _panel(name: str, series: tuple[Series, ...]) -> Panel:
     outside = f"; outside: {'; '.join(crossings)}" if crossings else ""
     return Panel(
         partial(pictures.curves, series=series),
-        f"{name}: {words}{outside}",
-        f"{name} by step, {_count(len(series), 'run')}; {words}{outside}.",
+        f"{name}: {shown_limit}{outside}",
+        f"{name} by step, {words.count(len(series), 'run')}; {shown_limit}{outside}.",
     )
 
 
@@ -212,7 +213,3 @@ def _notes(report: LogsReport) -> Iterator[str]:
             notes[each.note].append(each.logged_as)
     for note, names in notes.items():
         yield f"{', '.join(names)}: {note}."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

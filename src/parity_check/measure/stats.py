@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from parity_check import words
+
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
@@ -312,7 +314,8 @@ def too_few_clusters(weights: Floats) -> str:
     if number >= FEWEST_CLUSTERS - 1e-9:
         return ""
     worth = "" if number > len(weights) - 0.05 else f" of unequal size, worth {number:.1f}"
-    return f"no interval: {len(weights)} clusters{worth}, at least {FEWEST_CLUSTERS} needed"
+    clusters = words.count(len(weights), "cluster")
+    return f"no interval: {clusters}{worth}, at least {FEWEST_CLUSTERS} needed"
 
 
 UNSEEN_LOG_RATIO = 3.0

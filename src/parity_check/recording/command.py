@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from parity_check import words
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
@@ -30,7 +31,10 @@ def record(config: Config, role: str, path: Path, console: Console) -> None:
         ids = tokenize_prompts(live, prompts)
         job = partial(record_trace, live, prompts, ids, path)
         header = live.engines.run({role: job})[role]
-    console.say(f"wrote {path}: {header.samples} samples, {header.tokens} tokens")
+    console.say(
+        f"wrote {path}: {words.count(header.samples, 'sample')}, "
+        f"{words.count(header.tokens, 'token')}"
+    )
 
 
 def replay(
@@ -51,4 +55,7 @@ def replay(
         check_model(live.model, source)
         job = partial(score_trace, live, operation, source, path)
         header = live.engines.run({role: job})[role]
-    console.say(f"wrote {path}: {header.samples} samples, {header.tokens} tokens")
+    console.say(
+        f"wrote {path}: {words.count(header.samples, 'sample')}, "
+        f"{words.count(header.tokens, 'token')}"
+    )

@@ -21,6 +21,7 @@ from parity_check.reading import (
     parse_json,
     read_text,
     regular_file,
+    spread,
     wrong_text,
     wrong_tree,
 )
@@ -33,6 +34,8 @@ CONTENT = ("prompt", "prompt_token_ids", "messages")
 TEMPLATE = ("tools", "chat_template_kwargs")
 """What the chat template of `messages` gets besides them."""
 NAMES = (*CONTENT, *TEMPLATE, "prompt_id", "prompt_group")
+CHAT = "this is a chat: call its column `messages`, and the chat template is applied"
+A_LINE = "write one JSON object a line; of a list, jq -c '.[]' FILE makes that"
 UNHEARD = ("documents", "functions", "images", "multi_modal_data", "response_format", "logit_bias")
 """Columns that change the prompt or the sampling in training, and that no engine here gets."""
 MISSPELLED = 0.9
@@ -144,6 +147,8 @@ def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
     text = read_text(path, "the prompts")
+    if spread(text):
+        raise InputError(f"{path}: one JSON document over several lines", hint=A_LINE)
     # Not splitlines: a JSON string may contain U+2028 and the like unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -220,7 +225,10 @@ READERS = {".parquet": _parquet_rows, ".csv": _csv_rows, ".txt": _text_rows}
 
 def _prompt(row: Any, place: str, number: int) -> Prompt:
     if not isinstance(row, dict):
-        raise InputError(f"{place}: expected an object with one of {', '.join(CONTENT)}")
+        raise InputError(
+            f"{place}: expected an object with one of {', '.join(CONTENT)}",
+            hint=A_LINE if isinstance(row, list) else None,
+        )
     row = {name: value for name, value in row.items() if value is not None}
     given = [name for name in CONTENT if name in row]
     if len(given) != 1:
@@ -317,7 +325,14 @@ def _check_type(name: str, value: Any, place: str) -> None:
         if reason is not None:
             raise InputError(f"{place}: `messages` holds what no chat message has: {reason}")
     if not fits:
-        raise InputError(f"{place}: `{name}` must be {wanted}")
+        hint = CHAT if name == "prompt" and _is_chat(value) else None
+        raise InputError(f"{place}: `{name}` must be {wanted}", hint=hint)
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and "role" in each for each in value
+    )
 
 
 def _is_token_id(value: Any) -> bool:

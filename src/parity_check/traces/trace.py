@@ -58,6 +58,10 @@ VOCABULARY_KEY = b"parity_check_vocabulary"
 ROWS_PER_GROUP = 1024
 TOKENS_PER_GROUP = 1 << 16
 """A row group has at most so many tokens, or one sample: readers hold a few groups in memory."""
+NO_TRACE = (
+    "a dump of a training run becomes a trace with parity-check import; a log of metrics is for "
+    "parity-check logs"
+)
 LONGEST_ID = 10
 """Digits of a token id."""
 
@@ -435,7 +439,8 @@ def _open(path: Path) -> tuple[pq.ParquetFile, bool]:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         file.schema_arrow  # noqa: B018 - read here, where it can be refused
     except pa.ArrowInvalid:
-        raise InputError(f"{path}: not a Parquet file, or truncated") from None
+        hint = None if path.suffix == ".parquet" else NO_TRACE
+        raise InputError(f"{path}: not a Parquet file, or truncated", hint=hint) from None
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"cannot read the trace {path}: damaged: {reason}") from None

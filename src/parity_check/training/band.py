@@ -78,12 +78,20 @@ def band(reference: Floats, runs: int, level: float) -> Band:
 
 
 def distance(
-    arm: Floats, reference: Floats, found: Band, *, level: float, times: float, matters: float
+    arm: Floats,
+    reference: Floats,
+    found: Band,
+    *,
+    level: float,
+    times: float,
+    matters: float,
+    most: float = math.inf,
 ) -> Distance:
     """Judge an arm's curves [runs, steps] against the reference's [seeds, steps].
 
     The limit is `times` the reference's band, and at least `matters`. Inside it is the whole
-    interval (parity), outside it the whole interval (drift), else nothing is decided.
+    interval (parity), outside it the whole interval (drift), else nothing is decided. No distance
+    exceeds `most`, so a limit that is as large decides nothing either.
     """
     steps = min(arm.shape[1], reference.shape[1])
     gap = arm[:, :steps].mean(axis=0) - reference[:, :steps].mean(axis=0)
@@ -93,12 +101,13 @@ def distance(
     limit = max(times * found.half_width, matters)
     low, high = value - half, value + half
     verdict: Verdict = "inconclusive"
-    if -limit <= low and high <= limit:
+    if limit < most and -limit <= low and high <= limit:
         verdict = "parity"
     elif low > limit or high < -limit:
         verdict = "drift"
     # Any of the steps may be the first, so the level is that of all steps together.
     edge = max(_z(1 - (1 - level) / steps) * found.step * both, matters)
+    low, high = max(low, -most), min(high, most)
     return Distance(value, low, high, limit, verdict, _first(np.abs(gap) > edge))
 
 

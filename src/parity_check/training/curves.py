@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -28,6 +29,11 @@ class Curve:
     judging: Judging
     matters: float
     definition: str
+
+    @property
+    def most(self) -> float:
+        """The largest distance that two means can have: shares are from 0 to 1."""
+        return 1.0 if self.unit == "share" else math.inf
 
 
 CURVES = (

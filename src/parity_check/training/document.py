@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from parity_check import words
 from parity_check.comparison.document.engines import name, plain
 from parity_check.config.training import FIRST
 from parity_check.measure.gates import Verdict
@@ -87,7 +88,8 @@ def _steps(report: TrainingReport, arm: str) -> int:
 
 def _outcome(report: TrainingReport) -> str:
     inside = [arm.name for arm in report.others if report.verdict_of(arm) == "parity"]
-    return f"{len(inside)} of {len(report.others)} arms inside the reference's band"
+    arms = words.count(len(report.others), "arm")
+    return f"{len(inside)} of {arms} inside the reference's band"
 
 
 def _lead(checks: tuple[Check, ...], verdict: Verdict) -> str:
@@ -129,9 +131,11 @@ def _loss(report: TrainingReport) -> str:
         f"trainer: {trainer.label}, {trainer.config.get('dtype', '?')}, lm_head "
         f"{plain(trainer.settings['lm_head_dtype'].in_force)}; {training['loss']} with ε "
         f"{training['epsilon_low']:g}/{training['epsilon_high']:g}, ratio over {over} logprobs; "
-        f"AdamW, learning rate {training['learning_rate']:g}; {training['steps']} steps of "
-        f"{training['prompts_per_step']} prompts × {training['group_size']} samples, temperature "
-        f"{workload['temperature']:g}, up to {workload['max_tokens']} tokens"
+        f"AdamW, learning rate {training['learning_rate']:g}; "
+        f"{words.count(training['steps'], 'step')} of "
+        f"{words.count(training['prompts_per_step'], 'prompt')} × "
+        f"{words.count(training['group_size'], 'sample')}, temperature "
+        f"{workload['temperature']:g}, up to {words.count(workload['max_tokens'], 'token')}"
     )
 
 

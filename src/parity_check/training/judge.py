@@ -41,6 +41,7 @@ def _result(
     judged = None
     if arm != FIRST and curve.judging != "shown":
         judged = distance(
-            own, reference, found, level=level, times=training.band, matters=curve.matters
-        )
+            own, reference, found, level=level, times=training.band, matters=curve.matters,
+            most=curve.most,
+        )  # fmt: skip
     return Result(arm, curve.name, float(own.mean()), found, judged, unresolved)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 
+from parity_check import words
 from parity_check.comparison.document.engines import name
 from parity_check.comparison.report import EngineReport
 from parity_check.report import numbers
@@ -159,9 +160,10 @@ def _update(update: Update) -> str:
     answers = ", ".join("done" if done else "refused" for done in update.cache_resets)
     return (
         f"paused for {update.paused_s:.3f} s ({update.standstill_s:.3f} s to stop, "
-        f"{update.load_s:.3f} s to load with {update.loader}); {update.requests_in_flight} "
-        f"requests in flight, {update.requests_held} held with {update.tokens_held} tokens; cache "
-        f"reset: {answers or 'not requested'}; preempted: {update.preempted}"
+        f"{update.load_s:.3f} s to load with {update.loader}); "
+        f"{words.count(update.requests_in_flight, 'request')} in flight, {update.requests_held} "
+        f"held with {words.count(update.tokens_held, 'token')}; cache reset: "
+        f"{answers or 'not requested'}; preempted: {update.preempted}"
     )
 
 
@@ -169,7 +171,7 @@ def _switches(result: EngineResult) -> str:
     """At which token the weights changed, and in how many requests."""
     places = [
         (f"before token {' and '.join(map(str, at))}" if at else "after the last token")
-        + f" in {count} requests"
+        + f" in {words.count(count, 'request')}"
         for at, count in sorted(Counter(result.switches.values()).items())
     ]
     return "the weights change " + ", ".join(places)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parity_check import words
 from parity_check.config.models import Config, ModelConfig, Role, WeightSync
 from parity_check.engines.client import WorkerEngine
 from parity_check.engines.pauses import Pauses
@@ -68,7 +69,7 @@ def plan_requests(
     fresh = _spread(token_ids, concurrency, chosen)
     if len(chosen) < concurrency or not fresh:
         raise InputError(
-            f"weight-sync needs more than {concurrency} prompts, got {len(prompts)}",
+            f"weight-sync needs more than {words.count(concurrency, 'prompt')}, got {len(prompts)}",
             hint="lower weight_sync.concurrency, or add prompts",
         )
     phases: tuple[tuple[Phase, list[int]], ...] = (

@@ -26,7 +26,7 @@ def logs(
     context: typer.Context,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE…", help="CSV, JSON or JSON lines, exported or as written."),
+        typer.Argument(metavar="FILE", help="CSV, JSON or JSON lines, exported or as written."),
     ],
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A configuration, for its limits.")

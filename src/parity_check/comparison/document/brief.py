@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from parity_check import words
 from parity_check.comparison.document import document, engines, findings
 from parity_check.comparison.labels import label
 from parity_check.comparison.report import ComparisonReport, Pair
@@ -168,7 +169,9 @@ def _closing(report: ComparisonReport, pair: Pair, run: Path | None) -> Iterator
     needed = [gate.prompts_needed for gate in pair.gates if gate.verdict == "inconclusive"]
     if report.verdict == "inconclusive" and None not in needed:
         most = max(each for each in needed if each is not None)
-        yield Sentence(f"about {most:,} prompts would settle it (now {report.workload.prompts:,})")
+        yield Sentence(
+            f"about {words.count(most, 'prompt')} would settle it (now {report.workload.prompts:,})"
+        )
         shares = [way.measurement["identical_fraction"].value for way in pair.directions]
         if min(shares) == 1.0:
             yield Sentence(

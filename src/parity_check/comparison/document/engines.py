@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from parity_check import words
 from parity_check.comparison.report import ComparisonReport, EngineReport
 from parity_check.config.models import SHAPING
 from parity_check.report.document import Block, Column, Details, Row, Table
@@ -46,14 +47,16 @@ def workload(report: ComparisonReport) -> str:
         )
     return (
         f"workload: {prompts(report, compared.prompts, compared.clusters)}, "
-        f"{compared.samples} samples, {compared.tokens:,} tokens, {', '.join(parts)}; {path}{seen}"
+        f"{words.count(compared.samples, 'sample')}, {words.count(compared.tokens, 'token')}, "
+        f"{', '.join(parts)}; {path}{seen}"
     )
 
 
 def prompts(report: ComparisonReport, count: int, clusters: int) -> str:
     """So many prompts, and the independent units that they are in where those are others."""
     unit = report.head.config["stats"]["cluster_by"]
-    return f"{count} prompts" + ("" if unit == "prompt" else f" in {clusters} clusters by {unit}")
+    independent = "" if unit == "prompt" else f" in {words.count(clusters, 'cluster')} by {unit}"
+    return f"{words.count(count, 'prompt')}{independent}"
 
 
 def table(report: ComparisonReport) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from parity_check import visible
+from parity_check import visible, words
 from parity_check.comparison.labels import pair_label
 from parity_check.comparison.located import Located
 from parity_check.comparison.pictures.samples import SHADES, WorstSample
@@ -161,8 +161,9 @@ def context(token: WorstToken) -> str:
 def _sample(sample: WorstSample, which: str) -> Sample:
     return Sample(
         title=sample.sample_id,
-        facts=f"{which}sampled by the {sample.sampled_by} · {sample.length:,} tokens · mean Δ "
-        f"{sample.mean_log_ratio:+z.4f} · largest |Δ| {sample.largest:.4f} · "
+        facts=f"{which}sampled by the {sample.sampled_by} · "
+        f"{words.count(sample.length, 'token')} · mean Δ {sample.mean_log_ratio:+z.4f} · "
+        f"largest |Δ| {sample.largest:.4f} · "
         f"{100 * sample.share:.1f} % of the Σ Δ² of its direction",
         prompt_end=sample.prompt_end,
         length=sample.length,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from parity_check import words
 from parity_check.comparison.document import numbers as direction_numbers
 from parity_check.comparison.document.engines import prompts
 from parity_check.comparison.labels import SHARE_OF
@@ -67,8 +68,8 @@ def _rollouts(report: ComparisonReport, rollouts: Rollouts) -> Iterator[Block]:
     excluded = f" ({size.excluded:,} more are invalid)" if size.excluded else ""
     yield Heading(
         f"sampled by the {rollouts.sampled_by}, evaluated by every engine: "
-        f"{prompts(report, size.prompts, size.clusters)}, {size.samples} samples, "
-        f"{size.tokens:,} tokens{excluded}"
+        f"{prompts(report, size.prompts, size.clusters)}, "
+        f"{words.count(size.samples, 'sample')}, {words.count(size.tokens, 'token')}{excluded}"
     )
     yield _pairs(report, rollouts)
     for found in rollouts.decompositions:

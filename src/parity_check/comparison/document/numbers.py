@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from parity_check import words
 from parity_check.comparison.document.engines import prompts
 from parity_check.comparison.labels import label, pair_label, share_label
 from parity_check.comparison.report import ComparisonReport, Direction, Pair
@@ -64,7 +65,8 @@ def heading(report: ComparisonReport, pair: Pair, direction: Direction) -> str:
     which = "" if len(report.pairs) == 1 else f"{pair_label(pair)}, "
     return (
         f"{which}{direction.title}: {prompts(report, measured.prompts, measured.clusters)}, "
-        f"{measured.samples} samples, {measured.tokens:,} tokens{excluded}"
+        f"{words.count(measured.samples, 'sample')}, "
+        f"{words.count(measured.tokens, 'token')}{excluded}"
     )
 
 

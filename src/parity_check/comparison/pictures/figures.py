@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from parity_check import words
 from parity_check.comparison.labels import pair_label, share_label
 from parity_check.comparison.pictures import plots
 from parity_check.comparison.pictures.collect import Pictures
@@ -50,7 +51,7 @@ class Subject:
 
     @property
     def tokens(self) -> str:
-        return f"{self.pictures.tokens:,} tokens"
+        return words.count(self.pictures.tokens, "token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,9 @@ def _sequences(of: Subject) -> Plot:
         f"{found.means[-1]:+.2g} nats, with the band of a GSPO clip."
     )
     return Plot(
-        partial(plots.sequences, pictures=of.pictures), f"{found.n:,} sequences{drawn}", alt
+        partial(plots.sequences, pictures=of.pictures),
+        f"{words.count(found.n, 'sequence')}{drawn}",
+        alt,
     )
 
 
@@ -187,7 +190,9 @@ def _clip_by_length(of: Subject) -> Plot:
         f"Share of sequences that {by_length[0][1].objective.name} would clip, by length: {values}."
     )
     n = sum(share.n for _, share in shares)
-    return Plot(partial(plots.clip_by_length, shares=shares, limit=limit), f"{n:,} sequences", alt)
+    return Plot(
+        partial(plots.clip_by_length, shares=shares, limit=limit), words.count(n, "sequence"), alt
+    )
 
 
 def _gap_slope(of: Subject) -> Plot | None:

@@ -43,6 +43,7 @@ class Recipe:
     """All entries for one vLLM version on one platform, merged."""
 
     python: str = ""
+    cuda: int = 0
     constraints: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     cpu_only: tuple[str, ...] = ()
@@ -118,6 +119,7 @@ def _recipe(merged: Mapping[str, Any], release: str) -> Recipe:
     extension = merged.get("extension")
     return Recipe(
         python=merged.get("python", ""),
+        cuda=merged.get("cuda", 0),
         constraints=tuple(merged.get("constraints", ())),
         requires=tuple(merged.get("requires", ())),
         cpu_only=tuple(merged.get("cpu_only", ())),
