@@ -42,7 +42,8 @@ def assert_interrupted(done: Finished, directory: Path, kept: str) -> None:
     said, to_continue, run = done.stderr.splitlines()[-1].partition(how)
     assert said == f"interrupted; {kept}"
     assert (run or "runs/").startswith("runs/")
-    assert bool(to_continue) == any(directory.glob("runs/*/run.json"))
+    begun = any(directory.glob("runs/*/run.json"))
+    assert bool(to_continue) == (begun and kept.startswith("kept in"))
     assert done.stderr.count("interrupted") == 1
     assert_tidy(directory)
 
