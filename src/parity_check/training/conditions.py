@@ -1,0 +1,155 @@
+"""What a run's steps are recorded under. A resumed run goes on under the same, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
+
+from parity_check.comparison.report import EngineReport
+from parity_check.config.load import dump_config
+from parity_check.config.models import Config
+from parity_check.errors import ConfigError, InputError
+from parity_check.files import write_text
+from parity_check.training.files import CONDITIONS
+from parity_check.training.task import Problem
+from parity_check.visible import value as shown
+
+SCHEMA_VERSION = 1
+FREE = (
+    "objective", "gates", "stats", "diagnosis", "run", "workload.prompts", "workload.num_prompts",
+    "workload.most_tokens", "workload.samples_per_prompt", "workload.top_logprobs",
+    "workload.sampled_by", "workload.repeats", "training.band", "training.reward_resolution",
+    "training.reward_timeout_s", "training.compare",
+)  # fmt: skip
+"""Keys that shape no step: how curves are judged, the one-shot comparison, timeouts."""
+LISTED = 3
+"""Changed keys that an error names."""
+ABSENT = "not set"
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """`config` has the keys that shape a step, by dotted name."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    config: dict[str, Any]
+    prompts_sha256: str
+    """Of every step's prompts and answers."""
+    model: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+
+
+def conditions(
+    config: Config, steps: Sequence[Sequence[Problem]], model: Mapping[str, Any]
+) -> Conditions:
+    """`model` is its fingerprint, as in a trace."""
+    keys = {
+        key: value
+        for key, value in _leaves(dump_config(config))
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+    }
+    problems = [[asdict(problem) for problem in step] for step in steps]
+    digest = hashlib.sha256(json.dumps(problems).encode())
+    return Conditions(keys, digest.hexdigest(), dict(model))
+
+
+def write(directory: Path, found: Conditions) -> None:
+    """Raises OutputError."""
+    write_text(directory / CONDITIONS, json.dumps(asdict(found), indent=1) + "\n")
+
+
+def check_resumable(directory: Path, now: Conditions) -> None:
+    """Raises ConfigError where a step would be recorded under other conditions than those before.
+
+    Raises InputError for a directory without conditions.
+    """
+    new = f"start a new run: parity-check train -c {directory / 'config.toml'}"
+    before = _stored(directory, new)
+    keys = [*before.config, *(key for key in now.config if key not in before.config)]
+    changed = [key for key in keys if before.config.get(key) != now.config.get(key)]
+    if changed:
+        named = ", ".join(_change(key, before.config, now.config) for key in changed[:LISTED])
+        more = len(changed) - LISTED
+        raise ConfigError(
+            f"{directory / 'config.toml'} was changed since the run began: {named}"
+            + (f" and {more} more" if more > 0 else ""),
+            hint=f"put it back, or {new}",
+        )
+    if before.prompts_sha256 != now.prompts_sha256:
+        raise ConfigError(
+            f"{directory}: the prompts or answers are not those that the run began with",
+            hint=f"put them back (training.prompts), or {new}",
+        )
+    if before.model != now.model:
+        raise ConfigError(
+            f"{directory}: the model is not the one that the run began with",
+            hint=f"put it back (model.path), or {new}",
+        )
+
+
+def check_engine(before: EngineReport, now: EngineReport) -> None:
+    """Raises ConfigError where an engine is not the one that recorded the steps before."""
+    was, new = _facts(before), _facts(now)
+    changed = [key for key in {**was, **new} if was.get(key) != new.get(key)]
+    if changed:
+        named = ", ".join(_change(key, was, new) for key in changed[:LISTED])
+        raise ConfigError(
+            f"{now.role}: not the engine that recorded the steps that are kept: {named}",
+            hint="put its environment back, or start a new run",
+        )
+
+
+def _facts(engine: EngineReport) -> dict[str, Any]:
+    """What is the same whenever this engine starts."""
+    return {
+        "engine": engine.label,
+        "family": engine.family,
+        "device": engine.device,
+        **engine.packages,
+        **{name: setting.in_force for name, setting in engine.settings.items()},
+    }
+
+
+def _stored(directory: Path, new: str) -> Conditions:
+    path = directory / CONDITIONS
+    try:
+        found = TypeAdapter(Conditions).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(
+            f"{directory}: no {CONDITIONS}, so nothing says what its steps were recorded under",
+            hint=f"--resume takes the directory of an interrupted `parity-check train`; else {new}",
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise InputError(f"{path}: not the conditions of a training run", hint=new) from None
+    if found.schema_version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema {found.schema_version}, but this version of parity-check reads "
+            f"{SCHEMA_VERSION}",
+            hint=new,
+        )
+    return found
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _change(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The key, and both values, but for a variable of an environment: it may be a secret."""
+    if ".env." in key:
+        return key
+    was, new = (shown(each[key]) if key in each else ABSENT for each in (before, now))
+    return f"{key} ({was}, now {new})"
