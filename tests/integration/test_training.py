@@ -258,7 +258,22 @@ def test_other_prompts_are_not_those_of_the_run(tmp_path: Path) -> None:
     train(tmp_path, training={"prompts": str(prompts)})
     changed(prompts, '"answer": 3', '"answer": 4')
     done = resumed(only_run(tmp_path))
-    assert_fails(done, 2, "the prompts or answers are not those", "training.prompts")
+    assert_fails(done, 2, "prompts and answers: not what the run began with (training.prompts)")
+
+
+def test_another_reward_function_is_not_that_of_the_run(tmp_path: Path) -> None:
+    """`fake` is of the fake trainer; here a file of that name is beside the configuration."""
+    rewards = tmp_path / "fake.py"
+    rewards.write_text("def length(prompt, completion, answer): return 1.0")
+    train(tmp_path, training={"reward": "fake:length"})
+    changed(rewards, "1.0", "2.0")
+    done = resumed(only_run(tmp_path))
+    assert_fails(done, 2, "reward function: not what the run began with (training.reward)")
+
+
+def test_another_model_is_not_that_of_the_run(trained: Path) -> None:
+    changed(trained / "conditions.json", '"name": "tiny"', '"name": "other"')
+    assert_fails(resumed(trained), 2, "model: not what the run began with (model.path)")
 
 
 @pytest.mark.parametrize("name", ["trainer", "reference"])

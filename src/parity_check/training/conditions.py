@@ -14,8 +14,10 @@ from pydantic import ConfigDict, TypeAdapter
 from parity_check.comparison.report import EngineReport
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
+from parity_check.config.training import Training
 from parity_check.errors import ConfigError, InputError
 from parity_check.files import write_text
+from parity_check.training import arms
 from parity_check.training.files import CONDITIONS
 from parity_check.training.task import Problem
 from parity_check.visible import value as shown
@@ -42,6 +44,8 @@ class Conditions:
     config: dict[str, Any]
     prompts_sha256: str
     """Of every step's prompts and answers."""
+    reward_sha256: str | None
+    """Of the file that the reward function is in; None without one below `python_path`."""
     model: dict[str, Any]
     schema_version: int = SCHEMA_VERSION
 
@@ -56,8 +60,12 @@ def conditions(
         if not any(key == free or key.startswith(f"{free}.") for free in FREE)
     }
     problems = [[asdict(problem) for problem in step] for step in steps]
-    digest = hashlib.sha256(json.dumps(problems).encode())
-    return Conditions(keys, digest.hexdigest(), dict(model))
+    return Conditions(
+        config=keys,
+        prompts_sha256=hashlib.sha256(json.dumps(problems).encode()).hexdigest(),
+        reward_sha256=_reward_sha256(arms.training_of(config)),
+        model=dict(model),
+    )
 
 
 def write(directory: Path, found: Conditions) -> None:
@@ -82,16 +90,16 @@ def check_resumable(directory: Path, now: Conditions) -> None:
             + (f" and {more} more" if more > 0 else ""),
             hint=f"put it back, or {new}",
         )
-    if before.prompts_sha256 != now.prompts_sha256:
-        raise ConfigError(
-            f"{directory}: the prompts or answers are not those that the run began with",
-            hint=f"put them back (training.prompts), or {new}",
-        )
-    if before.model != now.model:
-        raise ConfigError(
-            f"{directory}: the model is not the one that the run began with",
-            hint=f"put it back (model.path), or {new}",
-        )
+    for field, what, key in (
+        ("prompts_sha256", "prompts and answers", "training.prompts"),
+        ("reward_sha256", "reward function", "training.reward"),
+        ("model", "model", "model.path"),
+    ):
+        if getattr(before, field) != getattr(now, field):
+            raise ConfigError(
+                f"{directory}: {what}: not what the run began with ({key})",
+                hint=f"put back what was there, or {new}",
+            )
 
 
 def check_engine(before: EngineReport, now: EngineReport) -> None:
@@ -137,6 +145,16 @@ def _stored(directory: Path, new: str) -> Conditions:
             hint=new,
         )
     return found
+
+
+def _reward_sha256(training: Training) -> str | None:
+    if training.reward is None or training.python_path is None:
+        return None
+    module = Path(training.python_path, *training.reward.partition(":")[0].split("."))
+    for file in (module.with_suffix(".py"), module / "__init__.py"):
+        if file.is_file():
+            return hashlib.sha256(file.read_bytes()).hexdigest()
+    return None
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
