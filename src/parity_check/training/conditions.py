@@ -127,13 +127,13 @@ def _facts(engine: EngineReport) -> dict[str, Any]:
 
 def _stored(directory: Path, new: str) -> Conditions:
     path = directory / CONDITIONS
-    try:
-        found = TypeAdapter(Conditions).validate_json(path.read_bytes())
-    except FileNotFoundError:
+    if not path.is_file():
         raise InputError(
             f"{directory}: no {CONDITIONS}, so nothing says what its steps were recorded under",
-            hint=f"--resume takes the directory of an interrupted `parity-check train`; else {new}",
-        ) from None
+            hint=new,
+        )
+    try:
+        found = TypeAdapter(Conditions).validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except ValueError:
