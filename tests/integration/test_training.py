@@ -387,6 +387,14 @@ def test_a_recorded_trace_cannot_be_an_arm(tmp_path: Path) -> None:
     assert_fails(done, 2, "only `compare` takes a recorded trace")
 
 
+def test_a_run_of_one_prompt_a_step_is_rendered_again(tmp_path: Path) -> None:
+    """Its reward has no standard error."""
+    _, report = train(tmp_path, training={"prompts_per_step": 1})
+    assert {step["reward_error"] for step in report["steps"]} == {None}
+    assert call_cli("report", only_run(tmp_path), cwd=tmp_path).returncode == 1
+    assert resumed(only_run(tmp_path)).returncode == 1
+
+
 @pytest.mark.parametrize("format", ["json", "markdown", "junit", "github", "html"])
 def test_a_finished_run_is_rendered_again(tmp_path: Path, format: str) -> None:
     train(tmp_path)
