@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,14 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 
 from parity_check.comparison.report import EngineReport
-from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.config.training import Training
 from parity_check.errors import ConfigError, InputError
 from parity_check.files import write_text
+from parity_check.recording import unchanged
 from parity_check.training import arms
 from parity_check.training.files import CONDITIONS
 from parity_check.training.task import Problem
-from parity_check.visible import value as shown
 
 SCHEMA_VERSION = 1
 FREE = (
@@ -30,9 +29,6 @@ FREE = (
     "training.reward_timeout_s", "training.compare",
 )  # fmt: skip
 """Keys that shape no step: how curves are judged, the one-shot comparison, timeouts."""
-LISTED = 3
-"""Changed keys that an error names."""
-ABSENT = "not set"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +50,9 @@ def conditions(
     config: Config, steps: Sequence[Sequence[Problem]], model: Mapping[str, Any]
 ) -> Conditions:
     """`model` is its fingerprint, as in a trace."""
-    keys = {
-        key: value
-        for key, value in _leaves(dump_config(config))
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE)
-    }
     problems = [[asdict(problem) for problem in step] for step in steps]
     return Conditions(
-        config=keys,
+        config=unchanged.keys(config, FREE),
         prompts_sha256=hashlib.sha256(json.dumps(problems).encode()).hexdigest(),
         reward_sha256=_reward_sha256(arms.training_of(config)),
         model=dict(model),
@@ -80,16 +71,7 @@ def check_resumable(directory: Path, now: Conditions) -> None:
     """
     new = f"start a new run: parity-check train -c {directory / 'config.toml'}"
     before = _stored(directory, new)
-    keys = [*before.config, *(key for key in now.config if key not in before.config)]
-    changed = [key for key in keys if before.config.get(key) != now.config.get(key)]
-    if changed:
-        named = ", ".join(_change(key, before.config, now.config) for key in changed[:LISTED])
-        more = len(changed) - LISTED
-        raise ConfigError(
-            f"{directory / 'config.toml'} was changed since the run began: {named}"
-            + (f" and {more} more" if more > 0 else ""),
-            hint=f"put it back, or {new}",
-        )
+    unchanged.check_unchanged(directory / "config.toml", before.config, now.config, new)
     for field, what, key in (
         ("prompts_sha256", "prompts and answers", "training.prompts"),
         ("reward_sha256", "reward function", "training.reward"),
@@ -104,12 +86,10 @@ def check_resumable(directory: Path, now: Conditions) -> None:
 
 def check_engine(before: EngineReport, now: EngineReport) -> None:
     """Raises ConfigError where an engine is not the one that recorded the steps before."""
-    was, new = _facts(before), _facts(now)
-    changed = [key for key in {**was, **new} if was.get(key) != new.get(key)]
-    if changed:
-        named = ", ".join(_change(key, was, new) for key in changed[:LISTED])
+    found = unchanged.changes(_facts(before), _facts(now))
+    if found:
         raise ConfigError(
-            f"{now.role}: not the engine that recorded the steps that are kept: {named}",
+            f"{now.role}: not the engine that recorded the steps that are kept: {found}",
             hint="put its environment back, or start a new run",
         )
 
@@ -155,19 +135,3 @@ def _reward_sha256(training: Training) -> str | None:
         if file.is_file():
             return hashlib.sha256(file.read_bytes()).hexdigest()
     return None
-
-
-def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
-
-
-def _change(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The key, and both values, but for a variable of an environment: it may be a secret."""
-    if ".env." in key:
-        return key
-    was, new = (shown(each[key]) if key in each else ABSENT for each in (before, now))
-    return f"{key} ({was}, now {new})"
