@@ -42,7 +42,7 @@ def a_step(arm: str, seed: int, step: int, *, clip: float, kl: float, lag: int) 
     )  # fmt: skip
 
 
-def a_config(names: tuple[str, ...]) -> Config:
+def a_config(names: tuple[str, ...], **training: Any) -> Config:
     settings = dict.fromkeys(
         ("logprobs_mode", "enable_prefix_caching", "async_scheduling", "lm_head_dtype"), "default"
     )
@@ -50,12 +50,13 @@ def a_config(names: tuple[str, ...]) -> Config:
         "initial": {"settings": settings, "lag": 4},
         "processed": {"lag": 4},
     }
-    training = {
+    tables = {
         "steps": STEPS,
         "trainer": {"requirement": "vllm==0.18.1"},
         "arms": {name: known.get(name, {}) for name in names},
+        **training,
     }
-    return parse_config({**TABLES, "training": training}, "test")
+    return parse_config({**TABLES, "training": tables}, "test")
 
 
 SAFE = {
@@ -83,6 +84,18 @@ def an_engine(role: str, version: str, family: str) -> EngineReport:
     return engine_report(role, engine, "decode", None)
 
 
+def a_trainer() -> EngineReport:
+    engine = described(
+        {"lm_head_dtype": "float32"},
+        label="transformers 4.57.3",
+        version="4.57.3",
+        family="trainer",
+        packages={"torch": "2.10.0", "transformers": "4.57.3"},
+        config={"dtype": "bfloat16"},
+    )
+    return engine_report("trainer", engine, "prefill", None)
+
+
 def version_of(arm: str) -> tuple[str, str]:
     return ("0.8.5", "v0") if arm == "reference" else ("0.18.1", "v1")
 
@@ -93,10 +106,11 @@ def a_report(
     stopped: dict[str, str] | None = None,
     compared: dict[str, Verdict] | None = None,
     notices: tuple[str, ...] = (),
+    **training_keys: Any,
 ) -> TrainingReport:
     """`shown` has the clip rate and the KL of each arm; a stopped one took half of the steps."""
     stopped, compared = stopped or {}, compared or {}
-    config = a_config(tuple(shown))
+    config = a_config(tuple(shown), **training_keys)
     training = arms.training_of(config)
 
     def steps() -> Iterator[Step]:
@@ -119,7 +133,7 @@ def a_report(
             model={"name": "tiny"},
             host={"cpu": "one"},
         ),
-        trainer=an_engine("trainer", "0.18.1", "trainer"),
+        trainer=a_trainer(),
         arms=tuple(
             ArmReport(
                 name=name,
@@ -148,6 +162,9 @@ TRAINED: dict[str, TrainingReport] = {
         notices=("9 of 100 steps had no gradient: all samples of each prompt had the same reward",),
     ),
     "parity": a_report({"fixed": (0.05, 4e-5)}, compared={"fixed": "parity"}),
+    "reward-unresolved": a_report(
+        {"fixed": (0.05, 4e-5)}, compared={"fixed": "parity"}, reward_resolution=1e-3
+    ),
     "stopped": a_report(
         {"initial": (0.75, 3e-3), "fixed": (0.05, 4e-5)},
         stopped={"initial": "the trainer engine failed to learn: the loss is nan"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -216,6 +217,29 @@ def test_failed_steps_are_tried_again(tmp_path: Path) -> None:
     again = call_cli("ablate", "--resume", path, cwd=tmp_path)
     assert again.stderr.count("candidate: starting the engine") == 1
     assert "failed: the candidate engine" in " ".join(again.stdout.split())
+
+
+def test_an_ablation_does_not_go_on_under_another_configuration(tmp_path: Path) -> None:
+    """Steps of two temperatures would be one ladder; other limits only judge."""
+    config = drifting_config(tmp_path)
+    call_cli("ablate", "-c", config, "--no-flips", cwd=tmp_path)
+    path, file = only_run(tmp_path), only_run(tmp_path) / "config.toml"
+    shutil.rmtree(path / "step-1")
+    text = file.read_text()
+    file.write_text(text.replace('profile = "standard"', 'profile = "relaxed"'))
+    assert call_cli("ablate", "--resume", path, cwd=tmp_path).returncode in (0, 1, 4)
+    shutil.rmtree(path / "step-1")
+    [line] = [each for each in text.splitlines() if each.startswith("temperature = ")]
+    file.write_text(text.replace(line, "temperature = 0.3"))
+    done = call_cli("ablate", "--resume", path, cwd=tmp_path)
+    assert_fails(done, 2, "config.toml was changed since the run began: workload.temperature (")
+    assert not (path / "step-1").exists()
+
+    file.write_text(text)
+    plan = json.loads((path / "plan.json").read_text())
+    (path / "plan.json").write_text(json.dumps({**plan, "config": None}))
+    done = call_cli("ablate", "--resume", path, cwd=tmp_path)
+    assert_fails(done, 2, "its plan does not say what its traces were recorded under")
 
 
 def test_a_run_without_rollouts_of_the_reference(tmp_path: Path) -> None:

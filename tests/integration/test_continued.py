@@ -175,8 +175,14 @@ def edited(name: str, old: str, new: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (edited("runs/*/config.toml", "temperature = 1.0", "temperature = 0.7"), "[workload] diff"),
-        (edited("runs/*/config.toml", "noise = 0.01", "noise = 0.02"), "[candidate] differs"),
+        (
+            edited("runs/*/config.toml", "temperature = 1.0", "temperature = 0.7"),
+            "workload.temperature (1, now 0.7)",
+        ),
+        (
+            edited("runs/*/config.toml", "noise = 0.01", "noise = 0.02"),
+            "candidate.engine_args.noise (0.01, now 0.02)",
+        ),
         (edited("runs/*/config.toml", "repeats = 1", "repeats = 2"), "to record other traces"),
         (edited("prompts.jsonl", "prompt 1", "prompt one"), "for other prompts or tokens"),
     ],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,7 @@ def test_an_arm_whose_loss_is_not_finite_stops_and_the_others_go_on(tmp_path: Pa
     stopped = {arm["name"]: arm["stopped"] for arm in report["arms"]}
     assert "the loss is nan" in stopped["broken"]
     assert stopped["fixed"] is None
-    assert "broken stopped after 0 of 4 steps" in done.stdout
+    assert "not parity: broken\n  ✗ steps: stopped after 0 of 4 steps" in done.stdout
     assert "warning: broken, seed 1 stopped" in done.stderr
 
 
@@ -174,6 +176,225 @@ def test_it_survives_an_interrupt_and_goes_on(tmp_path: Path) -> None:
     assert len(report["steps"]) == 3 * 60
 
 
+# --- resume ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that took all its steps."""
+    home = tmp_path_factory.mktemp("original")
+    train(home)
+    return only_run(home)
+
+
+@pytest.fixture
+def trained(original: Path, tmp_path: Path) -> Path:
+    """A copy of it, to damage."""
+    return Path(shutil.copytree(original, tmp_path / "run"))
+
+
+def changed(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, text
+    path.write_text(text.replace(old, new))
+
+
+def resumed(run: Path) -> Finished:
+    done = call_cli("train", "--resume", run, cwd=run.parent)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def steps_of(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.glob("*.steps.jsonl")}
+
+
+SHAPING_EDITS = {
+    "workload.temperature (0.7, now 0.3)": ("\ntemperature = 0.7", "\ntemperature = 0.3"),
+    "training.learning_rate (2e-05, now 1.0)": ("learning_rate = 2e-05", "learning_rate = 1.0"),
+    "training.steps (4, now 5)": ("\nsteps = 4", "\nsteps = 5"),
+    "training.arms.initial.lag (3, now 2)": ("\nlag = 3", "\nlag = 2"),
+    "model.dtype ('bfloat16', now 'float16')": ('dtype = "bfloat16"', 'dtype = "float16"'),
+    "reference.engine_args.noise (not set, now 0.1)": (
+        "[reference.engine_args]", "[reference.engine_args]\nnoise = 0.1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("says", SHAPING_EDITS)
+def test_a_run_does_not_go_on_under_another_configuration(trained: Path, says: str) -> None:
+    changed(trained / "config.toml", *SHAPING_EDITS[says])
+    before = steps_of(trained)
+    done = resumed(trained)
+    assert_fails(done, 2, "config.toml was changed since the run began", says, "put it back")
+    assert steps_of(trained) == before
+
+
+def test_a_changed_variable_is_named_without_its_value(trained: Path) -> None:
+    changed(trained / "config.toml", "[reference.env]", '[reference.env]\nTOKEN = "secret"')
+    done = resumed(trained)
+    assert_fails(done, 2, "reference.env.TOKEN")
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("\nband = 3.0", "\nband = 99.0"),
+        ('profile = "standard"', 'profile = "relaxed"'),
+        ("confidence = 0.95", "confidence = 0.9"),
+    ],
+)
+def test_a_finished_run_may_be_judged_in_another_way(trained: Path, old: str, new: str) -> None:
+    changed(trained / "config.toml", old, new)
+    before = steps_of(trained)
+    assert resumed(trained).returncode in (1, 4)
+    assert steps_of(trained) == before
+
+
+def test_other_prompts_are_not_those_of_the_run(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "1 + 1", "answer": 2}\n{"prompt": "1 + 2", "answer": 3}\n')
+    train(tmp_path, training={"prompts": str(prompts)})
+    changed(prompts, '"answer": 3', '"answer": 4')
+    done = resumed(only_run(tmp_path))
+    assert_fails(done, 2, "prompts and answers: not what the run began with (training.prompts)")
+
+
+def test_another_reward_function_is_not_that_of_the_run(tmp_path: Path) -> None:
+    """`fake` is of the fake trainer; here a file of that name is beside the configuration."""
+    rewards = tmp_path / "fake.py"
+    rewards.write_text("def length(prompt, completion, answer): return 1.0")
+    train(tmp_path, training={"reward": "fake:length"})
+    changed(rewards, "1.0", "2.0")
+    done = resumed(only_run(tmp_path))
+    assert_fails(done, 2, "reward function: not what the run began with (training.reward)")
+
+
+def test_another_model_is_not_that_of_the_run(trained: Path) -> None:
+    changed(trained / "conditions.json", '"name": "tiny"', '"name": "other"')
+    assert_fails(resumed(trained), 2, "model: not what the run began with (model.path)")
+
+
+@pytest.mark.parametrize("name", ["trainer", "reference"])
+def test_another_engine_does_not_go_on_with_the_steps_of_one(trained: Path, name: str) -> None:
+    (trained / "reference-2.steps.jsonl").unlink()
+    changed(trained / f"{name}.engine.json", '"family": "v1"', '"family": "v0"')
+    done = resumed(trained)
+    assert_fails(done, 2, f"{name}: not the engine that recorded", "family ('v0', now 'v1')")
+    assert "reference-1.steps.jsonl" in done.stderr  # what is kept
+
+
+def test_a_run_of_which_nothing_says_how_it_was_recorded_is_refused(trained: Path) -> None:
+    (trained / "conditions.json").unlink()
+    done = resumed(trained)
+    assert_fails(done, 2, "no conditions.json", "parity-check train -c ")
+    assert steps_of(trained)
+
+
+def test_damaged_conditions_are_refused(trained: Path) -> None:
+    (trained / "conditions.json").write_text("{}")
+    assert_fails(resumed(trained), 2, "conditions.json: not the conditions of a training run")
+
+
+def lines(*kept: int) -> Callable[[list[str]], list[str]]:
+    return lambda every: [every[place] for place in kept]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lines(0, 1, 3), "line 3 is step 3, where step 2 belongs"),
+        (lines(0, 1, 2, 2), "line 4 is step 2, where step 3 belongs"),
+        (lines(0, 1, 2, 3, 3), "line 5 is step 3, where step 4 belongs"),
+        (lambda every: [every[0], every[1].replace('"seed": 1', '"seed": 2'), *every[2:]],
+         "line 2 is of initial, seed 2"),
+        (lambda every: [every[0], every[1][:50], *every[2:]],
+         "line 2 is not a step of a training run"),
+        (lambda every: [*every, every[-1].replace('"step": 3', '"step": 4')],
+         "5 steps, of 4 that were wanted"),
+    ],
+)  # fmt: skip
+def test_steps_that_do_not_follow_one_another_are_refused(
+    trained: Path, damage: Callable[[list[str]], list[str]], says: str
+) -> None:
+    path = trained / "initial-1.steps.jsonl"
+    every = path.read_text().splitlines()
+    path.write_text("".join(f"{line}\n" for line in damage(every)))
+    before = steps_of(trained)
+    assert_fails(resumed(trained), 2, "initial-1.steps.jsonl", says, "only initial, seed 1")
+    assert steps_of(trained) == before
+
+
+def test_a_run_whose_steps_were_removed_begins_again(trained: Path) -> None:
+    """What the refusal of damaged steps says to do."""
+    path = trained / "initial-1.steps.jsonl"
+    path.unlink()
+    assert resumed(trained).returncode == 1
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_a_last_line_that_was_not_finished_begins_the_run_again(trained: Path) -> None:
+    path = trained / "fixed-1.steps.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    others = {name: text for name, text in steps_of(trained).items() if name != path.name}
+    done = resumed(trained)
+    assert done.returncode == 1
+    assert "fixed-1.steps.jsonl: its last line was not finished" in done.stderr
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]
+    assert {name: text for name, text in steps_of(trained).items() if name != path.name} == others
+
+
+@pytest.mark.parametrize(("name", "says"), [("nothere", "no such directory"), (".", "not a run")])
+def test_what_cannot_be_resumed_is_said(tmp_path: Path, name: str, says: str) -> None:
+    done = call_cli("train", "--resume", name, cwd=tmp_path)
+    assert_fails(done, 2, f"--resume {name}: {says}", "parity-check train --resume runs/")
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [("objective.kind=nope", "unknown objective 'nope'"), ("gates.profile=nope", "nope")],
+)
+def test_how_the_comparison_is_judged_is_checked_at_the_start(
+    tmp_path: Path, change: str, says: str, dry: list[str]
+) -> None:
+    done = call_cli("train", "-c", configured(tmp_path), "--set", change, *dry, cwd=tmp_path)
+    assert_fails(done, 2, says)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_notice_comes_before_the_steps_and_in_the_report(tmp_path: Path) -> None:
+    done, report = train(tmp_path)
+    notice = "fixed has the engine and the settings of the reference"
+    assert any(each.startswith(notice) for each in report["notices"])
+    assert done.stderr.index(notice) < done.stderr.index("reference, seed 1")
+
+
+def test_a_reward_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    config = configured(tmp_path, training={"reward": "no:where"})
+    done = call_cli("train", "-c", config, cwd=tmp_path)
+    assert_fails(done, 2, "training.reward: cannot use no:where")
+
+
+def test_a_recorded_trace_cannot_be_an_arm(tmp_path: Path) -> None:
+    done = call_cli(
+        "train", "--reference", "a.parquet", "--candidate", "current", cwd=tmp_path
+    )  # fmt: skip
+    assert_fails(done, 2, "only `compare` takes a recorded trace")
+
+
+def test_a_run_of_one_prompt_a_step_is_rendered_again(tmp_path: Path) -> None:
+    """Its reward has no standard error."""
+    _, report = train(tmp_path, training={"prompts_per_step": 1})
+    assert {step["reward_error"] for step in report["steps"]} == {None}
+    assert call_cli("report", only_run(tmp_path), cwd=tmp_path).returncode == 1
+    assert resumed(only_run(tmp_path)).returncode == 1
+
+
 @pytest.mark.parametrize("format", ["json", "markdown", "junit", "github", "html"])
 def test_a_finished_run_is_rendered_again(tmp_path: Path, format: str) -> None:
     train(tmp_path)
@@ -197,6 +418,18 @@ def test_a_finished_run_is_rendered_again(tmp_path: Path, format: str) -> None:
         ({"training": {"reward": "score"}}, "expected module:function"),
         ({"training": {"trainer": {"kind": "endpoint"}}}, "training.trainer"),
         ({"training": {"learning_rate": -1}}, "training.learning_rate"),
+        (
+            {
+                "training": {
+                    "trainer": {"python": "current", "transformers": {"temperature": False}}
+                }
+            },
+            "training.trainer: its logits are not divided by a temperature, and the engines sample",
+        ),
+        (
+            {"training": {"arms": {"a": {"temperature": 1.3}}}},
+            "unknown key `training.arms.a.temperature`",
+        ),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, tables: dict[str, Any], says: str) -> None:

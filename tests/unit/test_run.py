@@ -36,6 +36,19 @@ def test_a_finished_run_keeps_no_work_directory(tmp_path: Path) -> None:
     assert (run.path / "config.toml").read_text() == "a = 1\n"
 
 
+def test_what_holds_earlier_work_is_not_removed(tmp_path: Path) -> None:
+    """A run that fails before any engine was started leaves nothing; one that goes on loses it."""
+    new = RunDirectory(tmp_path, {})
+    with pytest.raises(EngineError), new:
+        raise EngineError("x")
+    assert not new.path.exists()
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier" / "steps.jsonl").write_bytes(LINE)
+    with pytest.raises(EngineError), RunDirectory.reopen(tmp_path / "earlier"):
+        raise EngineError("x")
+    assert [path.name for path in (tmp_path / "earlier").iterdir()] == ["steps.jsonl"]
+
+
 def test_finished_samples_are_kept_whatever_file_they_are_in(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path, {})
     put(run, "reference/tokenize-1.jsonl")

@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.canned_training import TABLES, a_report
+from helpers.canned_training import TABLES, TRAINED, a_report
 from parity_check.config.load import parse_config
 from parity_check.config.models import Config
 from parity_check.measure.objectives import OBJECTIVES
+from parity_check.report.renderers import render, render_text
 from parity_check.training import arms, band
 from parity_check.training.curves import Taken, active_share, measured
+from parity_check.training.document import document
+from parity_check.training.notices import config_notices
 from parity_check.training.record import read
 from parity_check.training.task import advantages, exact, problems
 
@@ -206,13 +209,67 @@ def test_a_difference_of_shares_ends_at_one() -> None:
 
 
 def test_reward_is_not_judged_where_the_seeds_differ_too_much() -> None:
-    report = a_report({"fixed": (0.05, 4e-5)})
-    strict = replace(
-        report, results=tuple(
-            replace(each, unresolved=each.curve == "reward") for each in report.results
-        )
-    )  # fmt: skip
+    report, strict = TRAINED["parity"], TRAINED["reward-unresolved"]
     assert report.verdict == strict.verdict == "parity"
+    assert "not judged" not in document(report).verdict_line
+    assert document(strict).outcome == (
+        "1 of 1 arms inside the reference's band; reward not judged"
+    )
+    for format in ("text", "markdown", "html", "github", "junit"):
+        shown = render(document(strict), format)
+        assert "reward not judged" in shown or format == "junit"
+        assert "not parity" not in shown.lower(), format
+    assert "not judged: fixed\n  – reward: not judged: the reference's own seeds" in render_text(
+        document(strict), 100
+    )
+    assert "**Not judged: fixed**" in render(document(strict), "markdown")
+
+
+def test_the_trainers_versions_are_those_that_its_worker_says() -> None:
+    report = TRAINED["parity"]
+    said = "trainer: transformers 4.57.3, torch 2.10.0, bfloat16, lm_head float32"
+    assert said in render_text(document(report), 200)
+    unknown = replace(report.trainer, packages={}, config={}, label="transformers")
+    text = render_text(document(replace(report, trainer=unknown)), 200)
+    assert "trainer: transformers, lm_head float32" in text
+    assert "?" not in text
+
+
+# --- notices --------------------------------------------------------------------------------------
+
+
+def noticed(**tables: Any) -> list[str]:
+    training = {"trainer": TRAINER, **tables.pop("training", {})}
+    return list(config_notices(parse_config({**TABLES, **tables, "training": training}, "test")))
+
+
+def test_arms_that_do_the_same_are_named() -> None:
+    arms = {"twin": {"engine": "reference"}, "fixed": {}, "again": {"lag": 1}, "late": {"lag": 2}}
+    assert noticed(training={"arms": arms}) == [
+        "twin has the engine and the settings of the reference: what it shows is the noise between "
+        "seeds",
+        "again has the engine and the settings of fixed: both show the same",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("objective", "training", "says"),
+    [
+        ({}, {}, None),
+        ({"kind": "gspo-pipelinerl"}, {}, None),
+        ({"kind": "ppo-pipelinerl", "epsilon_low": 0.1, "epsilon_high": 0.2},
+         {"loss": "ppo", "epsilon_low": 0.1, "epsilon_high": 0.2}, None),
+        ({"kind": "gspo"}, {}, "[objective] (GSPO clip (slime)) is of the one-shot comparison"),
+        ({"kind": "ppo"}, {}, "the curves count the clip of training.loss = gspo"),
+        ({"kind": "ppo"}, {"compare": False}, "which training.compare = false leaves out"),
+    ],
+)  # fmt: skip
+def test_an_objective_that_is_not_the_loss_is_said_to_be_of_the_comparison(
+    objective: dict[str, Any], training: dict[str, Any], says: str | None
+) -> None:
+    found = noticed(objective=objective, training={"arms": {"fixed": {}}, **training})
+    assert len(found) == (says is not None)
+    assert says is None or says in found[0]
 
 
 def test_an_arm_that_stopped_is_drift_whatever_its_curves_say() -> None:

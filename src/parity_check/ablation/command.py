@@ -36,6 +36,7 @@ from parity_check.engines.base import Knobs
 from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
 from parity_check.files import whole, write_text
+from parity_check.recording import unchanged
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import check_model, fingerprint, session
 from parity_check.report import deliver
@@ -50,6 +51,8 @@ from parity_check.traces.trace import read_header
 
 KEPT_OF_A_RUN = ("model", "reference", "workload")
 """What must not change if the reference does not sample again."""
+FREE = ("objective", "gates", "stats", "diagnosis", "run", "weight_sync", "training")
+"""Tables that shape no trace."""
 
 
 class AblationDirectory(RunDirectory):
@@ -105,6 +108,7 @@ def ablate(
             command=provenance.command_line(),
             source=None if source is None else source.absolute().name,
             steps=steps,
+            config=unchanged.keys(dump_config(config), FREE),
         )
         write_plan(run.path, stored)
         report = _run_and_report(run, config, steps, console)
@@ -112,10 +116,21 @@ def ablate(
 
 
 def resume(directory: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
-    """Run the unfinished and failed steps of an interrupted ablation."""
+    """Run the unfinished and failed steps of an interrupted ablation.
+
+    Raises ConfigError where its configuration was changed since: its traces would be of two.
+    """
     judgement(config)
     delivery.check()
-    steps = read_plan(directory).steps
+    plan = read_plan(directory)
+    new = f"start a new one: parity-check ablate -c {directory / 'config.toml'}"
+    if plan.config is None:
+        raise InputError(
+            f"{directory}: its plan does not say what its traces were recorded under", hint=new
+        )
+    now = unchanged.keys(dump_config(config), FREE)
+    unchanged.check_unchanged(directory / "config.toml", plan.config, now, new)
+    steps = plan.steps
     with AblationDirectory.reopen(directory) as run:
         report = _run_and_report(run, config, steps, console)
     return _deliver(report, delivery, console)

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -25,13 +26,17 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
-    """The steps of an ablation; `source` is the run whose traces it reuses."""
+    """The steps of an ablation; `source` is the run whose traces it reuses.
+
+    `config` has the keys that shape a trace, by dotted name; None in plans of earlier versions.
+    """
 
     run_id: str
     created_utc: str
     command: str
     source: str | None
     steps: tuple[Step, ...]
+    config: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
 

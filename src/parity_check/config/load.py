@@ -115,12 +115,8 @@ def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
     training = tree.get("training")
     if isinstance(training, dict):
         training["python_path"] = _below(training.get("python_path", "."), base)
-        arms = training.get("arms")
-        places = [(training, "prompts")]
-        places += [(arm, "weights") for arm in (arms.values() if isinstance(arms, dict) else [])]
-        for place, key in places:
-            if isinstance(place, dict) and key in place:
-                [place[key]] = _beside([place[key]], base, kind=Path.exists)
+        if "prompts" in training:
+            [training["prompts"]] = _beside([training["prompts"]], base, kind=Path.exists)
     further = tree.get("engines")
     tables = [tree.get(role) for role in ROLES]
     tables += [training.get("trainer")] if isinstance(training, dict) else []

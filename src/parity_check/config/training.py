@@ -48,10 +48,6 @@ class Arm(Table):
     mode: Literal["keep", "wait", "abort"] = "keep"
     """How V1 is paused for an update, as in `pause_generation`."""
     clear_cache: bool = False
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    """What the engine samples with, if not `workload.temperature`: a fault to show."""
-    weights: FileName | None = None
-    """A checkpoint that the engine starts with, if not the model: a fault to show."""
 
     @field_validator("settings")
     @classmethod

@@ -50,7 +50,7 @@ class ConfiguredTrainer(ConfiguredEngine[TrainerTable]):
         own = self.table.transformers
         return WorkerSpec(
             role=self.role,
-            label=f"transformers {environment.packages.get('transformers', '?')}",
+            label=f"transformers {environment.packages.get('transformers', '')}".rstrip(),
             can=CAN,
             backend="transformers",
             python=environment.python,

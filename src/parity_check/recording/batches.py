@@ -9,11 +9,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from parity_check.engines.base import Engine
 from parity_check.errors import TraceMismatchError
 from parity_check.files import cannot_write
+from parity_check.recording import unchanged
 from parity_check.traces.trace import Sample, Trace, TraceHeader, join_traces, write_trace
 
 TOKENS_PER_BATCH = 1 << 21
@@ -22,7 +23,17 @@ with five alternatives about 0.5 kB a token. At its end an engine runs out of re
 the time of a long completion."""
 SUFFIX = ".batches"
 SAME_ENGINE = ("version", "family", "packages", "device", "model")
-TABLES = ("model", "reference", "candidate", "engines", "workload")
+FREE = (
+    "run",
+    "gates",
+    "stats",
+    "objective",
+    "diagnosis",
+    "training",
+    "weight_sync",
+    "workload.seed",
+)
+"""What may be another when a run is continued; of the seed, see `comparison.command`."""
 Item = TypeVar("Item")
 
 
@@ -95,14 +106,6 @@ def _batches(work: Work[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
-def _recorded_with(header: TraceHeader) -> dict[str, Any]:
-    """The tables of the configuration that matter here, without the seed: see `resume`."""
-    tables = {name: header.config.get(name) for name in TABLES}
-    workload = dict(tables["workload"] or {})
-    workload.pop("seed", None)
-    return {**tables, "workload": workload}
-
-
 def _check(path: Path, work: Work[Item], items: Sequence[Item]) -> None:
     """Refuse an earlier part of other tokens, another engine, or another configuration."""
     trace, now = Trace(path), work.header()
@@ -114,13 +117,14 @@ def _check(path: Path, work: Work[Item], items: Sequence[Item]) -> None:
                 f"{ours.get(name)}",
                 hint="a run is continued with the engines that began it",
             )
-    before = _recorded_with(trace.header)
-    for name, value in _recorded_with(now).items():
-        if before.get(name) != value:
-            raise TraceMismatchError(
-                f"{path} was recorded with another configuration: [{name}] differs",
-                hint="a run is continued with the configuration that began it",
-            )
+    changed = unchanged.changes(
+        *(unchanged.keys(header.config, FREE) for header in (trace.header, now))
+    )
+    if changed:
+        raise TraceMismatchError(
+            f"{path} was recorded with another configuration: {changed}",
+            hint="a run is continued with the configuration that began it",
+        )
     samples = list(trace.samples())
     if len(samples) != len(items) or not all(map(work.is_of, samples, items)):
         raise TraceMismatchError(

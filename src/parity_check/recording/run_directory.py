@@ -29,6 +29,7 @@ class RunDirectory:
 
     def __init__(self, parent: Path, config: dict[str, Any]) -> None:
         self._open(parent / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
+        self._holds_earlier_work = False
         # Not `write`, which an interrupt may end: cleanup is not set up yet.
         write_text(self.path / "config.toml", tomli_w.dumps(config))
 
@@ -38,6 +39,7 @@ class RunDirectory:
         shutil.rmtree(path / ".work", ignore_errors=True)  # left by a killed process
         directory = cls.__new__(cls)
         directory._open(path)
+        directory._holds_earlier_work = True
         return directory
 
     def _open(self, shown: Path) -> None:
@@ -65,9 +67,9 @@ class RunDirectory:
             with suppress(OSError):  # some are there, for the run to be continued
                 batches.rmdir()
         shutil.rmtree(self.work, ignore_errors=True)
-        no_engine_was_started = kind is not None and not any(self.path.rglob("*.log"))
-        kept = None if no_engine_was_started else self._kept()
-        if no_engine_was_started:
+        empty = kind is not None and not (self._holds_earlier_work or self._has_logs())
+        kept = None if empty else self._kept()
+        if empty:
             shutil.rmtree(self.path, ignore_errors=True)
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(kept) from None
@@ -80,6 +82,10 @@ class RunDirectory:
         path = self.path / name
         write_text(path, text)
         return path
+
+    def _has_logs(self) -> bool:
+        """Whether an engine was started."""
+        return any(self.path.rglob("*.log"))
 
     def _kept(self) -> str | None:
         """The recorded work in the directory, as text."""

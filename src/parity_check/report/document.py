@@ -255,6 +255,14 @@ class Checks:
         """What text and Markdown list."""
         return tuple(check for check in self.checks if self.every or check.verdict != "parity")
 
+    @property
+    def heading(self) -> str:
+        """The title of what is listed: which checks are not parity, or were not judged."""
+        if self.every:
+            return self.title
+        judged = any(check.verdict is not None for check in self.listed())
+        return f"{'not parity' if judged else 'not judged'}: {self.title}"
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:

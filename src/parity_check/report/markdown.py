@@ -107,8 +107,7 @@ def _bullets(sentences: Sequence[str]) -> Iterator[str]:
 def _checks(block: Checks) -> Iterator[str]:
     listed = block.listed()
     if listed:
-        title = block.title if block.every else f"not parity: {block.title}"
-        yield from (f"**{_inline(capitalised(title))}**", "")
+        yield from (f"**{_inline(capitalised(block.heading))}**", "")
     for check in listed:
         yield f"- {check.mark} {_inline(check.label)}: {_inline(check.sentence)}"
 

@@ -106,7 +106,7 @@ def _block(block: Block, width: int) -> Iterator[str]:
 def _checks(block: Checks, width: int) -> Iterator[str]:
     listed = block.listed()
     if listed:
-        yield from wrapped(block.title if block.every else f"not parity: {block.title}", width)
+        yield from wrapped(block.heading, width)
     for check in listed:
         sentence = f"  {check.mark} {check.label}: {check.sentence}"
         yield from wrapped(sentence, width, indent=4)

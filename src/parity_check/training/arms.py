@@ -71,15 +71,29 @@ def engines(config: Config) -> Config:
                 "cannot update",
                 hint="an arm is a vLLM engine that parity-check starts",
             )
-        table = config.engine(arm.engine).model_dump(mode="json", exclude_none=True)
-        table["settings"] = {**table["settings"], **arm.settings}
-        table["engine_args"] = {**table["engine_args"], **arm.engine_args}
-        table["env"] = {**IN_PROCESS, **table["env"]}
-        tables[name] = table
+        tables[name] = _table(config, arm)
     tree["reference"] = tables.pop(FIRST)
     trainer = training.trainer.model_dump(mode="json", exclude_none=True)
     tree["engines"] = {**tables, TRAINER: trainer}
     return parse_config(tree, source=SOURCE)
+
+
+def configured(config: Config) -> dict[str, Any]:
+    """All that an arm's runs depend on but their seeds, by arm: equal for arms that do the same."""
+    training = training_of(config)
+    return {
+        name: (_table(config, arm), lag_of(arm, training), arm.mode, arm.clear_cache)
+        for name, arm in arms(config).items()
+    }
+
+
+def _table(config: Config, arm: Arm) -> dict[str, Any]:
+    """The table of the arm's engine, with the arm's settings."""
+    table = config.engine(arm.engine).model_dump(mode="json", exclude_none=True)
+    table["settings"] = {**table["settings"], **arm.settings}
+    table["engine_args"] = {**table["engine_args"], **arm.engine_args}
+    table["env"] = {**IN_PROCESS, **table["env"]}
+    return table
 
 
 def seeded(config: Config, seed: int) -> Config:

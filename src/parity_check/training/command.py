@@ -10,29 +10,30 @@ from typing import cast
 
 from parity_check.comparison import command as comparison
 from parity_check.comparison.analyse import engine_report, head_of
+from parity_check.comparison.judgement import judgement
 from parity_check.comparison.report import EngineReport
-from parity_check.config.load import dump_config
+from parity_check.config.load import dump_config, load_config
 from parity_check.config.models import Config
 from parity_check.config.training import FIRST, TRAINER, Training
 from parity_check.console import Console
 from parity_check.engines.base import Engine
 from parity_check.engines.client import WorkerEngine, WorkerSpec
-from parity_check.errors import ConfigError, EngineError, ExitCode
+from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
 from parity_check.measure.gates import Verdict
 from parity_check.recording import requests
 from parity_check.recording.run_directory import RunDirectory
-from parity_check.recording.session import Session, check_reading, exchange, session
+from parity_check.recording.session import Session, check_reading, exchange, fingerprint, session
 from parity_check.report.deliver import Delivery, deliver
 from parity_check.report.document import Document
 from parity_check.report.record import stored
 from parity_check.report.renderers import render
 from parity_check.traces.prompts import Prompt
-from parity_check.training import arms, files, loop
+from parity_check.training import arms, conditions, files, loop
 from parity_check.training.arms import Run
-from parity_check.training.curves import objective_of
+from parity_check.training.curves import Step, objective_of
 from parity_check.training.document import document
 from parity_check.training.judge import judge
-from parity_check.training.notices import notices
+from parity_check.training.notices import config_notices, step_notices
 from parity_check.training.record import read
 from parity_check.training.report import ArmReport, TrainingReport
 from parity_check.training.rollouts import keep
@@ -50,18 +51,47 @@ def train(
     keep_rollouts: bool = False,
     resume: Path | None = None,
 ) -> ExitCode:
-    """Train with each arm's engine as the rollout backend, and judge the curves."""
+    """Train with each arm's engine as the rollout backend, and judge the curves.
+
+    With `resume`, the directory of an interrupted run, its finished runs are kept.
+    """
     delivery.check()
-    arms.check(config)
-    training, engines = arms.training_of(config), arms.engines(config)
+    engines = check(config)
+    training = arms.training_of(config)
     steps = problems(config, training)
+    now = conditions.conditions(config, steps, fingerprint(config.model))
+    if resume is not None:
+        conditions.check_resumable(resume, now)
+        _check_steps(resume, config, console)
+    for notice in config_notices(config):
+        console.warn(notice)
     prompts = [problem.prompt for step in steps for problem in step]
     with _directory(config, resume) as run:
+        conditions.write(run.path, now)
         work = _Work(config, training, engines, run, console, keep_rollouts, prompts)
         shown = _run_all(work, steps)
         run.write(files.REPORT, render(shown, "json"))
         run.write(files.PAGE, render(shown, "html"))
     return deliver(shown, delivery, console)
+
+
+def check(config: Config) -> Config:
+    """The configuration with an engine for each arm. Raises ConfigError for one that cannot run."""
+    arms.check(config)
+    judgement(config)
+    return arms.engines(config)
+
+
+def stored_config(directory: Path) -> Config:
+    """The configuration of an interrupted run. Raises InputError for any other directory."""
+    if not files.is_training(directory):
+        what = "not a run of `train`" if directory.is_dir() else "no such directory"
+        raise InputError(
+            f"--resume {directory}: {what}",
+            hint="pass the directory that the interrupted run named: "
+            "parity-check train --resume runs/…",
+        )
+    return load_config(directory / "config.toml")
 
 
 def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
@@ -87,6 +117,16 @@ class _Directory(RunDirectory):
         )
 
 
+def _check_steps(directory: Path, config: Config, console: Console) -> None:
+    """Raises InputError for steps that a run cannot have; a cut line is only said."""
+    wanted = arms.training_of(config).steps
+    for run in arms.runs(config):
+        files.stored_steps(directory, run, wanted)
+        if files.is_cut(directory, run):
+            name = files.steps_name(run)
+            console.warn(f"{name}: its last line was not finished, and does not count")
+
+
 def _directory(config: Config, resume: Path | None) -> _Directory:
     if resume is None:
         return _Directory(Path(config.run.out), dump_config(config))
@@ -106,6 +146,13 @@ class _Work:
     keep_rollouts: bool
     prompts: Sequence[Prompt]
     """Of all steps, in order."""
+
+    def steps_of(self, run: Run) -> list[Step]:
+        """What a run has recorded so far. Raises InputError."""
+        return files.stored_steps(self.directory.path, run, self.training.steps)
+
+    def is_finished(self, run: Run) -> bool:
+        return len(self.steps_of(run)) == self.training.steps
 
     def plan(self, steps: Sequence[Sequence[Problem]], ids: Sequence[list[int]]) -> loop.Plan:
         size, own = self.training.prompts_per_step, self.config.weight_sync
@@ -145,19 +192,29 @@ def _run_all(work: _Work, steps: Sequence[Sequence[Problem]]) -> Document:
             learner = cast("WorkerEngine", engine)
             check_reading(live, learner)
             plan = work.plan(steps, requests.tokenize(learner, work.prompts))
+            found = engine_report(TRAINER, learner.description, "prefill", None)
+            _keep_engine(work, found, kept=any(work.is_finished(run) for run in every))
             clock = _Clock(len(every) * training.steps)
             for run in every:
-                done = len(files.stored_steps(work.directory.path, run))
+                done = len(work.steps_of(run))
                 if done < training.steps:
                     reason = _train(work, live, run, plan, learner, clock)
                     stopped.update({} if reason is None else {run.arm: reason})
                 else:
                     clock.skip(done)
-            return engine_report(TRAINER, learner.description, "prefill", None)
+            return found
 
         trainer = live.engines.run({TRAINER: job})[TRAINER]
     compared = _compared(work) if training.compare else {}
     return document(_report(work, live, trainer, stopped, compared))
+
+
+def _keep_engine(work: _Work, found: EngineReport, *, kept: bool) -> None:
+    """Write an engine's description. Raises ConfigError if another recorded the kept steps."""
+    directory = work.directory.path
+    if kept:
+        conditions.check_engine(files.stored_engine(directory, found.role), found)
+    files.write_engine(directory, found)
 
 
 def _check_pauses(live: Session, work: _Work) -> None:
@@ -200,7 +257,8 @@ def _train(
         own = {TRAINER: expected, run.arm: requests.tokenize(engine, work.prompts)}
         requests.check_same_ids(work.prompts, own, TRAINER, run.arm)
         found = engine_report(run.arm, engine.description, "decode", None)
-        files.write_engine(directory, run.arm, found)
+        of_arm = [each for each in arms.runs(work.config) if each.arm == run.arm]
+        _keep_engine(work, found, kept=any(work.is_finished(each) for each in of_arm))
         for step, samples in loop.train(run, arm, lag, plan, engine, learner):
             files.add_step(directory, run, step)
             if work.keep_rollouts:
@@ -261,7 +319,7 @@ def _report(
 ) -> TrainingReport:
     directory, training = work.directory.path, work.training
     every = arms.runs(work.config)
-    steps = [step for run in every for step in files.stored_steps(directory, run)]
+    steps = [step for run in every for step in work.steps_of(run)]
     files.write_curves(directory, steps)
     known = arms.arms(work.config)
     return TrainingReport(
@@ -283,6 +341,6 @@ def _report(
         wanted=training.steps,
         results=judge(steps, training, work.config.stats.confidence),
         steps=tuple(steps),
-        notices=tuple(notices(work.config, steps)),
+        notices=(*config_notices(work.config), *step_notices(steps)),
         artifacts=(files.REPORT, files.PAGE, files.CURVES, files.TABLE, "config.toml"),
     )

@@ -93,8 +93,8 @@ class Step:
     ess: float
     entropy: float
     reward: float
-    reward_error: float
-    """Standard error of the mean reward, over prompts."""
+    reward_error: float | None
+    """Standard error of the mean reward, over prompts; None with a single one."""
     grad_norm: float
     loss: float
     lag: float
@@ -153,7 +153,7 @@ def measured(
         ess=found["ess"].value,
         entropy=float(taken.entropy.mean()),
         reward=float(taken.rewards.mean()),
-        reward_error=float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else np.nan,
+        reward_error=float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else None,
         lag=float(taken.lag.mean()),
         largest_lag=int(taken.lag.max()),
         lag_shares=tuple((np.bincount(taken.lag) / len(taken.lag)).tolist()),

@@ -9,6 +9,7 @@ import numpy as np
 
 from parity_check import words
 from parity_check.comparison.document.engines import name, plain
+from parity_check.comparison.report import EngineReport
 from parity_check.config.training import FIRST
 from parity_check.measure.gates import Verdict
 from parity_check.measure.stats import Floats
@@ -53,20 +54,24 @@ UNDECIDED = "One of the two had too little data to decide."
 def document(report: TrainingReport) -> Document:
     """Everything that any renderer shows of a training comparison."""
     checks = tuple(_checks(report))
+    every = tuple(check for block in checks for check in block.checks)
     return Document(
         head=report.head,
         title=f"Training with {_names(report)} against the reference",
         verdict=report.verdict,
         exit_code=report.exit_code,
         outcome=_outcome(report),
-        lead=_lead(checks, report.verdict),
-        facts={arm.name: name(arm.engine) for arm in report.arms},
+        lead=_lead(every, report.verdict),
+        facts={
+            **{arm.name: name(arm.engine) for arm in report.arms},
+            "trainer": _trainer(report.trainer),
+        },
         sections=(
             Section("compared", "What was trained", tuple(_compared(report))),
             Section("curves", "Curves", tuple(_curves(report)), early=True),
             Section("rungs", "Arm by arm", tuple(_rungs(report))),
             Section("agreement", "One-shot comparison", tuple(_agreement(report))),
-            Section("checks", "Checks", (Checks("every check", checks, every=False),), early=True),
+            Section("checks", "Checks", checks, early=True),
             Section("time", "Time", (_time(report),)),
             Section("repeat", "Repeat this run", (PageOnly(repeat(report.head)),)),
         ),
@@ -89,11 +94,17 @@ def _steps(report: TrainingReport, arm: str) -> int:
 def _outcome(report: TrainingReport) -> str:
     inside = [arm.name for arm in report.others if report.verdict_of(arm) == "parity"]
     arms = words.count(len(report.others), "arm")
-    return f"{len(inside)} of {arms} inside the reference's band"
+    unresolved = {each.curve for each in report.results if each.unresolved}
+    labels = [curve.label for curve in CURVES if curve.name in unresolved]
+    left = f"; {' and '.join(labels)} not judged" if labels else ""
+    return f"{len(inside)} of {arms} inside the reference's band{left}"
 
 
 def _lead(checks: tuple[Check, ...], verdict: Verdict) -> str:
-    return next((c.reason for c in checks if c.verdict == verdict), "nothing was judged")
+    return next(
+        (f"{c.label} of {c.group}: {c.reason}" for c in checks if c.verdict == verdict),
+        "nothing was judged",
+    )
 
 
 # --- what was trained -----------------------------------------------------------------------------
@@ -126,10 +137,10 @@ def _update(arm: ArmReport) -> str:
 def _loss(report: TrainingReport) -> str:
     training, workload = report.head.config["training"], report.head.config["workload"]
     trainer = report.trainer
+    head = plain(trainer.settings["lm_head_dtype"].in_force)
     over = "the rollout's" if training["old_logprobs"] == "bypass" else "the trainer's own"
     return (
-        f"trainer: {trainer.label}, {trainer.config.get('dtype', '?')}, lm_head "
-        f"{plain(trainer.settings['lm_head_dtype'].in_force)}; {training['loss']} with ε "
+        f"trainer: {_trainer(trainer)}, lm_head {head}; {training['loss']} with ε "
         f"{training['epsilon_low']:g}/{training['epsilon_high']:g}, ratio over {over} logprobs; "
         f"AdamW, learning rate {training['learning_rate']:g}; "
         f"{words.count(training['steps'], 'step')} of "
@@ -137,6 +148,13 @@ def _loss(report: TrainingReport) -> str:
         f"{words.count(training['group_size'], 'sample')}, temperature "
         f"{workload['temperature']:g}, up to {words.count(workload['max_tokens'], 'token')}"
     )
+
+
+def _trainer(trainer: EngineReport) -> str:
+    """Its versions and the dtype of its body, as far as its worker says them."""
+    torch, dtype = trainer.packages.get("torch"), trainer.config.get("dtype")
+    parts = [trainer.label, f"torch {torch}" if torch else None, dtype]
+    return ", ".join(part for part in parts if part)
 
 
 # --- curves -----------------------------------------------------------------------------------
@@ -333,24 +351,28 @@ def _time(report: TrainingReport) -> Table:
 # --- checks -----------------------------------------------------------------------------------
 
 
-def _checks(report: TrainingReport) -> Iterator[Check]:
+def _checks(report: TrainingReport) -> Iterator[Checks]:
+    """Those of each arm."""
     for arm in report.others:
-        if arm.stopped is not None:
-            yield Check(
-                arm.name, "steps", "steps", "drift",
-                f"{arm.name} stopped after {_steps(report, arm.name)} of {report.wanted} steps: "
-                f"{arm.stopped}",
-            )  # fmt: skip
-        elif untrained := report.untrained(arm.name):
-            yield Check(
-                arm.name, "gradient", "gradient", "inconclusive",
-                f"{arm.name}: most steps of {' and '.join(untrained)} had no gradient, so the "
-                "weights hardly changed",
-                "rewards that differ within a prompt's samples would resolve it",
-            )  # fmt: skip
-        for curve in CURVES:
-            if curve.judging != "shown" and _has(report, arm.name):
-                yield _check(arm, curve, report.result(arm.name, curve.name))
+        yield Checks(arm.name, tuple(_of_arm(report, arm)))
+
+
+def _of_arm(report: TrainingReport, arm: ArmReport) -> Iterator[Check]:
+    if arm.stopped is not None:
+        yield Check(
+            arm.name, "steps", "steps", "drift",
+            f"stopped after {_steps(report, arm.name)} of {report.wanted} steps: {arm.stopped}",
+        )  # fmt: skip
+    elif untrained := report.untrained(arm.name):
+        yield Check(
+            arm.name, "gradient", "gradient", "inconclusive",
+            f"most steps of {' and '.join(untrained)} had no gradient, so the weights hardly "
+            "changed",
+            "rewards that differ within a prompt's samples would resolve it",
+        )  # fmt: skip
+    for curve in CURVES:
+        if curve.judging != "shown" and _has(report, arm.name):
+            yield _check(arm, curve, report.result(arm.name, curve.name))
 
 
 def _check(arm: ArmReport, curve: Curve, result: Result) -> Check:
@@ -359,7 +381,7 @@ def _check(arm: ArmReport, curve: Curve, result: Result) -> Check:
     if result.unresolved:
         return Check(
             arm.name, curve.name, curve.label, None,
-            f"{curve.label} was not judged: the reference's own seeds differ by "
+            "not judged: the reference's own seeds differ by "
             f"{_number(curve, result.band.half_width)}",
             "more samples or seeds would resolve it",
         )  # fmt: skip
@@ -367,7 +389,7 @@ def _check(arm: ArmReport, curve: Curve, result: Result) -> Check:
     since = "" if found.first_outside is None else f", since step {found.first_outside}"
     return Check(
         arm.name, curve.name, curve.label, found.verdict,
-        f"{arm.name}: {curve.label} is {_signed(curve, found.value)} "
+        f"{_signed(curve, found.value)} "
         f"[{_signed(curve, found.ci_low)}, {_signed(curve, found.ci_high)}] from the reference, "
         f"{where[found.verdict]} ± {_number(curve, found.limit)}{since}",
         "more steps or seeds would resolve it" if found.verdict == "inconclusive" else None,

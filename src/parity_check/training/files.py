@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 REPORT, PAGE = "training.json", "report.html"
 CURVES, TABLE = "curves.parquet", "curves.csv"
+CONDITIONS = "conditions.json"
+"""What every step was recorded under."""
 COMPARED = "compare"
 """The directory of the one-shot comparison of the same engines."""
 
 
 def is_training(directory: Path) -> bool:
     """Whether a run directory is of `train`, finished or not."""
-    return (directory / REPORT).is_file() or any(directory.glob("*.steps.jsonl"))
+    return any((directory / name).is_file() for name in (REPORT, CONDITIONS)) or any(
+        directory.glob("*.steps.jsonl")
+    )
 
 
 def steps_name(run: Run) -> str:
@@ -42,32 +46,60 @@ def add_step(directory: Path, run: Run, step: Step) -> None:
         file.write(json.dumps(asdict(step)) + "\n")
 
 
-def stored_steps(directory: Path, run: Run) -> list[Step]:
-    """The steps of a run so far, without a last line that a killed process did not finish.
+def stored_steps(directory: Path, run: Run, wanted: int) -> list[Step]:
+    """The steps of a run so far, of those wanted.
 
-    Raises InputError for a damaged file.
+    Without a last line that a killed process did not finish. Raises InputError for a damaged file,
+    also for one whose steps are not 0, 1, 2 and so on.
     """
     path = directory / steps_name(run)
     if not path.is_file():
         return []
-    kind = TypeAdapter(Step)
+    kind, found = TypeAdapter(Step), []
+    again = f"remove it, and resume again: only {run.name} begins anew"
+    for number, line in enumerate(_split(path)[0].splitlines()):
+        try:
+            step = kind.validate_json(line)
+        except ValidationError:
+            reason = "is not a step of a training run"
+            raise InputError(f"{path}: line {number + 1} {reason}", hint=again) from None
+        if Run(step.arm, step.seed) != run:
+            other = Run(step.arm, step.seed).name
+            raise InputError(f"{path}: line {number + 1} is of {other}", hint=again)
+        if step.step != number:
+            raise InputError(
+                f"{path}: line {number + 1} is step {step.step}, where step {number} belongs",
+                hint=again,
+            )
+        found.append(step)
+    if len(found) > wanted:
+        raise InputError(f"{path}: {len(found)} steps, of {wanted} that were wanted", hint=again)
+    return found
+
+
+def is_cut(directory: Path, run: Run) -> bool:
+    """Whether the last line of a run's steps was not finished."""
+    path = directory / steps_name(run)
+    return path.is_file() and bool(_split(path)[1])
+
+
+def _split(path: Path) -> tuple[bytes, bytes]:
+    """The whole lines, and what follows the last of them. Raises InputError."""
     try:
-        whole_lines = path.read_bytes().rpartition(b"\n")[0].splitlines()
-        return [kind.validate_json(line) for line in whole_lines]
-    except ValidationError:
-        raise InputError(
-            f"{path}: not the steps of a training run", hint="remove it, and resume again"
-        ) from None
+        whole_lines, _, rest = path.read_bytes().rpartition(b"\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    return whole_lines, rest
 
 
 def engine_name(arm: str) -> str:
-    """The file with an arm's engine as it was described when it started."""
+    """The file with an arm's engine, or the trainer, as it was described when it started."""
     return f"{arm}.engine.json"
 
 
-def write_engine(directory: Path, arm: str, engine: EngineReport) -> None:
+def write_engine(directory: Path, engine: EngineReport) -> None:
     text = TypeAdapter(EngineReport).dump_json(engine, indent=1).decode()
-    write_text(directory / engine_name(arm), text + "\n")
+    write_text(directory / engine_name(engine.role), text + "\n")
 
 
 def stored_engine(directory: Path, arm: str) -> EngineReport:

@@ -61,8 +61,6 @@ def train(
 ) -> None:
     """Train a few steps with each engine as the rollout backend, and compare the curves."""
     from parity_check.comparison import command as comparison
-    from parity_check.config.load import load_config
-    from parity_check.training import arms
     from parity_check.training import command as training
 
     console = invocation.console(context, verbose - quiet, color, progress)
@@ -72,8 +70,7 @@ def train(
             param_hint="--resume",
         )
     if resume is not None:
-        config = resume / "config.toml"
-        loaded = load_config(config)
+        loaded, config = training.stored_config(resume), resume / "config.toml"
     else:
         if config is None and trainer is None:
             context.params["trainer"] = candidate
@@ -81,8 +78,7 @@ def train(
     given = read_by(config, config=loaded)
     delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
-        arms.check(loaded)
-        comparison.dry_run(arms.engines(loaded), console)
+        comparison.dry_run(training.check(loaded), console)
         return
     raise typer.Exit(
         training.train(loaded, delivery, console, keep_rollouts=keep_rollouts, resume=resume)
