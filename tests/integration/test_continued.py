@@ -177,7 +177,7 @@ def edited(name: str, old: str, new: str) -> Callable[[Path], None]:
     [
         (
             edited("runs/*/config.toml", "temperature = 1.0", "temperature = 0.7"),
-            "workload.temperature (1, now 0.7)",
+            "workload.temperature (1.0, now 0.7)",
         ),
         (
             edited("runs/*/config.toml", "noise = 0.01", "noise = 0.02"),

@@ -213,7 +213,7 @@ def test_reward_is_not_judged_where_the_seeds_differ_too_much() -> None:
     assert report.verdict == strict.verdict == "parity"
     assert "not judged" not in document(report).verdict_line
     assert document(strict).outcome == (
-        "1 of 1 arms inside the reference's band; reward not judged"
+        "1 of 1 arm inside the reference's band; reward not judged"
     )
     for format in ("text", "markdown", "html", "github", "junit"):
         shown = render(document(strict), format)

@@ -15,7 +15,7 @@ ABSENT = "not set"
 
 
 def keys(config: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any]:
-    """All keys of a dumped configuration by dotted name, without tables and keys that may change."""
+    """All keys of a dumped configuration by dotted name, without those that may change."""
     return {
         key: value
         for key, value in _leaves(config)
