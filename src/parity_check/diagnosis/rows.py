@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from parity_check.config.models import OTHER, ROLES, Role
-from parity_check.diagnosis import alignment
+from parity_check.diagnosis import alignment, semantic
 from parity_check.diagnosis.case import TRUNCATING, Case, Match, percent
 
 ALIGNED = 0.85
@@ -143,6 +143,7 @@ def bos_twice(case: Case) -> Match | None:
 def bad_rows(case: Case) -> Match | None:
     """Invalid logprobs or alternatives."""
     truncating = any(case.sampling[name] != off for name, off in TRUNCATING.items())
+    truncating = truncating or semantic.truncated_support(case) is not None
     defects = {
         role: {
             kind: count
