@@ -18,8 +18,6 @@ NEARLY_ALL = 0.9
 IMPROBABLE = -6.0
 """Nats. No likeliest token of a language model has so low a logprob (-4.4 measured)."""
 FEWEST_TOKENS = 64
-FEWEST_CONSTANT = 16
-"""Tokens with the same value; fewer can be certain tokens."""
 CONVINCING = 400
 """Tokens, none of them improbable, that only the likeliest ones can be."""
 MOST_ENDS = 4
@@ -167,7 +165,7 @@ def constant(case: Case) -> Match | None:
     for role in ROLES:
         ours, theirs = evidence.returned[role], evidence.returned[OTHER[role]]
         both = np.isfinite(ours) & np.isfinite(theirs)
-        if both.sum() < FEWEST_CONSTANT:
+        if both.sum() < FEWEST_TOKENS:
             continue
         values, counts = np.unique(ours[both], return_counts=True)
         value, share = float(values[counts.argmax()]), float(counts.max() / both.sum())
@@ -338,8 +336,11 @@ def isolated_zeros(case: Case) -> Match | None:
         zero = contradicted(evidence, role)
         with np.errstate(invalid="ignore"):
             wrong = zero & (evidence.returned[OTHER[role]] < UNLIKELY)
-        if wrong.sum() < FEWEST or zero.mean() > MOST_ISOLATED:
+        if len(zero) < FEWEST_TOKENS or wrong.sum() < FEWEST or zero.mean() > MOST_ISOLATED:
             continue
+        after = places.without_tokens(evidence, zero)
+        if after.size() > evidence.size():
+            continue  # the other tokens differ by more: these can be certain ones
         if _ratio(evidence, role, zero, UNLIKELY) < LEAST_UNLIKELY:
             continue
         if zero.mean() > DICTATED and _ratio(evidence, role, zero, IMPROBABLE) >= UNLIKELIER:
@@ -354,7 +355,7 @@ def isolated_zeros(case: Case) -> Match | None:
                 f"alone; {wrong.sum():,} of them have a probability below one half in the "
                 f"{OTHER[role]}, as other tokens do",
             ),
-            after=places.without_tokens(evidence, zero),
+            after=after,
             words={"count": f"{zero.sum():,}"},
         )
     return None

@@ -9,10 +9,14 @@ from parity_check.diagnosis.case import Case, Match, listed, percent
 from parity_check.diagnosis.evidence import Evidence, Flags, Floats, Ints
 
 FEWEST_SAMPLES = 8
+FEWEST_OTHERS = 64
+"""Tokens that agree; of fewer, those of another fault can look so."""
 HELD = 0.7
 """Smallest share of Σ|Δ| in a part that is off."""
 RATIO = 5.0
 """Smallest ratio of |Δ| inside and outside of a part, of means and of medians."""
+USUAL, MOST_APART = 0.9, 0.7
+"""Smallest share of the part's tokens that differ by more than nearly all others do."""
 OFF = 0.02
 """Nats. A smaller E|Δ| of the part is numeric noise."""
 FEWEST_OFF = 2
@@ -41,9 +45,10 @@ def _token(case: Case, tokens: Flags) -> Match | None:
     found = _apart(case.evidence, tokens)
     if found is None or tokens.sum() < FEWEST_SAMPLES:
         return None
+    others = np.isfinite(case.evidence.delta) & ~tokens
     return Match(
         None,
-        "high",
+        "high" if others.sum() >= FEWEST_OTHERS else "low",
         (found,),
         after=places.without_tokens(case.evidence, tokens),
     )
@@ -61,6 +66,8 @@ def _apart(evidence: Evidence, tokens: Flags) -> str | None:
     typical = max(float(np.median(outside)), places.SMALLEST)
     if held < HELD or mean < max(OFF, RATIO * rest) or np.median(inside) < RATIO * typical:
         return None
+    if (inside > np.quantile(outside, USUAL)).mean() < MOST_APART:
+        return None  # a few of them hold it
     return (
         f"mean |Δ| is {mean:.2g} nats at these {len(inside):,} tokens and {rest:.2g} at the "
         f"{len(outside):,} others; they hold {percent(held)} of Σ|Δ|"
