@@ -93,6 +93,23 @@ def test_zeros_among_likely_tokens_are_replaced_values(spread: float, seed: int)
     assert causes(pair, seed) == ["isolated_zeros"]
 
 
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_certain_tokens_do_not_say_which_side_is_negated(side: str) -> None:
+    """A logprob of almost 0 is one on either side."""
+
+    def negate(own: SampleBatch, other: SampleBatch) -> Batches:
+        rng = np.random.default_rng(1)
+        certain = rng.random(len(own.logprobs)) < 0.3
+        near_0 = np.float32(-1e-5) * rng.random(len(own.logprobs)).astype(np.float32)
+        ours, theirs = (np.where(certain, near_0, each.logprobs) for each in (own, other))
+        if side == "reference":
+            return replace(own, logprobs=-ours), replace(other, logprobs=theirs)
+        return replace(own, logprobs=ours), replace(other, logprobs=-theirs)
+
+    [finding] = diagnosis_of(dumped(negate), 501).findings
+    assert (finding.cause, finding.engine) == ("negated", side)
+
+
 def inserted(length: int, calls: int) -> Callable[[SampleBatch, SampleBatch], Batches]:
     """A tool's output within completions: 0 in the rollout, unlikely in the trainer."""
 

@@ -124,7 +124,8 @@ def _fitted(evidence: Evidence, role: Role, what: str, predicted: Floats) -> Fit
     with np.errstate(invalid="ignore"):
         usable = np.isfinite(ours) & np.isfinite(predicted) & (theirs > FLOOR)
         usable &= theirs <= ROUNDING
-    if usable.sum() < FEWEST_TOKENS:
+    # The other side's values are logprobs, at most tokens: near 0, every form fits.
+    if usable.sum() < max(FEWEST_TOKENS, np.isfinite(ours + theirs).sum() / 2):
         return None
     ours, theirs, predicted_ = ours[usable], theirs[usable], predicted[usable]
     left, before = np.abs(ours - predicted_).mean(), np.abs(ours - theirs).mean()
