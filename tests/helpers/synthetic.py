@@ -156,13 +156,22 @@ def _text(rng: np.random.Generator, pair: Pair, number: int, engine: Engine) -> 
     if not engine.raw:
         sampling |= engine.sampling
     computed = _computed(rng, text, engine)
+    chance = rng.gumbel(size=(size, WORDS))
+    if not _penalised(sampling):
+        rows = processed(computed, prompt, [], sampling, engine.order)
+        return replace(text, tokens=(rows + chance).argmax(axis=1).astype(np.int32))
     tokens = text.tokens.copy()
     for place in range(size):
         row = processed(
             computed[place : place + 1], prompt, [tokens[:place]], sampling, engine.order
         )
-        tokens[place] = (row[0] + rng.gumbel(size=WORDS)).argmax()
+        tokens[place] = (row[0] + chance[place]).argmax()
     return replace(text, tokens=tokens)
+
+
+def _penalised(sampling: Mapping[str, Any]) -> bool:
+    penalties = ("presence_penalty", "frequency_penalty", "repetition_penalty")
+    return any(sampling[name] != SAMPLING[name] for name in penalties)
 
 
 def _computed(rng: np.random.Generator, text: Text, engine: Engine) -> Rows:
@@ -180,7 +189,7 @@ def processed(
     """Logprobs after penalties, temperature and truncation; `before` are the drawn tokens."""
     rows = logits.copy()
     repetition = sampling["repetition_penalty"]
-    if repetition != 1.0 or sampling["presence_penalty"] or sampling["frequency_penalty"]:
+    if _penalised(sampling):
         for row, drawn in zip(rows, before, strict=True):
             seen = np.union1d(prompt, drawn)
             row[seen] = np.where(row[seen] > 0, row[seen] / repetition, row[seen] * repetition)
@@ -227,16 +236,13 @@ def _min_p(rows: Rows, sampling: Mapping[str, Any]) -> Rows:
 def _batch(rng: np.random.Generator, texts: list[Text], pair: Pair, engine: Engine) -> SampleBatch:
     """What an engine's trace holds of these samples."""
     sampling = {**SAMPLING, **pair.sampling, **engine.sampling}
-    penalties = ("presence_penalty", "frequency_penalty", "repetition_penalty")
-    history = any(sampling[name] != SAMPLING[name] for name in penalties)
     rows = []
     for text in texts:
         computed = _computed(rng, text, engine)
         if engine.raw:
             rows.append(log_softmax(computed))
             continue
-        size = len(text.tokens)
-        before = [text.tokens[:place] for place in range(size)] if history else [text.tokens] * size
+        before = [text.tokens[:place] for place in range(len(text.tokens))]
         rows.append(processed(computed, text.prompt, before, sampling, engine.order))
     values = np.concatenate(rows).astype(np.float32)
     tokens = np.concatenate([text.tokens for text in texts])

@@ -71,6 +71,13 @@ def test_a_soft_cap_that_a_backend_leaves_out(cap: float | None, built: str) -> 
     assert found == (named if cap and built == "none" else {})
 
 
+def test_a_soft_cap_that_was_requested_is_reported_once() -> None:
+    requested = {"hf_overrides": {"attn_logit_softcapping": 50.0}}
+    assert without_effect(requested, 50.0, attention_soft_cap="none") == {
+        "hf_overrides.attn_logit_softcapping": "50 was requested, the modules have none"
+    }
+
+
 def test_an_applied_scaling() -> None:
     yarn = {"hf_overrides": {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}}
     assert without_effect(yarn, rope_type="YaRNScalingRotaryEmbedding") == {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ FAULTS: dict[str, tuple[str, Edit]] = {
 }
 
 
-def faulty(edit: Edit, side: int, top: int, seed: int) -> Case:
+def faulty(edit: Edit, side: int, top: int, seed: int, **workload: Any) -> Case:
     """A pair of which one side was edited; without alternatives if `top` is 0."""
     rng = np.random.default_rng(seed)
 
@@ -122,7 +123,7 @@ def faulty(edit: Edit, side: int, top: int, seed: int) -> Case:
             batches = [replace(each, top_token_ids=None, top_logprobs=None) for each in batches]
         return batches[0], batches[1]
 
-    pair = Pair(candidate=Engine(noise=NOISE), samplers=("reference",), edit=edited)
+    pair = Pair(candidate=Engine(noise=NOISE), samplers=("reference",), edit=edited, **workload)
     return case_of(pair, seed)
 
 

@@ -75,6 +75,12 @@ class Evidence:
         last[self.starts[1:][np.diff(self.starts) > 0] - 1] = True
         return last
 
+    def from_start(self) -> Floats:
+        """Where in its sample each token [n] is: 0 at the first, 1 at the last."""
+        length = np.diff(self.starts)[self.sample]
+        share: Floats = self.position / np.maximum(1, length - 1)
+        return share
+
     def size(self) -> float:
         """E|D| in nats over the usable tokens; 0 if there are none."""
         usable = self.delta[np.isfinite(self.delta)]

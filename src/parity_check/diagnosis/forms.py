@@ -10,7 +10,7 @@ import numpy as np
 from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.diagnosis import places
 from parity_check.diagnosis.case import Case, Match, listed, percent
-from parity_check.diagnosis.evidence import Evidence, Floats
+from parity_check.diagnosis.evidence import Evidence, Flags, Floats, Ints
 from parity_check.measure.invalid import FLOOR, ROUNDING
 
 FEWEST_TOKENS = 64
@@ -31,6 +31,15 @@ FEWEST_VALUES = 8
 """Different logprobs."""
 HEAD = 8
 """Tokens at the start of a sample to tell it from others."""
+SHORTEST_HEAD = 4
+HEADS_AGREE = 0.05
+"""Nats. Logprobs of one token in two engines are this close."""
+AGREEING = 0.75
+"""Smallest share of a head that agrees; the rest can have another fault."""
+FEWEST_TELLING = 3
+"""Tokens of a head that agree and are not certain."""
+DISTINCT = 0.9
+"""Smallest number of samples that the logprobs come from, for each that has another's."""
 FAR = 0.1
 """Nats. E|Δ| of a sample whose logprobs may be another's."""
 MOST_SAMPLES = 400
@@ -115,7 +124,8 @@ def _fitted(evidence: Evidence, role: Role, what: str, predicted: Floats) -> Fit
     with np.errstate(invalid="ignore"):
         usable = np.isfinite(ours) & np.isfinite(predicted) & (theirs > FLOOR)
         usable &= theirs <= ROUNDING
-    if usable.sum() < FEWEST_TOKENS:
+    # The other side's values are logprobs, at most tokens: near 0, every form fits.
+    if usable.sum() < max(FEWEST_TOKENS, np.isfinite(ours + theirs).sum() / 2):
         return None
     ours, theirs, predicted_ = ours[usable], theirs[usable], predicted[usable]
     left, before = np.abs(ours - predicted_).mean(), np.abs(ours - theirs).mean()
@@ -179,6 +189,8 @@ def _argmax_without_alternatives(evidence: Evidence) -> Match | None:
         room = np.log(-np.expm1(np.minimum(theirs, -1e-9))) + SAME
         allowed = (np.abs(ours - theirs) <= SAME) | (higher & (ours <= room))
         same = np.abs(ours - theirs)[likely] <= SAME
+        if not _everywhere(evidence, both, higher):
+            continue
         if min(same.mean(), allowed.mean()) > ONE_SIGNED and higher[~likely].mean() > FEWEST_HIGHER:
             return Match(
                 role,
@@ -193,6 +205,18 @@ def _argmax_without_alternatives(evidence: Evidence) -> Match | None:
                 settles=True,
             )
     return None
+
+
+def _everywhere(evidence: Evidence, usable: Flags, marked: Flags) -> bool:
+    """Whether the marked ones [m] of the usable tokens [n] are not in a part of the data.
+
+    A part is the first or the last tokens of the samples, or a few samples.
+    """
+    ends = (evidence.position[usable] == 0, evidence.last()[usable])
+    if not marked.any() or any((marked & end).sum() > marked.sum() / 2 for end in ends):
+        return False
+    sample = evidence.sample[usable]
+    return 2 * len(np.unique(sample[marked])) >= min(int(marked.sum()), len(np.unique(sample)))
 
 
 def clamped(case: Case) -> Match | None:
@@ -285,38 +309,49 @@ def swapped_samples(case: Case) -> Match | None:
     evidence = case.evidence
     lengths = np.diff(evidence.starts)
     sample = evidence.sample
-    with np.errstate(invalid="ignore"):
-        size = np.abs(evidence.returned["candidate"] - evidence.returned["reference"])
-        total = np.bincount(sample, weights=np.nan_to_num(size), minlength=len(lengths))
-    off = [
-        int(each)
-        for each in np.flatnonzero(total > FAR * np.maximum(lengths, 1))
-        if lengths[each] >= HEAD
-    ][:MOST_SAMPLES]
+    total = np.bincount(
+        sample, weights=np.nan_to_num(np.abs(evidence.delta)), minlength=len(lengths)
+    )
+    off = np.flatnonzero((total > FAR * np.maximum(lengths, 1)) & (lengths >= SHORTEST_HEAD))
+    off = off[:MOST_SAMPLES]
     if len(off) < 2:
         return None
-    heads = {
-        role: np.stack([evidence.returned[role][evidence.starts[s] :][:HEAD] for s in off])
-        for role in ROLES
-    }
+    heads = {role: _heads(evidence, role, off) for role in ROLES}
     with np.errstate(invalid="ignore"):
-        apart = np.abs(heads["candidate"][:, None] - heads["reference"][None]).mean(axis=2)
-    apart[~np.isfinite(apart)] = np.inf
-    nearest = apart.argmin(axis=1)
+        apart = np.abs(heads["candidate"][:, None] - heads["reference"][None])
+        agree = apart < HEADS_AGREE
+        # Tokens that are certain in both samples agree by chance.
+        telling = (agree & (heads["reference"][None] < -FAR)).sum(axis=2)
+    shared = np.isfinite(apart).sum(axis=2)
+    same = agree.sum(axis=2) >= AGREEING * np.maximum(shared, SHORTEST_HEAD)
+    same &= telling >= FEWEST_TELLING
     rows = np.arange(len(off))
-    taken = (nearest != rows) & (apart[rows, nearest] < LEFT * apart[rows, rows])
-    taken &= np.isfinite(apart[rows, rows])
+    own = agree[rows, rows].sum(axis=1) > AGREEING * shared[rows, rows] / 2
+    nearest = np.where(same, telling, -1).argmax(axis=1)
+    taken = same[rows, nearest] & (nearest != rows) & ~own
     if taken.sum() < max(2, len(off) // 2):
         return None
+    # One sample's logprobs in the place of many are not an exchange.
+    if len(np.unique(nearest[taken])) < DISTINCT * taken.sum():
+        return None
     names = [evidence.sample_ids[off[row]] for row in np.flatnonzero(taken)]
-    marked = np.isin(sample, [off[row] for row in np.flatnonzero(taken)])
+    marked = np.isin(sample, off[taken])
     return Match(
         None,
         "high",
         (
-            f"in {taken.sum()} samples, the candidate's first {HEAD} logprobs are those that the "
-            f"reference has for another sample: {listed(names)}",
+            f"in {taken.sum()} samples, the candidate's first logprobs (up to {HEAD}) are those "
+            f"that the reference has for another sample: {listed(names)}",
         ),
         after=places.without_tokens(evidence, marked),
         words={"count": str(int(taken.sum()))},
     )
+
+
+def _heads(evidence: Evidence, role: Role, samples: Ints) -> Floats:
+    """The first logprobs [samples, HEAD] of a side; NaN after the end of a short sample."""
+    found = np.full((len(samples), HEAD), np.nan)
+    for row, each in enumerate(samples):
+        head = evidence.returned[role][evidence.starts[each] : evidence.starts[each + 1]][:HEAD]
+        found[row, : len(head)] = head
+    return found

@@ -21,13 +21,16 @@ class Scale:
 
     `slope` is the median of the ratios, weighted by the reference's gap, over `rows` positions;
     `low` and `high` are its 95 % interval by prompt (by sample if there are few prompts). Raw
-    logprobs against processed ones at temperature T give T or 1/T.
+    logprobs against processed ones at temperature T give T or 1/T. `left` is the median distance of
+    a candidate gap from the scaled reference gap, relative to the latter: numeric noise if one
+    engine has the logits of the other, at another temperature.
     """
 
     slope: float
     low: float
     high: float
     rows: int
+    left: float
 
 
 def scale(evidence: Evidence) -> Scale | None:
@@ -54,7 +57,8 @@ def scale(evidence: Evidence) -> Scale | None:
     count = len(slopes)
     spread = float(np.std(slopes, ddof=1)) if count > 1 else abs(slope)
     margin = t_quantile(max(2, count), 0.95) * spread / count**0.5
-    return Scale(slope, slope - margin, slope + margin, len(rows))
+    left = float(np.median(np.abs(ratios / slope - 1.0))) if slope else np.inf
+    return Scale(slope, slope - margin, slope + margin, len(rows), left)
 
 
 def _widest_gaps(evidence: Evidence, usable: Flags) -> tuple[Floats, Floats, Ints]:
@@ -81,7 +85,8 @@ def weighted_median(values: Floats, weights: Floats) -> float:
 
 
 def row_constant(evidence: Evidence, usable: Flags | None = None) -> Floats:
-    """log of candidate mass over reference mass on each row's common ids [n]; NaN below two ids.
+    """log of candidate mass over reference mass on each row's common ids [n]; NaN below two ids
+    with a mass above 0 (a logprob below -745 has none).
 
     Renormalisation shifts all ids of a row alike. Subtracting this constant compares the two
     distributions on the ids that both returned. `usable` [n, 1 + k] restricts these ids.
@@ -90,12 +95,12 @@ def row_constant(evidence: Evidence, usable: Flags | None = None) -> Floats:
     if usable is not None:
         there &= usable
     found = np.full(len(there), np.nan)
-    rows = there.sum(axis=1) >= 2
     masses = [
-        np.log(np.exp(np.where(there[rows], side[rows], -np.inf)).sum(axis=1))
+        np.exp(np.where(there, side, -np.inf)).sum(axis=1)
         for side in (evidence.candidate, evidence.reference)
     ]
-    found[rows] = masses[0] - masses[1]
+    rows = (there.sum(axis=1) >= 2) & (masses[0] > 0.0) & (masses[1] > 0.0)
+    found[rows] = np.log(masses[0][rows]) - np.log(masses[1][rows])
     return found
 
 

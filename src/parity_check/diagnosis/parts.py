@@ -6,16 +6,22 @@ import numpy as np
 
 from parity_check.diagnosis import places
 from parity_check.diagnosis.case import Case, Match, listed, percent
-from parity_check.diagnosis.evidence import Evidence, Flags, Floats
+from parity_check.diagnosis.evidence import Evidence, Flags, Floats, Ints
 
 FEWEST_SAMPLES = 8
+FEWEST_OTHERS = 64
+"""Tokens that agree; of fewer, those of another fault can look so."""
 HELD = 0.7
 """Smallest share of Σ|Δ| in a part that is off."""
 RATIO = 5.0
 """Smallest ratio of |Δ| inside and outside of a part, of means and of medians."""
+USUAL, MOST_APART = 0.9, 0.7
+"""Smallest share of the part's tokens that differ by more than nearly all others do."""
 OFF = 0.02
 """Nats. A smaller E|Δ| of the part is numeric noise."""
 FEWEST_OFF = 2
+END = 0.3
+"""The part of a sample at either end."""
 MOST_OFF = 0.5
 """Largest share of the samples that are called the exception."""
 MOST_IDS = 5
@@ -39,9 +45,10 @@ def _token(case: Case, tokens: Flags) -> Match | None:
     found = _apart(case.evidence, tokens)
     if found is None or tokens.sum() < FEWEST_SAMPLES:
         return None
+    others = np.isfinite(case.evidence.delta) & ~tokens
     return Match(
         None,
-        "high",
+        "high" if others.sum() >= FEWEST_OTHERS else "low",
         (found,),
         after=places.without_tokens(case.evidence, tokens),
     )
@@ -59,6 +66,8 @@ def _apart(evidence: Evidence, tokens: Flags) -> str | None:
     typical = max(float(np.median(outside)), places.SMALLEST)
     if held < HELD or mean < max(OFF, RATIO * rest) or np.median(inside) < RATIO * typical:
         return None
+    if (inside > np.quantile(outside, USUAL)).mean() < MOST_APART:
+        return None  # a few of them hold it
     return (
         f"mean |Δ| is {mean:.2g} nats at these {len(inside):,} tokens and {rest:.2g} at the "
         f"{len(outside):,} others; they hold {percent(held)} of Σ|Δ|"
@@ -66,7 +75,7 @@ def _apart(evidence: Evidence, tokens: Flags) -> str | None:
 
 
 def outlier_samples(case: Case) -> Match | None:
-    """Most tokens of a few samples are off, and the other samples agree."""
+    """A few samples are off as a whole, and the others agree."""
     evidence = case.evidence
     samples = _off(evidence)
     if samples is None:
@@ -89,25 +98,42 @@ def outlier_samples(case: Case) -> Match | None:
 
 
 def _off(evidence: Evidence) -> Flags | None:
-    """The samples [S] whose E|Δ| lies above the widest gap between the samples' levels."""
+    """The samples [S] that lie above the widest gap between the samples' levels, as a whole.
+
+    A sample's level is its median |Δ|: a few tokens that are far off do not raise it. Both ends of
+    the samples have to be off: what begins within a sample is not about the sample.
+    """
     size = np.abs(evidence.delta)
     usable = np.isfinite(size)
-    owner = evidence.sample[usable]
     number = len(evidence.starts) - 1
-    count = np.bincount(owner, minlength=number)
-    mean = np.bincount(owner, weights=size[usable], minlength=number) / np.maximum(count, 1)
-    there = np.flatnonzero(count > 0)
+    median = places.median_by_sample(evidence, usable)
+    there = np.flatnonzero(np.isfinite(median))
     if len(there) < FEWEST_SAMPLES:
         return None
-    level = np.log(np.maximum(mean[there], places.SMALLEST))
+    level = np.log(np.maximum(median[there], places.SMALLEST))
     order = np.argsort(level)
     least = int(np.ceil(len(there) * (1.0 - MOST_OFF)))
     steps = np.diff(level[order])[least - 1 : len(there) - FEWEST_OFF]
-    if not len(steps):
+    if not len(steps) or steps.max() <= np.log(2.0):
         return None
     off = np.zeros(number, np.bool_)
     off[there[order[least + int(steps.argmax()) :]]] = True
-    return off if steps.max() > np.log(2.0) else None
+    if any(off[each].mean() > MOST_OFF for each in _by_sampler(evidence) if len(each)):
+        return None  # all that one engine sampled
+    others = max(float(np.median(size[usable & ~off[evidence.sample]])), places.SMALLEST)
+    for end in (evidence.from_start() < END, evidence.from_start() >= 1.0 - END):
+        tokens = usable & off[evidence.sample] & end
+        if not tokens.any() or np.median(size[tokens]) < RATIO * others:
+            return None
+    return off
+
+
+def _by_sampler(evidence: Evidence) -> list[Ints]:
+    """The samples of either engine."""
+    first = evidence.starts[:-1][np.diff(evidence.starts) > 0]
+    number = np.flatnonzero(np.diff(evidence.starts) > 0)
+    by_candidate = evidence.sampled_by_candidate[first]
+    return [number[by_candidate], number[~by_candidate]]
 
 
 def biased_ids(case: Case) -> Match | None:

@@ -11,6 +11,7 @@ from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.diagnosis import forms, grid, places
 from parity_check.diagnosis.case import Case, Match, listed, percent
 from parity_check.diagnosis.evidence import BLOCK, Flags
+from parity_check.diagnosis.findings import Confidence
 
 ON_GRID = 0.8
 """Above this share of gaps on a grid, a head ran in 16 bits."""
@@ -42,6 +43,12 @@ UNSEEN: Mapping[bool, tuple[str, ...]] = {
         "side cannot be ruled out",
     ),
 }
+BOUNDARIES = (16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048)
+"""Sizes of tiles, pages and chunks, in tokens."""
+FEWEST_LENGTHS = 3
+"""Prompts of one length cannot tell the context from the place in the completion."""
+FIRST = 4
+"""Tokens at the start of a completion that a wrong prefix already changes."""
 FORMATS = ("dtype", "quantization", "kv_cache_dtype")
 
 
@@ -118,8 +125,15 @@ def shared_prefix(case: Case) -> Match | None:
     """Δ only on prompts that share a prefix, with caching off."""
     if _caching(case) or case.dumped:
         return None
-    found = _apart(case, case.evidence.shared_prefix > 0, f"share {BLOCK} tokens or more")
-    return None if found is None else found[1]
+    evidence = case.evidence
+    sharing = evidence.shared_prefix > 0
+    found = _apart(case, sharing, f"share {BLOCK} tokens or more")
+    if found is None:
+        return None
+    # Prompts that share a prefix are long: others as long must agree.
+    short = evidence.prompt_length < evidence.prompt_length[sharing].min()
+    as_long = replace(case, evidence=places.without_tokens(evidence, short[evidence.sample]))
+    return found[1] if _apart(as_long, sharing, "") else replace(found[1], confidence="low")
 
 
 def _caching(case: Case) -> list[Role]:
@@ -129,12 +143,16 @@ def _caching(case: Case) -> list[Role]:
 
 
 def _apart(case: Case, samples: Flags, words: str) -> tuple[places.Contrast, Match] | None:
-    """A match if |Δ| of these samples [S] is well above that of the others."""
+    """A match if |Δ| of these samples [S] is well above that of the others, from the start on."""
     found = places.contrast(case.evidence, samples)
     if found is None or found.ratio < CACHE_RATIO or found.score < CLEAR:
         return None
     if found.inside < SMALLEST_FLOOR:
         return None
+    later = case.evidence.position >= FIRST
+    first = places.contrast(places.without_tokens(case.evidence, later), samples)
+    if first is None or first.ratio < CACHE_RATIO:
+        return None  # it begins within the samples: their length tells them apart, not a prefix
     sentence = (
         f"mean |Δ| is {found.inside:.2g} nats in {found.samples} samples whose prompts {words}, "
         f"and {found.outside:.2g} in the {found.others} others"
@@ -228,26 +246,35 @@ def numeric_format(case: Case) -> Match | None:
 
 
 def onset(case: Case) -> Match | None:
-    """|Δ| jumps at a fixed position and stays high."""
+    """|Δ| jumps at a fixed context length, within samples, and stays high."""
     found = places.onset(case.evidence)
     if found is None or found.score < CLEAR or found.after < SMALLEST_FLOOR:
         return None
     if min(found.jump, found.after / max(found.before, places.SMALLEST)) < JUMP_RATIO:
         return None
-    boundaries = [
-        size
-        for size in (16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048)
-        if (found.context - 1) % size == 0
-    ]
+    # Without samples on both sides, other prompts differ, not another length.
+    if found.samples < places.FEWEST_SAMPLES or found.jump_within < JUMP_RATIO:
+        return None
+    boundaries = [size for size in BOUNDARIES if (found.context - 1) % size == 0]
     facts = [
         f"mean |Δ| is {found.before:.2g} nats below {found.context} tokens of context and "
         f"{found.after:.2g} from there on ({found.score:.0f} standard errors)",
+        f"in three of four of the {found.samples} samples with tokens on both sides, |Δ| is at "
+        f"least {found.jump_within:.1f} times as large in the {places.NEAR} tokens from there on "
+        f"as in those before; their prompts have {found.lengths} different lengths",
     ]
     if boundaries:
         facts.append(f"{found.context - 1} is a multiple of {', '.join(map(str, boundaries))}")
+    else:
+        facts.append(
+            f"{found.context - 1} is no multiple of {BOUNDARIES[0]}, as a tile, chunk or page is"
+        )
+    confidence: Confidence = "low"
+    if boundaries:
+        confidence = "high" if found.lengths >= FEWEST_LENGTHS else "medium"
     return Match(
         None,
-        "high",
+        confidence,
         tuple(facts),
         after=places.without_tokens(case.evidence, found.tokens),
         words={"position": str(found.context)},

@@ -10,6 +10,8 @@ from parity_check.diagnosis.evidence import Evidence, Flags, Floats, Ints
 
 WINDOW = 16
 """Tokens before and after a position to compare for a jump."""
+NEAR = 4
+"""The same in a single sample, where a jump is sharp and a growth is not."""
 FEWEST_TOKENS = 60
 FEWEST_SAMPLES = 5
 SMALLEST = 1e-7
@@ -23,6 +25,10 @@ class Onset:
     `context` is the number of prompt and completion tokens before the first such token. `before`
     and `after` are E|Δ| in nats; `jump` is the ratio of the geometric means across one window
     there, `score` its logarithm over its standard error.
+
+    Of the `samples` with tokens on both sides, three in four have a ratio of `jump_within` or more
+    of the tokens next to it. If their prompts have `lengths` different lengths, it is the context
+    that counts, not the place in the completion.
     """
 
     context: int
@@ -31,6 +37,9 @@ class Onset:
     jump: float
     score: float
     tokens: Flags
+    samples: int
+    jump_within: float
+    lengths: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,7 @@ def onset(evidence: Evidence) -> Onset | None:
         return None
     best = int(edges[score.argmax()])
     late = place >= best
+    across, crossing = _across(evidence, best)
     return Onset(
         context=best,
         before=float(size[~late].mean()),
@@ -86,7 +96,43 @@ def onset(evidence: Evidence) -> Onset | None:
         jump=float(np.exp(after[score.argmax()] - before[score.argmax()])),
         score=float(score.max()),
         tokens=context_length(evidence) >= best,
+        samples=len(across),
+        jump_within=float(np.exp(np.quantile(across, 0.25))) if len(across) else 1.0,
+        lengths=len(np.unique(evidence.prompt_length[crossing])),
     )
+
+
+def _across(evidence: Evidence, best: int) -> tuple[Floats, Ints]:
+    """log of the jump in each sample with tokens close to `best` on both sides, and the samples."""
+    size = np.abs(evidence.delta)
+    from_best = context_length(evidence) - best
+    means = []
+    for near in ((from_best < 0) & (from_best >= -NEAR), (from_best >= 0) & (from_best < NEAR)):
+        usable = near & np.isfinite(size)
+        level = np.log(np.maximum(size[usable], SMALLEST))
+        owner = evidence.sample[usable]
+        number = len(evidence.starts) - 1
+        count = np.bincount(owner, minlength=number)
+        with np.errstate(invalid="ignore"):
+            means.append(np.bincount(owner, weights=level, minlength=number) / count)
+    difference = means[1] - means[0]
+    samples = np.flatnonzero(np.isfinite(difference))
+    return difference[samples], samples
+
+
+def median_by_sample(evidence: Evidence, usable: Flags) -> Floats:
+    """The median |Δ| [S] of the usable tokens [n] of each sample; NaN if it has none."""
+    size = np.abs(evidence.delta)[usable]
+    owner = evidence.sample[usable]
+    order = np.lexsort((size, owner))
+    count = np.bincount(owner, minlength=len(evidence.starts) - 1)
+    first = np.cumsum(count) - count
+    found = np.full(len(count), np.nan)
+    some = count > 0
+    size = size[order]
+    middle = (first + (count - 1) // 2, first + count // 2)
+    found[some] = (size[middle[0][some]] + size[middle[1][some]]) / 2.0
+    return found
 
 
 def context_length(evidence: Evidence) -> Ints:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from parity_check.config.models import OTHER, ROLES, Role
-from parity_check.diagnosis import alignment
+from parity_check.diagnosis import alignment, semantic
 from parity_check.diagnosis.case import TRUNCATING, Case, Match, percent
+from parity_check.diagnosis.evidence import Evidence
 
 ALIGNED = 0.85
 """Smallest correlation at the right lag."""
@@ -143,6 +144,7 @@ def bos_twice(case: Case) -> Match | None:
 def bad_rows(case: Case) -> Match | None:
     """Invalid logprobs or alternatives."""
     truncating = any(case.sampling[name] != off for name, off in TRUNCATING.items())
+    truncating = truncating or semantic.truncated_support(case) is not None
     defects = {
         role: {
             kind: count
@@ -157,15 +159,30 @@ def bad_rows(case: Case) -> Match | None:
     role = max(ROLES, key=lambda each: counts[each])
     if not counts[role]:
         return None
+    facts = [
+        f"{kind.replace('_', ' ')}: {count:,} in the {each}"
+        for each in ROLES
+        for kind, count in defects[each].items()
+    ]
+    unsupported = _outside_support(case.evidence) and all(
+        set(found) <= {"negative_infinity"} for found in defects.values()
+    )
+    if unsupported:
+        facts.append("the other engine sampled these tokens: truncation or a mask leaves them out")
     return Match(
         role if not counts[OTHER[role]] else None,
-        "high",
-        tuple(
-            f"{kind.replace('_', ' ')}: {count:,} in the {each}"
-            for each in ROLES
-            for kind, count in defects[each].items()
-        ),
+        "low" if unsupported else "high",
+        tuple(facts),
         rows=share,
         words={"kinds": ", ".join(kind.replace("_", " ") for kind in defects[role])},
         settles=share > MOST,
+    )
+
+
+def _outside_support(evidence: Evidence) -> bool:
+    """Whether no engine has -inf for a token that it sampled itself."""
+    by_candidate = evidence.sampled_by_candidate
+    return not (
+        np.isneginf(evidence.returned["candidate"][by_candidate]).any()
+        or np.isneginf(evidence.returned["reference"][~by_candidate]).any()
     )

@@ -6,6 +6,7 @@ Rules run in this order. Each sees what earlier causes left unexplained.
 from __future__ import annotations
 
 from parity_check.diagnosis import (
+    bias,
     built,
     certain,
     forms,
@@ -67,12 +68,36 @@ RULES = (
         cases="not reported; injected into traces",
     ),
     Rule(
+        cause="one_token_kept",
+        layer="semantic",
+        look=certain.one_token_kept,
+        pattern="one side has only zeros for the tokens that it sampled, and these can be the "
+        "likeliest ones",
+        claim="The {engine}'s logprobs are all 0: it kept a single token per position (top_p "
+        "near 0, top_k = 1, or a temperature near 0), the {other} did not truncate.",
+        fix="sample with top_p = 1.0 and top_k = -1, or compute the other side's logprobs "
+        "after the same truncation",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="constant",
+        layer="semantic",
+        look=certain.constant,
+        pattern="one side has the same value at every token",
+        claim="All of the {engine}'s logprobs are {value}: {what}.",
+        fix="write the logprob of each sampled token, and no value where there is none: a "
+        "default passes as a logprob",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
         cause="appended_eos",
         layer="semantic",
         look=certain.appended_eos,
-        pattern="the last token of samples, always the same id, has a logprob of exactly 0 "
-        "on one side alone",
-        claim="The last token of {count} samples (id {id}) was not sampled: the {engine} has "
+        pattern="the last token of samples, always the same id or one of a few, has a logprob of "
+        "exactly 0 on one side alone",
+        claim="The last token of {count} samples (id {ids}) was not sampled: the {engine} has "
         "a logprob of 0 for it.",
         fix="exclude the token that the framework appends from the loss and from ratios, or "
         "let the engine sample its own end of sequence",
@@ -112,28 +137,27 @@ RULES = (
         cases="not reported; injected into traces",
     ),
     Rule(
-        cause="one_token_kept",
-        layer="semantic",
-        look=certain.one_token_kept,
-        pattern="one side has only zeros, at tokens that can be the likeliest ones",
-        claim="The {engine}'s logprobs are all 0: it kept a single token per position (top_p "
-        "near 0, top_k = 1, or a temperature near 0), the {other} did not truncate.",
-        fix="sample with top_p = 1.0 and top_k = -1, or compute the other side's logprobs "
-        "after the same truncation",
-        confirm=AGAIN,
-        cases="not reported; injected into traces",
-    ),
-    Rule(
         cause="constrained_decoding",
         layer="semantic",
         look=certain.constrained,
         pattern="exact zeros on one side, at tokens that are improbable on the other, and "
         "other logprobs after them",
-        claim="The {engine}'s tokens were constrained (structured output, allowed tokens): "
-        "it returns 0 where the constraint leaves one token, the {other} computes over the "
-        "whole vocabulary.",
+        claim="The {engine}'s tokens were {what}: it returns 0 for them, the {other} computes over "
+        "the whole vocabulary.",
         fix="apply the same mask to the {other}'s logits, or exclude tokens that the "
         "constraint dictates from the loss",
+        confirm=AGAIN,
+        cases="not reported; injected into traces",
+    ),
+    Rule(
+        cause="tool_output",
+        layer="semantic",
+        look=certain.tool_output,
+        pattern="one or two long runs of exact zeros within samples on one side, never from their "
+        "first token, at tokens that are improbable on the other",
+        claim="{count} tokens were not sampled but inserted, such as a tool's output: the {engine} "
+        "has a logprob of 0 for them.",
+        fix="mask inserted tokens: exclude them from the loss and from ratios",
         confirm=AGAIN,
         cases="not reported; injected into traces",
     ),
@@ -191,7 +215,7 @@ RULES = (
         cause="isolated_zeros",
         layer="semantic",
         look=certain.isolated_zeros,
-        pattern="a few exact zeros on one side, at tokens that are unlikely on the other",
+        pattern="exact zeros here and there on one side, at tokens of any probability on the other",
         claim="{count} of the {engine}'s logprobs are 0 in place of a value: NaN or infinite "
         "ones were probably replaced (nan_to_num).",
         fix="keep invalid logprobs as they are, and exclude their samples from training",
@@ -292,6 +316,17 @@ RULES = (
         fix="[workload] temperature = {temperature}, and pass it to both engines explicitly",
         confirm="parity-check compare -c {run}/config.toml --set workload.temperature=1.0",
         cases="trl#4159, NeMo-RL#773",
+    ),
+    Rule(
+        cause="logit_bias",
+        layer="semantic",
+        look=bias.logit_bias,
+        pattern="a few ids are shifted by a constant each, relative to the other ids of the "
+        "same position, wherever they occur",
+        claim="One engine has a logit bias: candidate minus reference is {shifts} nats.",
+        fix="pass the same logit_bias to both engines, or add it to the trainer's logits",
+        confirm=REPLAYED,
+        cases="not reported; injected into traces",
     ),
     Rule(
         cause="penalty",

@@ -10,19 +10,24 @@ from parity_check.config.models import OTHER, ROLES, Role
 from parity_check.diagnosis import gaps, masks, penalties, support
 from parity_check.diagnosis.case import TRUNCATING, Case, Match, percent
 from parity_check.diagnosis.evidence import Floats
+from parity_check.diagnosis.findings import Confidence
 
 SCALED = 0.01
 """Slopes closer to 1 than this are numeric noise; a temperature off by less is not detected."""
 SAME_SCALE = 0.02
 """How close a slope must be to T or 1/T."""
+SAME_LOGITS = 0.1
+"""Largest relative distance of the gaps from scaled ones if both engines have the same logits."""
 EXPLAINS = 0.3
 """A cause must remove at least this share of E|Δ|."""
 PENALISED = 0.02
 """Nats. A smaller contrast between seen and new ids is noise."""
 PENALTY_FITS = 0.5
 """Smallest share of the within-row variance that a penalty explains if it is the cause."""
-LARGEST = 2.0
-"""No engine takes a larger penalty."""
+MOSTLY = 0.5
+"""A penalty that leaves more of E|Δ| is uncertain."""
+LARGEST = 2.1
+"""No engine takes a larger penalty than 2."""
 NEUTRAL = {
     **TRUNCATING, "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0,
 }  # fmt: skip
@@ -33,6 +38,8 @@ COMMON = 0.25
 VISIBLE_OFFSET = 0.05
 """Nats, for single logprobs: kernels do not move many tokens by more."""
 FEWEST_VISIBLE = 20
+FEWEST_ALONE = 64
+"""Tokens without alternatives."""
 ONE_SIDED = 0.99
 LARGEST_OFFSET = 2.0
 """Nats. A kept mass below 0.13 is no usual truncation."""
@@ -187,14 +194,15 @@ def _scaled(case: Case) -> tuple[gaps.Scale, Match] | None:
     found = gaps.scale(case.evidence)
     if found is None or found.low <= 1.0 <= found.high or abs(found.slope - 1.0) < SCALED:
         return None
-    if found.slope <= 0.0:
+    if found.slope <= 0.0 or found.left > SAME_LOGITS:
         return None
     after = gaps.rescaled(case.evidence, found.slope)
     if after.size() > (1.0 - EXPLAINS) * case.evidence.size():
         return None
     sentence = (
         f"the candidate's top-k gaps are {found.slope:.4f} times the reference's "
-        f"[{found.low:.4f}, {found.high:.4f}], n = {found.rows:,} positions"
+        f"[{found.low:.4f}, {found.high:.4f}], n = {found.rows:,} positions; typically, they "
+        f"differ from that by {percent(found.left)}"
     )
     return found, Match(None, "medium", (sentence,), after=after)
 
@@ -229,9 +237,12 @@ def penalty(case: Case) -> Match | None:
     off = 1.0 if seen.kind == "repetition_penalty" else 0.0
     stripped = requested != off
     remedy, flip = _penalty_remedy(case, role, stripped, seen.kind)
+    confidence: Confidence = "high" if defaults and seen.kind in defaults else "medium"
+    if after.size() > MOSTLY * case.evidence.size():
+        confidence = "low"  # what is left may have shifted the same ids
     return Match(
         OTHER[role] if stripped else role,
-        "high" if defaults and seen.kind in defaults else "medium",
+        confidence,
         tuple(evidence),
         after=after,
         words={
@@ -330,7 +341,7 @@ def _truncated_without_alternatives(case: Case) -> Match | None:
     """One side's logprobs are larger by no more than a kept mass can make them, never smaller."""
     delta = case.evidence.delta[np.isfinite(case.evidence.delta)]
     visible = delta[np.abs(delta) > VISIBLE_OFFSET]
-    if len(visible) < max(FEWEST_VISIBLE, TRUNCATED_ROWS * len(delta)):
+    if len(delta) < FEWEST_ALONE or len(visible) < max(FEWEST_VISIBLE, TRUNCATED_ROWS * len(delta)):
         return None
     positive = float((visible > 0.0).mean())
     if max(positive, 1.0 - positive) < ONE_SIDED or np.abs(visible).max() > LARGEST_OFFSET:

@@ -62,7 +62,10 @@ def scale(evidence: Evidence) -> Scale | None:
         return None
     slope = float(right.std() / left.std())
     folds = [owner % FEWEST_PROMPTS == number for number in range(FEWEST_PROMPTS)]
-    without = [right[~fold].std() / left[~fold].std() for fold in folds if (~fold).any()]
+    rest = [~fold for fold in folds if left[~fold].std() > 0.0]
+    if len(rest) < 2:
+        return None
+    without = [right[each].std() / left[each].std() for each in rest]
     # Delete-one-fold jackknife.
     count = len(without)
     error = np.sqrt((count - 1) / count * np.sum((np.array(without) - np.mean(without)) ** 2))

@@ -124,7 +124,8 @@ def padding(
     cross samples (`starts` [S + 1]).
 
     Zeros where a grammar or a small top-p leaves one token are logprobs: other logprobs follow
-    them, or the sample has contradicted zeros outside the run, or the side has nothing but zeros.
+    them, or the sample has contradicted zeros outside the run, or most of them are outside such
+    runs, or the side has nothing but zeros.
     """
     zero = logprobs == 0.0
     one_sided = zero & (other < ZERO_DISAGREES)
@@ -145,7 +146,9 @@ def padding(
     of_sample = np.diff(np.concatenate([[0], np.cumsum(one_sided)])[starts])[sample]
     invented &= (edges[1:] == starts[sample + 1]) & (contradicted == of_sample)
     padded = zero & np.repeat(invented, np.diff(edges))
-    return padded if padded.any() else None
+    # Where most such zeros are elsewhere, those at the end of a sample are of their kind.
+    most = 2 * np.count_nonzero(padded & one_sided) >= np.count_nonzero(one_sided)
+    return padded if most and padded.any() else None
 
 
 def inspect_logprobs(

@@ -35,6 +35,8 @@ def without_effect(arguments, config, facts):
     found = soft_caps(config.model_config, facts)
     for name, wanted in arguments.items():
         if name == "hf_overrides" and isinstance(wanted, dict):
+            for key in wanted:
+                found.pop(key, None)  # overrides() says what became of it
             found.update(overrides(wanted, config.model_config, facts))
         elif isinstance(wanted, (bool, int, float, str)) and name not in OTHER_UNITS:
             known, value = in_config(config, RENAMED.get(name, name))
