@@ -212,9 +212,7 @@ def test_reward_is_not_judged_where_the_seeds_differ_too_much() -> None:
     report, strict = TRAINED["parity"], TRAINED["reward-unresolved"]
     assert report.verdict == strict.verdict == "parity"
     assert "not judged" not in document(report).verdict_line
-    assert document(strict).outcome == (
-        "1 of 1 arm inside the reference's band; reward not judged"
-    )
+    assert document(strict).outcome == ("1 of 1 arm inside the reference's band; reward not judged")
     for format in ("text", "markdown", "html", "github", "junit"):
         shown = render(document(strict), format)
         assert "reward not judged" in shown or format == "junit"
