@@ -448,6 +448,29 @@ def identical_parity(share: float, tokens: int, profile: str, runs: int, seed: i
     return called / runs
 
 
+def burst_parity(
+    metric: str, times: float, shape: tuple[int, int], of: int, runs: int, seed: int
+) -> float:
+    """How often every gate says parity while bursts put a metric at `times` its standard limit.
+
+    `shape` is prompts and samples each, of 64 tokens. Bursts are N(0, 1), of `of` samples at a
+    time: 1, or all of a prompt. One direction.
+    """
+    rng = np.random.default_rng(seed)
+    limits = choose_limits("standard", OBJECTIVES["grpo"])
+    [limit] = [each.value for each in limits if each.metric == metric]
+    share = times * limit / {"tail_fraction": 2 * ndtr(-1.0), "k3_kl": math.expm1(0.5)}[metric]
+    prompts, each = shape
+    prompt = np.repeat(np.arange(prompts, dtype=np.int32), each)
+    called = 0
+    for run in range(runs):
+        off = np.repeat(rng.random(prompts * each // of) < share, 64 * of)
+        delta = np.where(off, 1.0, 0.005) * rng.normal(size=len(off))
+        seen = measure([chunk(delta, 64, prompt, run)], sampled_by="reference")
+        called += overall(judge_all(seen, limits)) == "parity"
+    return called / runs
+
+
 def short_parity(times: float, runs: int, seed: int, allowance: bool = True) -> float:
     """How often every gate says parity while tokens 3 nats up put 1 / ESS - 1 at `times` its limit.
 
@@ -615,6 +638,12 @@ def tables(runs: int, seed: int) -> Iterator[str]:
         rest = f"but for tokens at {times:g} × the tail limit" if times else "without exception"
         what = f"bit-identical {rest}, {profile}, {tokens:,} tokens, one engine samples"
         yield f"| {what} | parity | {_percent(called)} |"
+    for metric, label in (("tail_fraction", "tail fraction"), ("k3_kl", "k3")):
+        for shape, of in (((1300, 2), 1), ((1300, 2), 2), ((95, 26), 1), ((95, 26), 26)):
+            called = burst_parity(metric, 2.0, shape, of, 4 * few, seed)
+            what = "whole samples" if of == 1 else "whole prompts"
+            told = f"{label} at 2 × its limit by {what} off, {shape[0]:,} prompts × {shape[1]}"
+            yield f"| {told}, one engine samples | parity | {_percent(called)} |"
     for times in (0.0, 1.0, 2.0):
         for allowance in (False, True):
             share = short_parity(times, 4 * few, seed, allowance)

@@ -536,3 +536,13 @@ def test_samples_of_a_wrong_length_are_counted_apart(stored: Stored, tmp_path: P
     [direction], [expected] = report["directions"], whole["directions"]
     assert direction["samples"] == expected["samples"] - 1
     assert direction["tokens"] + direction["excluded"] == expected["tokens"]
+
+
+def test_a_run_on_a_reference_trace_has_its_own_name(stored: Stored, tmp_path: Path) -> None:
+    """Commands to confirm a cause go to this run, not to the one that the trace is of."""
+    config = fake_config(tmp_path, candidate_settings={"logprobs_mode": "raw_logprobs"})
+    compare("-c", config, "--reference-trace", stored.a, cwd=tmp_path)
+    run = only_run(tmp_path)
+    report = json.loads((run / "report.json").read_text())
+    assert report["run"]["id"] == run.name
+    assert Trace(stored.a).header.run_id != run.name

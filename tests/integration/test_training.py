@@ -57,7 +57,7 @@ def test_raw_logprobs_leave_the_band_and_the_same_engine_does_not(tmp_path: Path
     assert done.returncode == 1
     found = judged(report)
     assert found["initial", "clip_rate"] == found["initial", "k3_kl"] == "drift"
-    assert found["fixed", "clip_rate"] == found["fixed", "k3_kl"] == "parity"
+    assert "drift" not in {found["fixed", curve] for curve in ("clip_rate", "k3_kl", "entropy")}
     assert report["verdict"] == "drift"
     assert_tidy(tmp_path)
 
@@ -106,8 +106,9 @@ def test_an_arm_whose_loss_is_not_finite_stops_and_the_others_go_on(tmp_path: Pa
 
 def test_weights_that_hardly_change_are_no_parity(tmp_path: Path) -> None:
     """The fake engine never gives the right answer, so that all rewards are 0."""
-    done, report = train(tmp_path, training={"arms": {"fixed": {}}})
-    assert set(judged(report).values()) == {"parity"}
+    done, report = train(tmp_path, training={"lag": 0, "arms": {"fixed": {}}})
+    found = judged(report)
+    assert found["fixed", "clip_rate"] == found["fixed", "k3_kl"] == "parity"
     assert (done.returncode, report["verdict"]) == (4, "inconclusive")
     told = " ".join(done.stdout.split())
     assert "12 of 12 steps had no gradient" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -278,3 +279,45 @@ def test_an_arm_that_stopped_is_drift_whatever_its_curves_say() -> None:
 def test_a_stored_report_must_fit_its_results() -> None:
     with pytest.raises(ValueError, match="not of this kind"):
         read({"kind": "locate"})
+
+
+def test_seeds_that_differ_widely_make_no_parity() -> None:
+    """Clip of the two seeds at 2 % and 15 %: an arm at 45 % would be inside three such bands."""
+    steps = np.arange(25)
+    reference = np.stack([0.02 + 0.0 * steps, 0.15 + 0.0 * steps])
+    found = band.band(reference, 1, 0.95)
+    wide = {"level": 0.95, "times": 3.0, "matters": 0.05, "most": 1.0}
+    arm = np.full((1, 25), 0.30)
+    assert band.distance(arm, reference, found, **wide).verdict == "parity"
+    assert band.distance(arm, reference, found, **wide, widest=0.15).verdict == "inconclusive"
+
+
+def test_steps_outside_at_the_end_are_no_parity() -> None:
+    """The mean over 600 steps hides six with everything clipped."""
+    draw = np.random.default_rng(0)
+    reference = 0.04 + 0.01 * draw.normal(size=(3, 600))
+    arm = 0.04 + 0.01 * draw.normal(size=(1, 600))
+    found = band.band(reference, 1, 0.95)
+    judging = {"level": 0.95, "times": 1.0, "matters": 0.05}
+    assert band.distance(arm, reference, found, **judging).verdict == "parity"
+    arm[:, -6:] = 1.0
+    late = band.distance(arm, reference, found, **judging)
+    assert (late.verdict, late.first_outside) == ("inconclusive", 594)
+
+
+@pytest.mark.parametrize("edit", ["verdict", "arm", "steps"])
+def test_an_edited_report_is_not_read_back(edit: str) -> None:
+    tree = json.loads(render(document(TRAINED["story"]), "json"))
+    assert read(tree)
+    if edit == "verdict":
+        for result in tree["results"]:
+            if result["distance"]:
+                result["distance"]["verdict"] = "parity"
+        tree |= {"verdict": "parity", "exit_code": 0}
+    elif edit == "arm":
+        gone = tree["arms"].pop()["name"]
+        tree["results"] = [each for each in tree["results"] if each["arm"] != gone]
+    else:
+        tree["results"][0]["mean"] = 0.0
+    with pytest.raises(ValueError, match=r"results|arms|verdict"):
+        read(tree)

@@ -34,6 +34,7 @@ from parity_check.comparison.report import (
 from parity_check.comparison.stored import StoredRun, open_pair, open_run
 from parity_check.comparison.warnings import (
     copied_logprobs,
+    greedy_copies,
     impossible_tokens,
     lost_replicas,
     sampler,
@@ -103,17 +104,19 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
         matrix = analyse_matrix(run, pairs, floors, config, judgement(config))
     headers = {name: run.header(name) for name in run.names}
     first = run.rollouts[0].behaviour.header
+    # The reference's trace may be of another run; the candidate's is always of this one.
+    own = first if run.directory is None else headers[run.names[1]]
     differences = {(each.reference, each.candidate): each.differences for each in pairs}
     return ComparisonReport(
         head=Head(
             kind="comparison",
-            run_id=first.run_id,
-            created_utc=first.created_utc,
-            command=first.command,
+            run_id=own.run_id,
+            created_utc=own.created_utc,
+            command=own.command,
             parity_check=__version__,
             config=dump_config(config),
             model=first.model or next((h.model for h in headers.values() if h.model), NO_MODEL),
-            host=first.host,
+            host=own.host,
         ),
         engines=tuple(
             engine_report(name, header.engine, header.logprob_path, run.entropy(name))
@@ -142,6 +145,10 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             *lost_replicas(run.headers()),
             *impossible_tokens(d.measurement for pair in pairs for d in pair.directions),
             *copied_logprobs(headers, (d.measurement for pair in pairs for d in pair.directions)),
+            *greedy_copies(
+                next(iter(headers.values())).sampling,
+                (d.measurement for pair in pairs for d in pair.directions),
+            ),
             *shared_prefixes(prefixes, how.cluster_by),
         ),
         coverage=_coverage(run, pairs, floors, how),

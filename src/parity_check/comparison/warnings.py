@@ -88,6 +88,20 @@ def copied_logprobs(
             )
 
 
+def greedy_copies(
+    sampling: Mapping[str, Any], measurements: Iterable[Measurement]
+) -> Iterator[ReportWarning]:
+    """Greedy samples of one prompt are one sample."""
+    for measured in measurements:
+        if sampling.get("temperature") == 0 and measured.samples > measured.prompts:
+            yield ReportWarning(
+                f"copies.{measured.sampled_by}",
+                "at temperature 0 the samples of a prompt are copies, but all "
+                f"{measured.samples:,} samples of {measured.prompts:,} prompts are counted: "
+                "intervals are too narrow; set workload.samples_per_prompt = 1",
+            )
+
+
 def shared_prefixes(prefixes: Prefixes, cluster_by: str) -> Iterator[ReportWarning]:
     """Prompts that share much of their text are counted as independent."""
     shared, prompts = prefixes.counted_apart()

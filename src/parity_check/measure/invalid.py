@@ -20,6 +20,9 @@ IMPOSSIBLE = -28.0
 """A sampled token cannot have a logprob below this, nats: if all 262,144 entries of a vocabulary
 were that unlikely, one of them would be sampled once in five million tokens."""
 
+IMPROBABLE = -20.0
+"""A random token is improbable on the other engine too. One that is not is a difference."""
+
 ZERO_RUN = 4
 """A run of exact zeros counts as padding if the other engine contradicts at least this many."""
 
@@ -168,8 +171,9 @@ def inspect_logprobs(
     if len(behaviour) and not behaviour.min() >= IMPOSSIBLE:
         unlikely = impossible_values(behaviour)
         defects["behaviour"]["impossible"] += int(np.count_nonzero(unlikely))
-        if unlikely.any():
-            masks.append(~unlikely)
+        random = unlikely & ~(sides["evaluating"] >= IMPROBABLE)
+        if random.any():
+            masks.append(~random)
     for side, other in permutations(sides):
         logprobs = sides[side]
         if not looks_clean(logprobs):

@@ -117,6 +117,11 @@ def _check(path: Path, work: Work[Item], items: Sequence[Item]) -> None:
                 f"{ours.get(name)}",
                 hint="a run is continued with the engines that began it",
             )
+    if trace.header.model != now.model:
+        raise TraceMismatchError(
+            f"{path} was recorded with another model: its files have changed",
+            hint="a run is continued with the model that began it",
+        )
     changed = unchanged.changes(
         *(unchanged.keys(header.config, FREE) for header in (trace.header, now))
     )

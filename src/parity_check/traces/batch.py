@@ -69,7 +69,6 @@ def batch_of(table: pa.Table, label: str | None = None) -> SampleBatch:
     logprobs, nulls, fits = _logprobs(column("logprobs"), np.diff(starts))
     prompts = column("prompt_token_ids")
     prompt_starts = numbers(prompts.offsets).astype(np.int64)
-    tokens = int(starts[-1] - starts[0])
     samples = column("sample_id").to_pylist()
     rollouts = turns = None
     if "rollout_id" in table.column_names and "turn" in table.column_names:
@@ -86,8 +85,8 @@ def batch_of(table: pa.Table, label: str | None = None) -> SampleBatch:
         token_ids=numbers(completion.flatten()),
         logprobs=logprobs,
         nulls=nulls,
-        top_token_ids=_rectangle(column("top_token_ids"), tokens, np.int32, -1),
-        top_logprobs=_rectangle(column("top_logprobs"), tokens, np.float32, np.nan),
+        top_token_ids=_rectangle(column("top_token_ids"), np.diff(starts), np.int32, -1),
+        top_logprobs=_rectangle(column("top_logprobs"), np.diff(starts), np.float32, np.nan),
         wrong_lengths=int(np.count_nonzero(~fits)),
         voided=int(np.diff(starts)[~fits].sum()),
         rollout_ids=rollouts,
@@ -118,20 +117,28 @@ def _logprobs(
 
 
 def _rectangle(
-    column: Any, tokens: int, dtype: type[np.generic], nothing: float
+    column: Any, lengths: NDArray[np.int64], dtype: type[np.generic], nothing: float
 ) -> NDArray[Any] | None:
-    """[tokens, k] from a list<list<…>> column, or None if nothing was recorded.
+    """[tokens, k] from a list<list<…>> column of samples of these lengths; None if all are empty.
 
-    A token with fewer than k entries is padded with `nothing`.
+    A token with fewer than k entries is padded with `nothing`, and so are the tokens of a sample
+    that has none, or not as many as tokens.
     """
     rows = column.flatten()
-    if len(rows) != tokens:
-        return None  # at least one sample has none
     widths = np.diff(numbers(rows.offsets))
     width = int(widths.max(initial=0))
     if width == 0:
         return None
     flat = numbers(rows.flatten(), missing=nothing).astype(dtype, copy=False)
+    tokens = int(lengths.sum())
+    own = np.diff(numbers(column.offsets))
+    fits = own == lengths
+    if not fits.all():
+        kept = np.repeat(fits, own)
+        flat = flat[np.repeat(kept, widths)]
+        of_token = np.zeros(tokens, widths.dtype)
+        of_token[np.repeat(fits, lengths)] = widths[kept]
+        widths = of_token
     if (widths == width).all():
         whole: NDArray[Any] = flat.reshape(-1, width)
         return whole

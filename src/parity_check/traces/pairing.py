@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,10 +86,12 @@ def pair(
     TraceMismatchError at the first sample or token that differs.
     """
     rollouts, prompts = Index(), Index()
+    seen: set[str] = set()
     for left, right in zip_longest(behaviour, evaluating):
         if left is None or right is None:
             raise TraceMismatchError("one trace has more samples than the other")
         check_same_tokens(left, right)
+        _check_once(left.sample_ids, seen)
         topk = left.top_token_ids is not None and right.top_token_ids is not None
         cluster = clusters.number(cluster_names(left, cluster_by))
         if prefixes is not None:
@@ -117,6 +119,15 @@ def pair(
         )
 
 
+def _check_once(sample_ids: Sequence[str], seen: set[str]) -> None:
+    """A sample that is there twice is one sample. Raises TraceMismatchError."""
+    before = len(seen)
+    for number, sample in enumerate(sample_ids):
+        seen.add(sample)
+        if len(seen) != before + number + 1:
+            raise TraceMismatchError(f"sample {sample} is in the trace twice")
+
+
 def label_column(cluster_by: str) -> str | None:
     """The column that has to be read for `cluster_by`, if it is not one that every batch has."""
     return None if cluster_by in ("prompt", "group", "sample") else cluster_by
@@ -138,18 +149,23 @@ def cluster_names(batch: SampleBatch, cluster_by: str) -> list[str]:
 
 SHORTEST_PREFIX = 16
 """Tokens: shorter common beginnings, such as a chat template's, are ignored."""
+FINER = 1.2
+"""Ratio of the lengths at which beginnings are compared: half of a prompt, or a fifth more."""
+_Key: TypeAlias = tuple[int, int]
+"""A number of tokens, and their hash."""
 
 
 class Prefixes:
     """Finds prompts that begin with the same tokens, for half of their length or more.
 
-    A beginning that all prompts share does not count. Keeps a few hashes per prompt.
+    A beginning that all prompts share does not count, unless the prompts are the same. Keeps a few
+    hashes per prompt.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[int, int]] = {}
-        self._prompts: Counter[tuple[int, int]] = Counter()
-        self._cluster: dict[tuple[int, int], int | None] = {}
+        self._seen: dict[str, tuple[_Key, _Key]] = {}
+        self._prompts: Counter[_Key] = Counter()
+        self._cluster: dict[_Key, int | None] = {}
 
     def add(self, batch: SampleBatch, clusters: NDArray[np.int32]) -> None:
         starts = batch.prompt_starts
@@ -157,16 +173,23 @@ class Prefixes:
             if prompt in self._seen:
                 continue
             ids = batch.prompt_token_ids[starts[number] : starts[number + 1]]
-            length = SHORTEST_PREFIX
-            key = (0, 0)
+            cluster = int(clusters[number])
+            length: float = SHORTEST_PREFIX
+            half = (0, 0)
             while length <= len(ids):
-                key = (length, hash(ids[:length].tobytes()))
-                self._prompts[key] += 1
-                cluster = int(clusters[number])
-                if self._cluster.setdefault(key, cluster) != cluster:
-                    self._cluster[key] = None  # more than one
-                length *= 2
-            self._seen[prompt] = key  # the longest that is a power of two: half of it or more
+                key = self._count(ids[: int(length)], cluster)
+                if half == (0, 0) and 2 * int(length) >= len(ids):
+                    half = key
+                length *= FINER
+            self._seen[prompt] = half, self._count(ids, cluster, whole=True)
+
+    def _count(self, ids: NDArray[np.int32], cluster: int, *, whole: bool = False) -> _Key:
+        """Count a beginning, or a whole prompt, whose length is then negative."""
+        key = (-len(ids) if whole else len(ids), hash(ids.tobytes()))
+        self._prompts[key] += 1
+        if self._cluster.setdefault(key, cluster) != cluster:
+            self._cluster[key] = None  # more than one
+        return key
 
     def counted_apart(self) -> tuple[int, int]:
         """How many prompts share their beginning with a prompt of another cluster, and of how many.
@@ -175,8 +198,9 @@ class Prefixes:
         """
         everyone = len(self._seen)
         shared = sum(
-            1 < self._prompts[key] < everyone and self._cluster[key] is None
-            for key in self._seen.values()
+            (1 < self._prompts[half] < everyone and self._cluster[half] is None)
+            or (self._prompts[prompt] > 1 and self._cluster[prompt] is None)
+            for half, prompt in self._seen.values()
         )
         return (shared, everyone) if shared else (0, 0)
 

@@ -86,12 +86,14 @@ def distance(
     times: float,
     matters: float,
     most: float = math.inf,
+    widest: float = math.inf,
 ) -> Distance:
     """Judge an arm's curves [runs, steps] against the reference's [seeds, steps].
 
     The limit is `times` the reference's band, and at least `matters`. Inside it is the whole
     interval (parity), outside it the whole interval (drift), else nothing is decided. No distance
-    exceeds `most`, so a limit that is as large decides nothing either.
+    exceeds `most`. Parity needs a limit below that and not above `widest`, because seeds that
+    differ by more show nothing; and no two consecutive steps outside, which a mean can hide.
     """
     steps = min(arm.shape[1], reference.shape[1])
     gap = arm[:, :steps].mean(axis=0) - reference[:, :steps].mean(axis=0)
@@ -100,15 +102,15 @@ def distance(
     value, half = float(gap.mean()), _z(level) * error
     limit = max(times * found.half_width, matters)
     low, high = value - half, value + half
-    verdict: Verdict = "inconclusive"
-    if limit < most and -limit <= low and high <= limit:
-        verdict = "parity"
-    elif low > limit or high < -limit:
-        verdict = "drift"
     # Any of the steps may be the first, so the level is that of all steps together.
     edge = max(_z(1 - (1 - level) / steps) * found.step * both, matters)
-    low, high = max(low, -most), min(high, most)
-    return Distance(value, low, high, limit, verdict, _first(np.abs(gap) > edge))
+    first = _first(np.abs(gap) > edge)
+    verdict: Verdict = "inconclusive"
+    if low > limit or high < -limit:
+        verdict = "drift"
+    elif -limit <= low and high <= limit and limit < most and limit <= widest and first is None:
+        verdict = "parity"
+    return Distance(value, max(low, -most), min(high, most), limit, verdict, first)
 
 
 def _first(outside: np.ndarray) -> int | None:

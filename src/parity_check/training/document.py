@@ -34,6 +34,7 @@ from parity_check.report.document import (
 from parity_check.report.repeat import repeat
 from parity_check.training import pictures
 from parity_check.training.curves import CURVES, Curve
+from parity_check.training.judge import WIDEST
 from parity_check.training.record import record
 from parity_check.training.report import ArmReport, Result, TrainingReport
 
@@ -387,6 +388,11 @@ def _check(arm: ArmReport, curve: Curve, result: Result) -> Check:
         )  # fmt: skip
     where = {"parity": "within", "drift": "outside", "inconclusive": "not clearly within"}
     since = "" if found.first_outside is None else f", since step {found.first_outside}"
+    if found.verdict == "inconclusive" and found.limit > WIDEST * curve.matters:
+        since += (
+            f"; the limit is the spread of the reference's own seeds, more than {WIDEST:g} times "
+            f"the {_number(curve, curve.matters)} that matter"
+        )
     return Check(
         arm.name, curve.name, curve.label, found.verdict,
         f"{_signed(curve, found.value)} "

@@ -11,6 +11,8 @@ from parity_check.training.curves import CURVES, Curve, Step, table
 from parity_check.training.report import Result
 
 LEAST_STEPS = 2
+WIDEST = 3.0
+"""The widest limit of a parity, in distances that matter."""
 
 
 def judge(steps: Sequence[Step], training: Training, level: float) -> tuple[Result, ...]:
@@ -42,6 +44,6 @@ def _result(
     if arm != FIRST and curve.judging != "shown":
         judged = distance(
             own, reference, found, level=level, times=training.band, matters=curve.matters,
-            most=curve.most,
+            most=curve.most, widest=WIDEST * curve.matters,
         )  # fmt: skip
     return Result(arm, curve.name, float(own.mean()), found, judged, unresolved)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from parity_check import words
 from parity_check.config.models import Config, ObjectiveConfig
 from parity_check.config.training import FIRST
 from parity_check.measure.objectives import choose_objective
 from parity_check.training import arms
 from parity_check.training.curves import Step, objective_of
 
+FEW_STEPS = 10
 RAW = ("raw_logprobs", "default")
 
 
@@ -27,6 +29,9 @@ def config_notices(config: Config) -> Iterator[str]:
                 f"at temperature 1 raw logprobs equal processed ones, so logprobs_mode makes no "
                 f"difference here: {', '.join(raw)}"
             )
+    steps = arms.training_of(config).steps
+    if steps < FEW_STEPS:
+        yield f"{words.count(steps, 'step')} of training can show large differences alone"
     yield from _same(config)
     yield from _objective(config)
 

@@ -8,10 +8,14 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from parity_check.comparison.report import EngineReport
+from parity_check.config.load import parse_config
 from parity_check.config.training import FIRST
+from parity_check.errors import ConfigError
 from parity_check.report.document import Head
 from parity_check.report.record import Record, opening
+from parity_check.training import arms
 from parity_check.training.curves import Step
+from parity_check.training.judge import judge
 from parity_check.training.report import ArmReport, Result, TrainingReport
 
 
@@ -63,4 +67,18 @@ def read(tree: Any) -> TrainingReport:
     )
     if "name" not in found.model or report.verdict != found.verdict:
         raise ValueError("its verdict does not fit its results")
+    _check_judged(report)
     return report
+
+
+def _check_judged(report: TrainingReport) -> None:
+    """Raises ValueError where the results are not what the steps say under the configuration."""
+    try:
+        config = parse_config(report.head.config, source="the report")
+        training = arms.training_of(config)
+    except ConfigError as error:
+        raise ValueError(f"its configuration: {error.message}") from None
+    if {arm.name for arm in report.arms} != {FIRST, *training.arms}:
+        raise ValueError("its arms are not those of its configuration")
+    if report.results != judge(report.steps, training, config.stats.confidence):
+        raise ValueError("its results are not those of its steps")

@@ -36,6 +36,10 @@ def _sentences(report: ComparisonReport) -> Iterator[str]:
         "inconclusive. A share of 0 has an upper end too, because a small share can go unseen in "
         "so few tokens; mean Δ has no such allowance, the gate on the tail stands for it."
     )
+    yield (
+        "Bounds on unseen events assume that tokens fail one by one. Failures of whole samples or "
+        "of whole prompts are bounded by the two rows of bursts alone, at their own limits."
+    )
     wrong = min(1.0, report.workload.most_looks * family_wise_rate(report.gates))
     if wrong:
         yield (
