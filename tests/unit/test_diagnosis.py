@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.synthetic import SETTINGS, Engine, Pair, case_of, diagnosis_of
+from parity_check.config.models import ROLES
 from parity_check.diagnosis.diagnose import diagnose
 from parity_check.diagnosis.findings import LAYERS, Diagnosis
 from parity_check.diagnosis.rules import RULES
@@ -168,6 +169,32 @@ def test_a_pair_of_other_engines_is_called_by_their_names() -> None:
     assert first.claim.startswith("The trainer samples at temperature 0.7 but returns raw")
     assert first.fix.startswith("[engines.trainer.settings]")
     assert "runs/candidate-1" in first.confirm
+
+
+@pytest.mark.parametrize(
+    ("kinds", "names", "offered"),
+    [
+        (("vllm", "vllm"), ROLES, True),
+        (("vllm", "trainer"), ROLES, True),
+        (("trainer", "vllm"), ROLES, False),
+        (("vllm", "server"), ROLES, False),
+        (("vllm", "trainer"), ("candidate", "trainer"), False),
+    ],
+)
+def test_locate_is_offered_for_what_it_takes(
+    kinds: tuple[str, str], names: tuple[str, str], offered: bool
+) -> None:
+    """It probes the reference and the candidate of the run's configuration, no other pair."""
+    case = case_of(Pair(candidate=Engine(noise=0.5)))
+    engines = {
+        role: replace(case.engines[role], kind=kind)
+        for role, kind in zip(ROLES, kinds, strict=True)
+    }
+    called = dict(zip(ROLES, names, strict=True))
+    case = replace(case, engines=engines, names=called, run="runs/1")
+    found = diagnose(case, "drift").findings
+    [confirm] = [each.confirm for each in found if each.cause == "different_computation"]
+    assert confirm == ("parity-check locate -c runs/1/config.toml" if offered else None)
 
 
 WEIGHTS = {"model.embed_tokens.weight": "a1", "model.layers.0.mlp.down_proj.weight": "b2"}

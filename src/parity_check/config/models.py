@@ -171,7 +171,7 @@ class DiagnosisConfig(Table):
 
     locate: Literal["on-drift"] | bool = "on-drift"
     """Where inside the model the engines part, while they are loaded: after drift, always, never.
-    Engines with compiled graphs, servers and trainers cannot be asked."""
+    Engines with compiled graphs and servers cannot be asked, nor a trainer as the reference."""
 
 
 class Judging(Table):

@@ -92,10 +92,14 @@ def _confirm(command: str, case: Case) -> str | None:
     """The command where what it needs is at hand: a run directory, an engine that can restart."""
     if case.run is None:
         return f"parity-check compare -c parity.toml --workload-trace {case.trace}"
-    vllm = {role for role in ROLES if case.engines[role].kind == "vllm"}
-    if command.startswith("parity-check ablate") and "candidate" not in vllm:
+    reference, candidate = (case.engines[role].kind for role in ROLES)
+    if command.startswith("parity-check ablate") and candidate != "vllm":
         return None
-    if command.startswith("parity-check locate") and vllm != set(ROLES):
+    if command.startswith("parity-check locate") and (
+        reference != "vllm"
+        or candidate not in ("vllm", "trainer")
+        or any(case.names[role] != role for role in ROLES)
+    ):
         return None
     return command
 

@@ -46,6 +46,8 @@ class Capabilities:
     """Whether its weights can be updated while requests are in flight."""
     shows_modules: bool = False
     """Whether it can be probed: what every module of its model puts out."""
+    shows_noise: bool = False
+    """Whether a probe can add rounding errors: the noise that a reference is asked for."""
 
 
 class Spec(Protocol):

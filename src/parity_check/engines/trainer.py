@@ -16,7 +16,7 @@ from parity_check.engines.base import (
 from parity_check.engines.client import WorkerSpec
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
 
-CAN = Capabilities(noun="a trainer", evaluates_by="prefill")
+CAN = Capabilities(noun="a trainer", evaluates_by="prefill", shows_modules=True)
 HINTS = {
     "transformers_not_installed": "use an interpreter with torch and transformers",
     "setting_not_applied": "check `lm_head_dtype` in [{table}.transformers]",

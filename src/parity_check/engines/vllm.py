@@ -30,7 +30,11 @@ from parity_check.engines.settings import Way, usual_family
 from parity_check.traces import checkpoint
 
 CAN = Capabilities(
-    noun="a vLLM engine", evaluates_by="decode", updates_weights=True, shows_modules=True
+    noun="a vLLM engine",
+    evaluates_by="decode",
+    updates_weights=True,
+    shows_modules=True,
+    shows_noise=True,
 )
 HINTS = {
     "vllm_not_installed": "use an interpreter with vllm, or `requirement`",

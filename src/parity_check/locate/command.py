@@ -8,7 +8,6 @@ from pathlib import Path
 from parity_check.config.load import dump_config
 from parity_check.config.models import ROLES, Config
 from parity_check.console import Console
-from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ConfigError, ExitCode
 from parity_check.locate import probes
 from parity_check.locate.document import document
@@ -40,11 +39,9 @@ def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
 def run_probes(config: Config, console: Console) -> Document:
     """Sample a few tokens on the reference, probe both engines on them, and compare."""
     for role in ROLES:
-        can = configured_engine(role, config).can
-        if not can.shows_modules:
-            raise ConfigError(
-                f"locate: the {role} is {can.noun}, whose modules parity-check cannot read"
-            )
+        reason = probes.why_not(role, config)
+        if reason is not None:
+            raise ConfigError(f"locate: {reason}")
     config = probes.eager(config)
     prompts = probes.few(read_workload(config.workload, looks=True))
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:

@@ -168,6 +168,12 @@ def _compared(report: LocateReport) -> Iterator[Block]:
         f"{report.passes} forward passes of the same tokens in eager mode, one request at a time; "
         f"{len(report.differences)} modules."
     )
+    for engine in report.engines:
+        if engine.logprob_path == "prefill":
+            yield Sentence(
+                f"The {engine.role} scores prompt and completion of a request in one forward pass; "
+                "its modules are compared at the same tokens."
+            )
     yield Bullets(tuple(f"{e.role}: {name(e)}, {e.device}" for e in report.engines))
     if report.unmatched:
         yield Sentence(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from parity_check.comparison.located import Depth, Located
 from parity_check.config.models import ROLES
-from parity_check.engines.kinds import configured_engine
 from parity_check.locate import document, probes
 from parity_check.locate.differences import by_layer, place_of
 from parity_check.locate.measured import report_of
@@ -23,14 +22,14 @@ def why_not(live: Session) -> str | None:
     for role in ROLES:
         if role not in live.engines.specs:
             return f"the {role} is a stored trace"
-        can = configured_engine(role, live.config).can
-        if not can.shows_modules:
-            return f"the {role} is {can.noun}, whose modules parity-check cannot read"
+        reason = probes.why_not(role, live.config)
+        if reason is not None:
+            return reason
     if not live.engines.resident:
         return "the engines take turns on one device"
     described = live.engines.run(dict.fromkeys(ROLES, lambda engine: engine.description))
     for role, engine in described.items():
-        if not engine.config.get("enforce_eager", False):
+        if probes.compiles(role, live.config) and not engine.config.get("enforce_eager", False):
             return f"the {role} runs compiled graphs, which call no module"
     return None
 

@@ -23,7 +23,8 @@ def report_of(
     compared = {each.module for each in found}
     given = [(len(each.prompt_token_ids), each.completion_token_ids) for each in samples]
     temperature = live.config.workload.temperature
-    one, other = (engine_report(role, probed[role].engine, "decode", None) for role in ROLES)
+    engines = [(role, probed[role].engine) for role in ROLES]
+    one, other = (engine_report(role, each, each.evaluates_by, None) for role, each in engines)
     return LocateReport(
         head=head_of("locate", live.config, live),
         engines=(one, other),

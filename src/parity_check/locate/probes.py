@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from parity_check.config.engines import VllmTable
 from parity_check.config.load import dump_config, parse_config
-from parity_check.config.models import ROLES, Config
+from parity_check.config.models import ROLES, Config, Role
 from parity_check.engines.base import Engine
 from parity_check.engines.client import WorkerEngine
+from parity_check.engines.kinds import configured_engine
 from parity_check.engines.probe import Probe
 from parity_check.recording import requests
 from parity_check.traces.engine import EngineDescription
@@ -26,10 +28,30 @@ class Probed(NamedTuple):
     probe: Probe
 
 
+def why_not(role: Role, config: Config) -> str | None:
+    """Why an engine of this kind cannot be probed in this role; None if it can."""
+    can = configured_engine(role, config).can
+    if not can.shows_modules:
+        return f"the {role} is {can.noun}, whose modules parity-check cannot read"
+    if role == "reference" and not can.shows_noise:
+        return (
+            f"the reference is {can.noun}, which cannot tell how much rounding changes its modules"
+            " (make it the candidate, and a vLLM engine the reference)"
+        )
+    return None
+
+
+def compiles(role: Role, config: Config) -> bool:
+    """Whether the engine is of a kind that may run compiled graphs, which call no module."""
+    return isinstance(config.engine(role), VllmTable)
+
+
 def eager(config: Config) -> Config:
-    """Engines without compiled graphs, which call no module."""
+    """Engines without compiled graphs."""
     tree = dump_config(config)
     for role in ROLES:
+        if not compiles(role, config):
+            continue
         tree[role]["engine_args"] = {**tree[role]["engine_args"], "enforce_eager": True}
     return parse_config(tree, source="locate")
 

@@ -31,8 +31,9 @@ generate    requests {sample_id, prompt_token_ids}     out {sample_id, token_ids
 replay      requests + completion_token_ids            out, the given tokens forced in decode
 rescore     requests + completion_token_ids            out, scored by prefill; a trainer takes
                                                        samples_per_batch, and gives the entropy
-probe       as replay, modules, noise                  as replay; what every module put out, as
-                                                       arrays in modules; {dtypes: {module: dtype}}
+probe       as replay, modules, noise                  as replay, a trainer as rescore; what every
+                                                       module put out, as arrays in modules;
+                                                       {dtypes: {module: dtype}}
 weights                                                {parameters: {name: digest}, head}
 weight_sync requests {sample_id, prompt_token_ids,     out {sample_id, token_ids, logprobs,
             in_flight, completion_token_ids?},           switches, finish_reason, ...};

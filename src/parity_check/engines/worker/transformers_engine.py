@@ -23,6 +23,7 @@ import traceback
 import types
 
 import batch_shape
+import trainer_probe
 from effective import ENVIRONMENT, adds_bos, checkpoint_defaults, listed
 from encoding import encode
 from failures import WorkerFailure
@@ -328,6 +329,20 @@ class TransformersEngine:
                     sample_id=request["sample_id"],
                     **self.columns(part, request["completion_token_ids"], command["top_logprobs"]),
                 )
+
+    def probe(self, requests, command, output):
+        """Score requests one at a time, with hooks that record what every module puts out."""
+        self.check_tokens(requests, 0)
+        if command["noise"]:
+            raise WorkerFailure("unsupported", "a trainer is only probed without noise")
+        with trainer_probe.Recorder(self.model) as recorder:
+            for number, request in enumerate(requests):
+                prompt, tokens = request["prompt_token_ids"], request["completion_token_ids"]
+                logits = self.forward([(prompt, tokens)], self.arguments.layout)
+                recorder.keep(number, prompt, tokens, logits)
+                columns = self.columns(self.logprobs(logits, command["sampling"]), tokens, 0)
+                output.write(sample_id=request["sample_id"], **columns)
+        return {"dtypes": recorder.write(output.beside(command["modules"]))}
 
     def replay(self, requests, command, output):
         raise WorkerFailure("unsupported", "a trainer only scores by prefill: use rescore")
