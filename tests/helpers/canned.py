@@ -158,7 +158,7 @@ def sample(
         prompt_id=prompt_id,
         sample_index=index,
         prompt_group=("arithmetic", "story")[prompt % 2],
-        prompt_token_ids=[0, 1, 2],
+        prompt_token_ids=[*divmod(prompt, len(words)), 0, 1, 2],
         completion_token_ids=ids,
         logprobs=[],
         top_token_ids=None,

@@ -110,8 +110,8 @@ def test_a_run_recorded_before_manifests_is_read_with_a_warning(
 def test_a_limit_set_later_does_not_change_what_was_asked_for(
     finished: Path, tmp_path: Path
 ) -> None:
-    """The manifest says what the run had to record, whatever the configuration says now."""
+    """A report judges what was recorded; what that is cannot be set."""
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     without("*-repeat-1.parquet")(run)
     done = call_cli("report", run, "--set", "workload.repeats=0", cwd=tmp_path)
-    assert_fails(done, 2, "reference-repeat-1.parquet is missing")
+    assert_fails(done, 2, "--set changes what the run recorded: workload.repeats (1, now 0)")

@@ -1,5 +1,7 @@
 """Each defect is counted as what it is, once."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -122,3 +124,13 @@ def test_entries_come_in_table_order_with_their_sentence() -> None:
     entries = invalid.invalid_counts("candidate", {"positive": 2, "missing": 1, "nan": 0})
     assert [(entry.kind, entry.count) for entry in entries] == [("missing", 1), ("positive", 2)]
     assert all(entry.sentence == invalid.KINDS[entry.kind] for entry in entries)
+
+
+def test_an_impossible_token_counts_unless_it_is_improbable_on_both_sides() -> None:
+    """A random token is improbable everywhere; a likely one that a side calls impossible is not."""
+    sides = {"behaviour": np.float32([-30, -30, -1]), "evaluating": np.float32([-1, -29, -1])}
+    defects = {side: Counter() for side in sides}
+    usable = invalid.inspect_logprobs(sides, dict.fromkeys(sides, 0), np.array([0, 3]), defects)
+    assert usable is not None
+    assert usable.tolist() == [True, False, True]
+    assert defects["behaviour"]["impossible"] == 2

@@ -224,3 +224,36 @@ def test_a_trainer_may_score_by_prefill_what_was_decoded() -> None:
 
 def test_raw_against_processed_may_be_what_is_asked() -> None:
     check_headers(header(), replayed(logprob_distribution="raw"), same_distribution=False)
+
+
+def prompts_of(*ids: list[int]) -> SampleBatch:
+    """A sample of one token for each of these prompts."""
+    names = [f"p{number}" for number in range(len(ids))]
+    return batch(
+        sample_ids=[f"{name}/0" for name in names], prompt_ids=names, prompt_groups=names,
+        prompt_starts=np.cumsum([0, *map(len, ids)]),
+        prompt_token_ids=np.concatenate(ids).astype(np.int32),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("shared", "found"), [(120, 4), (90, 4), (40, 0)])
+def test_prompts_that_share_more_than_half_are_found_at_any_length(shared: int, found: int) -> None:
+    """Two families of two prompts of 140 tokens, next to another prompt."""
+    own = iter(range(1000, 10_000))
+    family = [[kind] * shared for kind in (1, 2) for _ in range(2)]
+    ids = [prefix + [next(own) for _ in range(140 - shared)] for prefix in family]
+    ids.append([next(own) for _ in range(140)])
+    prefixes = Prefixes()
+    prefixes.add(prompts_of(*ids), np.arange(5, dtype=np.int32))
+    assert prefixes.counted_apart() == ((found, 5) if found else (0, 0))
+
+
+def test_one_prompt_under_many_names_is_found() -> None:
+    prefixes = Prefixes()
+    prefixes.add(prompts_of(*[[1, 2, 3]] * 6), np.arange(6, dtype=np.int32))
+    assert prefixes.counted_apart() == (6, 6)
+
+
+def test_a_sample_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(TraceMismatchError, match="sample p/0 is in the trace twice"):
+        list(pair([batch(), batch()], [batch(), batch()], "prompt", Index(), Index()))

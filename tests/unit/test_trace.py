@@ -149,9 +149,7 @@ def test_fewer_alternatives_are_filled_up(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), [([[3]] * 3, None), ([[]] * 3, [[]] * 3), (None, None)]
-)
+@pytest.mark.parametrize(("first", "second"), [([[]] * 3, [[]] * 3), (None, None)])
 def test_no_alternatives_are_no_rectangle(tmp_path: Path, first: Any, second: Any) -> None:
     rows = [
         a_sample(number, top_token_ids=ids, top_logprobs=ids)
@@ -377,3 +375,25 @@ def test_an_engine_that_is_no_description_is_refused(
     with pytest.raises(InputError, match="its metadata is not a valid trace header") as caught:
         read_header(path)
     assert fault in caught.value.message
+
+
+def test_a_sample_without_alternatives_leaves_those_of_the_others(tmp_path: Path) -> None:
+    first, second = (
+        Sample(
+            sample_id=name, prompt_id=name, sample_index=0, prompt_group="g",
+            prompt_token_ids=[1], completion_token_ids=[2, 3], logprobs=[-1.0, -2.0],
+            top_token_ids=ids, top_logprobs=values, finish_reason="length", seed=None,
+            policy_version=None, text=None,
+        )
+        for name, ids, values in (
+            ("a", [[2, 4], [3, 5]], [[-1.0, -1.5], [-2.0, -2.5]]), ("b", None, None),
+        )
+    )  # fmt: skip
+    path = tmp_path / "T.parquet"
+    write_trace(path, [first, second], HEADER, {})
+    [whole] = Trace(path).batches()
+    assert whole.top_token_ids is not None
+    assert whole.top_token_ids.tolist() == [[2, 4], [3, 5], [-1, -1], [-1, -1]]
+    write_trace(path, [second], HEADER, {})
+    [without] = Trace(path).batches()
+    assert without.top_token_ids is None
