@@ -117,8 +117,9 @@ def test_a_killed_run_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     manifest = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**manifest, "sha256": {}}))
     (run / ".work" / "candidate").mkdir(parents=True)
-    (run / "candidate-repeat-1.batches").mkdir()
-    (run / "candidate-repeat-1.batches" / "0001.parquet.partial").write_bytes(b"PAR1")
+    parts = run / f"candidate-repeat-1.{run.name}.batches"
+    parts.mkdir()
+    (parts / "0001.parquet.partial").write_bytes(b"PAR1")
     before = {path.name: path.read_bytes() for path in run.glob("*.parquet")}
     resume(run, monkeypatch)
     assert len(before) == 5
@@ -220,3 +221,14 @@ def test_what_cannot_be_continued(tmp_path: Path) -> None:
     (run / "run.json").unlink()
     done = call_cli("compare", "--resume", run, cwd=tmp_path)
     assert_fails(done, 2, "not an interrupted run of `compare`")
+
+
+def test_a_directory_beside_a_recorded_trace_is_kept(tmp_path: Path) -> None:
+    """`record` writes anywhere: what is there is the user's."""
+    fake_config(tmp_path, workload=WORKLOAD)
+    (tmp_path / "T.batches").mkdir()
+    (tmp_path / "T.batches" / "mine.txt").write_text("mine")
+    done = call_cli("record", "--engine", "reference", "-o", "T.parquet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.glob("T*")) == ["T.batches", "T.parquet"]
+    assert (tmp_path / "T.batches" / "mine.txt").read_text() == "mine"

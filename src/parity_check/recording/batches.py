@@ -1,6 +1,6 @@
 """Batches: a trace is recorded in parts, so that memory is bounded and finished parts are kept.
 
-While `reference.parquet` is recorded, its batches are whole traces in `reference.batches/`. When
+While `reference.parquet` is recorded, its batches are whole traces in a directory beside it. When
 all are done they become the trace. A run that is continued records only those that are missing.
 """
 
@@ -43,6 +43,8 @@ class Work(Protocol[Item]):
     @property
     def engine(self) -> Engine: ...
     @property
+    def run_id(self) -> str: ...
+    @property
     def count(self) -> int: ...
     def items(self) -> Iterator[Item]: ...
     def tokens(self, item: Item) -> int: ...
@@ -52,9 +54,9 @@ class Work(Protocol[Item]):
     def texts(self, samples: Sequence[Sample]) -> Mapping[int, str]: ...
 
 
-def batches_of(path: Path) -> Path:
-    """The directory of a trace's batches while it is recorded."""
-    return path.with_suffix(SUFFIX)
+def batches_of(path: Path, run_id: str) -> Path:
+    """The directory of a trace's batches while it is recorded: of this run alone."""
+    return path.with_name(f"{path.stem}.{run_id}{SUFFIX}")
 
 
 def record_in_batches(
@@ -68,9 +70,7 @@ def record_in_batches(
     if continued and path.exists():
         _check(path, work, list(work.items()))
         return Trace(path).header
-    parts = batches_of(path)
-    if not continued:
-        shutil.rmtree(parts, ignore_errors=True)
+    parts = batches_of(path, work.run_id)
     try:
         parts.mkdir(exist_ok=True)
     except OSError as error:

@@ -120,6 +120,10 @@ class _Drawn:
     planned: Sequence[Turn]
 
     @property
+    def run_id(self) -> str:
+        return self.session.run_id
+
+    @property
     def count(self) -> int:
         return len(self.planned)
 
@@ -151,6 +155,10 @@ class _Scored:
     operation: LogprobOperation
     source: Trace
     shuffle: int | None
+
+    @property
+    def run_id(self) -> str:
+        return self.session.run_id
 
     @property
     def count(self) -> int:
