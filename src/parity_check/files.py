@@ -29,16 +29,28 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:  # an interrupt, too, leaves nothing behind
         with suppress(OSError):
             partial.unlink()
-        raise cannot_write(path, error) from None
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from None
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically. Raises OutputError."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a whole file, also to another file system. Raises OutputError."""
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise cannot_write(target, error) from None
+        copy(source, target)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -105,7 +105,9 @@ def interrupt_at(home: Path, moment: int) -> int:
     made = [path for path in home.rglob("*") if path not in before]
     for path in made:
         if path.suffix in (".parquet", ".jsonl") and "--resume" not in last:
-            assert "had finished" in last or path.name in last, text
+            batch = path.parent.suffix == ".batches"
+            name = f"{path.parent.stem}.parquet" if batch else path.name
+            assert "had finished" in last or name in last, text
         if path.suffix == ".parquet":
             assert sum(1 for _ in Trace(path).samples())
         if path.suffix == ".jsonl":

@@ -117,7 +117,7 @@ def test_a_killed_run_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     manifest = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**manifest, "sha256": {}}))
     (run / ".work" / "candidate").mkdir(parents=True)
-    parts = run / f"candidate-repeat-1.{run.name}.batches"
+    parts = run / "candidate-repeat-1.batches"
     parts.mkdir()
     (parts / "0001.parquet.partial").write_bytes(b"PAR1")
     before = {path.name: path.read_bytes() for path in run.glob("*.parquet")}

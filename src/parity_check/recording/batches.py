@@ -1,6 +1,6 @@
 """Batches: a trace is recorded in parts, so that memory is bounded and finished parts are kept.
 
-While `reference.parquet` is recorded, its batches are whole traces in a directory beside it. When
+While `reference.parquet` is recorded, its batches are whole traces in `reference.batches/`. When
 all are done they become the trace. A run that is continued records only those that are missing.
 """
 
@@ -13,9 +13,16 @@ from typing import Protocol, TypeVar
 
 from parity_check.engines.base import Engine
 from parity_check.errors import TraceMismatchError
-from parity_check.files import cannot_write
+from parity_check.files import cannot_write, move
 from parity_check.recording import unchanged
-from parity_check.traces.trace import Sample, Trace, TraceHeader, join_traces, write_trace
+from parity_check.traces.trace import (
+    Sample,
+    Trace,
+    TraceHeader,
+    join_traces,
+    read_header,
+    write_trace,
+)
 
 TOKENS_PER_BATCH = 1 << 21
 """A batch has at most so many tokens, prompts included, or one request. Its samples are in memory,
@@ -43,7 +50,7 @@ class Work(Protocol[Item]):
     @property
     def engine(self) -> Engine: ...
     @property
-    def run_id(self) -> str: ...
+    def run(self) -> Path: ...
     @property
     def count(self) -> int: ...
     def items(self) -> Iterator[Item]: ...
@@ -54,9 +61,10 @@ class Work(Protocol[Item]):
     def texts(self, samples: Sequence[Sample]) -> Mapping[int, str]: ...
 
 
-def batches_of(path: Path, run_id: str) -> Path:
-    """The directory of a trace's batches while it is recorded: of this run alone."""
-    return path.with_name(f"{path.stem}.{run_id}{SUFFIX}")
+def batches_of(path: Path, run: Path) -> Path:
+    """The directory of a trace's batches while it is recorded: always in the run's own."""
+    place = path.parent if path.absolute().is_relative_to(run) else run
+    return place / f"{path.stem}{SUFFIX}"
 
 
 def record_in_batches(
@@ -70,7 +78,7 @@ def record_in_batches(
     if continued and path.exists():
         _check(path, work, list(work.items()))
         return Trace(path).header
-    parts = batches_of(path, work.run_id)
+    parts = batches_of(path, work.run)
     try:
         parts.mkdir(exist_ok=True)
     except OSError as error:
@@ -87,7 +95,11 @@ def record_in_batches(
             write_trace(paths[-1], samples, work.header(), work.texts(samples))
             work.engine.forget()
         done += len(batch)
-    written = join_traces(paths, path, work.header().replayed_from)
+    if len(paths) == 1:
+        move(paths[0], path)
+        written = read_header(path)
+    else:
+        written = join_traces(paths, path, work.header().replayed_from)
     shutil.rmtree(parts)
     return written
 

@@ -120,8 +120,8 @@ class _Drawn:
     planned: Sequence[Turn]
 
     @property
-    def run_id(self) -> str:
-        return self.session.run_id
+    def run(self) -> Path:
+        return self.session.directory
 
     @property
     def count(self) -> int:
@@ -157,8 +157,8 @@ class _Scored:
     shuffle: int | None
 
     @property
-    def run_id(self) -> str:
-        return self.session.run_id
+    def run(self) -> Path:
+        return self.session.directory
 
     @property
     def count(self) -> int:

@@ -92,9 +92,10 @@ class RunDirectory:
         recorded = (".parquet", ".jsonl")
         names = sorted(file.name for file in self.path.iterdir() if file.suffix in recorded)
         for batches in sorted(self.path.glob("*.batches")):
-            trace = f"{batches.name.partition('.')[0]}.parquet"
             whole = len(list(batches.glob("*.parquet")))
-            names.append(f"{whole} {'batch' if whole == 1 else 'batches'} of {trace}")
+            names.append(
+                f"{whole} {'batch' if whole == 1 else 'batches'} of {batches.stem}.parquet"
+            )
         return f"kept in {self.shown}: {', '.join(names)}" if names else None
 
     def _keep_partial(self) -> None:

@@ -33,6 +33,8 @@ class Session:
     """The context of a command with engines."""
 
     config: Config
+    directory: Path
+    """The run's, absolute."""
     run_id: str
     created_utc: str
     model_path: str
@@ -77,6 +79,7 @@ def session(
         ) as pool:
             yield Session(
                 config=config,
+                directory=run.path,
                 run_id=run.id,
                 created_utc=run.created.isoformat(timespec="seconds"),
                 model_path=model_path,

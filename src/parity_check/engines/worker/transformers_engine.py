@@ -23,7 +23,6 @@ import traceback
 import types
 
 import batch_shape
-import trainer_probe
 from effective import ENVIRONMENT, adds_bos, checkpoint_defaults, listed
 from encoding import encode
 from failures import WorkerFailure
@@ -332,6 +331,8 @@ class TransformersEngine:
 
     def probe(self, requests, command, output):
         """Score requests one at a time, with hooks that record what every module puts out."""
+        import trainer_probe  # needs torch, whose absence `load` reports
+
         self.check_tokens(requests, 0)
         if command["noise"]:
             raise WorkerFailure("unsupported", "a trainer is only probed without noise")
