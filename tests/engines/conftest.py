@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engines.support import HERE, VERSIONS, Engine, make_config, make_spec
 from parity_check.engines.client import WORKER, WorkerEngine
+from parity_check.engines.environment.environment import default_cache
 from parity_check.recording import requests
 from parity_check.traces.prompts import read_prompts
 
@@ -55,7 +60,9 @@ def in_process(
 ) -> Callable[..., dict[str, Any]]:
     """Run a script of this directory in a version's own interpreter; returns its JSON answer."""
 
-    def run(version: str, script: str, payload: dict[str, Any], **engine: Any) -> dict[str, Any]:
+    def run(
+        version: str, script: str, payload: dict[str, Any], *packages: Path, **engine: Any
+    ) -> dict[str, Any]:
         directory = tmp_path_factory.mktemp("in-process")
         spec = make_spec(version, **engine)
         question, answer = directory / "question.json", directory / "answer.json"
@@ -70,7 +77,7 @@ def in_process(
             [str(spec.python), str(HERE / script), str(WORKER), str(question), str(answer)],
             env={
                 **{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
-                "PYTHONPATH": str(WORKER / "extension"),
+                "PYTHONPATH": os.pathsep.join(map(str, (WORKER / "extension", *packages))),
                 **spec.environ,
             },
             capture_output=True,
@@ -82,3 +89,28 @@ def in_process(
         return found
 
     return run
+
+
+@pytest.fixture(scope="session")
+def triton() -> Path:
+    """Triton for the torch of 0.32.0, kept in the cache: no CPU engine loads it, so environments
+    leave it out."""
+    [metadata] = (
+        Path(make_spec("0.32.0").python)
+        .parents[1]
+        .glob("lib/python*/site-packages/torch-*.dist-info/METADATA")
+    )
+    pinned = re.search(r"^Requires-Dist: (triton==[\d.]+)", metadata.read_text(), re.MULTILINE)
+    assert pinned is not None
+    version = metadata.parents[2].name.removeprefix("python")
+    home = default_cache() / "tests" / f"{pinned[1]}-{version}"
+    if not home.exists():
+        part = Path(f"{home}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        command = [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", part),
+            *("--python-version", version, "--only-binary", ":all:", pinned[1]),
+        ]
+        subprocess.run(command, check=True)
+        part.rename(home)
+    return home

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -179,13 +180,14 @@ def test_chat_messages_go_through_the_checkpoint_template(engine: Engine) -> Non
     assert len(chat) > len(text)
 
 
-def test_replay_is_bitwise_on_model_runner_v2(in_process: Callable[..., dict[str, Any]]) -> None:
+def test_replay_is_bitwise_on_model_runner_v2(
+    in_process: Callable[..., dict[str, Any]], triton: Path
+) -> None:
     """The runner that GPUs get from 0.22 on, here through Triton's interpreter."""
     sampling = {"plain": {"temperature": 0.7}, "cut": {"temperature": 0.7, "top_k": 20}}
     prompts = [[1, *range(40, 52)], [1, *range(100, 107)], [1, *range(300, 330)]]
-    found = in_process(
-        "0.32.0", "runner_v2.py", {"prompts": prompts, "max_tokens": 6, "sampling": sampling}
-    )
+    asked = {"prompts": prompts, "max_tokens": 6, "sampling": sampling}
+    found = in_process("0.32.0", "runner_v2.py", asked, triton)
     assert found["runner"] == "v2"
     assert "v1-runner-v2" in found["observed"]["patched"]
     for name in sampling:
