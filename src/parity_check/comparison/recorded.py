@@ -31,10 +31,6 @@ def compare_traces(
     return deliver(document(report), delivery, console, brief(report))
 
 
-FREE = ("run", "gates", "stats", "objective", "diagnosis", "training", "weight_sync")
-"""Tables of the configuration that only say how a run is judged and shown."""
-
-
 def report(run: Path, config: Config, delivery: Delivery, console: Console) -> ExitCode:
     """Judge and render a finished run with the limits of `config`. Does not change the run."""
     judgement(config)
@@ -51,7 +47,9 @@ def report(run: Path, config: Config, delivery: Delivery, console: Console) -> E
 def _check_recorded(run: Path, config: Config) -> None:
     """Raises ConfigError where `config` says something else of what was recorded."""
     stored = load_config(run / "config.toml")
-    before, now = (unchanged.keys(dump_config(each), FREE) for each in (stored, config))
+    before, now = (
+        unchanged.keys(dump_config(each), unchanged.JUDGING) for each in (stored, config)
+    )
     found = unchanged.changes(before, now)
     if found:
         raise ConfigError(

@@ -7,7 +7,8 @@ all are done they become the trace. A run that is continued records only those t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -30,16 +31,7 @@ with five alternatives about 0.5 kB a token. At its end an engine runs out of re
 the time of a long completion."""
 SUFFIX = ".batches"
 SAME_ENGINE = ("version", "family", "packages", "device", "model")
-FREE = (
-    "run",
-    "gates",
-    "stats",
-    "objective",
-    "diagnosis",
-    "training",
-    "weight_sync",
-    "workload.seed",
-)
+FREE = (*unchanged.JUDGING, "workload.seed")
 """What may be another when a run is continued; of the seed, see `comparison.command`."""
 Item = TypeVar("Item")
 
@@ -76,7 +68,7 @@ def record_in_batches(
     tokens, another engine, or another configuration.
     """
     if continued and path.exists():
-        _check(path, work, list(work.items()))
+        _check(path, work, work.items())
         return Trace(path).header
     parts = batches_of(path, work.run)
     try:
@@ -118,17 +110,18 @@ def _batches(work: Work[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
-def _check(path: Path, work: Work[Item], items: Sequence[Item]) -> None:
+def _check(path: Path, work: Work[Item], items: Iterable[Item]) -> None:
     """Refuse an earlier part of other tokens, another engine, or another configuration."""
     trace, now = Trace(path), work.header()
-    ours, theirs = now.engine.stated(), trace.header.engine.stated()
-    for name in SAME_ENGINE:
-        if ours.get(name) != theirs.get(name):
-            raise TraceMismatchError(
-                f"{path} was recorded by another engine: {name}: {theirs.get(name)}, now "
-                f"{ours.get(name)}",
-                hint="a run is continued with the engines that began it",
-            )
+    before, ours = (
+        {name: getattr(header.engine, name) for name in SAME_ENGINE}
+        for header in (trace.header, now)
+    )
+    if other := unchanged.changes(before, ours):
+        raise TraceMismatchError(
+            f"{path} was recorded by another engine: {other}",
+            hint="a run is continued with the engines that began it",
+        )
     if trace.header.model != now.model:
         raise TraceMismatchError(
             f"{path} was recorded with another model: its files have changed",
@@ -142,8 +135,8 @@ def _check(path: Path, work: Work[Item], items: Sequence[Item]) -> None:
             f"{path} was recorded with another configuration: {changed}",
             hint="a run is continued with the configuration that began it",
         )
-    samples = list(trace.samples())
-    if len(samples) != len(items) or not all(map(work.is_of, samples, items)):
+    pairs = zip_longest(trace.samples(), items)
+    if not all(sample and item and work.is_of(sample, item) for sample, item in pairs):
         raise TraceMismatchError(
             f"{path} was recorded for other prompts or tokens",
             hint="a run is continued with the prompts that began it",

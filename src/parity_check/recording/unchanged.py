@@ -9,6 +9,8 @@ from typing import Any
 from parity_check.errors import ConfigError
 from parity_check.visible import value as shown
 
+JUDGING = ("run", "gates", "stats", "objective", "diagnosis", "training", "weight_sync")
+"""Tables that only say how a comparison is judged and shown."""
 LISTED = 3
 """Changed keys that an error names."""
 ABSENT = "not set"
