@@ -56,6 +56,7 @@ from tiny_model.corpus import (
 )
 from tiny_model.prompts import (
     ARITHMETIC_PROMPTS,
+    held_out_prompts,
     make_prompts,
     more_prompts,
     without_prompts,
@@ -344,8 +345,8 @@ def readme(parameters: int, digests: dict[str, str]) -> str:
     )
     return f"""\
 - `tiny/`: a small Llama-architecture model and its tokenizer.
-- `prompts.jsonl`: 96 prompts that are not in its training data.
-- `more-prompts.jsonl`: these, and 191 more, which share no prefix (some are in its data).
+- `prompts.jsonl`: 287 prompts. The first 96 are not in its training data.
+- `more-prompts.jsonl`: these, and 3,900 more, which are short and share no prefix.
 - `tiny-next/`: the same model after {NEXT_STEPS} more training steps, to test weight updates.
 - Created by `python scripts/train_tiny_model.py`, in a few minutes on two CPU cores.
 - {parameters:,} parameters in bf16: 4 layers, hidden 256, vocabulary 4096, untied lm_head.
@@ -419,7 +420,7 @@ def main() -> None:
 
     documents = [make_document("train", index) for index in range(TRAIN_DOCUMENTS)]
     tokenizer = train_tokenizer(documents)
-    prompts = make_prompts(tokenizer)
+    prompts = held_out_prompts(tokenizer)
     stream = token_stream(tokenizer, without_prompts(documents, prompts))
     print(f"{len(documents)} documents, {len(stream)} tokens, {len(prompts)} prompts", flush=True)
 

@@ -36,7 +36,7 @@ class Recorder:
     def __init__(self, fleet: Fleet, out: Path) -> None:
         self.fleet, self.out = fleet, out
         # Even and odd seeds use different halves of the bundled prompts.
-        self.prompts = read_prompts("bundled:prompts")[fleet.seed % 2 :: 2]
+        self.prompts = read_prompts("bundled:prompts")[fleet.seed % 2 : 96 : 2]
 
     def config(self, case: Case) -> Config:
         """The configuration of this pair, as a user would write it."""

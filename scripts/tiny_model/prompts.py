@@ -46,8 +46,11 @@ FAMILIES = {
     "ledger": (300, 330),
 }
 FAMILY_SIZE = 8
-MORE_TURNS = 3
-"""Of the further prompts: each turn has those of `make_prompts` that share no prefix, anew."""
+TURNS = 3
+"""Of the bundled prompts: each turn has those of `held_out_prompts` that share no prefix, anew."""
+SHORT = (30, 60)
+"""Bounds in tokens of the further prompts, which are many."""
+SHORT_PROMPTS = 3900
 
 
 def prompt_writer(name: str) -> Writer:
@@ -116,31 +119,42 @@ def family_prompts(tokenizer: Tokenizer) -> Iterator[Prompt]:
             )
 
 
+def short_prompts(tokenizer: Tokenizer) -> Iterator[Prompt]:
+    """Documents cut early: one of many prompts costs little."""
+    for index in range(SHORT_PROMPTS):
+        group = list(CUTS)[index % len(CUTS)]
+        prompt_id = f"{group}-short-{index:04d}"
+        writer = prompt_writer(prompt_id)
+        tokens = writer.rng.randint(*SHORT)
+        text = REGISTERS[group].beginning(writer, units=2 + tokens // 6)
+        yield Prompt(prompt_id, group, cut(tokenizer, text, tokens))
+
+
+def held_out_prompts(tokenizer: Tokenizer) -> list[Prompt]:
+    """Those that the model is not trained on."""
+    return [*arithmetic_prompts(), *cut_prompts(tokenizer), *family_prompts(tokenizer)]
+
+
 def make_prompts(tokenizer: Tokenizer) -> list[Prompt]:
     """The bundled prompts, all short enough."""
-    prompts = [*arithmetic_prompts(), *cut_prompts(tokenizer), *family_prompts(tokenizer)]
-    check_prompts(prompts, tokenizer)
-    return prompts
+    prompts = held_out_prompts(tokenizer)
+    for turn in range(1, 1 + TURNS):
+        prompts += [*arithmetic_prompts(turn), *cut_prompts(tokenizer, turn)]
+    return checked(prompts, tokenizer)
 
 
 def more_prompts(tokenizer: Tokenizer) -> list[Prompt]:
-    """The bundled prompts, and others that share no prefix."""
-    prompts = make_prompts(tokenizer)
-    for turn in range(1, 1 + MORE_TURNS):
-        prompts += [*arithmetic_prompts(turn), *cut_prompts(tokenizer, turn)]
-    # Two of the shortest can be the same.
+    """The bundled prompts, and many short ones."""
+    return checked([*make_prompts(tokenizer), *short_prompts(tokenizer)], tokenizer)
+
+
+def checked(prompts: list[Prompt], tokenizer: Tokenizer) -> list[Prompt]:
+    """Each text once: two of the shortest can be the same. RuntimeError if one is too long."""
     prompts = list({prompt.prompt: prompt for prompt in reversed(prompts)}.values())[::-1]
-    check_prompts(prompts, tokenizer)
-    return prompts
-
-
-def check_prompts(prompts: list[Prompt], tokenizer: Tokenizer) -> None:
-    """Raises RuntimeError for two that are the same, and for one that is too long."""
-    if len({prompt.prompt for prompt in prompts}) < len(prompts):
-        raise RuntimeError("two prompts are the same")
     longest = max(len(tokenizer.encode(prompt.prompt).ids) for prompt in prompts)
     if longest > LONGEST_PROMPT:
         raise RuntimeError(f"a prompt has {longest} tokens")
+    return prompts
 
 
 def without_prompts(documents: list[str], prompts: list[Prompt]) -> list[str]:

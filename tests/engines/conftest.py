@@ -43,7 +43,7 @@ def engine(
     log = directory / "engine.log"
     with WorkerEngine(make_spec(version), directory / "jobs", log, 300, lambda *_: None) as worker:
         worker.load()
-        prompts = read_prompts("bundled:prompts")[::4]
+        prompts = read_prompts("bundled:prompts")[:96:4]
         yield Engine(
             version,
             VERSIONS[version][1],

@@ -65,7 +65,7 @@ def trainer(
     config = trainer_config(version, truncation=True)
     with start(version, tmp_path_factory.mktemp("trainer"), truncation=True) as worker:
         worker.load()
-        prompts = read_prompts("bundled:prompts")[::12]
+        prompts = read_prompts("bundled:prompts")[:96:12]
         ids = requests.tokenize(worker, prompts)
         workload = config.workload.model_copy(update={"samples_per_prompt": 1})
         samples = requests.generate(worker, prompts, ids, workload)

@@ -16,7 +16,7 @@ from parity_check.engines.client import WorkerEngine
 from parity_check.engines.kinds import configured_engine
 from parity_check.traces.prompts import read_prompts
 
-PROMPTS = read_prompts("bundled:prompts")[::4]
+PROMPTS = read_prompts("bundled:prompts")[:96:4]
 BY_NAME = {case.name: case for case in (*FAULTS, *CLEAN)}
 
 

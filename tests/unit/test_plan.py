@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +16,22 @@ from parity_check.measure.gates import judge_all
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import PairedChunk
 from parity_check.measure.needs import Need, needs
-from parity_check.traces.prompts import read_prompts, read_workload
+from parity_check.traces.prompts import Prompt, read_prompts, read_workload
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = read_prompts("bundled:prompts")
 
 
-def planned(workload: dict[str, object] | None = None, **tables: dict[str, object]) -> Plan:
+def planned(
+    workload: dict[str, object] | None = None,
+    prompts: Sequence[Prompt] = PROMPTS,
+    **tables: dict[str, object],
+) -> Plan:
     config = Config.model_validate(
         {"reference": {"kind": "fake"}, "candidate": {"kind": "fake"}, **tables}
-        | {"workload": {"samples_per_prompt": 6, "max_tokens": 64, **(workload or {})}}
+        | {"workload": {"samples_per_prompt": 2, "max_tokens": 64, **(workload or {})}}
     )
-    return plan(PROMPTS, config, judgement(config))
+    return plan(prompts, config, judgement(config))
 
 
 def verdicts(judging: Judging, samples: int, length: int, prompts: int) -> dict[str, str]:
@@ -69,16 +74,19 @@ def test_a_clean_pair_is_decided_with_what_is_needed_and_not_with_less(
 def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs() -> None:
     family = {"stats": {"cluster_by": "family"}}
     relaxed = planned(gates={"profile": "relaxed"}, **family)
-    assert (relaxed.prompts, relaxed.clusters, relaxed.samples) == (96, 68, 576)
+    assert (relaxed.prompts, relaxed.clusters, relaxed.samples) == (287, 259, 574)
     assert relaxed.sentence() == (
-        "if nothing drifts, every gate can be decided (576 samples, at most 36,864 tokens a "
+        "if nothing drifts, every gate can be decided (574 samples, at most 36,736 tokens a "
         "direction)"
     )
     standard = planned(**family)
     assert Need("burst_fraction", "samples", 2458) in standard.unmet()
-    assert standard.sentence().endswith("for all of them: workload.samples_per_prompt = 26")
-    more = planned({"samples_per_prompt": 26}, **family)
-    assert more.unmet() == []
+    assert Need("burst_cluster_fraction", "clusters", 2458) in standard.unmet()
+    assert standard.sentence().endswith(
+        "for all of them: 2,724 prompts and workload.samples_per_prompt = 1"
+    )
+    more = read_prompts("bundled:more-prompts")[:2724]
+    assert planned({"samples_per_prompt": 1}, more, **family).unmet() == []
 
 
 @pytest.mark.parametrize("name", ["quickstart", "v0-to-v1", "trainer", "endpoint"])
@@ -91,7 +99,7 @@ def test_too_few_clusters_ask_for_prompts() -> None:
     few = planned({"samples_per_prompt": 5000}, stats={"cluster_by": "group"})
     assert few.clusters == 6
     assert {need.unit for need in few.unmet()} == {"clusters"}
-    assert few.sentence().endswith("960 prompts and workload.samples_per_prompt = 500")
+    assert few.sentence().endswith("117,575 prompts and workload.samples_per_prompt = 13")
 
 
 def test_one_exact_value_asks_for_nothing() -> None:

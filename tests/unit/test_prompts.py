@@ -185,14 +185,14 @@ def test_what_is_not_utf8_is_named_by_its_byte(tmp_path: Path) -> None:
 
 def test_the_bundled_prompts_are_as_promised() -> None:
     prompts = read_prompts("bundled:prompts")
-    assert len(prompts) == 96
+    assert len(prompts) == 287
     groups = {prompt.group for prompt in prompts}
     assert len(groups) > 1
     assert all(prompt.text for prompt in prompts)
 
 
-def test_a_third_of_the_bundled_prompts_share_long_prefixes() -> None:
-    texts = [prompt.text or "" for prompt in read_prompts("bundled:prompts")]
+def test_a_third_of_the_first_96_prompts_share_long_prefixes() -> None:
+    texts = [prompt.text or "" for prompt in read_prompts("bundled:prompts")[:96]]
     prefixes = [text[:200] for text in texts if len(text) >= 200]
     sharing = sum(prefixes.count(text[:200]) > 1 for text in texts if len(text) >= 200)
     assert sharing >= len(texts) / 3

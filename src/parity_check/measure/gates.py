@@ -83,6 +83,7 @@ class GateResult:
 
 _SHARE_OF_GSPO = "arXiv 2507.18071, figure 2: GSPO clips about 15 % by design"
 _BURST = "from the limit on k3: a sample with N(0, 1) noise per token has a k3 of 0.65"
+_BURST_OF_PROMPTS = "as the samples: a prompt whose samples are all off has their k3"
 _SHARE_OF_GRPO = "arXiv 2507.18071, figure 2: GRPO clips 0.13 % of tokens in training"
 
 PROFILES: dict[str, dict[str, tuple[float, str]]] = {
@@ -94,7 +95,7 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "sequence_clip_fraction": (5e-3, f"{_SHARE_OF_GSPO}; a thirtieth of it"),
         "tail_fraction": (1e-5, "trl 6789: a healthy bf16 pair has no |Δ| above 0.48"),
         "burst_fraction": (7.7e-4, _BURST),
-        "burst_cluster_fraction": (1.5e-2, f"{_SHARE_OF_GSPO}; a tenth of it"),
+        "burst_cluster_fraction": (7.7e-4, _BURST_OF_PROMPTS),
         "impossible_fraction": (1e-5, "as the tail fraction: random tokens are in the tail"),
         "ess": (0.999, "1 - σ² at RMS Δ 0.023, bf16 with fp32 heads (Fast-LLM 525): 0.9995"),
     },
@@ -106,7 +107,7 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "sequence_clip_fraction": (1.5e-2, f"{_SHARE_OF_GSPO}; a tenth of it"),
         "tail_fraction": (1e-4, "trl 6789: a healthy bf16 pair has no |Δ| above 0.48"),
         "burst_fraction": (1.5e-3, _BURST),
-        "burst_cluster_fraction": (6e-2, f"{_SHARE_OF_GSPO}; two fifths of it"),
+        "burst_cluster_fraction": (1.5e-3, _BURST_OF_PROMPTS),
         "impossible_fraction": (1e-4, "as the tail fraction: random tokens are in the tail"),
         "ess": (0.99, "1 - σ² at RMS Δ 0.05, a noisy 0.5B bf16 model (trl 6789): 0.9975"),
     },
@@ -118,7 +119,7 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
         "sequence_clip_fraction": (5e-2, f"{_SHARE_OF_GSPO}; a third of it"),
         "tail_fraction": (1e-3, "R3 paper: MoE routing has ten times the extreme tokens"),
         "burst_fraction": (1.5e-2, _BURST),
-        "burst_cluster_fraction": (1e-1, f"{_SHARE_OF_GSPO}; two thirds of it"),
+        "burst_cluster_fraction": (1.5e-2, _BURST_OF_PROMPTS),
         "impossible_fraction": (1e-3, "as the tail fraction: random tokens are in the tail"),
         "ess": (0.95, "1 - σ² at RMS Δ 0.2; verl warns only below 0.3, for stale policies"),
     },
