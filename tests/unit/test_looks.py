@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -49,6 +50,23 @@ def test_the_look_before_the_last_has_room_above_what_is_needed() -> None:
     assert all(later == pytest.approx(2 * earlier, abs=1) for earlier, later in pairwise(ends))
 
 
+def test_of_a_large_file_no_more_prompts_are_used_than_needed() -> None:
+    config = configured(samples_per_prompt=1)
+    for many in (2, 20):
+        prompts = [
+            replace(prompt, prompt_id=f"{prompt.prompt_id}-{copy}", labels={"family": None})
+            for copy in range(many)
+            for prompt in PROMPTS
+        ]
+        size = plan(prompts, config, judgement(config))
+        last = looks(prompts, config, size).ends[-1]
+        assert last == pytest.approx(3 * 3381, abs=3), "of each, a sample"
+        assert size.reached(last // 2, 64 * (last // 2)).unmet() == []
+        assert size.reached(3000, 64 * 3000).unused == len(prompts) - 3000
+        [need] = [each.unit for each in size.reached(3300, 64 * 3300).unmet() if each.number > 3300]
+        assert need == "clusters"
+
+
 def test_a_budget_is_the_last_look() -> None:
     assert planned(configured(most_tokens=128 * 8)).ends == (1, 2, 4, 8)
     assert planned(configured(most_tokens=5)).ends == (1,)
@@ -84,7 +102,7 @@ def test_the_plan_names_the_looks_and_what_the_last_can_decide() -> None:
         "judged at a confidence of 98.75 %"
     )
     assert "gates cannot be decided" in second
-    assert second.endswith("for all of them: workload.most_tokens = 216384")
+    assert second.endswith("for all of them: workload.most_tokens = 432768")
 
 
 def gate(verdict: Verdict, prompts: int | None = None) -> GateResult:

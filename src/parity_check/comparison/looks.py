@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from parity_check import words
 from parity_check.comparison.plan import Plan
@@ -95,10 +95,9 @@ def sentences(of: Looks, plan: Plan, config: Config) -> Iterator[str]:
         yield plan.sentence()
         return
     yield of.sentence(config.workload, config.level)
-    size = of.ends[-1] * config.workload.samples_per_prompt
-    tokens = size * config.workload.max_tokens
-    last = replace(plan, samples=size, tokens=tokens, source="looks")
-    yield f"at the last look, {last.sentence()}"
+    turns = of.ends[-1]
+    tokens = turns * config.workload.samples_per_prompt * config.workload.max_tokens
+    yield f"at the last look, {plan.reached(turns, tokens).sentence()}"
 
 
 def settled(gates: Iterable[GateResult]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from parity_check import words
@@ -20,7 +20,8 @@ from parity_check.traces.trace import Trace
 class Plan:
     """The size of one sampling direction, and what its gates ask for if nothing drifts.
 
-    `tokens` is the most, because a sample may end earlier, or of a trace what it has.
+    `tokens` is the most, because a sample may end earlier, or of a trace what it has. `unused` are
+    further prompts of the file, which this size does not reach.
     """
 
     prompts: int
@@ -30,6 +31,7 @@ class Plan:
     gates: int
     needs: tuple[Need, ...]
     source: Literal["one look", "looks", "trace"] = "one look"
+    unused: int = 0
 
     def unmet(self) -> list[Need]:
         """The needs that the workload does not meet."""
@@ -51,9 +53,27 @@ class Plan:
         )
 
     def samples_needed(self) -> int:
-        """The samples that meet every need for tokens and samples; at least one of each prompt."""
-        times = (need.number / self._has(need) for need in self.needs if need.unit != "clusters")
-        return max(self.prompts, math.ceil(self.samples * max(times, default=0.0)))
+        """The samples that meet every need, as far as there are prompts for clusters enough."""
+        times = (
+            min(1.0, times) if need.unit == "clusters" else times
+            for need in self.needs
+            if (times := need.number / self._has(need))
+        )
+        return math.ceil(self.samples * max(times, default=0.0))
+
+    def reached(self, turns: int, tokens: int) -> Plan:
+        """After so many turns, each `samples / prompts` samples of one prompt."""
+        used = min(1.0, turns / self.prompts)
+        prompts = min(self.prompts, turns)
+        return replace(
+            self,
+            prompts=prompts,
+            clusters=math.ceil(self.clusters * used),
+            samples=turns * self.samples // self.prompts,
+            tokens=tokens,
+            source="looks",
+            unused=self.prompts - prompts,
+        )
 
     def _asked(self, unmet: Sequence[Need]) -> Iterator[str]:
         """Gates that ask for the same together."""
@@ -79,9 +99,10 @@ class Plan:
         if self.source == "trace":
             return f"a trace of {size} and about {words.count(math.ceil(samples), 'such sample')}"
         if self.source == "looks":
+            samples = max(samples, math.ceil(prompts * self.samples / self.prompts))
             tokens = math.ceil(samples * self.tokens / self.samples)
             more = f"workload.most_tokens = {tokens}"
-            return more if prompts == self.prompts else f"{size} and {more}"
+            return more if prompts <= self.prompts + self.unused else f"{size} and {more}"
         advice = f"workload.samples_per_prompt = {math.ceil(samples / prompts)}"
         return advice if prompts == self.prompts else f"{size} and {advice}"
 
