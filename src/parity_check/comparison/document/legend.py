@@ -38,7 +38,7 @@ def _sentences(report: ComparisonReport) -> Iterator[str]:
     )
     yield (
         "Bounds on unseen events assume that tokens fail one by one. Failures of whole samples or "
-        "of whole prompts are bounded by the two rows of bursts alone, at their own limits."
+        "of whole prompts are bounded by the two rows of bursts, at limits that follow from k3's."
     )
     wrong = min(1.0, report.workload.most_looks * family_wise_rate(report.gates))
     if wrong:
