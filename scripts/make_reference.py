@@ -82,8 +82,8 @@ only half of the runs. The warning `shared-prefixes` appears if prompts share ha
   matters, or of prompts: `burst_fraction` and `burst_cluster_fraction` are bounded and gated by
   samples and by prompts. Their limits follow from that of k3, so that bursts at twice the limit of
   k3 are not called parity. They are wider than the limit of the tail, which is for tokens that fail
-  one by one: at `standard`, whole samples may hold 2e-4 of the tokens in the tail and go unseen (the
-  table on every gate of a run, below). To exclude that, set `gates.burst_fraction`.
+  one by one: at `standard`, whole samples may hold 2e-4 of the tokens in the tail and go unseen,
+  as the table on every gate of a run shows below. To exclude that, set `gates.burst_fraction`.
 - k3, the mean ratio and ESS: a sample alone cannot bound a mean, because a tail that it does not
   contain may dominate. Their far end includes unseen tokens with Δ = {unseen:g} nats, as many as
   the bound of the tail allows: 16, 19 and 364 (of 1 / ESS − 1) times 3.7 / n. Larger ones are

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from parity_check.errors import TraceMismatchError
 from parity_check.measure.accumulator import binary_kl
 from parity_check.measure.alternatives import renormalised_entropy
+from parity_check.measure.gates import choose_limits, judge_all
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import METRICS, PairedChunk, token_columns
 from parity_check.measure.objectives import choose_objective
@@ -428,6 +429,37 @@ def test_a_token_that_cannot_have_been_sampled_is_counted_and_kept_out() -> None
         ("impossible", "behaviour", 1)
     ]
     assert measured["tail_fraction"].value == pytest.approx(1 / 99)
+
+
+@pytest.mark.parametrize(("other", "same"), [(-30.0, 100), (-31.0, 99)])
+def test_an_impossible_token_is_bit_identical_or_not(other: float, same: int) -> None:
+    """It is in no mean, and still two engines that disagree on it are not the same."""
+    behaviour = [[-1.0] * 10 for _ in range(10)]
+    behaviour[4][2] = -30.0
+    evaluating = [list(sample) for sample in behaviour]
+    evaluating[4][2] = other
+    measured = measure([chunk(behaviour, evaluating)], sampled_by="reference")
+    assert measured["identical_fraction"].value == pytest.approx(same / 100)
+    assert measured.tokens == 99
+
+
+def test_an_impossible_token_counts_where_none_is_excluded() -> None:
+    behaviour = [[-1.0] * 10 for _ in range(10)]
+    behaviour[4][2] = -30.0
+    measured = measure([chunk(behaviour, [[-1.0] * 10] * 10)], sampled_by="reference")
+    assert measured["impossible_fraction"].value == pytest.approx(1 / 100)
+    assert measured["impossible_fraction"].n == measured.tokens == 100
+
+
+def test_zeros_on_both_sides_are_nothing_to_compare() -> None:
+    zeros = [[0.0] * 10 for _ in range(3000)]
+    measured = measure([chunk(zeros, zeros)], sampled_by="reference")
+    gates = judge_all(measured, choose_limits("exact", choose_objective("grpo")))
+    assert [gate.verdict for gate in gates] == ["inconclusive"]
+    assert gates[0].reason.startswith("all 30,000 logprobs are 0 on both sides")
+    one = [list(sample) for sample in zeros]
+    one[7][7] = -0.1
+    assert measure([chunk(zeros, one)], sampled_by="reference").tokens == 30_000
 
 
 def test_a_sample_longer_than_a_block_is_whole() -> None:

@@ -76,6 +76,10 @@ class Thresholds:
         return least / 20 if self.statistic == "binary KL" else least
 
 
+IMPOSSIBLE = ("all", "excluded", "excluded and identical")
+"""What is counted of impossible tokens. Those excluded from means count as differing or not."""
+
+
 class Accumulator:
     """The sums over the chunks so far: per prompt, per sample, and a histogram."""
 
@@ -97,7 +101,7 @@ class Accumulator:
             "probability": PROBABILITY_BINS * len(BROKEN_DOWN),
             "turn": len(TURN_EDGES) * len(BROKEN_DOWN),
             "alternatives": 3,
-            "impossible": 1,
+            "impossible": len(IMPOSSIBLE),
         }
         widths |= {str(each.statistic): each.width for each in self.thresholds}
         ends = np.cumsum(list(widths.values())).tolist()
@@ -110,6 +114,7 @@ class Accumulator:
         self.group = np.zeros(0, np.int32)
         self.histogram = np.zeros((stats.FOLDS, stats.BINS), np.int64)
         self.largest = 0.0
+        self.all_zero = True
         self.excluded = 0
         self.turns = 1
         self.defects = {"behaviour": Counter[str](), "evaluating": Counter[str]()}
@@ -187,12 +192,10 @@ class Accumulator:
         starts = chunk.starts[first : last + 1] - chunk.starts[first]
         tokens = slice(int(chunk.starts[first]), int(chunk.starts[last]))
         behaviour, evaluating = chunk.behaviour_logprob[tokens], chunk.evaluating_logprob[tokens]
-        impossible = np.zeros(size)
+        impossible = _impossible(behaviour, evaluating, starts, keep)
         begin, sample, position = _segments(starts)
         origin = starts[:-1]
         if keep is not None:
-            where = np.flatnonzero(invalid.impossible_values(behaviour))
-            np.add.at(impossible, np.searchsorted(starts, where, side="right") - 1, 1.0)
             behaviour, evaluating = behaviour[keep], evaluating[keep]
             before = np.concatenate([[0], np.cumsum(keep)])
             begin = before[begin]
@@ -201,10 +204,11 @@ class Accumulator:
             starts = before[starts]
         lengths = np.diff(starts)
         rows = np.zeros((size, self.width))
-        rows[:, self.parts["impossible"]] = impossible[:, None]
+        rows[:, self.parts["impossible"]] = impossible
         first_differing = np.full(size, -1, np.int64)
         smallest, largest = np.full(size, np.inf), np.full(size, -np.inf)
         if len(behaviour):
+            self.all_zero &= not (behaviour.any() or evaluating.any())
             columns = token_columns(behaviour, evaluating)
             segments = np.add.reduceat(columns, begin, axis=1).T
             owner = np.repeat(np.arange(size), lengths)
@@ -303,6 +307,22 @@ class Accumulator:
         bins = stats.magnitude_bins(magnitudes.astype(np.float32))
         fold = np.repeat(cluster % stats.FOLDS, lengths)
         np.add.at(self.histogram.reshape(-1), fold * stats.BINS + bins, 1)
+
+
+def _impossible(
+    behaviour: F32, evaluating: F32, starts: Ints, keep: NDArray[np.bool_] | None
+) -> Floats:
+    """[samples, 3]: the tokens that the behaviour engine cannot have sampled, as in IMPOSSIBLE."""
+    found = np.zeros((len(starts) - 1, len(IMPOSSIBLE)))
+    # NaN fails the comparison, because the minimum propagates it.
+    if len(behaviour) == 0 or behaviour.min() >= invalid.IMPOSSIBLE:
+        return found
+    where = np.flatnonzero(invalid.impossible_values(behaviour))
+    owner = np.searchsorted(starts, where, side="right") - 1
+    excluded = np.zeros(len(where), np.bool_) if keep is None else ~keep[where]
+    same = excluded & (behaviour[where] == evaluating[where])
+    np.add.at(found, owner, np.stack([np.ones(len(where)), excluded, same], axis=1))
+    return found
 
 
 def probability_difference(behaviour: F32, evaluating: F32) -> Floats:

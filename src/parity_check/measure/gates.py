@@ -198,10 +198,11 @@ def judge(
             reason="the engine is not reproducible at this limit: its noise floor is "
             f"{floor.value:.5g}, the limit is {limit.wording()}; {advice}",
         )
-    if limit.kind == "exact" and estimate.value != limit.value:
+    nothing = math.isnan(estimate.value)
+    if limit.kind == "exact" and estimate.value != limit.value and not nothing:
         return replace(result, verdict="drift", reason=f"{words}, must be {limit.wording()}")
     if estimate.ci_low is None or estimate.ci_high is None:
-        reason = estimate.note if math.isnan(estimate.value) else f"{words}; {estimate.note}"
+        reason = estimate.note if nothing else f"{words}; {estimate.note}"
         least = _prompts(estimate, prompts, _least(estimate))
         return replace(result, reason=reason, prompts_needed=least)
     if limit.kind == "exact":

@@ -44,7 +44,8 @@ def measure(
     that `clip_fraction` reports (`grpo` by default); all rows of OBJECTIVES are estimated beside
     it. `positive_share` is the share of tokens with a positive advantage, unknown to an engine
     comparison. `groups` names the numbers of the prompt groups; it is read after the last chunk.
-    If one side has no usable logprob at all, every estimate is NaN and `invalid` has the counts.
+    If one side has no usable logprob at all, or both have nothing but zeros, every estimate is NaN
+    and `invalid` has the counts.
     Raises TraceMismatchError if there is no token.
     """
     objective = OBJECTIVES["grpo"] if objective is None else objective
@@ -56,8 +57,8 @@ def measure(
     column = {name: sums.part("totals")[:, index] for index, name in enumerate(COLUMNS)}
     count = column["count"]
     tokens = round(count.sum())
-    if tokens == 0:
-        return _nothing_usable(sums, sampled_by, level, rows.values(), positive_share)
+    if tokens == 0 or sums.all_zero:
+        return _nothing_usable(sums, tokens, sampled_by, level, rows.values(), positive_share)
     estimator = Estimator(sampled_by, level, positive_share)
     sequences = rollouts_of(sums.samples, len(sums.sums))
     clusters = int(np.count_nonzero(count))
@@ -68,7 +69,7 @@ def measure(
         for name, row in rows.items()
     }
     tails = tuple((threshold, _tail(estimator, sums, threshold)) for threshold in thresholds)
-    impossible = sums.part("impossible")[:, 0]
+    impossible, excluded, same = sums.part("impossible").T
     estimates = [
         *_token_means(estimator, column),
         dict(tails)[tail_threshold],
@@ -76,8 +77,8 @@ def measure(
         *_effective_sample_sizes(estimator, column, sequences),
         *_bursts(estimator, sequences),
         *_sequence_means(estimator, sequences),
-        estimator.share("identical_fraction", column["identical"], count),
-        estimator.share("impossible_fraction", impossible, count + impossible),
+        estimator.share("identical_fraction", column["identical"] + same, count + excluded),
+        estimator.share("impossible_fraction", impossible, count + excluded),
         *_alternative_means(estimator, sums.part("alternatives")),
     ]  # fmt: skip
     order = list(METRICS)
@@ -116,15 +117,23 @@ def measure(
 
 def _nothing_usable(
     sums: Accumulator,
+    zeros: int,
     sampled_by: str,
     level: float,
     rows: Iterable[Objective],
     positive_share: float,
 ) -> Measurement:
-    """The measurement of a direction without a token that has usable logprobs on both sides."""
-    if not sums.excluded:
+    """The measurement of a direction without a token that has usable logprobs on both sides.
+
+    `zeros` tokens have logprobs on both sides, all 0.
+    """
+    if not sums.excluded + zeros:
         raise TraceMismatchError("nothing was compared: the traces have no completion tokens")
-    note = f"none of {sums.excluded:,} tokens has a usable logprob on both sides"
+    note = (
+        f"all {zeros:,} logprobs are 0 on both sides: not recorded, or no token was left to chance"
+        if zeros
+        else f"none of {sums.excluded:,} tokens has a usable logprob on both sides"
+    )
 
     def nothing(name: str, unit: str) -> Estimate:
         return Estimate(name, sampled_by, math.nan, None, None, level, 0, 0, unit, note)
@@ -137,7 +146,7 @@ def _nothing_usable(
         sampled_by=sampled_by,
         level=level,
         tokens=0,
-        excluded=sums.excluded,
+        excluded=sums.excluded + zeros,
         samples=0,
         rollouts=0,
         prompts=0,
