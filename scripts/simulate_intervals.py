@@ -481,17 +481,17 @@ def burst_parity(
 def short_parity(times: float, runs: int, seed: int, allowance: bool = True) -> float:
     """How often every gate says parity while tokens 3 nats up put 1 / ESS - 1 at `times` its limit.
 
-    One direction of 1,230 prompts of 2 × 27 tokens: enough for every other gate of the standard
+    One direction of 2,460 prompts of 27 tokens: enough for every other gate of the standard
     profile, and half of what ESS asks for. Without its `allowance`, ESS is judged as it is seen.
     """
     rng = np.random.default_rng(seed)
     limits = choose_limits("standard", OBJECTIVES["grpo"])
     share = times * (1.0 / 0.99 - 1.0) / UNSEEN["ess"]
-    prompt = np.repeat(np.arange(1230, dtype=np.int32), 2)
+    prompt = np.arange(2460, dtype=np.int32)
     kept, UNSEEN["ess"] = UNSEEN["ess"], UNSEEN["ess"] if allowance else 0.0
     called = 0
     for run in range(runs):
-        delta = 0.005 * rng.normal(size=54 * 1230)
+        delta = 0.005 * rng.normal(size=27 * len(prompt))
         delta[rng.random(len(delta)) < share] = 3.0
         seen = measure([chunk(delta, 27, prompt, run)], sampled_by="reference")
         called += overall(judge_all(seen, limits)) == "parity"
@@ -637,8 +637,8 @@ def tables(runs: int, seed: int) -> Iterator[str]:
         where = "both engines sample" if both else "one engine samples"
         yield f"| {what}, {PROMPTS_THAT_DECIDE:,} prompts, {where} | parity | {_percent(share)} |"
     for profile, tokens, times in (
-        ("strict", 1024, 2.0), ("standard", 12_800, 2.0), ("standard", 166_400, 2.0),
-        ("standard", 166_400, 0.0),
+        ("strict", 1024, 2.0), ("standard", 12_800, 2.0), ("standard", 320_000, 2.0),
+        ("standard", 320_000, 0.0),
     ):  # fmt: skip
         limit = PROFILES[profile]["tail_fraction"][0]
         called = identical_parity(times * limit, tokens, profile, 4 * few, seed)

@@ -492,7 +492,30 @@ def test_a_place_that_cannot_be_written(stored: Stored, tmp_path: Path, place: s
 def test_compare_takes_two_traces(stored: Stored, tmp_path: Path, count: int) -> None:
     done = compare(*[stored.a] * count, cwd=tmp_path)
     assert done.returncode == 2
-    assert "pass two traces" in done.stderr
+    assert "two traces take --profile, --objective and --set" in " ".join(done.stderr.split())
+
+
+def test_stored_traces_take_the_flags_that_judge(stored: Stored, tmp_path: Path) -> None:
+    pair = (stored.a, stored.by_candidate)
+    done = compare(*pair, "--profile=exact", "--objective=gspo", "--format=json", cwd=tmp_path)
+    report = report_of(done)
+    assert [gate["metric"] for gate in report["gates"]] == ["identical_fraction"]
+    assert report["objective"]["name"] == "gspo"
+    done = compare(*pair, "--temperature=1", cwd=tmp_path)
+    assert done.returncode == 2
+
+
+def test_traces_of_zeros_are_not_parity(stored: Stored, tmp_path: Path) -> None:
+    def zeros(samples: list[Sample]) -> list[Sample]:
+        none: dict[str, Any] = {"top_token_ids": None, "top_logprobs": None}
+        return [replace(s, logprobs=[0.0] * len(s.logprobs), **none) for s in samples]
+
+    a = rewritten(stored.a, tmp_path / "A.parquet", zeros)
+    b = rewritten(stored.by_candidate, tmp_path / "B.parquet", zeros)
+    done = compare(a, b, cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert "every gate, sampled by the" in done.stdout
+    assert "logprobs are 0 on both sides" in done.stdout
 
 
 def test_a_directory_that_is_no_run(tmp_path: Path) -> None:

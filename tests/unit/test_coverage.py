@@ -90,7 +90,7 @@ def test_engines_identical_but_for_rare_tokens_are_not_parity(profile: str, toke
 
 
 def test_identical_engines_are_parity_where_there_are_tokens_enough() -> None:
-    assert simulated.identical_parity(0.0, 166_400, "standard", 3, SEED) == 1.0
+    assert simulated.identical_parity(0.0, 320_000, "standard", 3, SEED) == 1.0
 
 
 def test_ess_needs_its_allowance_for_unseen_tokens() -> None:

@@ -23,6 +23,8 @@ KEYS: Mapping[str, tuple[str, str]] = {
 }
 NAMES = (*KEYS, *ROLES, TRAINER)
 """Of all flags, as parameters."""
+JUDGING = ("objective", "profile")
+"""Of flags, those that only judge: they apply to stored traces too."""
 KEPT = ("settings", "engine_args", "env")
 """Of an engine's table in the file, where a flag names another interpreter."""
 

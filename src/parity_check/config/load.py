@@ -68,11 +68,16 @@ def _checked(tree: dict[str, Any], source: str) -> dict[str, Any]:
     return tree
 
 
-def load_judging(path: Path | None, overlay: Sequence[str] = ()) -> Judging:
-    """How to judge stored traces: from a configuration file or the defaults, with overlays."""
+def load_judging(
+    path: Path | None, overlay: Sequence[str] = (), stated: Mapping[str, Any] | None = None
+) -> Judging:
+    """How to judge stored traces: from a configuration file or the defaults, with the flags that
+    were given and with overlays.
+    """
     if path is not None:
-        return load_config(path, overlay)
+        return load_config(path, overlay, stated)
     tree: dict[str, Any] = {}
+    flags.apply(tree, stated or {})
     for item in overlay:
         set_key(tree, item)
     return _validate(Judging, _checked(tree, "--set"), "--set")

@@ -72,6 +72,7 @@ def compare(
 
     Or compare two stored traces, where one is a replay of the other's tokens.
     """
+    from parity_check.config.flags import JUDGING
     from parity_check.config.load import load_config, load_judging
 
     console = invocation.console(context, verbose - quiet, color, progress)
@@ -91,16 +92,18 @@ def compare(
     if traces:
         from parity_check.comparison import recorded
 
+        flags = invocation.stated(context)
         others = (reference_trace, workload_trace)
         if (
             len(traces) != 2
-            or invocation.stated(context)
+            or not flags.keys() <= set(JUDGING)
             or any(each is not None for each in others)
         ):
             raise typer.BadParameter(
-                "pass two traces, or engines; limits of two traces with --set", param_hint="traces"
+                "pass two traces, or engines; two traces take --profile, --objective and --set",
+                param_hint="traces",
             )
-        judging = load_judging(config, overlay or [])
+        judging = load_judging(config, overlay or [], flags)
         given = read_by(*traces, config)
         delivery = delivery_from(format, write, exit_zero, inconclusive, given)
         raise typer.Exit(recorded.compare_traces(traces[0], traces[1], judging, delivery, console))

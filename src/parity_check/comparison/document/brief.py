@@ -128,12 +128,19 @@ def _notes(report: ComparisonReport, pair: Pair) -> Iterator[Block]:
             "not reproducible at these limits, because an engine's own noise is outside (A/A "
             f"floor): {', '.join(noisy)}"
         )
-    told = (
-        f"{label(report, gate.metric)}, sampled by the {gate.sampled_by}: {gate.reason}"
-        for gate in pair.gates
-        if gate.verdict != "parity" and not _noisy(gate) and not _measured(gate)
+    told: dict[tuple[str, str], dict[str, None]] = {}
+    for gate in pair.gates:
+        if gate.verdict != "parity" and not _noisy(gate) and not _measured(gate):
+            same = told.setdefault((gate.sampled_by, gate.reason), {})
+            same[label(report, gate.metric)] = None
+    all_of = {gate.metric for gate in pair.gates}
+    yield Bullets(
+        tuple(
+            f"{'every gate' if len(metrics) == len(all_of) else '; '.join(metrics)}, sampled by "
+            f"the {role}: {reason}"
+            for (role, reason), metrics in told.items()
+        )
     )
-    yield Bullets(tuple(dict.fromkeys(told)))
 
 
 def _noisy(gate: GateResult) -> bool:
