@@ -43,7 +43,7 @@ def _sentences(report: ComparisonReport) -> Iterator[str]:
     wrong = min(1.0, report.workload.most_looks * family_wise_rate(report.gates))
     if wrong:
         yield (
-            f"False drift: at most {100 * wrong:.2g} % of runs of a pair that is exactly at every "
+            f"False drift: at most {100 * wrong:.3g} % of runs of a pair that is exactly at every "
             "limit (about a third of that if simulated), and practically none at half of them."
         )
     yield FLOOR if report.floors else NO_FLOOR
