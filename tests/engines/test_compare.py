@@ -57,6 +57,7 @@ def raw_candidate(tmp_path_factory: pytest.TempPathFactory) -> Run:
         tmp_path_factory.mktemp("raw"),
         *(f"--set=candidate.settings.{name}=default" for name in settings),
         *("--set", "workload.temperature=0.7"),
+        *("--set", "workload.num_prompts=96"),
         *("--set", "workload.samples_per_prompt=1"),
         *("--set", "workload.max_tokens=32"),
         *("--set", "workload.repeats=0"),

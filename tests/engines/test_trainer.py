@@ -186,7 +186,7 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]
     """V0, V1, a trainer with a float32 head and one without, as in the guide, a third as long."""
     out = tmp_path_factory.mktemp("four")
     short = [
-        *("--set", "workload.samples_per_prompt=1"),
+        *("--set", "workload.num_prompts=96"),
         *("--set", "workload.max_tokens=32"),
         *("--set", "workload.sampled_by=candidate"),
     ]
