@@ -153,6 +153,14 @@ Prompts = Annotated[
         rich_help_panel=WITHOUT_FILE,
     ),
 ]  # fmt: skip
+PromptColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt-column", metavar="NAME",
+        help="workload.prompt_column: the column of the prompts, if it is not called prompt, "
+        "messages or prompt_token_ids.", rich_help_panel=WITHOUT_FILE,
+    ),
+]  # fmt: skip
 Temperature = Annotated[
     float | None, typer.Option(help="workload.temperature.", rich_help_panel=WITHOUT_FILE)
 ]

@@ -15,6 +15,7 @@ STANDARD_INPUT = "-"
 KEYS: Mapping[str, tuple[str, str]] = {
     "model": ("model", "path"),
     "prompts": ("workload", "prompts"),
+    "prompt_column": ("workload", "prompt_column"),
     "temperature": ("workload", "temperature"),
     "max_tokens": ("workload", "max_tokens"),
     "samples": ("workload", "samples_per_prompt"),

@@ -57,6 +57,9 @@ class Workload(Table):
     prompts: FileName = "bundled:prompts"
     """JSONL, Parquet, CSV or a saved dataset with prompt | prompt_token_ids | messages, prompt_id?,
     prompt_group?; .txt with a prompt a line; `-` is standard input."""
+    prompt_column: Annotated[str, Field(min_length=1)] | None = None
+    """The column that holds the prompt: text, chat messages or token ids. Default: the one of
+    `prompt`, `messages` and `prompt_token_ids` that is there."""
     num_prompts: Annotated[int, Field(ge=1)] | Literal["enough"] | None = None
     """Use only the first N prompts. Default: all. With "enough", `compare` samples in a few looks
     of growing size, until every gate is decided or `most_tokens` are spent."""
