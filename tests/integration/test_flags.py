@@ -144,7 +144,6 @@ def test_a_recorded_trace_is_known_by_its_form(tmp_path: Path) -> None:
     "command",
     [
         ("record", "--engine", "reference", "-o", "T.parquet"),
-        ("replay", "--engine", "candidate", "--trace", "T.parquet", "-o", "U.parquet"),
         ("weight-sync",),
         ("locate",),
     ],

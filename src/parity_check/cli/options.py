@@ -109,7 +109,12 @@ ShowProgress = Annotated[
     ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved configuration and exit.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Start no engine: check the inputs, say what the workload can decide, and print the "
+        "resolved configuration.",
+    ),
 ]
 
 WITHOUT_FILE = "Without a file, or over it"

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import tomli_w
-
 from parity_check.comparison import located
 from parity_check.comparison.analyse import analyse
 from parity_check.comparison.document import document
@@ -130,22 +128,9 @@ def run_engines(
 
     `continued` is the directory of an interrupted run, and what it was to record.
     """
-    how = judgement(config)
-    stored = reference_trace is not None
-    names = tuple(name for name in config.names if not (stored and name == REFERENCE))
-    samplers = (REFERENCE,) if stored else config.workload.samplers()
-    planned = one_look([])
-    if reference_trace is not None:
-        _check_stored(reference_trace, config, how, console)
-    else:
-        planned = _plan(config, how, console)
-    stated = {} if reference_trace is None else read_header(reference_trace).sampling
-    evaluators = [name for name in names if set(samplers) - {name}]
-    for name in samplers:
-        if name in names:
-            configured_engine(name, config).check_sampling()
-    for name in evaluators:
-        configured_engine(name, config).check_evaluation(stated)
+    planned = check(config, console, reference_trace)
+    names, samplers = _engines(config, reference_trace)
+    evaluators = _evaluators(names, samplers)
     repeats = {name: repeats_of(config, name) for name in names}
     with _directory(config, continued) as run:
         parts = manifest.parts_of(config.names, samplers, repeats)
@@ -197,10 +182,7 @@ def _run_on(
     console: Console,
     continued: tuple[RunDirectory, Manifest] | None = None,
 ) -> Compared:
-    _check_stored(workload, config, judgement(config), console)
-    written = checkpoint.read_config(checkpoint.locate_model(config.model))
-    size = None if written is None else checkpoint.vocabulary_size(written)
-    check_vocabulary(Trace(workload).samples(), size, str(workload))
+    check_on(workload, config, console)
     repeats = {name: repeats_of(config, name) for name in config.names}
     with _directory(config, continued) as run:
         _begin(run, manifest.parts_of(config.names, (REFERENCE,), repeats), continued)
@@ -261,16 +243,45 @@ def _session(
     return session(config, names, run, console, continued=continued is not None)
 
 
-def dry_run(config: Config, console: Console) -> None:
-    """Print the resolved configuration and what would be provisioned."""
-    judgement(config)
-    for role in config.names:
-        engine = configured_engine(role, config)
-        plan = engine.plan()
-        console.say(
-            f"{role}: {engine.headline if plan is None else f'{plan.state}, {plan.location}'}"
-        )
-    console.data(tomli_w.dumps(dump_config(config)))
+def check(config: Config, console: Console, reference_trace: Path | None = None) -> Looks:
+    """Check a comparison before any engine starts, and print what it can decide.
+
+    Returns the looks at its prompts; of a recorded reference none. Raises ConfigError, InputError.
+    """
+    how = judgement(config)
+    if reference_trace is not None:
+        _check_stored(reference_trace, config, how, console)
+    planned = one_look([]) if reference_trace is not None else _plan(config, how, console)
+    stated = {} if reference_trace is None else read_header(reference_trace).sampling
+    names, samplers = _engines(config, reference_trace)
+    for name in samplers:
+        if name in names:
+            configured_engine(name, config).check_sampling()
+    for name in _evaluators(names, samplers):
+        configured_engine(name, config).check_evaluation(stated)
+    return planned
+
+
+def check_on(workload: Path, config: Config, console: Console) -> None:
+    """The same for engines that replay a stored trace."""
+    _check_stored(workload, config, judgement(config), console)
+    written = checkpoint.read_config(checkpoint.locate_model(config.model))
+    size = None if written is None else checkpoint.vocabulary_size(written)
+    check_vocabulary(Trace(workload).samples(), size, str(workload))
+
+
+def _engines(
+    config: Config, reference_trace: Path | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The engines that are started, and those whose rollouts are compared."""
+    if reference_trace is None:
+        return config.names, config.workload.samplers()
+    return tuple(name for name in config.names if name != REFERENCE), (REFERENCE,)
+
+
+def _evaluators(names: Sequence[str], samplers: Sequence[str]) -> list[str]:
+    """The engines that evaluate rollouts of another one."""
+    return [name for name in names if set(samplers) - {name}]
 
 
 def _plan(config: Config, how: Judgement, console: Console) -> Looks:

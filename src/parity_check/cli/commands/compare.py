@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,8 +125,13 @@ def compare(
     given = read_by(config, reference_trace, workload_trace, config=loaded)
     delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
-        comparison.dry_run(loaded, console)
-        return
+        from parity_check.cli import dry_run as dry
+
+        check: Callable[[], object] = partial(comparison.check, loaded, console, reference_trace)
+        if workload_trace is not None:
+            check = partial(comparison.check_on, workload_trace, loaded, console)
+        names = tuple(n for n in loaded.names if reference_trace is None or n != "reference")
+        raise typer.Exit(dry.run(loaded, console, check, names))
     from parity_check.locate import loaded as loaded_engines
 
     if workload_trace is not None:
