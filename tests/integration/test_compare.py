@@ -365,3 +365,22 @@ def test_a_few_bit_identical_tokens_are_no_parity(tmp_path: Path, profile: str, 
     assert done.returncode == code, done.stdout
     offered = "all compared tokens are bit-identical: --profile exact requires just that"
     assert (offered in done.stdout) == (profile == "strict")
+
+
+def test_samples_that_end_too_early_for_a_gate_are_said_before_the_replays(tmp_path: Path) -> None:
+    # 1,180 tokens could bound the tail, of at most 1,200: some sample ends early.
+    config = fake_config(
+        tmp_path,
+        workload={"num_prompts": 8, "samples_per_prompt": 1, "max_tokens": 150},
+        gates={"tail_fraction": 3.13e-3},
+    )
+    done = run_cli("compare", "-c", config, "--exit-zero", cwd=tmp_path)
+    plan, *said = done.stderr.splitlines()
+    assert "tail_fraction" not in plan
+    [warning] = (line for line in said if line.startswith("warning: reference: samples have "))
+    assert "tokens on average, of at most 150: even if nothing drifts" in warning
+    assert "tail_fraction 1,177 tokens" in warning
+    assert "; for all of them: " in warning
+    assert "workload.samples_per_prompt = " in warning
+    replayed = next(line for line in said if line.endswith("reference: replay"))
+    assert said.index(warning) < said.index(replayed)

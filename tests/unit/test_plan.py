@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +72,14 @@ def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs
     relaxed = planned(gates={"profile": "relaxed"}, **family)
     assert (relaxed.prompts, relaxed.clusters, relaxed.samples) == (96, 68, 576)
     assert relaxed.sentence() == (
-        "if nothing drifts, every gate can be decided (576 samples, at most 36,864 tokens a "
-        "direction)"
+        "if nothing drifts and samples have 45 tokens or more on average, every gate can be "
+        "decided (576 samples, at most 36,864 tokens a direction)"
     )
     standard = planned(**family)
     assert Need("burst_fraction", "samples", 2458) in standard.unmet()
-    assert standard.sentence().endswith("for all of them: workload.samples_per_prompt = 26")
+    assert standard.sentence().endswith(
+        "for all of them: workload.samples_per_prompt = 26, or 410 prompts"
+    )
     more = planned({"samples_per_prompt": 26}, **family)
     assert more.unmet() == []
 
@@ -92,6 +95,25 @@ def test_too_few_clusters_ask_for_prompts() -> None:
     assert few.clusters == 6
     assert {need.unit for need in few.unmet()} == {"clusters"}
     assert few.sentence().endswith("960 prompts and workload.samples_per_prompt = 500")
+
+
+def test_greedy_copies_of_a_sample_decide_nothing() -> None:
+    greedy = planned({"temperature": 0.0})
+    assert greedy.sentence().endswith("for all of them: 410 prompts")
+
+
+def test_what_was_sampled_has_its_own_plan() -> None:
+    """A sample may end early: what the plan promised for the most tokens need not hold."""
+    before = planned(gates={"profile": "relaxed"}, stats={"cluster_by": "family"})
+    assert before.open() == set()
+    short = replace(before, tokens=576 * 44, source="sampled")
+    assert short.open() == {"ess"}
+    assert "at most" not in short.sentence()
+    assert short.sentence().endswith(": workload.samples_per_prompt = 7, or 97 prompts")
+    long = replace(before, tokens=576 * 45 + 100, source="sampled")
+    assert long.sentence() == (
+        "if nothing drifts, every gate can be decided (576 samples, 26,020 tokens a direction)"
+    )
 
 
 def test_one_exact_value_asks_for_nothing() -> None:

@@ -18,7 +18,7 @@ from parity_check.comparison.judgement import Judgement, judgement
 from parity_check.comparison.located import Locator
 from parity_check.comparison.looks import Looks, looks, one_look, progress, sentences, settled
 from parity_check.comparison.pictures.gather import gather
-from parity_check.comparison.plan import plan, stored_plan
+from parity_check.comparison.plan import plan, sampled_plan, stored_plan
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
@@ -151,6 +151,7 @@ def run_engines(
                 sample = partial(
                     sample_with_repeats, live, place, prompts, [ids[turn] for turn in turns],
                     earlier=planned.earlier(look),
+                    sampled_is=partial(_check_sampled, config, planned, console),
                 )  # fmt: skip
                 live.engines.run({name: sample for name in samplers if name in names})
                 evaluate = partial(_evaluate, live, place, samplers)
@@ -293,6 +294,20 @@ def _plan(config: Config, how: Judgement, console: Console) -> Looks:
     for sentence in sentences(planned, size, config):
         console.say(f"plan: {sentence}")
     return planned
+
+
+def _check_sampled(config: Config, planned: Looks, console: Console, trace: Path) -> None:
+    """Warn before the replays where the samples ended too early for gates that the plan had."""
+    if len(planned.ends) > 1:
+        return  # after every look, its open gates are printed
+    how = judgement(config)
+    found = sampled_plan(Trace(trace), how)
+    if found.open() - plan(planned.prompts, config, how).open():
+        mean = found.tokens / found.samples
+        console.warn(
+            f"{trace.stem}: samples have {mean:.0f} tokens on average, of at most "
+            f"{config.workload.max_tokens}: {found.sentence()}"
+        )
 
 
 def _check_stored(trace: Path, config: Config, how: Judgement, console: Console) -> None:

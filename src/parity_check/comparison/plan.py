@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from parity_check import words
@@ -20,7 +20,8 @@ from parity_check.traces.trace import Trace
 class Plan:
     """The size of one sampling direction, and what its gates ask for if nothing drifts.
 
-    `tokens` is the most, because a sample may end earlier, or of a trace what it has.
+    `tokens` is the most before sampling, because a sample may end earlier; of a trace what it has.
+    `greedy` samples of one prompt are copies: further ones add nothing.
     """
 
     prompts: int
@@ -29,7 +30,8 @@ class Plan:
     tokens: int
     gates: int
     needs: tuple[Need, ...]
-    source: Literal["one look", "looks", "trace"] = "one look"
+    source: Literal["one look", "looks", "sampled", "trace"] = "one look"
+    greedy: bool = False
 
     def unmet(self) -> list[Need]:
         """The needs that the workload does not meet."""
@@ -37,18 +39,27 @@ class Plan:
 
     def sentence(self) -> str:
         """What the workload can decide and what the other gates ask for, in one line."""
-        most = "" if self.source == "trace" else "at most "
+        known = self.source in ("sampled", "trace")
         tokens = words.count(self.tokens, "token")
+        most = "" if known else "at most "
         size = f"{words.count(self.samples, 'sample')}, {most}{tokens} a direction"
         unmet = self.unmet()
         if not unmet:
-            return f"if nothing drifts, every gate can be decided ({size})"
-        open = len({need.metric for need in unmet})
+            needed = max((each.number for each in self.needs if each.unit == "tokens"), default=0)
+            mean = math.ceil(needed / self.samples)
+            long = (
+                "" if known or mean <= 1 else f" and samples have {mean} tokens or more on average"
+            )
+            return f"if nothing drifts{long}, every gate can be decided ({size})"
         return (
-            f"even if nothing drifts, {open} of {self.gates} gates cannot be decided ({size}); "
-            f"needed at least: {'; '.join(self._asked(unmet))}; for all of them: "
+            f"even if nothing drifts, {len(self.open())} of {self.gates} gates cannot be decided "
+            f"({size}); needed at least: {'; '.join(self._asked(unmet))}; for all of them: "
             f"{self._advice(unmet)}"
         )
+
+    def open(self) -> set[str]:
+        """The metrics whose gates cannot be decided."""
+        return {need.metric for need in self.unmet()}
 
     def samples_needed(self) -> int:
         """The samples that meet every need for tokens and samples; at least one of each prompt."""
@@ -82,8 +93,11 @@ class Plan:
             tokens = math.ceil(samples * self.tokens / self.samples)
             more = f"workload.most_tokens = {tokens}"
             return more if prompts == self.prompts else f"{size} and {more}"
-        advice = f"workload.samples_per_prompt = {math.ceil(samples / prompts)}"
-        return advice if prompts == self.prompts else f"{size} and {advice}"
+        alone = words.count(math.ceil(self.prompts * max(times.values())), "prompt")
+        if self.greedy:
+            return alone
+        each = f"workload.samples_per_prompt = {math.ceil(samples / prompts)}"
+        return f"{size} and {each}" if prompts > self.prompts else f"{each}, or {alone}"
 
 
 def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
@@ -98,7 +112,14 @@ def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
         tokens=len(prompts) * each * workload.max_tokens,
         gates=len(how.limits),
         needs=tuple(needs(how.limits, how.objective, how.level)),
+        greedy=workload.temperature == 0.0,
     )
+
+
+def sampled_plan(trace: Trace, how: Judgement) -> Plan:
+    """The plan of what an engine has sampled: samples may have ended early."""
+    greedy = trace.header.sampling["temperature"] == 0.0
+    return replace(stored_plan(trace, how), source="sampled", greedy=greedy)
 
 
 def stored_plan(trace: Trace, how: Judgement) -> Plan:
