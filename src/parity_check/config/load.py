@@ -45,7 +45,7 @@ def load_config(
     flags.apply(tree, stated or {})
     for item in overlay:
         set_key(tree, item)
-    _resolve_paths(_checked(tree, "--set"), Path() if path is None else path.parent)
+    resolve_paths(_checked(tree, "--set"), Path() if path is None else path.parent)
     return parse_config(tree, source=source)
 
 
@@ -99,7 +99,7 @@ def dump_config(config: Judging) -> dict[str, Any]:
     return {name: table for name, table in tree.items() if name != "engines" or table}
 
 
-def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
+def resolve_paths(tree: dict[str, Any], base: Path) -> None:
     """Make paths that are relative to the configuration file absolute."""
     for table, key in (("model", "path"), ("workload", "prompts")):
         value = tree.get(table, {}).get(key) if isinstance(tree.get(table), dict) else None

@@ -51,6 +51,17 @@ MOST_TOKENS = 100_000_000
 """Of a workload, for one engine."""
 
 
+class ColumnError(InputError):
+    """None of the columns is known as that of the prompts, or several are.
+
+    `columns` are those that may be chosen, the likeliest first.
+    """
+
+    def __init__(self, message: str, columns: Sequence[str], *, hint: str | None) -> None:
+        super().__init__(message, hint=hint)
+        self.columns = columns
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One prompt; exactly one of `text`, `messages` and `token_ids` is given."""
@@ -278,18 +289,22 @@ def _not_one(given: list[str], names: list[str], place: str, column: str | None)
             hint=f"did you mean {near}?" if near else "prompt_column takes one of its columns",
         )
     if given:
-        return InputError(
+        return ColumnError(
             f"{place}: needs exactly one of {', '.join(CONTENT)} (found {' and '.join(given)})",
+            given,
             hint=_choose(given[0]),
         )
     lower = {each.lower(): each for each in names}
-    hint = _choose(near or next((lower[each] for each in USUAL if each in lower), "NAME"))
-    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
-        hint = "separate the cells by commas"
-    return InputError(
-        f"{place}: no column {', '.join(CONTENT[:-1])} or {CONTENT[-1]}; its columns: {columns}",
-        hint=hint if names else None,
+    likely = near or next((lower[each] for each in USUAL if each in lower), None)
+    message = (
+        f"{place}: no column {', '.join(CONTENT[:-1])} or {CONTENT[-1]}; its columns: {columns}"
     )
+    if not names:
+        return InputError(message)
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
+        return InputError(message, hint="separate the cells by commas")
+    ordered = sorted(names, key=lambda name: name != likely)
+    return ColumnError(message, ordered, hint=_choose(likely or "NAME"))
 
 
 def _choose(name: str) -> str:
