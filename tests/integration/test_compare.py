@@ -384,3 +384,15 @@ def test_samples_that_end_too_early_for_a_gate_are_said_before_the_replays(tmp_p
     assert "workload.samples_per_prompt = " in warning
     replayed = next(line for line in said if line.endswith("reference: replay"))
     assert said.index(warning) < said.index(replayed)
+
+
+def test_one_value_that_only_one_engine_was_asked_for_is_no_difference(tmp_path: Path) -> None:
+    config = fake_config(
+        tmp_path,
+        reference_settings={"async_scheduling": True},
+        candidate_settings={"async_scheduling": "default", "enable_prefix_caching": "default"},
+    )
+    done = run_cli("compare", "-c", config, "--exit-zero", cwd=tmp_path)
+    settings = " ".join(done.stdout.split()).partition(" workload: ")[0]
+    assert "; async_scheduling on; " in settings
+    assert 'enable_prefix_caching off → on ("default") (differs)' in settings

@@ -82,9 +82,13 @@ def _settings(report: ComparisonReport) -> Iterator[str]:
     """The parity settings in force: those of both engines, then those that differ."""
     differing = []
     for key in dict.fromkeys(key for engine in report.engines for key in engine.settings):
+        held = [engine.settings.get(key) for engine in report.engines]
+        values = {each.in_force for each in held if each is not None}
         first, *others = (engines.in_force(engine, key) for engine in report.engines)
         if set(others) <= {first}:
             yield f"{key} {first}"
+        elif None not in held and len(values) == 1:  # only one engine was asked for it
+            yield f"{key} {engines.plain(values.pop())}"
         else:
             differing.append(f"{key} {' → '.join([first, *others])} (differs)")
     yield from differing
