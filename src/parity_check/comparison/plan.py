@@ -54,7 +54,7 @@ class Plan:
         return (
             f"even if nothing drifts, {len(self.open())} of {self.gates} gates cannot be decided "
             f"({size}); needed at least: {'; '.join(self._asked(unmet))}; for all of them: "
-            f"{self._advice(unmet)}"
+            f"{self.advice()}"
         )
 
     def open(self) -> set[str]:
@@ -79,10 +79,10 @@ class Plan:
         size = {"tokens": self.tokens, "samples": self.samples, "clusters": self.clusters}
         return size[need.unit]
 
-    def _advice(self, unmet: Sequence[Need]) -> str:
+    def advice(self) -> str:
         """How many prompts, and samples of each, meet every need."""
         times = dict.fromkeys(("tokens", "samples", "clusters"), 1.0)
-        for need in unmet:
+        for need in self.unmet():
             times[need.unit] = max(times[need.unit], need.number / self._has(need))
         prompts = math.ceil(self.prompts * times["clusters"])
         samples = self.samples * max(times["tokens"], times["samples"])

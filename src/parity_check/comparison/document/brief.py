@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from parity_check import words
-from parity_check.comparison.document import document, engines, findings
+from parity_check.comparison.document import document, engines, findings, needed
 from parity_check.comparison.labels import label
-from parity_check.comparison.report import ComparisonReport, Direction, Pair
+from parity_check.comparison.report import ComparisonReport, Pair
 from parity_check.measure.gates import GateResult
 from parity_check.measure.metrics import METRICS
-from parity_check.measure.needs import needs
 from parity_check.report.document import (
     OUTCOME_MARKS,
     Block,
@@ -170,32 +167,11 @@ def _worst_tokens(pair: Pair) -> Table:
     return Table(title, columns, tuple(rows), verbatim=True)
 
 
-def _samples_help(report: ComparisonReport, direction: Direction) -> bool:
-    """Whether all open gates of a direction wait for more tokens or samples, of any prompts.
-
-    Greedy samples of one prompt are copies.
-    """
-    if report.workload.sampling.get("temperature") == 0:
-        return False
-    measured = direction.measurement
-    size = {"tokens": measured.tokens, "samples": measured.samples, "clusters": measured.clusters}
-    open = {gate.metric for gate in direction.gates if gate.verdict == "inconclusive"}
-    limits = [gate.limit for gate in direction.gates if gate.metric in open]
-    unmet = [n for n in needs(limits, report.objective, report.level) if n.number > size[n.unit]]
-    return open == {n.metric for n in unmet} and all(need.unit != "clusters" for need in unmet)
-
-
 def _closing(report: ComparisonReport, pair: Pair, run: Path | None) -> Iterator[Block]:
     """What would settle an open verdict, where the report is, and the next command."""
-    needed = [gate.prompts_needed for gate in pair.gates if gate.verdict == "inconclusive"]
-    if report.verdict == "inconclusive" and None not in needed:
-        most = max(each for each in needed if each is not None)
-        now = report.workload.prompts
-        more = f"about {words.count(most, 'prompt')} would settle it (now {now:,})"
-        if all(_samples_help(report, way) for way in pair.directions):
-            each = max(way.measurement.samples / way.measurement.prompts for way in pair.directions)
-            samples = words.count(math.ceil(each * most / now), "sample")
-            more += f", or {samples} of each (now {each:.4g})"
+    how = (pair.directions, report.objective, report.level, report.workload.sampling)
+    more = needed.to_settle(*how) if report.verdict == "inconclusive" else None
+    if more is not None:
         yield Sentence(more)
         shares = [way.measurement["identical_fraction"].value for way in pair.directions]
         if min(shares) == 1.0:
@@ -203,6 +179,10 @@ def _closing(report: ComparisonReport, pair: Pair, run: Path | None) -> Iterator
                 "all compared tokens are bit-identical: --profile exact requires just that, and "
                 "says nothing of tokens beyond these"
             )
+    if report.verdict == "drift" and pair.diagnosis.findings and run is not None:
+        more = needed.for_parity(*how)
+        if more is not None:
+            yield Sentence(more)
     if run is None:
         yield Sentence("all numbers: the same command with -v")
         return
