@@ -14,7 +14,15 @@ import pytest
 import yaml
 
 from conftest import Run
-from helpers.support import SMALL_RUN, assert_fails, assert_tidy, fake_config, only_run, run_cli
+from helpers.support import (
+    SMALL_RUN,
+    assert_fails,
+    assert_tidy,
+    fake_config,
+    only_run,
+    run_cli,
+    write_prompts,
+)
 from parity_check.config.load import dump_config, load_config
 from parity_check.traces.trace import Trace, read_header
 
@@ -396,3 +404,29 @@ def test_one_value_that_only_one_engine_was_asked_for_is_no_difference(tmp_path:
     settings = " ".join(done.stdout.split()).partition(" workload: ")[0]
     assert "; async_scheduling on; " in settings
     assert 'enable_prefix_caching off → on ("default") (differs)' in settings
+
+
+@pytest.mark.parametrize("column", ["topic", "prompt_group", None])
+def test_prompts_that_share_a_beginning_are_warned_of_with_what_to_set(
+    tmp_path: Path, column: str | None
+) -> None:
+    rows = []
+    for topic in range(8):
+        for question in range(2):
+            text = f"{topic} is the topic of this long beginning, and {question}"
+            label = {} if column is None else {column: f"topic {topic}"}
+            rows.append({"prompt": text, "level": str(question), **label})
+    write_prompts(tmp_path / "mine.jsonl", *rows)
+    workload = {"prompts": "mine.jsonl", "num_prompts": 16, "max_tokens": 4}
+    config = fake_config(tmp_path, workload=workload)
+    done = run_cli("compare", "-c", config, "--exit-zero", cwd=tmp_path)
+    said = " ".join(done.stdout.split())
+    cluster = {"topic": "topic", "prompt_group": "group"}.get(column or "")
+    assert "[shared-prefixes]: 16 of 16 prompts share at least half of their tokens" in said
+    if cluster is None:
+        assert "add a column with one value for each family of them" in said
+        return
+    assert f"--set stats.cluster_by={cluster} counts them together" in said
+    again = ("--set", f"stats.cluster_by={cluster}", "--exit-zero")
+    done = run_cli("report", only_run(tmp_path), *again, cwd=tmp_path)
+    assert "shared-prefixes" not in done.stdout
