@@ -149,6 +149,8 @@ def _beside(paths: Any, base: Path, kind: Callable[[Path], bool] = Path.is_dir) 
 
 def read_tree(path: Path) -> dict[str, Any]:
     """Parse a TOML file, or YAML by suffix. Raises ConfigError."""
+    if (path / "config.toml").is_file():
+        raise ConfigError(f"{path}: a run", hint=f"did you mean -c {path / 'config.toml'}?")
     text = read_text(path, "the configuration", MOST_BYTES, ConfigError)
     if path.suffix in (".yaml", ".yml"):
         return _read_yaml(path, text)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -112,7 +113,7 @@ class Workload(Table):
 class ObjectiveConfig(Table):
     """The objective whose clip rate is gated. The JSON report has all others too."""
 
-    kind: str = "grpo"
+    kind: Annotated[str, AfterValidator(str.lower)] = "grpo"
     logprobs: Literal["recompute", "bypass"] | None = None
     """Whether the loss recomputes old logprobs with the trainer or uses the rollout's."""
     epsilon_low: float | None = None
@@ -127,7 +128,7 @@ class GatesConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
-    profile: str = "standard"
+    profile: Annotated[str, AfterValidator(str.lower)] = "standard"
 
     def overrides(self) -> dict[str, float]:
         return dict(self.__pydantic_extra__ or {})

@@ -433,11 +433,18 @@ def _sample(row: dict[str, Any]) -> Sample:
     return Sample(**known, labels=row)
 
 
+OWN = ("reference.parquet", "candidate.parquet")
+"""The rollouts in a run directory."""
+
+
 def _open(path: Path) -> tuple[pq.ParquetFile, bool]:
     """The file, and whether it has checksums."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    sampled = next((path / name for name in OWN if (path / name).is_file()), None)
+    if sampled is not None:
+        raise InputError(f"{path}: a run, not a trace", hint=f"did you mean {sampled}?")
     regular_file(path, "the trace")
     try:
         sealed = is_sealed(path)

@@ -41,6 +41,7 @@ from parity_check.cli.options import (
     read_by,
     with_out,
 )
+from parity_check.cli.runs import run_directory
 
 
 def compare(
@@ -89,7 +90,7 @@ def compare(
                 "continues a run as it was begun: only how to report can be set beside it",
                 param_hint="--resume",
             )
-        begun = load_config(resume / "config.toml")
+        begun = load_config(run_directory(resume, "compare --resume") / "config.toml")
         delivery = delivery_from(format, write, exit_zero, inconclusive, read_by(config=begun))
         raise typer.Exit(comparison.resume(resume, begun, delivery, console, loaded_engines))
     if traces:
