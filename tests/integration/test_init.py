@@ -55,12 +55,22 @@ def test_what_it_writes_is_read_without_its_name(tmp_path: Path) -> None:
     assert tomllib.loads(alone.stdout)["candidate"]["kind"] == "vllm"
 
 
-@pytest.mark.parametrize("name", bundled.names())
+@pytest.mark.parametrize("name", [*bundled.names(), *bundled.OTHER_NAMES])
 def test_what_it_writes_can_be_run(tmp_path: Path, name: str) -> None:
-    assert call_cli("init", name, "-o", "mine.toml", cwd=tmp_path).returncode == 0
-    done = call_cli("doctor", "-c", "mine.toml", cwd=tmp_path)
-    assert done.returncode in (0, 3), done.stderr  # 3: not all can be provisioned here
+    said = call_cli("init", name, "-o", "mine.toml", cwd=tmp_path)
+    assert said.returncode == 0
+    command = said.stderr.split("then parity-check ")[1].split()
+    for checks in (["doctor", "-c", "mine.toml"], [*command, "--dry-run"]):
+        done = call_cli(*checks, cwd=tmp_path)
+        assert done.returncode in (0, 3), done.stderr  # 3: not all can be provisioned here
+        assert (done.returncode == 3) <= ("this machine has none" in done.stdout + done.stderr)
     assert (tmp_path / "mine.toml").read_bytes() == bundled.example(name).read_bytes()
+
+
+def test_an_example_may_have_another_name(tmp_path: Path) -> None:
+    assert bundled.example("gpu") == bundled.example("v0-to-v1")
+    done = call_cli("compare", "-c", "bundled:gpu", "--dry-run", cwd=tmp_path)
+    assert "vllm==0.18.1" in done.stdout
 
 
 @pytest.mark.parametrize("name", bundled.names())

@@ -84,7 +84,7 @@ def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs
     assert more.unmet() == []
 
 
-@pytest.mark.parametrize("name", ["quickstart", "v0-to-v1", "trainer", "endpoint"])
+@pytest.mark.parametrize("name", ["quickstart", "ci", "v0-to-v1", "trainer", "endpoint"])
 def test_the_example_configurations_can_decide_every_gate(name: str) -> None:
     config = load_config(ROOT / "configs" / f"{name}.toml")
     assert plan(read_workload(config.workload), config, judgement(config)).unmet() == []

@@ -23,8 +23,10 @@ def init(
     example: Annotated[
         str | None,
         typer.Argument(
-            help="quickstart, v0-to-v1, trainer, endpoint, weight-sync, training-curves or "
-            "training-rungs. Without one, questions on a terminal, else quickstart."
+            help="quickstart (CPU), v0-to-v1 or gpu, ci, trainer, endpoint (a running server), "
+            "weight-sync, training-curves or training-rungs. Without one, questions on a terminal, "
+            "else quickstart.",
+            metavar="EXAMPLE",
         ),
     ] = None,
     out: Annotated[

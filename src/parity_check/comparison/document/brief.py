@@ -179,7 +179,7 @@ def _closing(report: ComparisonReport, pair: Pair, run: Path | None) -> Iterator
                 "all compared tokens are bit-identical: --profile exact requires just that, and "
                 "says nothing of tokens beyond these"
             )
-    if report.verdict == "drift" and pair.diagnosis.findings and run is not None:
+    if report.verdict == "drift" and pair.diagnosis.causes and run is not None:
         more = needed.for_parity(*how)
         if more is not None:
             yield Sentence(more)
@@ -187,6 +187,6 @@ def _closing(report: ComparisonReport, pair: Pair, run: Path | None) -> Iterator
         yield Sentence("all numbers: the same command with -v")
         return
     yield Sentence(f"report: {run / 'report.html'}")
-    if report.verdict == "drift" and not pair.diagnosis.findings:
+    if report.verdict == "drift" and not pair.diagnosis.causes:
         yield Sentence(f"which setting it is: parity-check ablate {run}")
     yield Sentence(f"all numbers: parity-check report {run} -v")
