@@ -6,11 +6,11 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from parity_check.errors import InputError, ParityCheckError
+from parity_check.errors import InputError, ParityCheckError, nearest
 
 MOST_BYTES = 1 << 30
 """The largest file that is read as a whole."""
@@ -46,6 +46,16 @@ def wrong_name(name: str) -> str | None:
     return None
 
 
+def beside(path: Path, kind: Callable[[Path], bool] = Path.is_file) -> str | None:
+    """A hint for a path that does not exist: what its folder has of a similar name, or None."""
+    try:
+        there = [each.name for each in path.parent.iterdir() if kind(each)]
+    except OSError:
+        return None
+    near = nearest(path.name, there)
+    return None if near is None else f"did you mean {path.with_name(near)}?"
+
+
 def wrong_path(path: Path) -> str | None:
     """`wrong_name` for a path in which `~` is an ordinary character."""
     return wrong_name(f"./{path}" if str(path).startswith("~") else str(path))
@@ -69,7 +79,8 @@ def regular_file(
         reason = reason or kind_of(path)
         size = 0 if reason else path.stat().st_size
     except OSError as failure:
-        raise error(f"cannot read {what} {path}: {failure.strerror}") from None
+        hint = beside(path) if failure.errno == errno.ENOENT else None
+        raise error(f"cannot read {what} {path}: {failure.strerror}", hint=hint) from None
     if reason == KINDS[stat.S_IFDIR]:
         raise error(f"cannot read {what} {path}: {os.strerror(errno.EISDIR)}")
     if reason:

@@ -91,6 +91,10 @@ CAUSE = Cause(
     "raw_logprobs", "The candidate returns raw logprobs.", ("semantic", "confidence high"),
     ("slope 0.8",), 'set logprobs_mode = "processed_logprobs"', "parity-check ablate RUN",
 )  # fmt: skip
+REMARK = Cause(
+    "fp16_head", "The candidate's head ran in float16.", ("inference path", "explains 1 % of E|Δ|"),
+    ("slope 0.99",), 'set lm_head_dtype = "float32"', "parity-check ablate OTHER",
+)  # fmt: skip
 STAGES = (
     Stage("semantic", "fail", "found: raw_logprobs"),
     Stage("inference path", "not reached", "the layer before it has to pass first"),
@@ -138,7 +142,8 @@ DOCUMENT = Document(
             Checks("sampled by the candidate", CHECKS[2:], every=True),
         ), early=True),
         Section("findings", "Findings", (
-            Stages("layers, in this order", STAGES), Causes((CAUSE,), "No known cause matched."),
+            Stages("layers, in this order", STAGES),
+            Causes((CAUSE,), "No known cause matched.", (REMARK,)),
         ), early=True),
         Section("warnings", "Warnings", (Warnings((("mixed", "raw and processed"),)),), early=True),
         Section("repeat", "Repeat", (

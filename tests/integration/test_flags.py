@@ -37,15 +37,15 @@ def test_two_engines_are_enough(tmp_path: Path) -> None:
 
 def test_every_flag_sets_its_key(tmp_path: Path) -> None:
     prompts = tmp_path / "mine.jsonl"
-    prompts.write_text(json.dumps({"prompt": "a"}) + "\n")
+    prompts.write_text(json.dumps({"question": "a"}) + "\n")
     config = resolved(
         tmp_path, *ENGINES, "--model", "bundled:tiny-next", "--prompts", "mine.jsonl",
-        "--temperature", "0.7", "--max-tokens", "9", "--samples", "3", "--objective", "gspo",
-        "--profile", "relaxed",
+        "--prompt-column", "question", "--temperature", "0.7", "--max-tokens", "9",
+        "--samples", "3", "--objective", "gspo", "--profile", "relaxed",
     )  # fmt: skip
     workload = config["workload"]
     assert config["model"]["path"] == "bundled:tiny-next"
-    assert workload["prompts"] == str(prompts)
+    assert (workload["prompts"], workload["prompt_column"]) == (str(prompts), "question")
     assert (workload["temperature"], workload["max_tokens"]) == (0.7, 9)
     assert workload["samples_per_prompt"] == 3
     assert (config["objective"]["kind"], config["gates"]["profile"]) == ("gspo", "relaxed")
@@ -97,7 +97,7 @@ def test_flags_that_do_not_fit(tmp_path: Path, arguments: tuple[str, ...], expec
     ("arguments", "expected"),
     [
         (ENGINES[:2], "pass a configuration (-c), or --reference and --candidate"),
-        (("a.parquet", "b.parquet", "--profile", "relaxed"), "limits of two traces with --set"),
+        (("a.parquet", "b.parquet", "--samples", "2"), "two traces take --profile"),
     ],
 )
 def test_usage(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
@@ -144,7 +144,6 @@ def test_a_recorded_trace_is_known_by_its_form(tmp_path: Path) -> None:
     "command",
     [
         ("record", "--engine", "reference", "-o", "T.parquet"),
-        ("replay", "--engine", "candidate", "--trace", "T.parquet", "-o", "U.parquet"),
         ("weight-sync",),
         ("locate",),
     ],

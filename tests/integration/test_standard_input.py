@@ -58,7 +58,7 @@ def test_they_are_kept_and_the_run_can_be_repeated(
         (b" \n\n", "standard input is empty"),
         (b"\xff\xfe\n", "not UTF-8 at byte 0"),
         (b'{"prompt": \n', "not valid JSON"),
-        (b'{"question": "a"}\n', "found none of them"),
+        (b'{"question": "a"}\n', "--prompt-column question"),
         (b'[{"prompt": "a"}]', "prompts -: a JSON list"),
         (b'[\n  "a", "b"\n]\n', "prompts -: a JSON list"),
         (b'{\n "prompt": "a"\n}\n', "one JSON document over several lines"),

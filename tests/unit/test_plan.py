@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,8 @@ def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs
     relaxed = planned(gates={"profile": "relaxed"}, **family)
     assert (relaxed.prompts, relaxed.clusters, relaxed.samples) == (287, 259, 574)
     assert relaxed.sentence() == (
-        "if nothing drifts, every gate can be decided (574 samples, at most 36,736 tokens a "
-        "direction)"
+        "if nothing drifts and samples have 45 tokens or more on average, every gate can be "
+        "decided (574 samples, at most 36,736 tokens a direction)"
     )
     standard = planned(**family)
     assert Need("burst_fraction", "samples", 2458) in standard.unmet()
@@ -89,7 +90,7 @@ def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs
     assert planned({"samples_per_prompt": 1}, more, **family).unmet() == []
 
 
-@pytest.mark.parametrize("name", ["quickstart", "v0-to-v1", "trainer", "endpoint"])
+@pytest.mark.parametrize("name", ["quickstart", "ci", "v0-to-v1", "trainer", "endpoint"])
 def test_the_example_configurations_can_decide_every_gate(name: str) -> None:
     config = load_config(ROOT / "configs" / f"{name}.toml")
     assert plan(read_workload(config.workload), config, judgement(config)).unmet() == []
@@ -99,7 +100,26 @@ def test_too_few_clusters_ask_for_prompts() -> None:
     few = planned({"samples_per_prompt": 5000}, stats={"cluster_by": "group"})
     assert few.clusters == 6
     assert {need.unit for need in few.unmet()} == {"clusters"}
-    assert few.sentence().endswith("117,575 prompts and workload.samples_per_prompt = 13")
+    assert few.sentence().endswith("117,575 prompts and workload.samples_per_prompt = 1")
+
+
+def test_greedy_copies_of_a_sample_decide_nothing() -> None:
+    greedy = planned({"temperature": 0.0})
+    assert greedy.sentence().endswith("for all of them: 2,458 prompts")
+
+
+def test_what_was_sampled_has_its_own_plan() -> None:
+    """A sample may end early: what the plan promised for the most tokens need not hold."""
+    before = planned(gates={"profile": "relaxed"}, stats={"cluster_by": "family"})
+    assert before.open() == set()
+    short = replace(before, tokens=574 * 44, source="sampled")
+    assert short.open() == {"ess"}
+    assert "at most" not in short.sentence()
+    assert short.sentence().endswith(": workload.samples_per_prompt = 3, or 291 prompts")
+    long = replace(before, tokens=574 * 45 + 100, source="sampled")
+    assert long.sentence() == (
+        "if nothing drifts, every gate can be decided (574 samples, 25,930 tokens a direction)"
+    )
 
 
 def test_one_exact_value_asks_for_nothing() -> None:

@@ -137,11 +137,97 @@ def test_json_that_is_not_in_lines(tmp_path: Path, text: str, problem: str) -> N
     assert "one JSON object a line" in caught.value.hint
 
 
-def test_a_chat_in_the_column_of_text_has_a_column_of_its_own(tmp_path: Path) -> None:
-    source = written(tmp_path / "p.jsonl", {"prompt": [{"role": "user", "content": "a"}]})
-    with pytest.raises(InputError, match="`prompt` must be a string") as caught:
+def test_a_chat_in_the_column_of_text_is_read_when_it_is_chosen(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    source = written(tmp_path / "p.jsonl", {"prompt": messages})
+    with pytest.raises(InputError) as caught:
         read_prompts(source)
-    assert "`messages`" in (caught.value.hint or "")
+    assert caught.value.hint is not None
+    assert "--prompt-column prompt," in caught.value.hint
+    [prompt] = read_prompts(source, column="prompt")
+    assert (prompt.messages, prompt.text) == (messages, None)
+
+
+def in_every_format(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
+    """The same rows as JSON lines, Parquet, a saved dataset and CSV."""
+    pq.write_table(pa.Table.from_pylist(rows), folder / "p.parquet")
+    names = list(rows[0])
+    lines = [names, *([row[name] for name in names] for row in rows)]
+    (folder / "p.csv").write_text("".join(f"{','.join(line)}\n" for line in lines))
+    return [
+        written(folder / "p.jsonl", *rows),
+        str(folder / "p.parquet"),
+        saved_dataset(folder / "saved", rows),
+        str(folder / "p.csv"),
+    ]
+
+
+def test_a_column_can_be_chosen_in_every_format(tmp_path: Path) -> None:
+    rows = [{"question": "why", "answer": "so"}, {"question": "what", "answer": "that"}]
+    for source in in_every_format(tmp_path, rows):
+        prompts = read_prompts(source, column="question")
+        assert [prompt.text for prompt in prompts] == ["why", "what"], source
+        assert [prompt.labels for prompt in prompts] == [{"answer": "so"}, {"answer": "that"}]
+
+
+def test_another_column_is_named_with_what_to_type_in_every_format(tmp_path: Path) -> None:
+    rows = [{"id": "1", "question": "why"}]
+    for source in in_every_format(tmp_path, rows):
+        with pytest.raises(InputError) as caught:
+            read_prompts(source)
+        assert caught.value.message.endswith("its columns: id, question"), source
+        assert caught.value.hint is not None
+        assert caught.value.hint.startswith("--prompt-column question, or prompt_column = ")
+
+
+def test_a_chosen_column_wins_over_the_usual_ones(tmp_path: Path) -> None:
+    row = {"prompt": "a", "messages": [{"role": "user", "content": "b"}], "ids": [1, 2]}
+    source = written(tmp_path / "p.jsonl", row)
+    with pytest.raises(InputError, match="found prompt and messages") as caught:
+        read_prompts(source)
+    assert caught.value.hint is not None
+    assert "--prompt-column prompt" in caught.value.hint
+    found = {name: read_prompts(source, column=name)[0] for name in row}
+    contents = {name: (p.text, p.messages, p.token_ids) for name, p in found.items()}
+    assert contents == {
+        "prompt": ("a", None, None),
+        "messages": (None, row["messages"], None),
+        "ids": (None, None, [1, 2]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("column", "line", "expected"),
+    [
+        ("qestion", '{"question": "a"}', "no column 'qestion'; its columns: question"),
+        ("question", '{"question": null}', "`question` is empty"),
+        ("question", '{"question": ""}', "`question` is empty"),
+        ("question", '{"question": 3}', "`question` must be a string"),
+        ("question", '{"question": ["a"]}', "`question` must be a list of chat messages"),
+    ],
+)
+def test_a_chosen_column_without_a_prompt(
+    tmp_path: Path, column: str, line: str, expected: str
+) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(line)
+    with pytest.raises(InputError, match=f"line 1: {expected}"):
+        read_prompts(str(path), column=column)
+
+
+def test_plain_text_has_no_columns(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text("a\n")
+    with pytest.raises(InputError, match="plain text has no columns"):
+        read_prompts(str(path), column="prompt")
+
+
+def test_cells_that_semicolons_separate(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("prompt;level\na;1\n")
+    with pytest.raises(InputError, match="its columns: prompt;level") as caught:
+        read_prompts(str(path))
+    assert caught.value.hint == "separate the cells by commas"
 
 
 def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path: Path) -> None:
@@ -159,7 +245,7 @@ def test_the_limit_takes_the_first(tmp_path: Path) -> None:
     [
         ("{", "not valid JSON"),
         ("3", "expected an object"),
-        ("{}", "found none of them"),
+        ("{}", "no column prompt, prompt_token_ids or messages; its columns: none"),
         ('{"prompt": "a", "messages": []}', "found prompt and messages"),
         ('{"prompt_token_ids": [true]}', "must be a list of token ids"),
         ('{"prompt_token_ids": [1.0]}', "must be a list of token ids"),
@@ -265,7 +351,7 @@ def test_csv_has_a_column_of_prompts_and_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("question\nwhy\n", "line 2: needs exactly one of"),
+        ("question\nwhy\n", "line 2: no column prompt, .*; its columns: question"),
         ("prompt\na,b\n", "line 2: more cells than columns"),
         ('prompt\n"open\n', "not valid CSV"),
         ("prompt\n", "no prompts"),

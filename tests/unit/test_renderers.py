@@ -33,7 +33,8 @@ SAID = {
 EVERYWHERE = ("text", "markdown", "html")
 CONTENT = [
     "raw_logprobs", "slope 0.8", "parity-check ablate RUN", "raw and processed", "No known cause",
-    "not reached", "first", "evaluating − behaviour", "+1.0", "at the floor", "[gates]",
+    "not reached", "first", "fp16_head", "evaluating − behaviour", "+1.0", "at the floor",
+    "[gates]",
 ]  # fmt: skip
 
 
@@ -49,6 +50,24 @@ def test_a_format_says_what_it_is_for(format: Format) -> None:
 def test_no_block_is_forgotten(words: str) -> None:
     for format in EVERYWHERE:
         assert words in render(DOCUMENT, format), format
+
+
+def test_a_remark_looks_like_no_cause() -> None:
+    for format in ("text", "markdown"):
+        after = render(DOCUMENT, format).partition("slope 0.8")[2].lower()
+        assert 0 < after.index("remarks") < after.index("fp16_head")
+        assert "slope 0.99" not in after
+        assert "ablate OTHER" not in after
+    page = render(DOCUMENT, "html")
+    assert page.index("<summary>Remarks") < page.index("fp16_head")
+    assert ".</h3>" not in page[page.index("fp16_head") - 200 : page.index("fp16_head")]
+    drifted = replace(DOCUMENT, verdict="drift")
+    lines = render(drifted, "github").splitlines()
+    [cause] = (line for line in lines if "raw_logprobs)" in line)
+    [remark] = (line for line in lines if "fp16_head)" in line)
+    assert cause.startswith("::error ")
+    assert remark.startswith("::notice ")
+    assert "fp16_head" not in render(drifted, "junit")
 
 
 def test_text_ends_with_the_verdict_and_the_others_begin_with_it() -> None:

@@ -18,6 +18,7 @@ from parity_check.comparison.analyse import analyse
 from parity_check.comparison.document import document
 from parity_check.comparison.report import ComparisonReport
 from parity_check.config.load import load_config
+from parity_check.diagnosis.findings import Finding
 from parity_check.errors import InputError
 from parity_check.measure.gates import Kind
 from parity_check.measure.stats import Estimate
@@ -192,3 +193,21 @@ def test_a_floor_is_the_worst_of_the_engines(tmp_path: Path) -> None:
         assert direction.floors["rms_log_ratio"].value == max(
             floor["rms_log_ratio"].value for floor in own
         )
+
+
+def test_a_remark_is_no_cause_of_the_verdict(report: ComparisonReport) -> None:
+    [pair] = report.pairs
+    first, *_ = pair.diagnosis.findings
+    small = replace(first, cause="small", claim="A small effect.", explained=0.01, weight=0.01)
+
+    def lead_and_causes(*findings: Finding) -> tuple[str, list[str], list[str]]:
+        diagnosis = replace(pair.diagnosis, findings=findings)
+        found = document(replace(report, pairs=(replace(pair, diagnosis=diagnosis),)))
+        causes, remarks = ([each.id for each in part] for part in (found.causes, found.remarks))
+        return found.lead, causes, remarks
+
+    lead, causes, remarks = lead_and_causes(first, small)
+    assert (lead, causes, remarks) == (first.claim, [first.cause], ["small"])
+    lead, causes, remarks = lead_and_causes(small)
+    assert small.claim not in lead
+    assert (causes, remarks) == ([], ["small"])

@@ -145,3 +145,13 @@ def test_what_a_version_can_honour(
 def test_the_head_is_native_since_0_26() -> None:
     assert "extension" in way("lm_head_dtype", "v1", Version("0.25.9"), "cuda").how
     assert "native" in way("lm_head_dtype", "v1", Version("0.26.0"), "cuda").how
+
+
+def test_a_head_that_is_not_asked_for_is_no_extension() -> None:
+    head = way("lm_head_dtype", "v0", Version("0.8.5"), "cpu")
+    applied = {value: head.applied(value) for value in ("float32", "model", "default")}
+    assert applied == {
+        "float32": "float32 by extension",
+        "model": "the model's own",
+        "default": "left to the engine",
+    }

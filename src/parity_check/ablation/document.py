@@ -11,6 +11,7 @@ from parity_check.ablation.plan import START, Part, written
 from parity_check.ablation.record import record
 from parity_check.ablation.report import NOTHING, AblationReport, StepReport
 from parity_check.comparison.document.engines import name
+from parity_check.comparison.document.needed import to_settle
 from parity_check.comparison.labels import share_label
 from parity_check.comparison.report import EngineReport
 from parity_check.config.models import OTHER, ROLES, Role
@@ -69,6 +70,7 @@ def document(report: AblationReport) -> Document:
         ),
         coverage=NOTHING if report.best is None else report.best.coverage,
         record=record(report),
+        closing=tuple(_closing(report)),
     )
 
 
@@ -96,6 +98,20 @@ def _end(report: AblationReport) -> Iterator[str]:
 
 def _same(one: StepReport, other: StepReport) -> bool:
     return one.directory == other.directory or one.outcome == other.outcome
+
+
+def _closing(report: AblationReport) -> Iterator[Block]:
+    """What data would settle the best step, where it is inconclusive."""
+    best = report.best
+    if best is None or best.outcome != "inconclusive" or report.workload is None:
+        return
+    sampling = report.workload.sampling
+    more = to_settle(best.directions, report.objective, report.level, sampling)
+    if more is not None:
+        run = f"{report.head.config['run']['out']}/{report.head.run_id}"
+        yield Sentence(
+            f"{_named(best)}: {more}, recorded with parity-check ablate -c {run}/config.toml"
+        )
 
 
 def _most(report: AblationReport) -> Iterator[str]:

@@ -137,7 +137,7 @@ def _engine(
 
 def _request(asked: Asked) -> tuple[str, str, str]:
     """The requested settings, and how this version applies them."""
-    how = "" if asked.way is None else asked.way.how
+    how = "" if asked.way is None else asked.way.applied(asked.value)
     return (
         f"  {asked.noun}",
         f"{asked.name} = {_word(asked.value)}",

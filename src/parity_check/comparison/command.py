@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import tomli_w
-
 from parity_check.comparison import located
 from parity_check.comparison.analyse import analyse
 from parity_check.comparison.document import document
@@ -20,7 +18,7 @@ from parity_check.comparison.judgement import Judgement, judgement
 from parity_check.comparison.located import Locator
 from parity_check.comparison.looks import Looks, looks, one_look, progress, sentences, settled
 from parity_check.comparison.pictures.gather import gather
-from parity_check.comparison.plan import plan, stored_plan
+from parity_check.comparison.plan import plan, sampled_plan, stored_plan
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
@@ -130,22 +128,9 @@ def run_engines(
 
     `continued` is the directory of an interrupted run, and what it was to record.
     """
-    how = judgement(config)
-    stored = reference_trace is not None
-    names = tuple(name for name in config.names if not (stored and name == REFERENCE))
-    samplers = (REFERENCE,) if stored else config.workload.samplers()
-    planned = one_look([])
-    if reference_trace is not None:
-        _check_stored(reference_trace, config, how, console)
-    else:
-        planned = _plan(config, how, console)
-    stated = {} if reference_trace is None else read_header(reference_trace).sampling
-    evaluators = [name for name in names if set(samplers) - {name}]
-    for name in samplers:
-        if name in names:
-            configured_engine(name, config).check_sampling()
-    for name in evaluators:
-        configured_engine(name, config).check_evaluation(stated)
+    planned = check(config, console, reference_trace)
+    names, samplers = _engines(config, reference_trace)
+    evaluators = _evaluators(names, samplers)
     repeats = {name: repeats_of(config, name) for name in names}
     with _directory(config, continued) as run:
         parts = manifest.parts_of(config.names, samplers, repeats)
@@ -166,6 +151,7 @@ def run_engines(
                 sample = partial(
                     sample_with_repeats, live, place, prompts, [ids[turn] for turn in turns],
                     earlier=planned.earlier(look),
+                    sampled_is=partial(_check_sampled, config, planned, console),
                 )  # fmt: skip
                 live.engines.run({name: sample for name in samplers if name in names})
                 evaluate = partial(_evaluate, live, place, samplers)
@@ -197,10 +183,7 @@ def _run_on(
     console: Console,
     continued: tuple[RunDirectory, Manifest] | None = None,
 ) -> Compared:
-    _check_stored(workload, config, judgement(config), console)
-    written = checkpoint.read_config(checkpoint.locate_model(config.model))
-    size = None if written is None else checkpoint.vocabulary_size(written)
-    check_vocabulary(Trace(workload).samples(), size, str(workload))
+    check_on(workload, config, console)
     repeats = {name: repeats_of(config, name) for name in config.names}
     with _directory(config, continued) as run:
         _begin(run, manifest.parts_of(config.names, (REFERENCE,), repeats), continued)
@@ -261,16 +244,45 @@ def _session(
     return session(config, names, run, console, continued=continued is not None)
 
 
-def dry_run(config: Config, console: Console) -> None:
-    """Print the resolved configuration and what would be provisioned."""
-    judgement(config)
-    for role in config.names:
-        engine = configured_engine(role, config)
-        plan = engine.plan()
-        console.say(
-            f"{role}: {engine.headline if plan is None else f'{plan.state}, {plan.location}'}"
-        )
-    console.data(tomli_w.dumps(dump_config(config)))
+def check(config: Config, console: Console, reference_trace: Path | None = None) -> Looks:
+    """Check a comparison before any engine starts, and print what it can decide.
+
+    Returns the looks at its prompts; of a recorded reference none. Raises ConfigError, InputError.
+    """
+    how = judgement(config)
+    if reference_trace is not None:
+        _check_stored(reference_trace, config, how, console)
+    planned = one_look([]) if reference_trace is not None else _plan(config, how, console)
+    stated = {} if reference_trace is None else read_header(reference_trace).sampling
+    names, samplers = _engines(config, reference_trace)
+    for name in samplers:
+        if name in names:
+            configured_engine(name, config).check_sampling()
+    for name in _evaluators(names, samplers):
+        configured_engine(name, config).check_evaluation(stated)
+    return planned
+
+
+def check_on(workload: Path, config: Config, console: Console) -> None:
+    """The same for engines that replay a stored trace."""
+    _check_stored(workload, config, judgement(config), console)
+    written = checkpoint.read_config(checkpoint.locate_model(config.model))
+    size = None if written is None else checkpoint.vocabulary_size(written)
+    check_vocabulary(Trace(workload).samples(), size, str(workload))
+
+
+def _engines(
+    config: Config, reference_trace: Path | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The engines that are started, and those whose rollouts are compared."""
+    if reference_trace is None:
+        return config.names, config.workload.samplers()
+    return tuple(name for name in config.names if name != REFERENCE), (REFERENCE,)
+
+
+def _evaluators(names: Sequence[str], samplers: Sequence[str]) -> list[str]:
+    """The engines that evaluate rollouts of another one."""
+    return [name for name in names if set(samplers) - {name}]
 
 
 def _plan(config: Config, how: Judgement, console: Console) -> Looks:
@@ -282,6 +294,20 @@ def _plan(config: Config, how: Judgement, console: Console) -> Looks:
     for sentence in sentences(planned, size, config):
         console.say(f"plan: {sentence}")
     return planned
+
+
+def _check_sampled(config: Config, planned: Looks, console: Console, trace: Path) -> None:
+    """Warn before the replays where the samples ended too early for gates that the plan had."""
+    if len(planned.ends) > 1:
+        return  # after every look, its open gates are printed
+    how = judgement(config)
+    found = sampled_plan(Trace(trace), how)
+    if found.open() - plan(planned.prompts, config, how).open():
+        mean = found.tokens / found.samples
+        console.warn(
+            f"{trace.stem}: samples have {mean:.0f} tokens on average, of at most "
+            f"{config.workload.max_tokens}: {found.sentence()}"
+        )
 
 
 def _check_stored(trace: Path, config: Config, how: Judgement, console: Console) -> None:

@@ -20,8 +20,9 @@ from parity_check.traces.trace import Trace
 class Plan:
     """The size of one sampling direction, and what its gates ask for if nothing drifts.
 
-    `tokens` is the most, because a sample may end earlier, or of a trace what it has. `unused` are
-    further prompts of the file, which this size does not reach.
+    `tokens` is the most before sampling, because a sample may end earlier; of a trace what it has.
+    `greedy` samples of one prompt are copies: further ones add nothing. `unused` are further
+    prompts of the file, which this size does not reach.
     """
 
     prompts: int
@@ -30,7 +31,8 @@ class Plan:
     tokens: int
     gates: int
     needs: tuple[Need, ...]
-    source: Literal["one look", "looks", "trace"] = "one look"
+    source: Literal["one look", "looks", "sampled", "trace"] = "one look"
+    greedy: bool = False
     unused: int = 0
 
     def unmet(self) -> list[Need]:
@@ -39,27 +41,34 @@ class Plan:
 
     def sentence(self) -> str:
         """What the workload can decide and what the other gates ask for, in one line."""
-        most = "" if self.source == "trace" else "at most "
+        known = self.source in ("sampled", "trace")
         tokens = words.count(self.tokens, "token")
+        most = "" if known else "at most "
         size = f"{words.count(self.samples, 'sample')}, {most}{tokens} a direction"
         unmet = self.unmet()
         if not unmet:
-            return f"if nothing drifts, every gate can be decided ({size})"
-        open = len({need.metric for need in unmet})
+            needed = max((each.number for each in self.needs if each.unit == "tokens"), default=0)
+            mean = math.ceil(needed / self.samples)
+            long = (
+                "" if known or mean <= 1 else f" and samples have {mean} tokens or more on average"
+            )
+            return f"if nothing drifts{long}, every gate can be decided ({size})"
         return (
-            f"even if nothing drifts, {open} of {self.gates} gates cannot be decided ({size}); "
-            f"needed at least: {'; '.join(self._asked(unmet))}; for all of them: "
-            f"{self._advice(unmet)}"
+            f"even if nothing drifts, {len(self.open())} of {self.gates} gates cannot be decided "
+            f"({size}); needed at least: {'; '.join(self._asked(unmet))}; for all of them: "
+            f"{self.advice()}"
         )
+
+    def open(self) -> set[str]:
+        """The metrics whose gates cannot be decided."""
+        return {need.metric for need in self.unmet()}
 
     def samples_needed(self) -> int:
         """The samples that meet every need, as far as there are prompts for clusters enough."""
-        times = (
-            min(1.0, times) if need.unit == "clusters" else times
-            for need in self.needs
-            if (times := need.number / self._has(need))
+        clusters = min(1.0, self._times("clusters"))
+        return math.ceil(
+            self.samples * max(clusters, self._times("tokens"), self._times("samples"))
         )
-        return math.ceil(self.samples * max(times, default=0.0))
 
     def reached(self, turns: int, tokens: int) -> Plan:
         """After so many turns, each `samples / prompts` samples of one prompt."""
@@ -84,27 +93,35 @@ class Plan:
             who = "every gate" if len(metrics) == self.gates else ", ".join(metrics)
             yield f"{who} {words.count(number, unit[:-1])}"
 
+    def _times(self, unit: Unit) -> float:
+        """The largest need of a unit, in units of this size."""
+        needs = (each for each in self.needs if each.unit == unit)
+        return max((need.number / self._has(need) for need in needs), default=0.0)
+
     def _has(self, need: Need) -> int:
         size = {"tokens": self.tokens, "samples": self.samples, "clusters": self.clusters}
         return size[need.unit]
 
-    def _advice(self, unmet: Sequence[Need]) -> str:
+    def advice(self) -> str:
         """How many prompts, and samples of each, meet every need."""
-        times = dict.fromkeys(("tokens", "samples", "clusters"), 1.0)
-        for need in unmet:
-            times[need.unit] = max(times[need.unit], need.number / self._has(need))
-        prompts = math.ceil(self.prompts * times["clusters"])
-        samples = self.samples * max(times["tokens"], times["samples"])
+        wider = self._times("clusters")
+        longer = max(self._times("tokens"), self._times("samples"))
+        prompts = math.ceil(self.prompts * max(1.0, wider))
+        samples = math.ceil(self.samples * longer)
         size = words.count(prompts, "prompt")
         if self.source == "trace":
-            return f"a trace of {size} and about {words.count(math.ceil(samples), 'such sample')}"
+            samples = max(samples, prompts)
+            return f"a trace of {size} and about {words.count(samples, 'such sample')}"
         if self.source == "looks":
             samples = max(samples, math.ceil(prompts * self.samples / self.prompts))
             tokens = math.ceil(samples * self.tokens / self.samples)
             more = f"workload.most_tokens = {tokens}"
             return more if prompts <= self.prompts + self.unused else f"{size} and {more}"
-        advice = f"workload.samples_per_prompt = {math.ceil(samples / prompts)}"
-        return advice if prompts == self.prompts else f"{size} and {advice}"
+        alone = words.count(math.ceil(self.prompts * max(wider, longer)), "prompt")
+        if self.greedy:
+            return alone
+        each = f"workload.samples_per_prompt = {math.ceil(samples / prompts)}"
+        return f"{size} and {each}" if prompts > self.prompts else f"{each}, or {alone}"
 
 
 def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
@@ -119,7 +136,14 @@ def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
         tokens=len(prompts) * each * workload.max_tokens,
         gates=len(how.limits),
         needs=tuple(needs(how.limits, how.objective, how.level)),
+        greedy=workload.temperature == 0.0,
     )
+
+
+def sampled_plan(trace: Trace, how: Judgement) -> Plan:
+    """The plan of what an engine has sampled: samples may have ended early."""
+    greedy = trace.header.sampling["temperature"] == 0.0
+    return replace(stored_plan(trace, how), source="sampled", greedy=greedy)
 
 
 def stored_plan(trace: Trace, how: Judgement) -> Plan:

@@ -8,8 +8,9 @@ from typing import Any
 from parity_check.comparison.report import ReportWarning
 from parity_check.config.models import ROLES, SHAPING
 from parity_check.measure.results import Measurement
+from parity_check.measure.stats import FEWEST_CLUSTERS
 from parity_check.traces.engine import UNKNOWN
-from parity_check.traces.pairing import Prefixes
+from parity_check.traces.pairing import Index, Prefixes, cluster_names, label_column
 from parity_check.traces.provenance import Difference
 from parity_check.traces.trace import Trace, TraceHeader
 
@@ -37,6 +38,8 @@ NEUTRAL: Mapping[str, float] = {
     "repetition_penalty": 1.0,
 }
 """Values that do not change the distribution."""
+MOST_COLUMNS = 16
+"""Columns of the prompts that are tried as clusters."""
 LOWEST_TEMPERATURE = 0.01
 """Every version raises a lower positive temperature to this."""
 
@@ -102,17 +105,42 @@ def greedy_copies(
             )
 
 
-def shared_prefixes(prefixes: Prefixes, cluster_by: str) -> Iterator[ReportWarning]:
+def shared_prefixes(
+    prefixes: Prefixes, cluster_by: str, rollouts: Trace
+) -> Iterator[ReportWarning]:
     """Prompts that share much of their text are counted as independent."""
     shared, prompts = prefixes.counted_apart()
-    if shared:
-        yield ReportWarning(
-            "shared-prefixes",
-            f"{shared} of {prompts} prompts share at least half of their tokens with another "
-            f'prompt, but stats.cluster_by = "{cluster_by}" counts them as independent: errors are '
-            "too small and intervals too narrow (the error of k3 by a factor of 1.7 to 2.1 with "
-            'the bundled prompts); cluster by what they share: "group", or a column of the prompts',
-        )
+    if not shared:
+        return
+    column, left = _keeps_together(rollouts, shared)
+    remedy = (
+        "add a column with one value for each family of them, and name it in stats.cluster_by"
+        if column is None
+        else f"--set stats.cluster_by={column} counts {'most of ' if left else ''}them together, "
+        "also in parity-check report"
+    )
+    yield ReportWarning(
+        "shared-prefixes",
+        f"{shared} of {prompts} prompts share at least half of their tokens with another prompt, "
+        f'but stats.cluster_by = "{cluster_by}" counts them as independent, so intervals are too '
+        f"narrow: {remedy}",
+    )
+
+
+def _keeps_together(rollouts: Trace, shared: int) -> tuple[str | None, int]:
+    """The column by which fewest prompts with a common beginning are counted apart, and how many.
+
+    None if by every one with enough clusters it is more than half of those that share one.
+    """
+    found: tuple[str | None, int] = (None, shared // 2 + 1)
+    for column in ("group", *rollouts.labels[:MOST_COLUMNS]):
+        prefixes, clusters = Prefixes(), Index()
+        for batch in rollouts.batches(label=label_column(column)):
+            prefixes.add(batch, clusters.number(cluster_names(batch, column)))
+        left, _ = prefixes.counted_apart()
+        if len(clusters.names) >= FEWEST_CLUSTERS and left < found[1]:
+            found = column, left
+    return found
 
 
 def lost_replicas(headers: Iterable[TraceHeader]) -> Iterator[ReportWarning]:

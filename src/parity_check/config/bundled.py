@@ -8,6 +8,8 @@ from parity_check.errors import ConfigError, suggestion
 
 DIRECTORY = Path(__file__).parents[1] / "assets" / "configs"
 PREFIX = "bundled:"
+OTHER_NAMES = {"gpu": "v0-to-v1"}
+"""Other names of examples."""
 
 
 def names() -> tuple[str, ...]:
@@ -17,8 +19,10 @@ def names() -> tuple[str, ...]:
 
 def example(name: str) -> Path:
     """The file of an example. Raises ConfigError for an unknown name."""
+    name = OTHER_NAMES.get(name, name)
     if name not in names():
         raise ConfigError(
-            f"no example configuration is called {name!r}", hint=suggestion(name, names())
+            f"no example configuration is called {name!r}",
+            hint=suggestion(name, (*names(), *OTHER_NAMES)),
         )
     return DIRECTORY / f"{name}.toml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 from parity_check.config.models import ROLES
 from parity_check.config.training import TRAINER
 from parity_check.errors import ConfigError
+from parity_check.reading import beside
 
 STANDARD_INPUT = "-"
 """The prompts that are piped in; never a file of this name."""
 KEYS: Mapping[str, tuple[str, str]] = {
     "model": ("model", "path"),
     "prompts": ("workload", "prompts"),
+    "prompt_column": ("workload", "prompt_column"),
     "temperature": ("workload", "temperature"),
     "max_tokens": ("workload", "max_tokens"),
     "samples": ("workload", "samples_per_prompt"),
@@ -64,6 +67,10 @@ def _is_file(value: str) -> bool:
     return value != STANDARD_INPUT and Path(value).exists()
 
 
+HOST = re.compile(r"(\[[\da-fA-F:]+\]|[\w.-]+):\d+(/.*)?")
+"""A server without the scheme of its address."""
+
+
 def _server(role: str, url: str, table: Mapping[str, Any], model: str | None) -> dict[str, Any]:
     """A running server. It serves the model by the name that `--model` has, unless a file says."""
     if not url.rstrip("/").endswith("/v1"):
@@ -88,12 +95,23 @@ def _interpreter(role: str, text: str) -> dict[str, str]:
     """`current`, a path to an interpreter, or a requirement."""
     if text == "current":
         return {"python": text}
+    if HOST.fullmatch(text):
+        address = text.rstrip("/")
+        version = "" if address.endswith("/v1") else "/v1"
+        raise ConfigError(
+            f"--{role} {text}: the address of a server begins with http:// or https://",
+            hint=f"did you mean http://{address}{version}?",
+        )
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        raise ConfigError(f"--{role} {text}: a directory", hint=_in_directory(role, folder))
     if text.startswith((".", "/", "~")) or ("/" in text and "==" not in text):
         path = Path(text).expanduser().absolute()
         if not path.exists():
             raise ConfigError(
                 f"--{role} {text}: no such file",
-                hint="pass the path of an interpreter that has vllm, or a version: vllm==0.18.1",
+                hint=beside(path)
+                or "pass the path of an interpreter that has vllm, or a version: vllm==0.18.1",
             )
         return {"python": str(path)}
     if text.endswith(".parquet"):
@@ -101,3 +119,13 @@ def _interpreter(role: str, text: str) -> dict[str, str]:
             f"--{role} {text}: only `compare` takes a recorded trace, and only as the reference"
         )
     return {"requirement": text}
+
+
+def _in_directory(role: str, folder: Path) -> str:
+    """What was meant by a directory: the trace of a run, or the interpreter of an environment."""
+    trace, python = folder / "reference.parquet", folder / "bin" / "python"
+    if trace.is_file() and role == ROLES[0]:
+        return f"it is a run; to compare with what its reference sampled: --{role} {trace}"
+    if python.exists():
+        return f"did you mean its interpreter, --{role} {python}?"
+    return "pass a version, e.g. vllm==0.18.1, or the path of an interpreter that has vllm"

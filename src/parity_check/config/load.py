@@ -45,7 +45,7 @@ def load_config(
     flags.apply(tree, stated or {})
     for item in overlay:
         set_key(tree, item)
-    _resolve_paths(_checked(tree, "--set"), Path() if path is None else path.parent)
+    resolve_paths(_checked(tree, "--set"), Path() if path is None else path.parent)
     return parse_config(tree, source=source)
 
 
@@ -104,7 +104,7 @@ def dump_config(config: Judging) -> dict[str, Any]:
     return {name: table for name, table in tree.items() if name != "engines" or table}
 
 
-def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
+def resolve_paths(tree: dict[str, Any], base: Path) -> None:
     """Make paths that are relative to the configuration file absolute."""
     for table, key in (("model", "path"), ("workload", "prompts")):
         value = tree.get(table, {}).get(key) if isinstance(tree.get(table), dict) else None
@@ -154,6 +154,8 @@ def _beside(paths: Any, base: Path, kind: Callable[[Path], bool] = Path.is_dir) 
 
 def read_tree(path: Path) -> dict[str, Any]:
     """Parse a TOML file, or YAML by suffix. Raises ConfigError."""
+    if (path / "config.toml").is_file():
+        raise ConfigError(f"{path}: a run", hint=f"did you mean -c {path / 'config.toml'}?")
     text = read_text(path, "the configuration", MOST_BYTES, ConfigError)
     if path.suffix in (".yaml", ".yml"):
         return _read_yaml(path, text)

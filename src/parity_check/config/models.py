@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -57,6 +58,9 @@ class Workload(Table):
     prompts: FileName = "bundled:prompts"
     """JSONL, Parquet, CSV or a saved dataset with prompt | prompt_token_ids | messages, prompt_id?,
     prompt_group?; .txt with a prompt a line; `-` is standard input."""
+    prompt_column: Annotated[str, Field(min_length=1)] | None = None
+    """The column that holds the prompt: text, chat messages or token ids. Default: the one of
+    `prompt`, `messages` and `prompt_token_ids` that is there."""
     num_prompts: Annotated[int, Field(ge=1)] | Literal["enough"] | None = None
     """Use only the first N prompts. Default: all. With "enough", `compare` samples in a few looks
     of growing size, until every gate is decided or `most_tokens` are spent."""
@@ -109,7 +113,7 @@ class Workload(Table):
 class ObjectiveConfig(Table):
     """The objective whose clip rate is gated. The JSON report has all others too."""
 
-    kind: str = "grpo"
+    kind: Annotated[str, AfterValidator(str.lower)] = "grpo"
     logprobs: Literal["recompute", "bypass"] | None = None
     """Whether the loss recomputes old logprobs with the trainer or uses the rollout's."""
     epsilon_low: float | None = None
@@ -124,7 +128,7 @@ class GatesConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
-    profile: str = "standard"
+    profile: Annotated[str, AfterValidator(str.lower)] = "standard"
 
     def overrides(self) -> dict[str, float]:
         return dict(self.__pydantic_extra__ or {})

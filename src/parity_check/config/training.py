@@ -86,6 +86,8 @@ class Training(Table):
 
     prompts: FileName | None = None
     """A prompts file with a column `answer`. Default: sums and differences of two-digit numbers."""
+    prompt_column: Annotated[str, Field(min_length=1)] | None = None
+    """Its column that holds the prompt, as `workload.prompt_column`."""
     reward: FunctionName | None = None
     """`module:function` in the trainer's environment, called with prompt, completion, answer.
     Default: 1 for the exact answer, else 0."""

@@ -59,3 +59,12 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     known: tuple[str, ...]
     """Observations if there is drift and no rule matched; empty otherwise."""
+
+    @property
+    def causes(self) -> tuple[Finding, ...]:
+        """The findings that explain something of the drift."""
+        return tuple(finding for finding in self.findings if not finding.remark)
+
+    @property
+    def remarks(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.remark)

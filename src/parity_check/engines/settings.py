@@ -44,6 +44,14 @@ class Way:
     def supports(self, value: str | bool) -> bool:
         return value == "default" or self.only is None or value == self.only
 
+    def applied(self, value: str | bool) -> str:
+        """What the engine does with a value: `how` is about those that need something done."""
+        if value == "default":
+            return "left to the engine" if self.only is None else f"left to the engine: {self.how}"
+        return (
+            "the model's own" if self.setting == "lm_head_dtype" and value == "model" else self.how
+        )
+
 
 WAYS = (
     Way(

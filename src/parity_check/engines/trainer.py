@@ -15,6 +15,7 @@ from parity_check.engines.base import (
 )
 from parity_check.engines.client import WorkerSpec
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
+from parity_check.traces import checkpoint
 
 CAN = Capabilities(noun="a trainer", evaluates_by="prefill", shows_modules=True)
 HINTS = {
@@ -40,6 +41,9 @@ class ConfiguredTrainer(ConfiguredEngine[TrainerTable]):
     @property
     def interpreter(self) -> Interpreter:
         return Interpreter(self.table.python, self.table.requirement, needs_vllm=False)
+
+    def check_start(self, model_path: str) -> None:
+        checkpoint.check_files(model_path)
 
     def asked(self, plan: EnvironmentPlan) -> Iterator[Asked]:
         for name, value in self.table.transformers.model_dump(exclude_none=True).items():

@@ -95,7 +95,13 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
         return settings.way(setting, family, version, platform)
 
     def check_start(self, model_path: str) -> None:
-        spread.check_sizes(place(self.role), self.table.engine_args, model_path)
+        arguments = self.table.engine_args
+        checkpoint.check_files(
+            model_path,
+            tokenizer=not {"tokenizer", "skip_tokenizer_init"} & arguments.keys(),
+            weights="load_format" not in arguments,
+        )
+        spread.check_sizes(place(self.role), arguments, model_path)
         needed = self.table.requirement
         if needed is not None:
             spread.check_executor(place(self.role), _runs_on(needed), self.table.engine_args)

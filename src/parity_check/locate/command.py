@@ -20,7 +20,7 @@ from parity_check.report.deliver import Delivery, deliver
 from parity_check.report.document import Document
 from parity_check.report.record import stored
 from parity_check.report.renderers import render
-from parity_check.traces.prompts import read_workload
+from parity_check.traces.prompts import Prompt, read_workload
 
 
 def locate(config: Config, delivery: Delivery, console: Console) -> ExitCode:
@@ -36,14 +36,19 @@ def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
     return deliver(shown, delivery, console)
 
 
-def run_probes(config: Config, console: Console) -> Document:
-    """Sample a few tokens on the reference, probe both engines on them, and compare."""
+def check(config: Config) -> list[Prompt]:
+    """The prompts, checked before any engine starts. Raises ConfigError, InputError."""
     for role in ROLES:
         reason = probes.why_not(role, config)
         if reason is not None:
             raise ConfigError(f"locate: {reason}")
+    return probes.few(read_workload(config.workload, looks=True))
+
+
+def run_probes(config: Config, console: Console) -> Document:
+    """Sample a few tokens on the reference, probe both engines on them, and compare."""
+    prompts = check(config)
     config = probes.eager(config)
-    prompts = probes.few(read_workload(config.workload, looks=True))
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(config, ROLES, run, console) as live:
             ids = tokenize_prompts(live, prompts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,11 +40,17 @@ def sample_with_repeats(
     token_ids: Sequence[list[int]],
     engine: Engine,
     earlier: Iterable[Prompt] = (),
+    sampled_is: Callable[[Path], None] | None = None,
 ) -> None:
-    """Sample an engine's own rollouts, and make its A/A runs."""
+    """Sample an engine's own rollouts, and make its A/A runs.
+
+    `sampled_is` is called between the two, with the trace of the rollouts.
+    """
     role = engine.spec.role
     sampled = directory / sampled_name(role)
     record_trace(session, prompts, token_ids, sampled, engine, earlier)
+    if sampled_is is not None:
+        sampled_is(sampled)
     repeat(session, sampled, directory, engine)
 
 

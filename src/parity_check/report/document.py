@@ -297,10 +297,14 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Causes:
-    """The likely causes, the likeliest first; `unknown` says what is known where none matched."""
+    """The likely causes, the likeliest first; `unknown` says what is known where none matched.
+
+    `remarks` are there too, but explain next to nothing of what was measured.
+    """
 
     causes: tuple[Cause, ...]
     unknown: str | None = None
+    remarks: tuple[Cause, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,6 +530,12 @@ class Document:
     def causes(self) -> tuple[Cause, ...]:
         return tuple(
             cause for block in self.blocks() if isinstance(block, Causes) for cause in block.causes
+        )
+
+    @property
+    def remarks(self) -> tuple[Cause, ...]:
+        return tuple(
+            each for block in self.blocks() if isinstance(block, Causes) for each in block.remarks
         )
 
     @property

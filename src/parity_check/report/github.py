@@ -24,6 +24,8 @@ def _lines(document: Document) -> Iterator[str]:
             yield _command(LEVELS[check.verdict], f"{program} ({check.name})", sentence)
     for cause in document.causes:
         yield _command(level, f"{program} ({cause.id})", f"{cause.sentence} Fix: {cause.fix}")
+    for cause in document.remarks:
+        yield _command("notice", f"{program} ({cause.id})", f"{cause.sentence} Fix: {cause.fix}")
     for id, message in document.warnings:
         yield _command("warning", f"{program} ({id})", message)
     yield _command(level, program, document.verdict_line)

@@ -123,6 +123,10 @@ def _causes(block: Causes) -> Iterator[str]:
         yield f"   - fix: {_inline(cause.fix)}"
         if cause.confirm:
             yield f"   - confirm: `{cause.confirm}`"
+    if block.remarks:
+        yield from ("", "**Remarks**", "")
+    for remark in block.remarks:
+        yield f"- {_inline(remark.sentence)} Fix: {_inline(remark.fix)}"
 
 
 def _table(table: Table) -> Iterator[str]:

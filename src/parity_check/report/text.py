@@ -124,6 +124,11 @@ def _causes(block: Causes, width: int) -> Iterator[str]:
         yield from wrapped(f"     fix: {cause.fix}", width, indent=10)
         if cause.confirm:
             yield f"     confirm: {cause.confirm}"  # in one line: it is to be copied
+    if block.remarks:
+        yield "remarks"
+    for remark in block.remarks:
+        yield from wrapped(f"  - {remark.sentence}", width, indent=4)
+        yield from wrapped(f"    fix: {remark.fix}", width, indent=9)
 
 
 def table_lines(table: Table, width: int = WIDTH) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from parity_check.config.models import ModelConfig
 from parity_check.errors import ConfigError, InputError
-from parity_check.reading import parse_json, read_text
+from parity_check.reading import beside, parse_json, read_text
 from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import bundled
 from parity_check.visible import value as shown
@@ -17,6 +17,11 @@ from parity_check.visible import value as shown
 MOST_BYTES = 1 << 24
 """The largest config.json."""
 LARGEST = 2**63
+MOST_INDEX = 1 << 28
+TOKENIZER = re.compile(r"^tokenizer(?!_config).*\.json$|\.model$|\.tiktoken$|vocab|tekken|merges")
+"""A file of a tokenizer, of any kind."""
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+POINTER = b"version https://git-lfs"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -38,14 +43,72 @@ def locate_model(model: ModelConfig) -> str:
                 )
             raise InputError(f"model {path}: no config.json in this directory")
         return path
+    near = beside(Path(path), Path.is_dir)
     if not HUB_NAME.fullmatch(path):
-        raise InputError(f"model {path}: no such directory")
+        raise InputError(
+            f"model {path}: no such directory",
+            hint=near or "the folder of a checkpoint, or its name on the hub: ORGANISATION/MODEL",
+        )
     if model.revision is None:
         raise ConfigError(
             f"model.path: no directory {path}, and a hub name needs a revision",
-            hint="set model.revision to a commit, e.g. --set model.revision=main",
+            hint=near or "set model.revision to a commit, e.g. --set model.revision=main",
         )
     return path
+
+
+def check_files(path: str, *, tokenizer: bool = True, weights: bool = True) -> None:
+    """Check that a directory has what engines load from it. A hub name is not checked.
+
+    Raises InputError.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return
+    try:
+        names = [file.name for file in folder.iterdir()]
+    except OSError as error:
+        raise InputError(f"model {path}: {error.strerror}") from None
+    if tokenizer and not any(TOKENIZER.search(name) for name in names):
+        raise InputError(
+            f"model {path}: no tokenizer in this directory, e.g. a tokenizer.json",
+            hint="save it there: AutoTokenizer.from_pretrained(BASE_MODEL).save_pretrained(FOLDER)",
+        )
+    if weights:
+        _check_weights(folder, names)
+
+
+def _check_weights(folder: Path, names: Sequence[str]) -> None:
+    """Raises InputError for a directory without weights, or with a part of them."""
+    found = [name for name in names if name.endswith(WEIGHTS)]
+    if not found:
+        raise InputError(
+            f"model {folder}: no weights in this directory, e.g. a model.safetensors",
+            hint="export a training checkpoint of another format: save_pretrained(FOLDER)",
+        )
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        loaded = parse_json(read_text(index, "the index of the weights", MOST_INDEX), str(index))
+        places = loaded.get("weight_map") if isinstance(loaded, dict) else None
+        wanted = {f for f in places.values() if isinstance(f, str)} if _is_map(places) else set()
+        missing = sorted(wanted - set(names))
+        if missing:
+            raise InputError(
+                f"model {folder}: {len(missing)} of {len(wanted)} files of weights are not there, "
+                f"the first is {shown(missing[0])}",
+                hint="download or copy the checkpoint again",
+            )
+    for name in found:
+        with (folder / name).open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise InputError(
+                    f"model {folder}: {name} is a pointer of Git LFS, not the weights",
+                    hint="git lfs pull, in that folder",
+                )
+
+
+def _is_map(found: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(found, dict)
 
 
 def read_config(path: str) -> dict[str, Any] | None:

@@ -28,13 +28,16 @@ from parity_check.reading import (
 from parity_check.traces.pairing import label_column
 from parity_check.traces.saved_dataset import data_files
 from parity_check.traces.trace import Sample
+from parity_check.visible import value as shown
 
 ASSETS = Path(__file__).parents[1] / "assets"
 CONTENT = ("prompt", "prompt_token_ids", "messages")
 TEMPLATE = ("tools", "chat_template_kwargs")
 """What the chat template of `messages` gets besides them."""
 NAMES = (*CONTENT, *TEMPLATE, "prompt_id", "prompt_group")
-CHAT = "this is a chat: call its column `messages`, and the chat template is applied"
+CHAT = "this is a chat: --prompt-column {}, and the chat template is applied"
+USUAL = ("question", "problem", "instruction", "query", "input", "text", "content", "conversations")
+"""What columns of prompts are called elsewhere; the first that a file has is suggested."""
 A_LINE = "write one JSON object a line; of a list, jq -c '.[]' FILE makes that"
 UNHEARD = ("documents", "functions", "images", "multi_modal_data", "response_format", "logit_bias")
 """Columns that change the prompt or the sampling in training, and that no engine here gets."""
@@ -46,6 +49,17 @@ LARGEST_ID = 2**31 - 1
 LONGEST_NAME = 1000
 MOST_TOKENS = 100_000_000
 """Of a workload, for one engine."""
+
+
+class ColumnError(InputError):
+    """None of the columns is known as that of the prompts, or several are.
+
+    `columns` are those that may be chosen, the likeliest first.
+    """
+
+    def __init__(self, message: str, columns: Sequence[str], *, hint: str | None) -> None:
+        super().__init__(message, hint=hint)
+        self.columns = columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +100,8 @@ def read_workload(workload: Workload, *, looks: bool = False) -> list[Prompt]:
     if workload.num_prompts == "enough":
         if not looks:
             raise fixed_number_needed()
-        return read_prompts(workload.prompts)
-    prompts = read_prompts(workload.prompts, workload.num_prompts)
+        return read_prompts(workload.prompts, column=workload.prompt_column)
+    prompts = read_prompts(workload.prompts, workload.num_prompts, workload.prompt_column)
     tokens = workload.tokens(len(prompts))
     if tokens > MOST_TOKENS:
         raise ConfigError(
@@ -126,11 +140,20 @@ def cluster_of(prompt: Prompt, cluster_by: str) -> str:
     return f"prompt {prompt.prompt_id}" if label is None else label
 
 
-def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
-    """Read and check all prompts. Raises InputError with file and line."""
+def read_prompts(source: str, limit: int | None = None, column: str | None = None) -> list[Prompt]:
+    """Read and check all prompts. Raises InputError with file and line.
+
+    `column` is where the prompt is, if not in one of the usual columns; of any kind of content.
+    """
     path = bundled(source, "prompts") or Path(source)
-    rows = (_dataset_rows if path.is_dir() else READERS.get(path.suffix, _jsonl_rows))(path)
-    every = [_prompt(row, place, number) for number, (place, row) in enumerate(rows)]
+    reader = _dataset_rows if path.is_dir() else READERS.get(path.suffix, _jsonl_rows)
+    if column is not None and reader is _text_rows:
+        raise InputError(
+            f"{path}: plain text has no columns, but prompt_column is {shown(column)}",
+            hint="leave it out: every line is a prompt",
+        )
+    rows = enumerate(reader(path))
+    every = [_prompt(row, place, number, column) for number, (place, row) in rows]
     # A column that the first prompts leave empty is one of theirs too.
     names = sorted({name for prompt in every for name in prompt.labels})
     prompts = [
@@ -223,24 +246,24 @@ READERS = {".parquet": _parquet_rows, ".csv": _csv_rows, ".txt": _text_rows}
 """By suffix; anything else is JSON lines."""
 
 
-def _prompt(row: Any, place: str, number: int) -> Prompt:
+def _prompt(row: Any, place: str, number: int, column: str | None) -> Prompt:
     if not isinstance(row, dict):
         raise InputError(
             f"{place}: expected an object with one of {', '.join(CONTENT)}",
             hint=A_LINE if isinstance(row, list) else None,
         )
+    names = list(row)
     row = {name: value for name, value in row.items() if value is not None}
-    given = [name for name in CONTENT if name in row]
-    if len(given) != 1:
-        found = " and ".join(given) or "none of them"
-        raise InputError(
-            f"{place}: needs exactly one of {', '.join(CONTENT)} (found {found})",
-            hint=None if given or not row else f"its columns: {', '.join(row)}",
-        )
-    value = row[given[0]]
+    given = [name for name in CONTENT if name in row] if column is None else [column]
+    if len(given) != 1 or given[0] not in row:
+        raise _not_one(given, names, place, column)
+    [name] = given
+    value = row[name]
     if not value:
-        raise InputError(f"{place}: `{given[0]}` is empty")
-    _check_type(given[0], value, place)
+        raise InputError(f"{place}: `{name}` is empty")
+    kind = name if column is None else _content_of(value)
+    _check_type(kind, value, place, name)
+    row = {kind: value, **{each: row[each] for each in row if each not in (name, *CONTENT)}}
     _check_columns(row, place)
     return Prompt(
         prompt_id=_name(row.get("prompt_id", f"p{number:04d}"), "prompt_id", place),
@@ -251,6 +274,50 @@ def _prompt(row: Any, place: str, number: int) -> Prompt:
         labels=_labels(row),
         template=_template(row, place),
     )
+
+
+def _not_one(given: list[str], names: list[str], place: str, column: str | None) -> InputError:
+    """Why a row has no prompt: which columns it has, and how to choose one."""
+    empty = [name for name in CONTENT if name in names] if column is None else [column]
+    if len(given) < 2 and set(empty) & set(names):
+        return InputError(f"{place}: `{empty[0]}` is empty")
+    columns = ", ".join(shown(each).strip("'") for each in names) or "none"
+    near = nearest(column or "prompt", names)
+    if column is not None:
+        return InputError(
+            f"{place}: no column {shown(column)}; its columns: {columns}",
+            hint=f"did you mean {near}?" if near else "prompt_column takes one of its columns",
+        )
+    if given:
+        return ColumnError(
+            f"{place}: needs exactly one of {', '.join(CONTENT)} (found {' and '.join(given)})",
+            given,
+            hint=_choose(given[0]),
+        )
+    lower = {each.lower(): each for each in names}
+    likely = near or next((lower[each] for each in USUAL if each in lower), None)
+    message = (
+        f"{place}: no column {', '.join(CONTENT[:-1])} or {CONTENT[-1]}; its columns: {columns}"
+    )
+    if not names:
+        return InputError(message)
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
+        return InputError(message, hint="separate the cells by commas")
+    ordered = sorted(names, key=lambda name: name != likely)
+    return ColumnError(message, ordered, hint=_choose(likely or "NAME"))
+
+
+def _choose(name: str) -> str:
+    """How a column is named as that of the prompts."""
+    key = f'prompt_column = "{name}"'
+    return f"--prompt-column {name}, or {key} next to `prompts` in the configuration"
+
+
+def _content_of(value: Any) -> str:
+    """What a chosen column holds, as the column that it would be."""
+    if not isinstance(value, list):
+        return "prompt"
+    return "prompt_token_ids" if all(map(_is_token_id, value)) else "messages"
 
 
 def _check_columns(row: Mapping[str, Any], place: str) -> None:
@@ -312,10 +379,11 @@ def _name(value: Any, name: str, place: str) -> str:
     return text
 
 
-def _check_type(name: str, value: Any, place: str) -> None:
-    if name == "prompt":
+def _check_type(kind: str, value: Any, place: str, name: str) -> None:
+    """Check content of a kind; `name` is what its column is called."""
+    if kind == "prompt":
         fits, wanted = isinstance(value, str) and not wrong_text(value), "a string of valid Unicode"
-    elif name == "prompt_token_ids":
+    elif kind == "prompt_token_ids":
         fits = isinstance(value, list) and all(map(_is_token_id, value))
         wanted = "a list of token ids"
     else:
@@ -323,9 +391,9 @@ def _check_type(name: str, value: Any, place: str) -> None:
         wanted = "a list of chat messages"
         reason = wrong_tree(value) or _not_json(value) if fits else None
         if reason is not None:
-            raise InputError(f"{place}: `messages` holds what no chat message has: {reason}")
+            raise InputError(f"{place}: `{name}` holds what no chat message has: {reason}")
     if not fits:
-        hint = CHAT if name == "prompt" and _is_chat(value) else None
+        hint = CHAT.format(name) if kind == "prompt" and _is_chat(value) else None
         raise InputError(f"{place}: `{name}` must be {wanted}", hint=hint)
 
 

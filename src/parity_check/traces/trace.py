@@ -281,9 +281,14 @@ class Trace:
         if reason is not None:
             raise InputError(f"{path}: {reason}")
         self._columns = [field.name for field in known_fields(self._file.schema_arrow)]
-        self._columns += label_names(self._file.schema_arrow)
+        self._columns += self.labels
         if self._file.metadata.num_rows == 0:
             raise InputError(f"{path}: the trace has no samples")
+
+    @property
+    def labels(self) -> list[str]:
+        """The further columns of text, each of which may name what is independent."""
+        return label_names(self._file.schema_arrow)
 
     def vocabulary(self) -> dict[int, str]:
         """The text of every token id in the trace."""
@@ -353,7 +358,7 @@ class Trace:
         `like`, the samples of that trace's row groups: two programs may cut them differently.
         """
         there = set(self._file.schema_arrow.names)
-        own = label_names(self._file.schema_arrow)
+        own = self.labels
         if label is not None and label not in own:
             known = ", ".join(("prompt", "group", "sample", *own))
             raise InputError(
@@ -428,11 +433,18 @@ def _sample(row: dict[str, Any]) -> Sample:
     return Sample(**known, labels=row)
 
 
+OWN = ("reference.parquet", "candidate.parquet")
+"""The rollouts in a run directory."""
+
+
 def _open(path: Path) -> tuple[pq.ParquetFile, bool]:
     """The file, and whether it has checksums."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    sampled = next((path / name for name in OWN if (path / name).is_file()), None)
+    if sampled is not None:
+        raise InputError(f"{path}: a run, not a trace", hint=f"did you mean {sampled}?")
     regular_file(path, "the trace")
     try:
         sealed = is_sealed(path)

@@ -82,6 +82,11 @@ def check(config: Config) -> Config:
     return arms.engines(config)
 
 
+def check_inputs(config: Config) -> None:
+    """Check the prompts before any engine starts. Raises InputError."""
+    problems(config, arms.training_of(config))
+
+
 def stored_config(directory: Path) -> Config:
     """The configuration of an interrupted run. Raises InputError for any other directory."""
     if not files.is_training(directory):

@@ -24,7 +24,8 @@ from parity_check.training.task import Problem
 
 SCHEMA_VERSION = 1
 FREE = (
-    "objective", "gates", "stats", "diagnosis", "run", "workload.prompts", "workload.num_prompts",
+    "objective", "gates", "stats", "diagnosis", "run", "workload.prompts", "workload.prompt_column",
+    "workload.num_prompts",
     "workload.most_tokens", "workload.samples_per_prompt", "workload.top_logprobs",
     "workload.sampled_by", "workload.repeats", "training.band", "training.reward_resolution",
     "training.reward_timeout_s", "training.compare",

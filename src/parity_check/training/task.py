@@ -31,7 +31,8 @@ def problems(config: Config, training: Training) -> list[list[Problem]]:
     if training.prompts is None:
         every = [_arithmetic(source, number) for number in range(steps * size)]
     else:
-        given = [_given(prompt, training) for prompt in read_prompts(training.prompts, None)]
+        prompts = read_prompts(training.prompts, column=training.prompt_column)
+        given = [_given(prompt, training) for prompt in prompts]
         every = list(_epochs(given, source, steps * size))
     return [every[first : first + size] for first in range(0, steps * size, size)]
 

@@ -29,7 +29,7 @@ from parity_check.report.document import Document
 from parity_check.report.record import stored
 from parity_check.report.renderers import render
 from parity_check.traces import provenance
-from parity_check.traces.prompts import read_workload
+from parity_check.traces.prompts import Prompt, read_workload
 from parity_check.weight_sync.checks import reference_analogue
 from parity_check.weight_sync.document import document
 from parity_check.weight_sync.files import rollouts_name
@@ -67,14 +67,23 @@ def report(directory: Path, delivery: Delivery, console: Console) -> ExitCode:
     return deliver(shown, delivery, console)
 
 
+def check(config: Config, roles: Sequence[Role]) -> tuple[list[Prompt], list[str]]:
+    """The prompts and the new weights, checked before any engine starts.
+
+    Raises ConfigError, InputError.
+    """
+    settings = config.weight_sync or WeightSync()
+    _check_weights(config, roles)
+    _check_lengths(settings, config.workload.max_tokens)
+    prompts = read_workload(config.workload)
+    return prompts, [locate_checkpoint(path) for path in settings.weights]
+
+
 def run_scenario(config: Config, roles: Sequence[Role], console: Console) -> Document:
     """Run the scenario on the engines, then the replays, and judge. Writes the run."""
     settings = config.weight_sync or WeightSync()
     config = config.model_copy(update={"weight_sync": settings})
-    _check_weights(config, roles)
-    _check_lengths(settings, config.workload.max_tokens)
-    prompts = read_workload(config.workload)
-    checkpoints = [locate_checkpoint(path) for path in settings.weights]
+    prompts, checkpoints = check(config, roles)
     with RunDirectory(Path(config.run.out), dump_config(config)) as run:
         with session(_in_process(config, roles), roles, run, console) as live:
             specs = live.engines.specs

@@ -22,6 +22,7 @@ from parity_check.cli.options import (
     OutputFormat,
     Overlay,
     Profile,
+    PromptColumn,
     Prompts,
     ReferenceEngine,
     Samples,
@@ -33,6 +34,7 @@ from parity_check.cli.options import (
     read_by,
     with_out,
 )
+from parity_check.cli.runs import run_directory
 
 
 def ablate(
@@ -65,6 +67,7 @@ def ablate(
     reference: ReferenceEngine = None,
     candidate: CandidateEngine = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
     temperature: Temperature = None,
     max_tokens: MaxTokens = None,
     samples: Samples = None,
@@ -106,7 +109,7 @@ def ablate(
         file = config
         loaded = invocation.configured(context, config, with_out(overlay, out))
     else:
-        file = named[0] / "config.toml"
+        file = run_directory(named[0], "ablate --resume" if resume else "ablate") / "config.toml"
         loaded = load_config(file, with_out(overlay, out))
         ablation.check_fits(named[0], loaded, load_config(file), candidate=resume is None)
     if dry_run:

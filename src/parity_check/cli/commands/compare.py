@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +26,7 @@ from parity_check.cli.options import (
     OutputFormat,
     Overlay,
     Profile,
+    PromptColumn,
     Prompts,
     ReferenceEngine,
     ReferenceTrace,
@@ -38,6 +41,7 @@ from parity_check.cli.options import (
     read_by,
     with_out,
 )
+from parity_check.cli.runs import run_directory
 
 
 def compare(
@@ -48,6 +52,7 @@ def compare(
     reference: ReferenceEngine = None,
     candidate: CandidateEngine = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
     temperature: Temperature = None,
     max_tokens: MaxTokens = None,
     samples: Samples = None,
@@ -86,7 +91,7 @@ def compare(
                 "continues a run as it was begun: only how to report can be set beside it",
                 param_hint="--resume",
             )
-        begun = load_config(resume / "config.toml")
+        begun = load_config(run_directory(resume, "compare --resume") / "config.toml")
         delivery = delivery_from(format, write, exit_zero, inconclusive, read_by(config=begun))
         raise typer.Exit(comparison.resume(resume, begun, delivery, console, loaded_engines))
     if traces:
@@ -124,8 +129,13 @@ def compare(
     given = read_by(config, reference_trace, workload_trace, config=loaded)
     delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
-        comparison.dry_run(loaded, console)
-        return
+        from parity_check.cli import dry_run as dry
+
+        check: Callable[[], object] = partial(comparison.check, loaded, console, reference_trace)
+        if workload_trace is not None:
+            check = partial(comparison.check_on, workload_trace, loaded, console)
+        names = tuple(n for n in loaded.names if reference_trace is None or n != "reference")
+        raise typer.Exit(dry.run(loaded, console, check, names))
     from parity_check.locate import loaded as loaded_engines
 
     if workload_trace is not None:

@@ -23,8 +23,10 @@ def init(
     example: Annotated[
         str | None,
         typer.Argument(
-            help="quickstart, v0-to-v1, trainer, endpoint, weight-sync, training-curves or "
-            "training-rungs. Without one, five questions on a terminal, else quickstart."
+            help="quickstart (CPU), v0-to-v1 or gpu, ci, trainer, endpoint (a running server), "
+            "weight-sync, training-curves or training-rungs. Without one, questions on a terminal, "
+            "else quickstart.",
+            metavar="EXAMPLE",
         ),
     ] = None,
     out: Annotated[
@@ -44,7 +46,7 @@ def init(
     if example is None and sys.stdin.isatty() and sys.stderr.isatty():
         from parity_check.cli import questions
 
-        text = questions.answered(str(out), console)
+        text = questions.answered(out, console)
     else:
         text = example_file.read_text(encoding="utf-8")
     if out == STANDARD_OUTPUT:

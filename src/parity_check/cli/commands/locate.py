@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import typer
 
 from parity_check.cli import invocation
@@ -19,6 +21,7 @@ from parity_check.cli.options import (
     OutDirectory,
     OutputFormat,
     Overlay,
+    PromptColumn,
     Prompts,
     ReferenceEngine,
     Samples,
@@ -39,6 +42,7 @@ def locate(
     reference: ReferenceEngine = None,
     candidate: CandidateEngine = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
     temperature: Temperature = None,
     max_tokens: MaxTokens = None,
     samples: Samples = None,
@@ -55,7 +59,6 @@ def locate(
     progress: ShowProgress = None,
 ) -> None:
     """Find the first module of the model whose output differs between the engines."""
-    from parity_check.comparison import command as comparison
     from parity_check.locate import command as locating
 
     console = invocation.console(context, verbose - quiet, color, progress)
@@ -63,6 +66,8 @@ def locate(
     given = read_by(config, config=loaded)
     delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
-        comparison.dry_run(loaded, console)
-        return
+        from parity_check.cli import dry_run as dry
+        from parity_check.config.models import ROLES
+
+        raise typer.Exit(dry.run(loaded, console, partial(locating.check, loaded), ROLES))
     raise typer.Exit(locating.locate(loaded, delivery, console))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from parity_check.cli.options import (
     MaxTokens,
     Model,
     Overlay,
+    PromptColumn,
     Prompts,
     Quiet,
     ReferenceEngine,
@@ -37,6 +39,7 @@ def record(
     reference: ReferenceEngine = None,
     candidate: CandidateEngine = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
     temperature: Temperature = None,
     max_tokens: MaxTokens = None,
     samples: Samples = None,
@@ -48,13 +51,14 @@ def record(
     progress: ShowProgress = None,
 ) -> None:
     """Sample rollouts with one engine and store their logprobs."""
-    from parity_check.comparison import command as comparison
     from parity_check.recording import command as recording
 
     console = invocation.console(context, verbose - quiet, color, progress)
     loaded = invocation.configured(context, config, overlay or [])
     if dry_run:
-        comparison.dry_run(loaded, console)
-        return
+        from parity_check.cli import dry_run as dry
+
+        check = partial(recording.check_record, loaded, engine)
+        raise typer.Exit(dry.run(loaded, console, check, [engine]))
     check_apart([trace], read_by(config, config=loaded))
     recording.record(loaded, engine, trace, console)

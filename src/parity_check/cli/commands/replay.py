@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from parity_check.cli.options import (
     MaxTokens,
     Model,
     Overlay,
+    PromptColumn,
     Prompts,
     Quiet,
     ReferenceEngine,
@@ -44,6 +46,7 @@ def replay(
     reference: ReferenceEngine = None,
     candidate: CandidateEngine = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
     temperature: Temperature = None,
     max_tokens: MaxTokens = None,
     samples: Samples = None,
@@ -55,13 +58,14 @@ def replay(
     progress: ShowProgress = None,
 ) -> None:
     """Replay the tokens of a trace on another engine and store its logprobs."""
-    from parity_check.comparison import command as comparison
     from parity_check.recording import command as recording
 
     console = invocation.console(context, verbose - quiet, color, progress)
     loaded = invocation.configured(context, config, overlay or [])
     if dry_run:
-        comparison.dry_run(loaded, console)
-        return
+        from parity_check.cli import dry_run as dry
+
+        check = partial(recording.check_replay, loaded, engine, OPERATIONS[path], trace)
+        raise typer.Exit(dry.run(loaded, console, check, [engine]))
     check_apart([replayed], read_by(config, trace, config=loaded))
     recording.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)

@@ -21,6 +21,7 @@ from parity_check.cli.options import (
     delivery_from,
     read_by,
 )
+from parity_check.cli.runs import run_directory
 
 
 def report(
@@ -43,6 +44,7 @@ def report(
     from parity_check.weight_sync.files import is_weight_sync
 
     console = invocation.console(context, verbose - quiet, color, None)
+    run_directory(run, "report")
     delivery = delivery_from(format, write, exit_zero, inconclusive, read_by(run))
     loaded = load_config(run / "config.toml", overlay or [])
     if is_ablation(run):

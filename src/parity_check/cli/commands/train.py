@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,6 @@ def train(
     progress: ShowProgress = None,
 ) -> None:
     """Train a few steps with each engine as the rollout backend, and compare the curves."""
-    from parity_check.comparison import command as comparison
     from parity_check.training import command as training
 
     console = invocation.console(context, verbose - quiet, color, progress)
@@ -78,8 +78,10 @@ def train(
     given = read_by(config, config=loaded)
     delivery = delivery_from(format, write, exit_zero, inconclusive, given)
     if dry_run:
-        comparison.dry_run(training.check(loaded), console)
-        return
+        from parity_check.cli import dry_run as dry
+
+        engines = training.check(loaded)
+        raise typer.Exit(dry.run(engines, console, partial(training.check_inputs, loaded)))
     raise typer.Exit(
         training.train(loaded, delivery, console, keep_rollouts=keep_rollouts, resume=resume)
     )

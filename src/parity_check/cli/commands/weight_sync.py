@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,7 @@ from parity_check.cli.options import (
     OutDirectory,
     OutputFormat,
     Overlay,
+    PromptColumn,
     Prompts,
     ReferenceEngine,
     Samples,
@@ -48,6 +50,7 @@ def weight_sync(
     reference: ReferenceEngine = None,
     candidate: CandidateEngine = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
     temperature: Temperature = None,
     max_tokens: MaxTokens = None,
     samples: Samples = None,
@@ -64,7 +67,6 @@ def weight_sync(
     progress: ShowProgress = None,
 ) -> None:
     """Update an engine's weights while requests are in flight, and check the logprobs."""
-    from parity_check.comparison import command as comparison
     from parity_check.config.models import ROLES
     from parity_check.weight_sync import command as updates
 
@@ -72,8 +74,9 @@ def weight_sync(
     loaded = invocation.configured(context, config, with_out(overlay, out))
     given = read_by(config, config=loaded)
     delivery = delivery_from(format, write, exit_zero, inconclusive, given)
-    if dry_run:
-        comparison.dry_run(loaded, console)
-        return
     roles: tuple[Role, ...] = ROLES if engine is None else (engine.value,)
+    if dry_run:
+        from parity_check.cli import dry_run as dry
+
+        raise typer.Exit(dry.run(loaded, console, partial(updates.check, loaded, roles), roles))
     raise typer.Exit(updates.weight_sync(loaded, roles, delivery, console))

@@ -69,8 +69,8 @@ def _lead(report: ComparisonReport) -> str:
     """The likeliest cause in the first pair with the verdict, or the first gate that decided it."""
     if report.verdict != "parity":
         for pair in report.pairs:
-            if pair.diagnosis.findings and any(g.verdict == report.verdict for g in pair.gates):
-                return pair.diagnosis.findings[0].claim
+            if pair.diagnosis.causes and any(g.verdict == report.verdict for g in pair.gates):
+                return pair.diagnosis.causes[0].claim
     decisive = next(gate for gate in report.gates if gate.verdict == report.verdict)
     return f"{label(report, decisive.metric)}: {decisive.reason}"
 

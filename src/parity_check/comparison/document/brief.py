@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from parity_check import words
-from parity_check.comparison.document import document, engines, findings
+from parity_check.comparison.document import document, engines, findings, needed
 from parity_check.comparison.labels import label
 from parity_check.comparison.report import ComparisonReport, Pair
 from parity_check.measure.gates import GateResult
@@ -80,9 +79,13 @@ def _settings(report: ComparisonReport) -> Iterator[str]:
     """The parity settings in force: those of both engines, then those that differ."""
     differing = []
     for key in dict.fromkeys(key for engine in report.engines for key in engine.settings):
+        held = [engine.settings.get(key) for engine in report.engines]
+        values = {each.in_force for each in held if each is not None}
         first, *others = (engines.in_force(engine, key) for engine in report.engines)
         if set(others) <= {first}:
             yield f"{key} {first}"
+        elif None not in held and len(values) == 1:  # only one engine was asked for it
+            yield f"{key} {engines.plain(values.pop())}"
         else:
             differing.append(f"{key} {' → '.join([first, *others])} (differs)")
     yield from differing
@@ -173,22 +176,24 @@ def _worst_tokens(pair: Pair) -> Table:
 
 def _closing(report: ComparisonReport, pair: Pair, run: Path | None) -> Iterator[Block]:
     """What would settle an open verdict, where the report is, and the next command."""
-    needed = [gate.prompts_needed for gate in pair.gates if gate.verdict == "inconclusive"]
-    if report.verdict == "inconclusive" and None not in needed:
-        most = max(each for each in needed if each is not None)
-        yield Sentence(
-            f"about {words.count(most, 'prompt')} would settle it (now {report.workload.prompts:,})"
-        )
+    how = (pair.directions, report.objective, report.level, report.workload.sampling)
+    more = needed.to_settle(*how) if report.verdict == "inconclusive" else None
+    if more is not None:
+        yield Sentence(more)
         shares = [way.measurement["identical_fraction"].value for way in pair.directions]
         if min(shares) == 1.0:
             yield Sentence(
                 "all compared tokens are bit-identical: --profile exact requires just that, and "
                 "says nothing of tokens beyond these"
             )
+    if report.verdict == "drift" and pair.diagnosis.causes and run is not None:
+        more = needed.for_parity(*how)
+        if more is not None:
+            yield Sentence(more)
     if run is None:
         yield Sentence("all numbers: the same command with -v")
         return
     yield Sentence(f"report: {run / 'report.html'}")
-    if report.verdict == "drift" and not pair.diagnosis.findings:
+    if report.verdict == "drift" and not pair.diagnosis.causes:
         yield Sentence(f"which setting it is: parity-check ablate {run}")
     yield Sentence(f"all numbers: parity-check report {run} -v")

@@ -64,11 +64,12 @@ def causes(diagnosis: Diagnosis) -> Causes:
     unknown = None
     if diagnosis.known:
         unknown = f"No known cause matched. Observed: {'; '.join(diagnosis.known)}."
-    return Causes(tuple(map(_cause, diagnosis.findings)), unknown)
+    causes, remarks = (tuple(map(_cause, f)) for f in (diagnosis.causes, diagnosis.remarks))
+    return Causes(causes, unknown, remarks)
 
 
 def _cause(finding: Finding) -> Cause:
-    tags = [finding.layer, "a remark" if finding.remark else f"confidence {finding.confidence}"]
+    tags = [finding.layer, *([] if finding.remark else [f"confidence {finding.confidence}"])]
     if finding.explained is not None:
         tags.append(f"explains {100 * finding.explained:.0f} % of E|Δ|")
     return Cause(

@@ -1,0 +1,84 @@
+"""What data would settle a verdict: more prompts, or more samples of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from parity_check import words
+from parity_check.comparison.plan import Plan
+from parity_check.comparison.report import Direction
+from parity_check.measure.needs import needs
+from parity_check.measure.objectives import Objective
+
+
+def to_settle(
+    directions: Sequence[Direction], objective: Objective, level: float, sampling: Mapping[str, Any]
+) -> str | None:
+    """What would settle every inconclusive gate; None where more data may not.
+
+    More samples of each prompt help where a gate only waits for rare events to be ruled out.
+    """
+    open = [g for way in directions for g in way.gates if g.verdict == "inconclusive"]
+    needed = [gate.prompts_needed for gate in open if gate.prompts_needed is not None]
+    if not needed or len(needed) < len(open):
+        return None
+    prompts, each = _size(directions)
+    most = max(needed)
+    sentence = f"about {words.count(most, 'prompt')} would settle it (now {prompts:,})"
+    if all(_samples_help(way, objective, level, sampling) for way in directions):
+        more = words.count(math.ceil(each * most / prompts), "sample")
+        sentence += f", or {more} of each (now {each:.4g})"
+    return sentence
+
+
+def for_parity(
+    directions: Sequence[Direction], objective: Objective, level: float, sampling: Mapping[str, Any]
+) -> str | None:
+    """What a pair that drifted needs to reach parity once nothing drifts; None if nothing more."""
+    plans = [_plan(way, objective, level, sampling) for way in directions]
+    short = [plan for plan in plans if plan.open()]
+    if not short:
+        return None
+    most = max(short, key=lambda plan: len(plan.open()))
+    return (
+        f"drift shows in this run, but without it {len(most.open())} of {most.gates} gates would "
+        f"be inconclusive; after the fix: {most.advice()}"
+    )
+
+
+def _size(directions: Sequence[Direction]) -> tuple[int, float]:
+    """The prompts, and the samples of each."""
+    prompts = max(way.measurement.prompts for way in directions)
+    return prompts, max(way.measurement.samples for way in directions) / prompts
+
+
+def _samples_help(
+    direction: Direction, objective: Objective, level: float, sampling: Mapping[str, Any]
+) -> bool:
+    """Whether all open gates of a direction wait for more tokens or samples, of any prompts."""
+    open = {gate.metric for gate in direction.gates if gate.verdict == "inconclusive"}
+    unmet = [
+        need for need in _plan(direction, objective, level, sampling).unmet() if need.metric in open
+    ]
+    tried = sampling.get("temperature") != 0  # greedy samples of one prompt are copies
+    return tried and open == {n.metric for n in unmet} and all(n.unit != "clusters" for n in unmet)
+
+
+def _plan(
+    direction: Direction, objective: Objective, level: float, sampling: Mapping[str, Any]
+) -> Plan:
+    """What the gates of a direction ask for, against what it has."""
+    measured = direction.measurement
+    limits = [gate.limit for gate in direction.gates if gate.estimate is not None]
+    return Plan(
+        prompts=measured.prompts,
+        clusters=measured.clusters,
+        samples=measured.samples,
+        tokens=measured.tokens,
+        gates=len(limits),
+        needs=tuple(needs(limits, objective, level)),
+        source="sampled",
+        greedy=sampling.get("temperature") == 0,
+    )
