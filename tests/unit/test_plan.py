@@ -78,7 +78,7 @@ def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs
     standard = planned(**family)
     assert Need("burst_fraction", "samples", 2458) in standard.unmet()
     assert standard.sentence().endswith(
-        "for all of them: workload.samples_per_prompt = 26, or 410 prompts"
+        "for all of them: workload.samples_per_prompt = 26 (--samples 26), or 410 prompts"
     )
     more = planned({"samples_per_prompt": 26}, **family)
     assert more.unmet() == []
@@ -94,7 +94,9 @@ def test_too_few_clusters_ask_for_prompts() -> None:
     few = planned({"samples_per_prompt": 5000}, stats={"cluster_by": "group"})
     assert few.clusters == 6
     assert {need.unit for need in few.unmet()} == {"clusters"}
-    assert few.sentence().endswith("960 prompts and workload.samples_per_prompt = 500")
+    assert few.sentence().endswith(
+        "960 prompts and workload.samples_per_prompt = 500 (--samples 500)"
+    )
 
 
 def test_greedy_copies_of_a_sample_decide_nothing() -> None:
@@ -109,7 +111,9 @@ def test_what_was_sampled_has_its_own_plan() -> None:
     short = replace(before, tokens=576 * 44, source="sampled")
     assert short.open() == {"ess"}
     assert "at most" not in short.sentence()
-    assert short.sentence().endswith(": workload.samples_per_prompt = 7, or 97 prompts")
+    assert short.sentence().endswith(
+        ": workload.samples_per_prompt = 7 (--samples 7), or 97 prompts"
+    )
     long = replace(before, tokens=576 * 45 + 100, source="sampled")
     assert long.sentence() == (
         "if nothing drifts, every gate can be decided (576 samples, 26,020 tokens a direction)"

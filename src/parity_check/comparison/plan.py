@@ -96,7 +96,8 @@ class Plan:
         alone = words.count(math.ceil(self.prompts * max(times.values())), "prompt")
         if self.greedy:
             return alone
-        each = f"workload.samples_per_prompt = {math.ceil(samples / prompts)}"
+        number = math.ceil(samples / prompts)
+        each = f"workload.samples_per_prompt = {number} (--samples {number})"
         return f"{size} and {each}" if prompts > self.prompts else f"{each}, or {alone}"
 
 
