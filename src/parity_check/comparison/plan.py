@@ -35,7 +35,7 @@ class Plan:
 
     def unmet(self) -> list[Need]:
         """The needs that the workload does not meet."""
-        return [need for need in self.needs if need.number > self._has(need)]
+        return [need for need in self.needs if need.number > self.has(need)]
 
     def sentence(self) -> str:
         """What the workload can decide and what the other gates ask for, in one line."""
@@ -63,7 +63,7 @@ class Plan:
 
     def samples_needed(self) -> int:
         """The samples that meet every need for tokens and samples; at least one of each prompt."""
-        times = (need.number / self._has(need) for need in self.needs if need.unit != "clusters")
+        times = (need.number / self.has(need) for need in self.needs if need.unit != "clusters")
         return max(self.prompts, math.ceil(self.samples * max(times, default=0.0)))
 
     def _asked(self, unmet: Sequence[Need]) -> Iterator[str]:
@@ -75,7 +75,8 @@ class Plan:
             who = "every gate" if len(metrics) == self.gates else ", ".join(metrics)
             yield f"{who} {words.count(number, unit[:-1])}"
 
-    def _has(self, need: Need) -> int:
+    def has(self, need: Need) -> int:
+        """What there is of what a gate needs."""
         size = {"tokens": self.tokens, "samples": self.samples, "clusters": self.clusters}
         return size[need.unit]
 
@@ -83,7 +84,7 @@ class Plan:
         """How many prompts, and samples of each, meet every need."""
         times = dict.fromkeys(("tokens", "samples", "clusters"), 1.0)
         for need in self.unmet():
-            times[need.unit] = max(times[need.unit], need.number / self._has(need))
+            times[need.unit] = max(times[need.unit], need.number / self.has(need))
         prompts = math.ceil(self.prompts * times["clusters"])
         samples = self.samples * max(times["tokens"], times["samples"])
         size = words.count(prompts, "prompt")
