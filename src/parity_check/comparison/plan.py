@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from parity_check import words
@@ -116,12 +116,6 @@ def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
         needs=tuple(needs(how.limits, how.objective, how.level)),
         greedy=workload.temperature == 0.0,
     )
-
-
-def sampled_plan(trace: Trace, how: Judgement) -> Plan:
-    """The plan of what an engine has sampled: samples may have ended early."""
-    greedy = trace.header.sampling["temperature"] == 0.0
-    return replace(stored_plan(trace, how), source="sampled", greedy=greedy)
 
 
 def stored_plan(trace: Trace, how: Judgement) -> Plan:
