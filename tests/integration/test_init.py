@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from helpers.support import COMMAND, assert_fails, call_cli, environment, fake_config
+from parity_check.cli import questions
 from parity_check.config import bundled
 from parity_check.config.load import load_config
 
@@ -247,3 +248,20 @@ def test_questions_can_be_left(tmp_path: Path, how: str) -> None:
         assert shown.end() == 130
         assert "interrupted; " in shown.shown
     assert not (tmp_path / "parity.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "default"),
+    [
+        (["questions.csv", "requirements.txt"], "questions.csv"),
+        (["a.csv", "b.csv"], "bundled:prompts"),
+        (["a.csv", "my-prompts.jsonl"], "my-prompts.jsonl"),
+    ],
+)
+def test_the_only_file_of_rows_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], default: str
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert questions._prompts() == default

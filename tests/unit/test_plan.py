@@ -84,7 +84,7 @@ def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs
     assert Need("burst_fraction", "samples", 2458) in standard.unmet()
     assert Need("burst_cluster_fraction", "clusters", 2458) in standard.unmet()
     assert standard.sentence().endswith(
-        "for all of them: 2,724 prompts and workload.samples_per_prompt = 1"
+        "for all of them: 2,724 prompts and workload.samples_per_prompt = 1 (--samples 1)"
     )
     more = read_prompts("bundled:more-prompts")[:2724]
     assert planned({"samples_per_prompt": 1}, more, **family).unmet() == []
@@ -100,7 +100,9 @@ def test_too_few_clusters_ask_for_prompts() -> None:
     few = planned({"samples_per_prompt": 5000}, stats={"cluster_by": "group"})
     assert few.clusters == 6
     assert {need.unit for need in few.unmet()} == {"clusters"}
-    assert few.sentence().endswith("117,575 prompts and workload.samples_per_prompt = 1")
+    assert few.sentence().endswith(
+        "117,575 prompts and workload.samples_per_prompt = 1 (--samples 1)"
+    )
 
 
 def test_greedy_copies_of_a_sample_decide_nothing() -> None:
@@ -115,7 +117,9 @@ def test_what_was_sampled_has_its_own_plan() -> None:
     short = replace(before, tokens=574 * 44, source="sampled")
     assert short.open() == {"ess"}
     assert "at most" not in short.sentence()
-    assert short.sentence().endswith(": workload.samples_per_prompt = 3, or 291 prompts")
+    assert short.sentence().endswith(
+        ": workload.samples_per_prompt = 3 (--samples 3), or 291 prompts"
+    )
     long = replace(before, tokens=574 * 45 + 100, source="sampled")
     assert long.sentence() == (
         "if nothing drifts, every gate can be decided (574 samples, 25,930 tokens a direction)"

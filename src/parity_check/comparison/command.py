@@ -18,7 +18,7 @@ from parity_check.comparison.judgement import Judgement, judgement
 from parity_check.comparison.located import Locator
 from parity_check.comparison.looks import Looks, looks, one_look, progress, sentences, settled
 from parity_check.comparison.pictures.gather import gather
-from parity_check.comparison.plan import plan, sampled_plan, stored_plan
+from parity_check.comparison.plan import plan, stored_plan
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
@@ -300,9 +300,10 @@ def _check_sampled(config: Config, planned: Looks, console: Console, trace: Path
     """Warn before the replays where the samples ended too early for gates that the plan had."""
     if len(planned.ends) > 1:
         return  # after every look, its open gates are printed
-    how = judgement(config)
-    found = sampled_plan(Trace(trace), how)
-    if found.open() - plan(planned.prompts, config, how).open():
+    before = plan(planned.prompts, config, judgement(config))
+    header = read_header(trace)
+    found = replace(before, samples=header.samples, tokens=header.tokens, source="sampled")
+    if found.open() - before.open():
         mean = found.tokens / found.samples
         console.warn(
             f"{trace.stem}: samples have {mean:.0f} tokens on average, of at most "

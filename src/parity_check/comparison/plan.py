@@ -37,7 +37,7 @@ class Plan:
 
     def unmet(self) -> list[Need]:
         """The needs that the workload does not meet."""
-        return [need for need in self.needs if need.number > self._has(need)]
+        return [need for need in self.needs if need.number > self.has(need)]
 
     def sentence(self) -> str:
         """What the workload can decide and what the other gates ask for, in one line."""
@@ -96,9 +96,10 @@ class Plan:
     def _times(self, unit: Unit) -> float:
         """The largest need of a unit, in units of this size."""
         needs = (each for each in self.needs if each.unit == unit)
-        return max((need.number / self._has(need) for need in needs), default=0.0)
+        return max((need.number / self.has(need) for need in needs), default=0.0)
 
-    def _has(self, need: Need) -> int:
+    def has(self, need: Need) -> int:
+        """What there is of what a gate needs."""
         size = {"tokens": self.tokens, "samples": self.samples, "clusters": self.clusters}
         return size[need.unit]
 
@@ -120,7 +121,8 @@ class Plan:
         alone = words.count(math.ceil(self.prompts * max(wider, longer)), "prompt")
         if self.greedy:
             return alone
-        each = f"workload.samples_per_prompt = {math.ceil(samples / prompts)}"
+        number = math.ceil(samples / prompts)
+        each = f"workload.samples_per_prompt = {number} (--samples {number})"
         return f"{size} and {each}" if prompts > self.prompts else f"{each}, or {alone}"
 
 
@@ -138,12 +140,6 @@ def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
         needs=tuple(needs(how.limits, how.objective, how.level)),
         greedy=workload.temperature == 0.0,
     )
-
-
-def sampled_plan(trace: Trace, how: Judgement) -> Plan:
-    """The plan of what an engine has sampled: samples may have ended early."""
-    greedy = trace.header.sampling["temperature"] == 0.0
-    return replace(stored_plan(trace, how), source="sampled", greedy=greedy)
 
 
 def stored_plan(trace: Trace, how: Judgement) -> Plan:

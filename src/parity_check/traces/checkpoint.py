@@ -43,6 +43,11 @@ def locate_model(model: ModelConfig) -> str:
                 )
             raise InputError(f"model {path}: no config.json in this directory")
         return path
+    if Path(path).is_file():
+        raise InputError(
+            f"model {path}: a file, not the folder of a checkpoint",
+            hint=f"did you mean {Path(path).parent}?",
+        )
     near = beside(Path(path), Path.is_dir)
     if not HUB_NAME.fullmatch(path):
         raise InputError(

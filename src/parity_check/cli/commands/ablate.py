@@ -40,7 +40,8 @@ from parity_check.cli.runs import run_directory
 def ablate(
     context: typer.Context,
     run: Annotated[
-        Path | None, typer.Argument(help="A finished run, whose reference trace is reused.")
+        Path | None,
+        typer.Argument(metavar="RUN", help="A finished run, whose reference trace is reused."),
     ] = None,
     config: Annotated[
         Path | None,

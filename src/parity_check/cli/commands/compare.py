@@ -11,6 +11,7 @@ import typer
 
 from parity_check.cli import invocation
 from parity_check.cli.options import (
+    EARLIER,
     CandidateEngine,
     Color,
     ConfigFile,
@@ -47,7 +48,6 @@ from parity_check.cli.runs import run_directory
 def compare(
     context: typer.Context,
     traces: StoredPair = None,
-    config: ConfigFile = None,
     model: Model = None,
     reference: ReferenceEngine = None,
     candidate: CandidateEngine = None,
@@ -56,12 +56,16 @@ def compare(
     temperature: Temperature = None,
     max_tokens: MaxTokens = None,
     samples: Samples = None,
+    config: ConfigFile = None,
+    overlay: Overlay = None,
     objective: Objective = None,
     profile: Profile = None,
     reference_trace: ReferenceTrace = None,
     workload_trace: WorkloadTrace = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run.")] = None,
-    overlay: Overlay = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Continue an interrupted run.", rich_help_panel=EARLIER),
+    ] = None,
     out: OutDirectory = None,
     format: OutputFormat = Format.text,
     write: WriteTo = None,
@@ -74,6 +78,9 @@ def compare(
     progress: ShowProgress = None,
 ) -> None:
     """Run identical prompts through both engines and compare their logprobs.
+
+    For example: parity-check compare --model MODEL --reference vllm==0.8.5 --candidate
+    vllm==0.18.1 --prompts FILE. What it would do, without an engine: the same with --dry-run.
 
     Or compare two stored traces, where one is a replay of the other's tokens.
     """

@@ -26,7 +26,7 @@ from parity_check.cli.runs import run_directory
 
 def report(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")],
     overlay: Overlay = None,
     format: OutputFormat = Format.text,
     write: WriteTo = None,

@@ -25,7 +25,8 @@ def to_settle(
     if not needed or len(needed) < len(open):
         return None
     prompts, each = _size(directions)
-    most = max(needed)
+    fewest = (_fewest(way, objective, level, sampling) for way in directions)
+    most = max(*needed, *fewest)
     sentence = f"about {words.count(most, 'prompt')} would settle it (now {prompts:,})"
     if all(_samples_help(way, objective, level, sampling) for way in directions):
         more = words.count(math.ceil(each * most / prompts), "sample")
@@ -54,16 +55,29 @@ def _size(directions: Sequence[Direction]) -> tuple[int, float]:
     return prompts, max(way.measurement.samples for way in directions) / prompts
 
 
+def _fewest(
+    direction: Direction, objective: Objective, level: float, sampling: Mapping[str, Any]
+) -> int:
+    """The fewest prompts with which the open gates of a direction can be decided at all."""
+    plan = _plan(direction, objective, level, sampling)
+    open = _open(direction)
+    times = [need.number / plan.has(need) for need in plan.unmet() if need.metric in open]
+    return math.ceil(plan.prompts * max(times, default=0.0))
+
+
 def _samples_help(
     direction: Direction, objective: Objective, level: float, sampling: Mapping[str, Any]
 ) -> bool:
     """Whether all open gates of a direction wait for more tokens or samples, of any prompts."""
-    open = {gate.metric for gate in direction.gates if gate.verdict == "inconclusive"}
-    unmet = [
-        need for need in _plan(direction, objective, level, sampling).unmet() if need.metric in open
-    ]
+    open = _open(direction)
+    plan = _plan(direction, objective, level, sampling)
+    unmet = [need for need in plan.unmet() if need.metric in open]
     tried = sampling.get("temperature") != 0  # greedy samples of one prompt are copies
     return tried and open == {n.metric for n in unmet} and all(n.unit != "clusters" for n in unmet)
+
+
+def _open(direction: Direction) -> set[str]:
+    return {gate.metric for gate in direction.gates if gate.verdict == "inconclusive"}
 
 
 def _plan(
