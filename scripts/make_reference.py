@@ -125,7 +125,7 @@ run:
 
 ESS keeps its allowance for unseen tokens although it asks for most tokens (133,000 for the standard
 profile): without it, a pair at the limit is called parity in 15 % of runs. Samples of 55 tokens or
-more do not notice, because the limit on bursts asks for 2,458 samples.
+more do not notice, because the limits on bursts ask for 2,458 samples and prompts.
 
 With `num_prompts = "enough"`, `compare` judges a run at up to four looks whose sizes are fixed
 beforehand, each twice the one before, and stops at the first that decides every gate. Every
