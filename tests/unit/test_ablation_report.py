@@ -159,8 +159,10 @@ def test_an_inconclusive_end_says_what_data_would_settle_it(directory: Path) -> 
     assert document(report).closing == ()  # one step is at the floor
     report = replace(report, steps=report.steps[:2])
     assert report.verdict == "inconclusive"
-    [sentence] = document(report).closing
-    assert isinstance(sentence, Sentence)
-    assert sentence.text.startswith(f"step 2, {report.steps[1].name}: about ")
-    assert "would settle it (now " in sentence.text
-    assert sentence.text.endswith("parity-check ablate -c runs/20261121-090000-ab1e/config.toml")
+    needed, command = (each for each in document(report).closing if isinstance(each, Sentence))
+    start = f"step 2, {report.steps[1].name}: too little data for parity, which takes "
+    assert needed.text.startswith(start)
+    assert "workload.samples_per_prompt = " in needed.text
+    assert command.text == (
+        "with new samples: parity-check ablate -c runs/20261121-090000-ab1e/config.toml"
+    )

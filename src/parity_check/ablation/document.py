@@ -11,7 +11,7 @@ from parity_check.ablation.plan import START, Part, written
 from parity_check.ablation.record import record
 from parity_check.ablation.report import NOTHING, AblationReport, StepReport
 from parity_check.comparison.document.engines import name
-from parity_check.comparison.document.needed import to_settle
+from parity_check.comparison.document.needed import for_parity, to_settle
 from parity_check.comparison.labels import share_label
 from parity_check.comparison.report import EngineReport
 from parity_check.config.models import OTHER, ROLES, Role
@@ -105,13 +105,14 @@ def _closing(report: AblationReport) -> Iterator[Block]:
     best = report.best
     if best is None or best.outcome != "inconclusive" or report.workload is None:
         return
-    sampling = report.workload.sampling
-    more = to_settle(best.directions, report.objective, report.level, sampling)
+    how = (best.directions, report.objective, report.level, report.workload.sampling)
+    fewest, more = for_parity(*how), to_settle(*how)
+    if fewest is not None:
+        more = f"too little data for parity, which takes {fewest}"
     if more is not None:
         run = f"{report.head.config['run']['out']}/{report.head.run_id}"
-        yield Sentence(
-            f"{_named(best)}: {more}, recorded with parity-check ablate -c {run}/config.toml"
-        )
+        yield Sentence(f"{_named(best)}: {more}")
+        yield Sentence(f"with new samples: parity-check ablate -c {run}/config.toml")
 
 
 def _most(report: AblationReport) -> Iterator[str]:

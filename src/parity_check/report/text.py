@@ -125,6 +125,7 @@ def _causes(block: Causes, width: int) -> Iterator[str]:
         if cause.confirm:
             yield f"     confirm: {cause.confirm}"  # in one line: it is to be copied
     if block.remarks:
+        yield from [""] if block.causes or block.unknown else []
         yield "remarks"
     for remark in block.remarks:
         yield from wrapped(f"  - {remark.sentence}", width, indent=4)

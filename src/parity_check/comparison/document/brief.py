@@ -189,7 +189,10 @@ def _closing(report: ComparisonReport, pair: Pair, run: Path | None) -> Iterator
     if report.verdict == "drift" and pair.diagnosis.causes and run is not None:
         more = needed.for_parity(*how)
         if more is not None:
-            yield Sentence(more)
+            yield Sentence(
+                "enough to show drift, but too little for parity after the fix, or in `confirm`: "
+                f"that takes {more}"
+            )
     if run is None:
         yield Sentence("all numbers: the same command with -v")
         return
