@@ -40,6 +40,8 @@ NEUTRAL: Mapping[str, float] = {
 """Values that do not change the distribution."""
 MOST_COLUMNS = 8
 """Columns of the prompts that are tried as clusters."""
+FEW_SHARED = 0.01
+"""A share of the prompts that makes no interval too narrow."""
 LOWEST_TEMPERATURE = 0.01
 """Every version raises a lower positive temperature to this."""
 
@@ -110,7 +112,7 @@ def shared_prefixes(
 ) -> Iterator[ReportWarning]:
     """Prompts that share much of their text are counted as independent."""
     shared, prompts = prefixes.counted_apart()
-    if not shared:
+    if shared <= FEW_SHARED * prompts:
         return
     column, left = _keeps_together(rollouts, shared)
     remedy = (
@@ -121,7 +123,7 @@ def shared_prefixes(
     )
     yield ReportWarning(
         "shared-prefixes",
-        f"{shared} of {prompts} prompts share at least half of their tokens with another prompt, "
+        f"{shared:,} of {prompts:,} prompts share at least half of their tokens with another prompt, "
         f'but stats.cluster_by = "{cluster_by}" counts them as independent, so intervals are too '
         f"narrow: {remedy}",
     )
