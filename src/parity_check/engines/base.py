@@ -11,10 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from parity_check.config.engines import EngineTable, Settings
 from parity_check.config.models import Config
+from parity_check.engines.devices import Wanted
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
 from parity_check.engines.environment.provision import Say
@@ -209,6 +210,17 @@ class ConfiguredEngine(ABC, Generic[T]):
 
         Raises ConfigError and EngineEnvironmentError.
         """
+
+    def wanted(self, environment: Environment | None) -> Wanted | None:
+        """The GPUs of this machine that it takes; None if it takes none, or chooses by itself.
+
+        `environment` is None where it is not installed yet.
+        """
+        return None
+
+    def on(self, variables: Mapping[str, str]) -> Self:
+        """The engine with further variables, which show it its GPUs; of one that `wanted` some."""
+        return self
 
     def memory(self, model_path: str) -> str | None:
         """The device memory that it will need, in one line; None if it is not known."""
