@@ -91,7 +91,7 @@ def record(address: str, replicas: int, tokens: int) -> None:
         seconds = time.monotonic() - started
     used = resource.getrusage(resource.RUSAGE_SELF)
     cpu = used.ru_utime + used.ru_stime
-    print(f"{code} {seconds:.2f} {cpu:.2f} {used.ru_maxrss / 1024:.0f}")
+    print(f"cost {code} {seconds:.2f} {cpu:.2f} {used.ru_maxrss / 1024:.0f}")
 
 
 def configuration(
@@ -116,9 +116,10 @@ def recorded(address: str, replicas: int, tokens: int) -> Cost:
     """The cost in a driver of its own."""
     command = [sys.executable, __file__, "--one", address, str(replicas), str(tokens)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    code, *cost = done.stdout.splitlines()[-1].split()
+    [found] = [line for line in done.stdout.splitlines() if line.startswith("cost ")]
+    _, code, *cost = found.split()
     if code != "0":
-        raise RuntimeError(f"exit code {code}\n{done.stdout}\n{done.stderr}")
+        raise RuntimeError(done.stderr)
     return Cost(*map(float, cost))
 
 

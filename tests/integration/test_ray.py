@@ -117,7 +117,7 @@ def test_two_replicas_answer_as_one_engine(two: Placed, cluster: str, tmp_path: 
 def test_a_replica_that_dies_loses_nothing(cluster: str, tmp_path: Path) -> None:
     slow = {"delay_s": 0.05}
     seen: list[int] = []
-    engine = started(spec(cluster, slow), tmp_path, lambda op, done, total: kill_at(done))
+    engine = started(spec(cluster, slow), tmp_path, lambda op, done, *_: kill_at(done))
     victims: list[int] = []
 
     def kill_at(done: int) -> None:

@@ -8,7 +8,7 @@ kind.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
@@ -27,9 +27,14 @@ from parity_check.errors import ConfigError
 from parity_check.traces.engine import EngineDescription, EvaluatesBy
 
 T = TypeVar("T", bound=EngineTable)
-Progress = Callable[[str, int, int | None], None]
-"""Called with (operation, done, total) while an operation runs; total is None if unknown."""
 Rows = list[dict[str, Any]]
+
+
+class Progress(Protocol):
+    """Called while an operation runs."""
+
+    def __call__(self, operation: str, done: int, total: int | None, tokens: int = 0, /) -> None:
+        """`total` is None if unknown; `tokens` are those of the samples that are done."""
 
 
 @dataclass(frozen=True, slots=True)

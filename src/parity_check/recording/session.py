@@ -181,7 +181,7 @@ def _mended(
 
 
 def _progress_of(activity: Activity, role: str) -> Progress:
-    return lambda operation, done, total: activity.update(role, operation, done, total)
+    return partial(activity.update, role)
 
 
 def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[int]]:

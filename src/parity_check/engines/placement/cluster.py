@@ -47,6 +47,9 @@ def connect(placement: Placement) -> None:
                 log_to_driver=False,
                 logging_level="ERROR",
             )
+            # Ray prints messages of the cluster to stdout, also without `log_to_driver`; that is
+            # for reports. Its own debugger silences them like this.
+            ray._private.worker._worker_logs_enabled = False
         except Exception as error:
             where = placement.address or "this machine"
             raise EngineEnvironmentError(

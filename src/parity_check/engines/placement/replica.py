@@ -24,7 +24,7 @@ class Progress(NamedTuple):
     """The operation goes on."""
 
     done: int
-    total: int | None
+    tokens: int
 
 
 class Finished(NamedTuple):
@@ -80,7 +80,7 @@ class Replica:
         try:
             state = self._states.get(timeout=seconds)
         except queue.Empty:
-            return Progress(0, None)
+            return Progress(0, 0)
         while isinstance(state, Progress) and not self._states.empty():
             state = self._states.get()
         return state
@@ -119,5 +119,5 @@ class Replica:
             )
         return getattr(self._engine, operation)(*arguments, **named)
 
-    def _progress(self, operation: str, done: int, total: int | None) -> None:
-        self._states.put(Progress(done, total))
+    def _progress(self, operation: str, done: int, total: int | None, tokens: int = 0) -> None:
+        self._states.put(Progress(done, tokens))
