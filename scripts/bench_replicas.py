@@ -15,7 +15,6 @@ two replicas an engine.
 from __future__ import annotations
 
 import argparse
-import random
 import resource
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import numpy as np
 import ray
 import tomli_w
 from ray.cluster_utils import Cluster
@@ -48,14 +48,14 @@ class Instant(Replica):
     def _run(self, operation: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
         if operation != "generate":
             return super()._run(operation, arguments, named)
-        draw = random.Random(0)
+        draw = np.random.default_rng(0)
         return [
             Sampled(
                 sample_id=request["sample_id"],
-                token_ids=[draw.randrange(256) for _ in range(LENGTH)],
-                logprobs=[-draw.random() for _ in range(LENGTH)],
-                top_token_ids=[[1, 2, 3, 4, 5] for _ in range(LENGTH)],
-                top_logprobs=[[-draw.random() for _ in range(TOP)] for _ in range(LENGTH)],
+                token_ids=draw.integers(256, size=LENGTH).tolist(),
+                logprobs=(-draw.random(LENGTH)).tolist(),
+                top_token_ids=draw.integers(256, size=(LENGTH, TOP)).tolist(),
+                top_logprobs=(-draw.random((LENGTH, TOP))).tolist(),
                 finish_reason="length",
                 text="",
             )

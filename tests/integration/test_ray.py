@@ -114,6 +114,14 @@ def test_two_replicas_answer_as_one_engine(two: Placed, cluster: str, tmp_path: 
     one.close()
 
 
+def test_what_the_cluster_says_is_not_in_the_report(
+    two: Placed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = {"lines": ["8 workers have been started"], "pid": "raylet", "is_err": False}
+    ray._private.worker.print_to_stdstream(message, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_replica_that_dies_loses_nothing(cluster: str, tmp_path: Path) -> None:
     slow = {"delay_s": 0.05}
     seen: list[int] = []
