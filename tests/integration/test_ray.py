@@ -123,7 +123,7 @@ def test_what_the_cluster_says_is_not_in_the_report(
 
 
 def test_a_replica_that_dies_loses_nothing(cluster: str, tmp_path: Path) -> None:
-    slow = {"delay_s": 0.05}
+    slow = {"delay_s": 0.15}
     seen: list[int] = []
     engine = started(spec(cluster, slow), tmp_path, lambda op, done, *_: kill_at(done))
     victims: list[int] = []
@@ -295,11 +295,11 @@ def test_a_node_that_dies_loses_nothing(nodes: Any, cluster: str, tmp_path: Path
     """The last test here: the cluster has one node afterwards."""
     doomed = next(node for node in nodes.list_all_nodes() if not node.head)
 
-    def lose_it(operation: str, done: int, total: int | None) -> None:
+    def lose_it(operation: str, done: int, *_: object) -> None:
         if done >= 5 and doomed in nodes.list_all_nodes():
             nodes.remove_node(doomed, allow_graceful=False)
 
-    engine = started(spec(cluster, {"delay_s": 0.05}), tmp_path, lose_it)
+    engine = started(spec(cluster, {"delay_s": 0.15}), tmp_path, lose_it)
     engine.load()
     asked = requests(40)
     assert len(score(engine, asked)) == 40

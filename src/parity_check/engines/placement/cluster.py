@@ -21,6 +21,8 @@ from parity_check.engines.placement.replica import Replica, State
 from parity_check.errors import ConfigError, EngineEnvironmentError
 
 CONNECT_S = 10.0
+PROGRESS_S = 1.0
+"""How often a replica that works tells how far it is. It tells its end at once."""
 ANSWER_S = 30.0
 """The longest that an actor takes for a short call."""
 _connecting = threading.Lock()
@@ -151,7 +153,7 @@ def states(actors: Mapping[int, Any]) -> Iterator[tuple[int, State | None]]:
     while actors:
         interrupts.check()
         for number in actors.keys() - set(asked.values()):
-            asked[actors[number].poll.remote(interrupts.POLL_S)] = number
+            asked[actors[number].poll.remote(PROGRESS_S)] = number
         ready, _ = ray.wait(list(asked), timeout=interrupts.POLL_S)
         for each in ready:
             number = asked.pop(each)
