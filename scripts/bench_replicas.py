@@ -1,16 +1,20 @@
 """Measure what replicas on a Ray cluster cost the driver, and what two of them gain.
 
-    python scripts/bench_replicas.py [--replicas 4 16 64] [--tokens 1000000 10000000]
+    python scripts/bench_replicas.py [--replicas 4 16 64] [--tokens 3000000 6000000 10000000]
 
-Starts a local cluster. First, `parity-check record` with replicas that answer at once: the time
-and the peak memory of the driver are those of dealing, gathering and writing. Then `compare` with
-fake engines that sleep for each sample: without a cluster, and with one and two replicas an engine.
+Starts a local cluster. First, `parity-check record` with replicas that answer at once: the
+processor time and the peak memory of the driver are those of dealing, gathering and writing. Each
+replica is an actor process of its own, about 0.1 GB. A size has its own driver and actors; what a
+token takes is the difference to the size before it. A size below one batch (2 million tokens) has
+a lower peak, because the driver holds one batch.
+
+Then `compare` with fake engines that sleep for each sample: without a cluster, and with one and
+two replicas an engine.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import resource
 import subprocess
 import sys
@@ -18,8 +22,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
+import numpy as np
 import ray
 import tomli_w
 from ray.cluster_utils import Cluster
@@ -29,6 +35,7 @@ from parity_check.engines.placement import cluster
 from parity_check.engines.placement.replica import Replica
 from parity_check.engines.replies import Sampled
 
+SIZES = [3_000_000, 6_000_000, 10_000_000]
 LENGTH = 2048
 TOP = 5
 SLEEP = {"delay_s": 0.05}
@@ -41,14 +48,14 @@ class Instant(Replica):
     def _run(self, operation: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
         if operation != "generate":
             return super()._run(operation, arguments, named)
-        draw = random.Random(0)
+        draw = np.random.default_rng(0)
         return [
             Sampled(
                 sample_id=request["sample_id"],
-                token_ids=[draw.randrange(256) for _ in range(LENGTH)],
-                logprobs=[-draw.random() for _ in range(LENGTH)],
-                top_token_ids=[[1, 2, 3, 4, 5] for _ in range(LENGTH)],
-                top_logprobs=[[-draw.random() for _ in range(TOP)] for _ in range(LENGTH)],
+                token_ids=draw.integers(256, size=LENGTH).tolist(),
+                logprobs=(-draw.random(LENGTH)).tolist(),
+                top_token_ids=draw.integers(256, size=(LENGTH, TOP)).tolist(),
+                top_logprobs=(-draw.random((LENGTH, TOP))).tolist(),
                 finish_reason="length",
                 text="",
             )
@@ -56,9 +63,18 @@ class Instant(Replica):
         ]
 
 
+class Cost(NamedTuple):
+    """What a record costs its driver."""
+
+    seconds: float
+    cpu: float
+    """Seconds of the driver's own processor time."""
+    peak: float
+    """MiB."""
+
+
 def record(address: str, replicas: int, tokens: int) -> None:
-    """Record a trace with instant replicas; print the seconds and the driver's peak in MiB."""
-    cluster.Replica = Instant  # type: ignore[misc]
+    """Record a trace with instant replicas; print the exit code and the cost."""
     workload = {
         "prompts": "bundled:more-prompts", "num_prompts": 8, "max_tokens": LENGTH,
         "samples_per_prompt": -(-tokens // (8 * LENGTH)), "top_logprobs": TOP,
@@ -70,10 +86,12 @@ def record(address: str, replicas: int, tokens: int) -> None:
             *("parity-check", "record", "--engine", "candidate"),
             *("-c", str(path), "-o", f"{home}/T.parquet"),
         ]
-        code = parity_check()
+        with patch.object(cluster, "Replica", Instant):
+            code = parity_check()
         seconds = time.monotonic() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{code} {seconds:.2f} {peak:.0f}")
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = used.ru_utime + used.ru_stime
+    print(f"cost {code} {seconds:.2f} {cpu:.2f} {used.ru_maxrss / 1024:.0f}")
 
 
 def configuration(
@@ -94,14 +112,15 @@ def configuration(
     return path
 
 
-def recorded(address: str, replicas: int, tokens: int) -> tuple[float, float]:
-    """Seconds and MiB of a driver of its own."""
+def recorded(address: str, replicas: int, tokens: int) -> Cost:
+    """The cost in a driver of its own."""
     command = [sys.executable, __file__, "--one", address, str(replicas), str(tokens)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    code, seconds, peak = done.stdout.splitlines()[-1].split()
+    [found] = [line for line in done.stdout.splitlines() if line.startswith("cost ")]
+    _, code, *cost = found.split()
     if code != "0":
         raise RuntimeError(done.stderr)
-    return float(seconds), float(peak)
+    return Cost(*map(float, cost))
 
 
 def slept(address: str | None, replicas: int) -> float:
@@ -121,7 +140,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--replicas", type=int, nargs="+", default=[4, 16, 64])
-    parser.add_argument("--tokens", type=int, nargs=2, default=[1_000_000, 10_000_000])
+    parser.add_argument("--tokens", type=int, nargs="+", default=SIZES)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -131,15 +150,22 @@ def main() -> None:
         initialize_head=True, head_node_args={"num_cpus": 8, "include_dashboard": False}
     )
     try:
-        few, many = options.tokens
-        print("| replicas | tokens | seconds | µs a further token | driver's peak, MiB |")
-        print("|---:|---:|---:|---:|---:|")
+        print("| replicas | tokens | seconds | driver's CPU s | µs a further token | peak, MiB |")
+        print("|---:|---:|---:|---:|---:|---:|")
         for replicas in options.replicas:
-            first, low = recorded(nodes.address, replicas, few)
-            second, high = recorded(nodes.address, replicas, many)
-            each = 1e6 * (second - first) / (many - few)
-            print(f"| {replicas} | {few:,} | {first:.1f} | | {low:.0f} |")
-            print(f"| {replicas} | {many:,} | {second:.1f} | {each:.1f} | {high:.0f} |", flush=True)
+            before: tuple[int, Cost] | None = None
+            for tokens in options.tokens:
+                cost = recorded(nodes.address, replicas, tokens)
+                each = ""
+                if before is not None:
+                    more = cost.cpu - before[1].cpu
+                    each = f"{1e6 * more / (tokens - before[0]):.1f}"
+                before = tokens, cost
+                print(
+                    f"| {replicas} | {tokens:,} | {cost.seconds:.1f} | {cost.cpu:.1f} | {each} | "
+                    f"{cost.peak:.0f} |",
+                    flush=True,
+                )
         alone = slept(None, 1)
         one, two = slept(nodes.address, 1), slept(nodes.address, 2)
         print("\n| engines that sleep | seconds | ratio |\n|---|---:|---:|")

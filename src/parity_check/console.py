@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TextIO, cast
 
 from rich.console import Console as RichConsole
@@ -17,6 +19,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     Task,
     TaskID,
     TextColumn,
@@ -107,6 +110,7 @@ class Console:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             _Count(),
+            _Rate(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -185,14 +189,51 @@ class _Count(MofNCompleteColumn):
         return super().render(task)
 
 
+class _Rate(ProgressColumn):
+    """The tokens per second of what is recorded."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("rate", ""))
+
+
+@dataclass(slots=True)
+class _Recording:
+    """A trace that an engine records, in one or several batches."""
+
+    total: int
+    first: int
+    """The samples that an earlier run recorded."""
+    before: int
+    """The samples of earlier batches."""
+    began: float
+    kept: int = 0
+    """The tokens of the batches of this run that are done, and of the current one."""
+    tokens: int = 0
+
+    def next(self, before: int) -> None:
+        self.before, self.kept, self.tokens = before, self.kept + self.tokens, 0
+
+    def rate(self) -> str:
+        """Empty while no sample is done."""
+        tokens = self.kept + self.tokens
+        elapsed = time.monotonic() - self.began
+        return f"{tokens / elapsed:,.0f} tokens/s" if tokens and elapsed else ""
+
+    def left(self) -> str:
+        """At the speed of this run so far."""
+        elapsed = time.monotonic() - self.began
+        seconds = elapsed * (self.total - self.before) / (self.before - self.first)
+        return f"{timedelta(seconds=round(seconds))} left"
+
+
 class Activity:
-    """Progress by name: bars on a terminal, one line per step elsewhere."""
+    """Progress by name: bars on a terminal, one line per step and batch elsewhere."""
 
     def __init__(self, console: Console, bars: Progress | None) -> None:
         self._console, self._bars = console, bars
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, str] = {}
-        self._before: dict[str, tuple[int, int]] = {}
+        self._recordings: dict[str, _Recording] = {}
         self._started = time.monotonic()
 
     def whole(self, name: str, before: int, total: int | None) -> None:
@@ -202,35 +243,57 @@ class Activity:
         """
         with self._console._lock:
             if total is None:
-                self._before.pop(name, None)
+                self._recordings.pop(name, None)
+            elif name not in self._recordings:
+                self._recordings[name] = _Recording(total, before, before, time.monotonic())
             else:
-                self._before[name] = before, total
+                recording = self._recordings[name]
+                recording.next(before)
+                if self._bars is None:
+                    how = f"{before:,} of {total:,} samples, {recording.rate()}, {recording.left()}"
+                    self._print(f"{name}: {self._printed.get(name, '')}, {how}")
 
     def update(
-        self, name: str, step: str, done: int | None = None, total: int | None = None
+        self,
+        name: str,
+        step: str,
+        done: int | None = None,
+        total: int | None = None,
+        tokens: int = 0,
     ) -> None:
-        """Line `name` is at `step`, `done` of `total` (None: unknown). Thread-safe."""
+        """Line `name` is at `step`, `done` of `total` (None: unknown). Thread-safe.
+
+        `tokens` are those of the samples that are done.
+        """
         with self._console._lock:
+            recording = self._recordings.get(name)
+            if recording is not None:
+                recording.tokens = tokens
             if self._bars is None:
                 self._print_step(name, step)
                 return
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=None)
             task, text = self._tasks[name], f"{name}: {step}"
-            if done is not None and name in self._before:
-                before, total = self._before[name]
-                done += before
+            if done is not None and recording is not None:
+                total = recording.total
+                done += recording.before
             if self._bars.tasks[task].description != text:
                 self._bars.reset(task, description=text)  # the time left is of this step
             self._bars.tasks[task].total = total  # `update` would keep that of the step before
-            self._bars.update(task, completed=done or 0)
+            rate = "" if recording is None else recording.rate()
+            self._bars.update(task, completed=done or 0, rate=rate)
 
     def _print_step(self, name: str, step: str) -> None:
         """Without a terminal, print each step once, with the time at which it began."""
-        if self._printed.get(name) != step and not self._console._quiet_progress:
+        if self._printed.get(name) != step:
             self._printed[name] = step
+            self._print(f"{name}: {step}")
+
+    def _print(self, text: str) -> None:
+        if not self._console._quiet_progress:
             elapsed = time.monotonic() - self._started
-            self._console.say(f"[{elapsed:6.1f} s] {name}: {step}")
+            self._console.say(f"[{elapsed:6.1f} s] {text}")
 
 
 def _console(color: bool | None, *, stderr: bool) -> RichConsole:

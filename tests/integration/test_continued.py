@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers.support import assert_fails, assert_tidy, call_cli, fake_config, only_run
-from parity_check.recording import batches
+from parity_check.config.models import Workload
+from parity_check.engines.base import Engine
+from parity_check.recording import batches, further, requests
+from parity_check.traces import manifest
 from parity_check.traces.trace import Trace, write_trace
 
 WORKLOAD = {"num_prompts": 10, "max_tokens": 12, "samples_per_prompt": 2, "repeats": 1}
@@ -86,6 +90,25 @@ def test_batches_make_the_trace_of_one_batch(
         assert small.vocabulary() == one.vocabulary()
 
 
+def test_one_batch_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Samples(list[Any]):
+        """A list that can be watched."""
+
+    drawn: list[weakref.ref[Samples]] = []
+    draw = requests.draw
+
+    def watched(engine: Engine, planned: Sequence[requests.Turn], workload: Workload) -> Samples:
+        assert all(each() is None for each in drawn)
+        found = Samples(draw(engine, planned, workload))
+        drawn.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(requests, "draw", watched)
+    fake_config(tmp_path, workload={**WORKLOAD, "sampled_by": "reference"})
+    begin(tmp_path, code=4)
+    assert len(drawn) > 2
+
+
 @pytest.mark.parametrize("number", [0, 1, 5, 9, 14, 20])
 def test_what_was_recorded_is_kept(
     tmp_path: Path,
@@ -143,6 +166,48 @@ def test_looks_are_continued_with_other_samples(
     assert before.items() < after.items()
     drawn = [tokens for tokens, _ in after.values() if len(tokens) > 6]
     assert len(set(drawn)) == len(drawn)
+
+
+@pytest.mark.parametrize("replaced", [0, 1, 2, 4])
+def test_a_join_that_is_interrupted_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: int
+) -> None:
+    """Of the run's four files, some hold both looks and some the first one alone."""
+    looked = {**WORKLOAD, "num_prompts": "enough", "most_tokens": 400, "repeats": 0}
+    looked |= {"prompts": "two.jsonl", "max_tokens": 12}
+    (tmp_path / "two.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
+    fake_config(tmp_path, workload=looked, stats={"cluster_by": "sample"})
+    done: list[Path] = []
+    replace, finish = Path.replace, manifest.finish
+
+    def replace_or_stop(self: Path, target: Path) -> Path:
+        if self.parent.name == further.JOINED and not self.name.endswith(".part"):
+            if len(done) == replaced:
+                raise KeyboardInterrupt
+            done.append(self)
+        return replace(self, target)
+
+    def finish_or_stop(directory: Path, looks: int = 1) -> None:
+        if looks > 1:
+            raise KeyboardInterrupt
+        finish(directory, looks)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", replace_or_stop)
+        patched.setattr(manifest, "finish", finish_or_stop)
+        run = begin(tmp_path)
+    names = [path.name for path in run.glob("*.parquet")]
+    before = {name: samples(run / name) for name in names}
+    both = {**before}
+    for name in names:
+        both[name] = both[name] | samples(run / "look-2" / name)
+    assert len(done) == replaced, done
+    assert sum(before[name] == both[name] for name in names) == replaced
+    resume(run, monkeypatch)
+    assert not list(run.glob("look-*"))
+    for name in names:
+        assert both[name].items() <= samples(run / name).items()
+    assert len({len(samples(run / name)) for name in names}) == 1
 
 
 @pytest.mark.parametrize("option", ["--reference-trace", "--workload-trace"])

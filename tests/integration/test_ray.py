@@ -114,10 +114,18 @@ def test_two_replicas_answer_as_one_engine(two: Placed, cluster: str, tmp_path: 
     one.close()
 
 
+def test_what_the_cluster_says_is_not_in_the_report(
+    two: Placed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = {"lines": ["8 workers have been started"], "pid": "raylet", "is_err": False}
+    ray._private.worker.print_to_stdstream(message, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_replica_that_dies_loses_nothing(cluster: str, tmp_path: Path) -> None:
-    slow = {"delay_s": 0.05}
+    slow = {"delay_s": 0.15}
     seen: list[int] = []
-    engine = started(spec(cluster, slow), tmp_path, lambda op, done, total: kill_at(done))
+    engine = started(spec(cluster, slow), tmp_path, lambda op, done, *_: kill_at(done))
     victims: list[int] = []
 
     def kill_at(done: int) -> None:
@@ -287,11 +295,11 @@ def test_a_node_that_dies_loses_nothing(nodes: Any, cluster: str, tmp_path: Path
     """The last test here: the cluster has one node afterwards."""
     doomed = next(node for node in nodes.list_all_nodes() if not node.head)
 
-    def lose_it(operation: str, done: int, total: int | None) -> None:
+    def lose_it(operation: str, done: int, *_: object) -> None:
         if done >= 5 and doomed in nodes.list_all_nodes():
             nodes.remove_node(doomed, allow_graceful=False)
 
-    engine = started(spec(cluster, {"delay_s": 0.05}), tmp_path, lose_it)
+    engine = started(spec(cluster, {"delay_s": 0.15}), tmp_path, lose_it)
     engine.load()
     asked = requests(40)
     assert len(score(engine, asked)) == 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from parity_check.config.models import Config
 from parity_check.console import Console
 from parity_check.engines import gpus
 from parity_check.engines.base import Asked, ConfiguredEngine
+from parity_check.engines.devices import Device, Wanted, assigned, sentence, shared, variables
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import EnvironmentPlan
 from parity_check.engines.kinds import configured_engine
+from parity_check.engines.pool import FULL_DEVICE
 from parity_check.errors import ConfigError, EngineEnvironmentError, ExitCode
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import session
@@ -41,13 +43,21 @@ def run(config: Config | None, console: Console, start: bool = False) -> ExitCod
     usable = True
     if config is not None:
         lines += ["", *_inputs(config)]
-        for role in config.names:
-            engine = configured_engine(role, config)
-            plan = engine.plan()
-            model = checkpoint.locate_model(config.model)
+        model = checkpoint.locate_model(config.model)
+        engines = [configured_engine(role, config) for role in config.names]
+        plans = {engine.role: engine.plan() for engine in engines}
+        asking = _asking(engines, plans)
+        given = assigned(asking)
+        for engine in engines:
+            plan = plans[engine.role]
             refused = _refusal(engine, model)
-            lines += ["", *_engine(engine, plan, [*refused, *_memory(engine, model)])]
+            own = given.get(engine.role, ())
+            shown = engine.on(variables(own, os.environ)) if own else engine
+            known = [*refused, *_place(own), *_memory(shown, model)]
+            lines += ["", *_engine(engine, plan, known)]
             usable = usable and not refused and (plan is None or engine.usable(plan))
+        if len(given) > 1:
+            lines += ["", f"devices  {sentence(given)}: {_together(given, asking)}"]
     console.data("\n".join(lines))
     if config is None:
         return ExitCode.PARITY
@@ -102,6 +112,32 @@ def _refusal(engine: ConfiguredEngine[Any], model_path: str) -> list[tuple[str, 
     except (ConfigError, EngineEnvironmentError) as error:
         return [("  refused", error.message), ("  hint", error.hint or "")]
     return []
+
+
+def _asking(
+    engines: Sequence[ConfiguredEngine[Any]], plans: Mapping[str, EnvironmentPlan | None]
+) -> dict[str, Wanted]:
+    """The GPUs that each engine takes, of those that take any."""
+    found = {}
+    for engine in engines:
+        plan = plans[engine.role]
+        found[engine.role] = engine.wanted(None if plan is None else plan.environment)
+    return {role: each for role, each in found.items() if each is not None}
+
+
+def _together(given: Mapping[str, Sequence[Device]], asking: Mapping[str, Wanted]) -> str:
+    if not shared(given):
+        return "side by side"
+    fits = sum(asking[role].share for role in given) <= FULL_DEVICE
+    return "loaded together" if fits else "by turns"
+
+
+def _place(devices: Sequence[Device]) -> list[tuple[str, str]]:
+    rows = [
+        f"{each} ({each.gpu.name}, {gpus.gib(each.gpu.free_mib)} free)" if each.gpu else str(each)
+        for each in devices
+    ]
+    return [("  gpu", ", ".join(rows))] if rows else []
 
 
 def _memory(engine: ConfiguredEngine[Any], model_path: str) -> list[tuple[str, str]]:

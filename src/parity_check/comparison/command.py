@@ -26,7 +26,7 @@ from parity_check.engines.base import Engine
 from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ConfigError, EngineError, ExitCode, InputError
 from parity_check.files import whole
-from parity_check.recording.further import join
+from parity_check.recording.further import finish_join, join, place_of
 from parity_check.recording.recorder import (
     evaluation,
     repeat,
@@ -93,6 +93,7 @@ def resume(
     """
     judgement(config)
     delivery.check()
+    finish_join(directory)
     begun = manifest.read_manifest(directory)
     if begun is None:
         raise InputError(
@@ -144,7 +145,7 @@ def run_engines(
             asks = locator is not None and _asks(live, locator, console)
             decided = first > 0 and _decided(run.path, config, planned, first - 1, console)
             for look in range(len(planned.ends) if decided else first, len(planned.ends)):
-                place = run.path / f"look-{look + 1}" if look else run.path
+                place = place_of(run.path, look + 1)
                 place.mkdir(exist_ok=True)
                 turns = planned.turns(look)
                 prompts = [planned.prompts[turn] for turn in turns]
@@ -157,7 +158,7 @@ def run_engines(
                 evaluate = partial(_evaluate, live, place, samplers)
                 live.engines.run(dict.fromkeys(evaluators, evaluate))
                 if look:
-                    join(run.path, place, parts, look + 1)
+                    join(run.path, parts, look + 1)
                 else:
                     manifest.finish(run.path)
                 if len(planned.ends) > 1 and _decided(run.path, config, planned, look, console):

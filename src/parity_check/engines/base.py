@@ -8,13 +8,14 @@ kind.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from parity_check.config.engines import EngineTable, Settings
 from parity_check.config.models import Config
+from parity_check.engines.devices import Wanted
 from parity_check.engines.environment import environment
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
 from parity_check.engines.environment.provision import Say
@@ -26,9 +27,14 @@ from parity_check.errors import ConfigError
 from parity_check.traces.engine import EngineDescription, EvaluatesBy
 
 T = TypeVar("T", bound=EngineTable)
-Progress = Callable[[str, int, int | None], None]
-"""Called with (operation, done, total) while an operation runs; total is None if unknown."""
 Rows = list[dict[str, Any]]
+
+
+class Progress(Protocol):
+    """Called while an operation runs."""
+
+    def __call__(self, operation: str, done: int, total: int | None, tokens: int = 0, /) -> None:
+        """`total` is None if unknown; `tokens` are those of the samples that are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +215,17 @@ class ConfiguredEngine(ABC, Generic[T]):
 
         Raises ConfigError and EngineEnvironmentError.
         """
+
+    def wanted(self, environment: Environment | None) -> Wanted | None:
+        """The GPUs of this machine that it takes; None if it takes none, or chooses by itself.
+
+        `environment` is None where it is not installed yet.
+        """
+        return None
+
+    def on(self, variables: Mapping[str, str]) -> Self:
+        """The engine with further variables, which show it its GPUs; of one that `wanted` some."""
+        return self
 
     def memory(self, model_path: str) -> str | None:
         """The device memory that it will need, in one line; None if it is not known."""

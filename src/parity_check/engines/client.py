@@ -405,7 +405,8 @@ class WorkerEngine:
             if reply.id != command_id:
                 self._unusable(op, f"it is for command {reply.id}, but {command_id} is running")
             if isinstance(reply, Working):
-                self._progress(op, reply.progress.done, reply.progress.total)
+                now = reply.progress
+                self._progress(op, now.done, now.total, now.tokens)
             elif isinstance(reply, Failed):
                 raise self._failure(op, reply)
             else:

@@ -72,16 +72,16 @@ def visible(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Gpu, ...
     for name in map(str.strip, names.split(",")):
         if name.startswith("MIG-"):
             return None
-        found = [each for each in gpus if name == str(each.index) or _is_uuid(name, each)]
+        found = [each for each in gpus if is_called(name, each)]
         if len(found) != 1:
             break
         shown += found
     return tuple(shown)
 
 
-def _is_uuid(name: str, gpu: Gpu) -> bool:
-    """A UUID may be cut short."""
-    return name.startswith("GPU-") and gpu.uuid.startswith(name)
+def is_called(name: str, gpu: Gpu) -> bool:
+    """Whether it is the GPU's index, or its UUID, which may be cut short."""
+    return name == str(gpu.index) or (name.startswith("GPU-") and gpu.uuid.startswith(name))
 
 
 def _gpu(line: str) -> Gpu:

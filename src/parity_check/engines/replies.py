@@ -44,6 +44,8 @@ class ProgressCount(Strict):
     done: Count
     total: Count | None
     unit: str = ""
+    tokens: Count = 0
+    """Of the samples that are done."""
 
 
 class AnyReply(Strict):

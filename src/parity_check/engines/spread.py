@@ -79,8 +79,7 @@ def check_devices(
             hint=f'for a machine without a GPU: {flag}requirement = "{instead}" in [{table}]',
         )
     seen = gpus.visible(found, {**os.environ, **environ})
-    several_machines = "distributed_executor_backend", "nnodes"
-    if seen is None or any(arguments.get(each) not in (None, 1, "mp") for each in several_machines):
+    if seen is None or elsewhere(arguments):
         return
     needed = _size(table, arguments, "tensor_parallel_size")
     if needed > len(seen):
@@ -92,6 +91,12 @@ def check_devices(
             + (f", {hidden} of them hidden by CUDA_VISIBLE_DEVICES" if hidden else ""),
             hint="lower it, or show it more GPUs",
         )
+
+
+def elsewhere(arguments: Mapping[str, Any]) -> bool:
+    """Whether vLLM finds an engine's devices by itself, maybe on other machines."""
+    names = "distributed_executor_backend", "nnodes"
+    return any(arguments.get(each) not in (None, 1, "mp") for each in names)
 
 
 def check_driver(table: str, wheels: str, cuda: int, environ: Mapping[str, str]) -> None:

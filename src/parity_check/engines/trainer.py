@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
 from parity_check.config.engines import TrainerTable
 from parity_check.engines.base import (
@@ -14,6 +15,7 @@ from parity_check.engines.base import (
     hub_variables,
 )
 from parity_check.engines.client import WorkerSpec
+from parity_check.engines.devices import Wanted, wanted
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
 from parity_check.traces import checkpoint
 
@@ -48,6 +50,14 @@ class ConfiguredTrainer(ConfiguredEngine[TrainerTable]):
     def asked(self, plan: EnvironmentPlan) -> Iterator[Asked]:
         for name, value in self.table.transformers.model_dump(exclude_none=True).items():
             yield Asked("trainer", name, value, None)
+
+    def wanted(self, environment: Environment | None) -> Wanted | None:
+        """One, if its device has no number."""
+        return wanted({}, self.table.env) if self.table.transformers.device == "cuda" else None
+
+    def on(self, variables: Mapping[str, str]) -> Self:
+        table = self.table.model_copy(update={"env": {**variables, **self.table.env}})
+        return replace(self, table=table)
 
     def spec(self, model_path: str, environment: Environment | None) -> WorkerSpec:
         assert environment is not None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from packaging.version import Version
 
@@ -22,6 +22,7 @@ from parity_check.engines.base import (
     hub_variables,
 )
 from parity_check.engines.client import WorkerSpec
+from parity_check.engines.devices import Wanted, wanted
 from parity_check.engines.environment import pinned, recipes
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
 from parity_check.engines.pauses import Pauses
@@ -110,6 +111,20 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
             asked = pinned.parse(needed)
             if Version(asked.version).local is None:  # +cu129 is a build for another CUDA
                 spread.check_driver(place(self.role), needed, asked.recipe.cuda, self.table.env)
+
+    def wanted(self, environment: Environment | None) -> Wanted | None:
+        table = self.table
+        if environment is not None:
+            runs_on = environment.platform
+        else:
+            runs_on = _runs_on(table.requirement) if table.requirement else ""
+        if table.placement is not None or runs_on != "cuda":
+            return None
+        return None if spread.elsewhere(table.engine_args) else wanted(table.engine_args, table.env)
+
+    def on(self, variables: Mapping[str, str]) -> Self:
+        table = self.table.model_copy(update={"env": {**variables, **self.table.env}})
+        return replace(self, table=table)
 
     def memory(self, model_path: str) -> str | None:
         """For GPU wheels that run on this machine, with a checkpoint that is there."""

@@ -67,10 +67,11 @@ def record_in_batches(
     A `continued` run keeps what it recorded before. Raises TraceMismatchError if that is of other
     tokens, another engine, or another configuration.
     """
+    parts = batches_of(path, work.run)
     if continued and path.exists():
         _check(path, work, work.items())
+        shutil.rmtree(parts, ignore_errors=True)  # of a run that ended before it did this
         return Trace(path).header
-    parts = batches_of(path, work.run)
     try:
         parts.mkdir(exist_ok=True)
     except OSError as error:
@@ -83,9 +84,7 @@ def record_in_batches(
             _check(paths[-1], work, batch)
         else:
             begin(done)
-            samples = work.compute(batch)
-            write_trace(paths[-1], samples, work.header(), work.texts(samples))
-            work.engine.forget()
+            _record(paths[-1], work, batch)
         done += len(batch)
     if len(paths) == 1:
         move(paths[0], path)
@@ -94,6 +93,13 @@ def record_in_batches(
         written = join_traces(paths, path, work.header().replayed_from)
     shutil.rmtree(parts)
     return written
+
+
+def _record(path: Path, work: Work[Item], batch: Sequence[Item]) -> None:
+    """Compute and write one batch. Its samples are gone when the next one is computed."""
+    samples = work.compute(batch)
+    write_trace(path, samples, work.header(), work.texts(samples))
+    work.engine.forget()
 
 
 def _batches(work: Work[Item]) -> Iterator[list[Item]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 from parity_check.config.models import Config, ModelConfig
 from parity_check.console import Activity, Console
 from parity_check.engines.base import ConfiguredEngine, Engine, Interpreter, Progress
+from parity_check.engines.devices import Device, assigned, sentence, variables
 from parity_check.engines.environment.environment import (
     Environment,
     check_installable,
@@ -41,6 +43,8 @@ class Session:
     model: dict[str, Any]
     engines: EnginePool
     environments: Mapping[str, Environment | None]
+    devices: Mapping[str, tuple[Device, ...]]
+    """The GPUs that engines were given, by role."""
     activity: Activity
     continued: bool = False
     """Whether the run was interrupted before: what it recorded is kept."""
@@ -66,7 +70,11 @@ def session(
         if requirements:
             check_installable(requirements, default_cache(), console.say)
         environments = _environments(engines, activity, console)
-        specs = {each.role: each.spec(model_path, environments[each.role]) for each in engines}
+        given = _devices(engines, environments, console)
+        specs = {
+            each.role: _on(each, given).spec(model_path, environments[each.role])
+            for each in engines
+        }
         by_role = {each.role: each for each in engines}
         mend = partial(_mended, by_role, environments, activity, console)
         with EnginePool(
@@ -86,6 +94,7 @@ def session(
                 model=fingerprint(config.model),
                 engines=pool,
                 environments=environments,
+                devices=given,
                 activity=activity,
                 continued=continued,
             )
@@ -93,10 +102,34 @@ def session(
 
 def exchange(session: Session, role: str, config: Config, log_dir: Path) -> Session:
     """The session with a new configuration of one engine, which starts with its next job."""
+    environment, given = session.environments[role], session.devices
     engine = configured_engine(role, config)
-    spec = engine.spec(session.model_path, session.environments[role])
+    now = engine.wanted(environment)
+    if now is not None and now.count == len(given.get(role, ())):
+        engine = _on(engine, given)
+    spec = engine.spec(session.model_path, environment)
     session.engines.exchange(spec, log_dir)
     return replace(session, config=config)
+
+
+def _devices(
+    engines: Sequence[ConfiguredEngine[Any]],
+    environments: Mapping[str, Environment | None],
+    console: Console,
+) -> dict[str, tuple[Device, ...]]:
+    """The GPUs of the engines that name none themselves."""
+    asking = {each.role: each.wanted(environments[each.role]) for each in engines}
+    found = assigned({role: each for role, each in asking.items() if each is not None})
+    if found:
+        console.say(f"devices: {sentence(found)}")
+    return found
+
+
+def _on(
+    engine: ConfiguredEngine[Any], given: Mapping[str, Sequence[Device]]
+) -> ConfiguredEngine[Any]:
+    devices = given.get(engine.role)
+    return engine if devices is None else engine.on(variables(devices, os.environ))
 
 
 def _environments(
@@ -148,7 +181,7 @@ def _mended(
 
 
 def _progress_of(activity: Activity, role: str) -> Progress:
-    return lambda operation, done, total: activity.update(role, operation, done, total)
+    return partial(activity.update, role)
 
 
 def tokenize_prompts(session: Session, prompts: Sequence[Prompt]) -> list[list[int]]:

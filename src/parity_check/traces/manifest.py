@@ -144,6 +144,11 @@ def check_whole(directory: Path, manifest: Manifest) -> None:
             )
 
 
+def is_unchanged(directory: Path, manifest: Manifest) -> bool:
+    """Whether every trace is still the file that the manifest has. Raises InputError."""
+    return all(_digest(directory, each) == manifest.sha256[each.file] for each in manifest.parts)
+
+
 def missing(directory: Path, part: Part) -> InputError:
     """The error for a missing trace."""
     return InputError(

@@ -291,6 +291,7 @@ class EndpointEngine:
             for request in requests
         ]
         rows: dict[int, Row] = {}
+        tokens = 0
         finished = self._job_dir / f"{op}-{next(self._ids)}.jsonl"
         part = finished.with_name(finished.name + ".part")
         self._progress(op, 0, len(requests))
@@ -298,11 +299,13 @@ class EndpointEngine:
             with part.open("w", encoding="utf-8") as lines:
 
                 def take(number: int, answer: Any) -> None:
+                    nonlocal tokens
                     row = self._read(op, read, answer, requests[number], parameters)
                     rows[number] = row
                     lines.write(json.dumps(row.model_dump()) + "\n")
                     lines.flush()
-                    self._progress(op, len(rows), len(requests))
+                    tokens += len(row.logprobs)
+                    self._progress(op, len(rows), len(requests), tokens)
 
                 self._server.send(op, calls, take)
             part.replace(finished)

@@ -21,6 +21,8 @@ from parity_check.engines.placement.replica import Replica, State
 from parity_check.errors import ConfigError, EngineEnvironmentError
 
 CONNECT_S = 10.0
+PROGRESS_S = 1.0
+"""How often a replica that works tells how far it is. It tells its end at once."""
 ANSWER_S = 30.0
 """The longest that an actor takes for a short call."""
 _connecting = threading.Lock()
@@ -47,6 +49,9 @@ def connect(placement: Placement) -> None:
                 log_to_driver=False,
                 logging_level="ERROR",
             )
+            # Ray prints messages of the cluster to stdout, also without `log_to_driver`; that is
+            # for reports. Its own debugger silences them like this.
+            ray._private.worker._worker_logs_enabled = False
         except Exception as error:
             where = placement.address or "this machine"
             raise EngineEnvironmentError(
@@ -148,7 +153,7 @@ def states(actors: Mapping[int, Any]) -> Iterator[tuple[int, State | None]]:
     while actors:
         interrupts.check()
         for number in actors.keys() - set(asked.values()):
-            asked[actors[number].poll.remote(interrupts.POLL_S)] = number
+            asked[actors[number].poll.remote(PROGRESS_S)] = number
         ready, _ = ray.wait(list(asked), timeout=interrupts.POLL_S)
         for each in ready:
             number = asked.pop(each)

@@ -205,7 +205,7 @@ class Placed:
         for number, (arguments, named) in calls.items():
             running[number].submit.remote(operation, arguments, named)
         found: dict[int, Any] = {}
-        done = dict.fromkeys(running, 0)
+        done, tokens = dict.fromkeys(running, 0), dict.fromkeys(running, 0)
         for number, state in cluster.states(running):
             if isinstance(state, Finished):
                 found[number] = state.result
@@ -222,7 +222,8 @@ class Placed:
                 raise state.error(self._where(number), self._path(number))
             else:
                 done[number] = max(done[number], state.done)
-                self._progress(operation, sum(done.values()), total)
+                tokens[number] = max(tokens[number], state.tokens)
+                self._progress(operation, sum(done.values()), total, sum(tokens.values()))
         return found
 
     # --- agreement and failures -------------------------------------------------------------

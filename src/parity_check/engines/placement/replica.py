@@ -12,6 +12,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ class Progress(NamedTuple):
     """The operation goes on."""
 
     done: int
-    total: int | None
+    tokens: int
 
 
 class Finished(NamedTuple):
@@ -76,14 +77,15 @@ class Replica:
         self._work.put((operation, arguments, named))
 
     def poll(self, seconds: float) -> State:
-        """The newest state, after at most so many seconds."""
-        try:
-            state = self._states.get(timeout=seconds)
-        except queue.Empty:
-            return Progress(0, None)
-        while isinstance(state, Progress) and not self._states.empty():
-            state = self._states.get()
-        return state
+        """The end of the operation as soon as it comes; else how far it is, after these seconds."""
+        newest: State = Progress(0, 0)
+        deadline = time.monotonic() + seconds
+        while isinstance(newest, Progress):
+            try:
+                newest = self._states.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+        return newest
 
     def log(self) -> str:
         try:
@@ -119,5 +121,5 @@ class Replica:
             )
         return getattr(self._engine, operation)(*arguments, **named)
 
-    def _progress(self, operation: str, done: int, total: int | None) -> None:
-        self._states.put(Progress(done, total))
+    def _progress(self, operation: str, done: int, total: int | None, tokens: int = 0) -> None:
+        self._states.put(Progress(done, tokens))

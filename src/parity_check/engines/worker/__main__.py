@@ -8,7 +8,7 @@ The parent writes one JSON object per line to stdin:
 
 and reads JSON lines from REPLY_FD: any number of
 
-    {"id": 3, "progress": {"done": 12, "total": 192, "unit": "samples"}}
+    {"id": 3, "progress": {"done": 12, "total": 192, "unit": "samples", "tokens": 768}}
 
 then exactly one of
 
@@ -114,11 +114,11 @@ class Channel:
     def send(self, **message):
         self._stream.write(json.dumps(message) + "\n")
 
-    def progress(self, command_id, done, total, unit):
-        now = time.monotonic()
-        if done == total or now - self._last_progress >= PROGRESS_INTERVAL_S:
+    def progress(self, command_id, **progress):
+        now, over = time.monotonic(), progress["done"] == progress["total"]
+        if over or now - self._last_progress >= PROGRESS_INTERVAL_S:
             self._last_progress = now
-            self.send(id=command_id, progress={"done": done, "total": total, "unit": unit})
+            self.send(id=command_id, progress=progress)
 
     def requests(self, name):
         with (self.job_dir / name).open(encoding="utf-8") as lines:
@@ -132,7 +132,7 @@ class Output:
         self._channel, self._id, self._total, self._unit = channel, command["id"], total, unit
         self._path = channel.job_dir / command["out"]
         self._part = self._path.with_name(self._path.name + ".part")
-        self._done = 0
+        self._done = self._tokens = 0
 
     def __enter__(self):
         self._file = self._part.open("w", encoding="utf-8")
@@ -141,6 +141,7 @@ class Output:
     def write(self, **row):
         self.note(**row)
         self._done += 1
+        self._tokens += len(row.get("logprobs", ()))
         self.tick()
 
     def note(self, **row):
@@ -153,7 +154,9 @@ class Output:
         return self._path.with_name(name)
 
     def tick(self):
-        self._channel.progress(self._id, self._done, self._total, self._unit)
+        self._channel.progress(
+            self._id, done=self._done, total=self._total, unit=self._unit, tokens=self._tokens
+        )
 
     def __exit__(self, kind, *_):
         self._file.close()
