@@ -124,8 +124,8 @@ def shared_prefixes(
     yield ReportWarning(
         "shared-prefixes",
         f"{shared:,} of {prompts:,} prompts share at least half of their tokens with another "
-        f'prompt, but stats.cluster_by = "{cluster_by}" counts them as independent, so intervals are too '
-        f"narrow: {remedy}",
+        f'prompt, but stats.cluster_by = "{cluster_by}" counts them as independent, so intervals '
+        f"are too narrow: {remedy}",
     )
 
 
