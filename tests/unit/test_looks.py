@@ -54,7 +54,12 @@ def test_of_a_large_file_no_more_prompts_are_used_than_needed() -> None:
     config = configured(samples_per_prompt=1)
     for many in (2, 20):
         prompts = [
-            replace(prompt, prompt_id=f"{prompt.prompt_id}-{copy}", labels={"family": None})
+            replace(
+                prompt,
+                prompt_id=f"{prompt.prompt_id}-{copy}",
+                text=f"{copy} {prompt.text}",
+                labels={"family": None},
+            )
             for copy in range(many)
             for prompt in PROMPTS
         ]

@@ -11,7 +11,14 @@ import pytest
 from helpers.described import described
 from parity_check.errors import TraceMismatchError
 from parity_check.measure.measure import measure
-from parity_check.traces.pairing import Index, Prefixes, check_headers, check_siblings, pair
+from parity_check.traces.pairing import (
+    Clusters,
+    Index,
+    Prefixes,
+    check_headers,
+    check_siblings,
+    pair,
+)
 from parity_check.traces.trace import SampleBatch, TraceHeader
 
 
@@ -54,13 +61,13 @@ def header(**changes: Any) -> TraceHeader:
 
 def test_equal_tokens_are_paired() -> None:
     right = batch(logprobs=np.float32([-1, -2, -3, -4, -6]), nulls=1)
-    clusters, groups = Index(), Index()
-    [chunk] = pair([batch()], [right], "prompt", clusters, groups)
+    groups = Index()
+    [chunk] = pair([batch()], [right], "prompt", groups)
     assert chunk.behaviour_logprob.tolist() == [-1, -2, -3, -4, -5]
     assert chunk.evaluating_logprob.tolist() == [-1, -2, -3, -4, -6]
     assert (chunk.behaviour_nulls, chunk.evaluating_nulls) == (0, 1)
     assert chunk.cluster.tolist() == [0, 1]
-    assert (list(clusters.names), list(groups.names)) == (["p", "q"], ["g"])
+    assert list(groups.names) == ["g"]
 
 
 def test_clusters_are_prompts_groups_or_samples() -> None:
@@ -70,7 +77,7 @@ def test_clusters_are_prompts_groups_or_samples() -> None:
         (twice, "sample", [0, 1]),
         (two, "group", [0, 0]),
     ):
-        [chunk] = pair([whole], [whole], cluster_by, Index(), Index())
+        [chunk] = pair([whole], [whole], cluster_by, Index())
         assert chunk.cluster.tolist() == expected
 
 
@@ -87,17 +94,20 @@ def test_prompts_are_counted_whatever_is_independent(
         starts=np.arange(9), token_ids=np.zeros(8, np.int32),
         logprobs=np.full(8, -1.0, np.float32), top_token_ids=None, top_logprobs=None,
     )  # fmt: skip
-    measured = measure(pair([whole], [whole], cluster_by, Index(), Index()), sampled_by="reference")
+    measured = measure(pair([whole], [whole], cluster_by, Index()), sampled_by="reference")
     assert (measured.clusters, measured.prompts) == (clusters, prompts)
 
 
 def test_a_prompt_without_a_value_in_the_column_is_a_cluster_of_its_own() -> None:
     labelled = batch(labels=["x", None])
-    also = batch(sample_ids=["r/0", "s/0"], prompt_ids=["r", "s"], labels=["x", None])
-    clusters = Index()
-    chunks = list(pair([labelled, also], [labelled, also], "family", clusters, Index()))
+    also = batch(
+        sample_ids=["r/0", "s/0"],
+        prompt_ids=["r", "s"],
+        prompt_token_ids=np.int32([3, 4]),
+        labels=["x", None],
+    )
+    chunks = list(pair([labelled, also], [labelled, also], "family", Index()))
     assert [chunk.cluster.tolist() for chunk in chunks] == [[0, 1], [0, 2]]
-    assert list(clusters.names) == ["x", "prompt q", "prompt s"]
 
 
 def prompts(*beginnings: tuple[int, int], length: int = 40, common: int = 0) -> SampleBatch:
@@ -141,14 +151,39 @@ def test_prompts_that_begin_alike_are_found_where_they_are_counted_apart(
 
 
 def test_clusters_are_numbered_across_batches() -> None:
-    later = batch(sample_ids=["q/1", "r/0"], prompt_ids=["q", "r"])
-    chunks = list(pair([batch(), later], [batch(), later], "prompt", Index(), Index()))
+    more = np.int32([2, 3])
+    later = batch(sample_ids=["q/1", "r/0"], prompt_ids=["q", "r"], prompt_token_ids=more)
+    chunks = list(pair([batch(), later], [batch(), later], "prompt", Index()))
     assert [chunk.cluster.tolist() for chunk in chunks] == [[0, 1], [1, 2]]
+
+
+def test_prompts_of_the_same_tokens_are_one_cluster() -> None:
+    """A wrong column, or a file that repeats its prompts: many ids add no evidence."""
+    copies = batch(sample_ids=["r/0", "s/0"], prompt_ids=["r", "s"])
+    whole = [batch(), copies]
+    for cluster_by, expected in (("prompt", [[0, 1], [0, 1]]), ("sample", [[0, 1], [2, 3]])):
+        chunks = list(pair(whole, whole, cluster_by, Index()))
+        assert [chunk.cluster.tolist() for chunk in chunks] == expected
+    clusters = Clusters("prompt")
+    for each in whole:
+        clusters.number(each)
+    assert clusters.count() == 2
+
+
+def test_prompts_without_tokens_are_known_by_their_ids() -> None:
+    none: dict[str, Any] = {"prompt_starts": np.zeros(3, int), "prompt_token_ids": np.int32([])}
+    assert Clusters("prompt").number(batch(**none)).tolist() == [0, 1]
+
+
+def test_the_turns_of_a_prompt_are_one_cluster() -> None:
+    turns = batch(sample_ids=["p/1", "p/2"], prompt_ids=["p", "p"])
+    clusters = Clusters("prompt")
+    assert clusters.number(turns).tolist() == [0, 0]
 
 
 def test_alternatives_are_paired_on_both_sides_or_on_neither() -> None:
     without = batch(top_token_ids=None, top_logprobs=None)
-    [chunk] = pair([batch()], [without], "prompt", Index(), Index())
+    [chunk] = pair([batch()], [without], "prompt", Index())
     assert chunk.behaviour_top_ids is None
     assert chunk.evaluating_top_ids is None
 
@@ -176,13 +211,13 @@ def test_alternatives_are_paired_on_both_sides_or_on_neither() -> None:
 )
 def test_the_first_difference_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TraceMismatchError, match=message):
-        list(pair([batch()], [batch(**changes)], "prompt", Index(), Index()))
+        list(pair([batch()], [batch(**changes)], "prompt", Index()))
 
 
 def test_a_longer_trace_is_refused() -> None:
     for left, right in ((1, 2), (2, 1)):
         with pytest.raises(TraceMismatchError, match="one trace has more samples than the other"):
-            list(pair([batch()] * left, [batch()] * right, "prompt", Index(), Index()))
+            list(pair([batch()] * left, [batch()] * right, "prompt", Index()))
 
 
 def replayed(**changes: Any) -> TraceHeader:
@@ -256,4 +291,4 @@ def test_one_prompt_under_many_names_is_found() -> None:
 
 def test_a_sample_that_is_there_twice_is_refused() -> None:
     with pytest.raises(TraceMismatchError, match="sample p/0 is in the trace twice"):
-        list(pair([batch(), batch()], [batch(), batch()], "prompt", Index(), Index()))
+        list(pair([batch(), batch()], [batch(), batch()], "prompt", Index()))

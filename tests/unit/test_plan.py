@@ -126,5 +126,12 @@ def test_what_was_sampled_has_its_own_plan() -> None:
     )
 
 
+def test_copies_of_a_prompt_count_as_one() -> None:
+    copies = [replace(PROMPTS[0], prompt_id=f"copy-{number}") for number in range(300)]
+    size = planned({}, copies, gates={"profile": "relaxed"})
+    assert (size.prompts, size.clusters, size.copies) == (300, 1, 299)
+    assert "burst_cluster_fraction" in size.open()
+
+
 def test_one_exact_value_asks_for_nothing() -> None:
     assert planned(gates={"profile": "exact"}).unmet() == []

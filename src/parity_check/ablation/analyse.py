@@ -169,4 +169,4 @@ def _drift(step: Path, cluster_by: str) -> Drift:
         Trace(step / replayed_name("reference")),
     )
     batches = behaviour.batches(label=label_column(cluster_by))
-    return drift(pair(batches, evaluating.batches(like=behaviour), cluster_by, Index(), Index()))
+    return drift(pair(batches, evaluating.batches(like=behaviour), cluster_by, Index()))

@@ -68,9 +68,7 @@ def measure_pair(
     """Measure one pair of traces, a row group at a time."""
     groups = Index()
     batches = behaviour.batches(label=label_column(how.cluster_by))
-    chunks = pair(
-        batches, evaluating.batches(like=behaviour), how.cluster_by, Index(), groups, prefixes
-    )
+    chunks = pair(batches, evaluating.batches(like=behaviour), how.cluster_by, groups, prefixes)
     return measure(
         chunks if outliers is None else outliers.watch(chunks),
         sampled_by=sampled_by,

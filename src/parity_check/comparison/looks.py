@@ -91,6 +91,11 @@ def looks(prompts: Sequence[Prompt], config: Config, plan: Plan) -> Looks:
 
 def sentences(of: Looks, plan: Plan, config: Config) -> Iterator[str]:
     """What a workload can decide before it is run, a line each."""
+    if plan.copies:
+        yield (
+            f"{plan.copies:,} of {words.count(plan.prompts, 'prompt')} are copies of others and "
+            f"count as one with them: {words.count(plan.prompts - plan.copies, 'distinct prompt')}"
+        )
     if len(of.ends) == 1:
         yield plan.sentence()
         return

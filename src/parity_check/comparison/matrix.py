@@ -94,7 +94,7 @@ def _legs(
     left, right = (
         pair(
             candidate.batches(label=label), stored.traces[name].batches(like=candidate),
-            how.cluster_by, Index(), Index(),
+            how.cluster_by, Index(),
         )
         for name in (trainer, "reference")
     )  # fmt: skip

@@ -11,7 +11,7 @@ from parity_check import words
 from parity_check.comparison.judgement import Judgement
 from parity_check.config.models import Config
 from parity_check.measure.needs import Need, Unit, needs
-from parity_check.traces.pairing import Index, cluster_names, label_column
+from parity_check.traces.pairing import Clusters, Index, label_column
 from parity_check.traces.prompts import Prompt, cluster_of
 from parity_check.traces.trace import Trace
 
@@ -22,7 +22,7 @@ class Plan:
 
     `tokens` is the most before sampling, because a sample may end earlier; of a trace what it has.
     `greedy` samples of one prompt are copies: further ones add nothing. `unused` are further
-    prompts of the file, which this size does not reach.
+    prompts of the file, which this size does not reach. `copies` of a prompt count as one.
     """
 
     prompts: int
@@ -34,6 +34,7 @@ class Plan:
     source: Literal["one look", "looks", "sampled", "trace"] = "one look"
     greedy: bool = False
     unused: int = 0
+    copies: int = 0
 
     def unmet(self) -> list[Need]:
         """The needs that the workload does not meet."""
@@ -130,9 +131,13 @@ def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
     """The plan of a workload that engines sample, every prompt `samples_per_prompt` times."""
     workload = config.workload
     each = workload.samples_per_prompt
-    clusters = {cluster_of(prompt, how.cluster_by) for prompt in prompts}
+    own: dict[str, str] = {}
+    clusters = {
+        own.setdefault(prompt.content(), cluster_of(prompt, how.cluster_by)) for prompt in prompts
+    }
     return Plan(
         prompts=len(prompts),
+        copies=len(prompts) - len(own),
         clusters=len(prompts) * each if how.cluster_by == "sample" else len(clusters),
         samples=len(prompts) * each,
         tokens=len(prompts) * each * workload.max_tokens,
@@ -144,13 +149,13 @@ def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
 
 def stored_plan(trace: Trace, how: Judgement) -> Plan:
     """The plan of a stored trace, whose tokens engines replay."""
-    prompts, clusters = Index(), Index()
+    prompts, clusters = Index(), Clusters(how.cluster_by)
     for batch in trace.batches(label=label_column(how.cluster_by)):
         prompts.number(batch.prompt_ids)
-        clusters.number(cluster_names(batch, how.cluster_by))
+        clusters.number(batch)
     return Plan(
         prompts=len(prompts.names),
-        clusters=len(clusters.names),
+        clusters=clusters.count(),
         samples=trace.header.samples,
         tokens=trace.header.tokens,
         gates=len(how.limits),

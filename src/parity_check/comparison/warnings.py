@@ -10,7 +10,7 @@ from parity_check.config.models import ROLES, SHAPING
 from parity_check.measure.results import Measurement
 from parity_check.measure.stats import FEWEST_CLUSTERS
 from parity_check.traces.engine import UNKNOWN
-from parity_check.traces.pairing import Index, Prefixes, cluster_names, label_column
+from parity_check.traces.pairing import Clusters, Prefixes, label_column
 from parity_check.traces.provenance import Difference
 from parity_check.traces.trace import Trace, TraceHeader
 
@@ -136,11 +136,11 @@ def _keeps_together(rollouts: Trace, shared: int) -> tuple[str | None, int]:
     """
     found: tuple[str | None, int] = (None, shared // 2 + 1)
     for column in ("group", *rollouts.labels[:MOST_COLUMNS]):
-        prefixes, clusters = Prefixes(), Index()
+        prefixes, clusters = Prefixes(), Clusters(column)
         for batch in rollouts.batches(label=label_column(column)):
-            prefixes.add(batch, clusters.number(cluster_names(batch, column)))
+            prefixes.add(batch, clusters.number(batch))
         left, _ = prefixes.counted_apart()
-        if len(clusters.names) >= FEWEST_CLUSTERS and left < found[1]:
+        if clusters.count() >= FEWEST_CLUSTERS and left < found[1]:
             found = column, left
         if found[1] == 0:
             break

@@ -28,6 +28,39 @@ class Index:
         return np.fromiter((table.setdefault(name, len(table)) for name in names), dtype=np.int32)
 
 
+class Clusters:
+    """Numbers the clusters of samples. Prompts of the same tokens are one, whatever their ids."""
+
+    def __init__(self, cluster_by: str) -> None:
+        self.cluster_by = cluster_by
+        self._index = Index()
+        self._prompts: dict[str, int] = {}
+        self._tokens: dict[tuple[int, int], int] = {}
+
+    def number(self, batch: SampleBatch) -> NDArray[np.int32]:
+        """The cluster of each sample [S]."""
+        numbers = self._index.number(cluster_names(batch, self.cluster_by))
+        if self.cluster_by == "sample":
+            return numbers
+        starts = batch.prompt_starts
+        for sample, prompt in enumerate(batch.prompt_ids):
+            known = self._prompts.get(prompt)
+            if known is None:
+                ids = batch.prompt_token_ids[starts[sample] : starts[sample + 1]]
+                known = int(numbers[sample])
+                if len(ids):  # a dump need not have its prompts
+                    known = self._tokens.setdefault((len(ids), hash(ids.tobytes())), known)
+                self._prompts[prompt] = known
+            numbers[sample] = known
+        return numbers
+
+    def count(self) -> int:
+        """How many there are."""
+        if self.cluster_by == "sample":
+            return len(self._index.names)
+        return len(set(self._prompts.values()))
+
+
 def check_headers(
     behaviour: TraceHeader, evaluating: TraceHeader, *, same_distribution: bool = True
 ) -> None:
@@ -75,17 +108,16 @@ def pair(
     behaviour: Iterable[SampleBatch],
     evaluating: Iterable[SampleBatch],
     cluster_by: str,
-    clusters: Index,
     groups: Index,
     prefixes: Prefixes | None = None,
 ) -> Iterator[PairedChunk]:
-    """Pair batch by batch; `clusters` and `groups` collect the names of the numbers.
+    """Pair batch by batch; `groups` collects the names of the numbers.
 
     `cluster_by` is `prompt`, `group`, `sample`, or the column with which the behaviour batches were
     read. Clustered by sample, the turns of a rollout are one cluster all the same. Raises
     TraceMismatchError at the first sample or token that differs.
     """
-    rollouts, prompts = Index(), Index()
+    clusters, rollouts, prompts = Clusters(cluster_by), Index(), Index()
     seen: set[str] = set()
     for left, right in zip_longest(behaviour, evaluating):
         if left is None or right is None:
@@ -93,7 +125,7 @@ def pair(
         check_same_tokens(left, right)
         _check_once(left.sample_ids, seen)
         topk = left.top_token_ids is not None and right.top_token_ids is not None
-        cluster = clusters.number(cluster_names(left, cluster_by))
+        cluster = clusters.number(left)
         if prefixes is not None:
             prefixes.add(left, cluster)
         yield PairedChunk(

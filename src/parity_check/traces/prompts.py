@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,6 +76,11 @@ class Prompt:
     """The other columns that hold one value, as text; every prompt of a file has all of them."""
     template: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the chat template: `tools`, and those of `chat_template_kwargs`."""
+
+    def content(self) -> str:
+        """The same for two prompts that engines cannot tell apart."""
+        parts = (self.text, self.messages, self.token_ids, dict(self.template))
+        return json.dumps(parts, sort_keys=True, default=str)
 
 
 def bundled(reference: str, kind: str) -> Path | None:

@@ -76,7 +76,7 @@ def _logit_scale(trace: Trace) -> float:
 
 
 def _chunks(behaviour: Trace, evaluating: Trace) -> Iterator[PairedChunk]:
-    return pair(behaviour.batches(), evaluating.batches(like=behaviour), "sample", Index(), Index())
+    return pair(behaviour.batches(), evaluating.batches(like=behaviour), "sample", Index())
 
 
 def _floors(repeats: Iterable[Repeat]) -> Iterator[FloorPicture]:
