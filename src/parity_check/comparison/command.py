@@ -19,6 +19,7 @@ from parity_check.comparison.located import Locator
 from parity_check.comparison.looks import Looks, looks, one_look, progress, sentences, settled
 from parity_check.comparison.pictures.gather import gather
 from parity_check.comparison.plan import plan, stored_plan
+from parity_check.config.engines import Settings, VllmTable
 from parity_check.config.load import dump_config
 from parity_check.config.models import Config
 from parity_check.console import Console
@@ -294,7 +295,25 @@ def _plan(config: Config, how: Judgement, console: Console) -> Looks:
     planned = looks(prompts, config, size)
     for sentence in sentences(planned, size, config):
         console.say(f"plan: {sentence}")
+    _say_settings(config, console)
     return planned
+
+
+def _say_settings(config: Config, console: Console) -> None:
+    """Which settings of the candidate are parity-check's choice: an engine as it comes may differ.
+
+    Who compares an upgrade with the settings that prevent a fault does not see the fault.
+    """
+    candidate = config.candidate
+    if not isinstance(candidate, VllmTable):
+        return
+    ours = Settings.model_fields.keys() - candidate.settings.model_fields_set
+    if ours:
+        names = ", ".join(name for name in Settings.model_fields if name in ours)
+        console.say(
+            f"settings: the candidate gets parity-check's {names}, whatever its defaults are; to "
+            "compare it as it comes: --set candidate.settings.NAME=default"
+        )
 
 
 def _check_sampled(config: Config, planned: Looks, console: Console, trace: Path) -> None:

@@ -28,6 +28,13 @@ class Delivery:
         for path in self.write:
             check_writable(path)
 
+    def ends_with(self, document: Document) -> ExitCode:
+        """The exit code of a report."""
+        if self.exit_zero and not document.failed:
+            return ExitCode.PARITY
+        inconclusive = document.exit_code is ExitCode.INCONCLUSIVE
+        return self.inconclusive if inconclusive else document.exit_code
+
     def draws(self) -> bool:
         """Whether a page is wanted, which takes another pass over the traces."""
         return "html" in {self.format, *self.write.values()}
@@ -51,10 +58,10 @@ def deliver(
         show(render(document, delivery.format))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         _annotate(document, delivery, console)
-    if delivery.exit_zero and not document.failed:
-        return ExitCode.PARITY
-    inconclusive = document.exit_code is ExitCode.INCONCLUSIVE
-    return delivery.inconclusive if inconclusive else document.exit_code
+    ended = delivery.ends_with(document)
+    if ended is not document.exit_code:
+        console.say(f"exit code {int(ended)} instead of {int(document.exit_code)}, as asked")
+    return ended
 
 
 def _annotate(document: Document, delivery: Delivery, console: Console) -> None:
