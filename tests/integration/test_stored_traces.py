@@ -15,7 +15,7 @@ import pytest
 
 from conftest import Run
 from helpers import support
-from helpers.canned import Canned, write_run
+from helpers.canned import CANNED, Canned, write_run
 from helpers.schemas import validator
 from helpers.support import (
     SMALL_RUN,
@@ -516,6 +516,23 @@ def test_traces_of_zeros_are_not_parity(stored: Stored, tmp_path: Path) -> None:
     assert done.returncode == 4, done.stderr
     assert "every gate, sampled by the" in done.stdout
     assert "logprobs are 0 on both sides" in done.stdout
+
+
+@pytest.mark.parametrize("names", [["candidate"], ["candidate", "reference"]])
+def test_a_run_whose_side_has_only_nulls_is_drift(tmp_path: Path, names: list[str]) -> None:
+    run = write_run(tmp_path / "run", CANNED["drift"])
+    (run / "run.json").unlink()  # as of a run that was recorded before manifests
+    nothing: dict[str, Any] = {"top_token_ids": None, "top_logprobs": None}
+    for name in names:
+        path = run / f"{name}.parquet"
+        rewritten(
+            path,
+            path,
+            lambda all: [replace(s, logprobs=[None] * len(s.logprobs), **nothing) for s in all],
+        )
+    done = call_cli("report", run, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "missing" in done.stdout
 
 
 def test_a_directory_that_is_no_run(tmp_path: Path) -> None:

@@ -37,10 +37,14 @@ def to_settle(
 def for_parity(
     directions: Sequence[Direction], objective: Objective, level: float, sampling: Mapping[str, Any]
 ) -> str | None:
-    """What the gates ask for even if nothing drifts; None if the directions have that."""
-    plans = [_plan(way, objective, level, sampling) for way in directions]
-    most = max(plans, key=lambda plan: len(plan.open()))
-    return most.advice() if most.open() else None
+    """What the gates ask for even if nothing drifts; None if the directions have that.
+
+    A direction without a usable token says nothing of how long samples are.
+    """
+    compared = [way for way in directions if way.measurement.tokens]
+    plans = (_plan(way, objective, level, sampling) for way in compared)
+    most = max(plans, key=lambda plan: len(plan.open()), default=None)
+    return most.advice() if most is not None and most.open() else None
 
 
 def _size(directions: Sequence[Direction]) -> tuple[int, float]:
