@@ -148,7 +148,9 @@ def test_engine_defaults_are_diagnosed(raw_candidate: Run) -> None:
     [first, *others] = report["diagnosis"]
     assert (first["cause"], first["engine"]) == ("raw_logprobs", "candidate")
     assert first["explained"] > 0.8
-    assert first["fix"] == '[candidate.settings] logprobs_mode = "processed_logprobs"'
+    config, option = first["fix"].split("; of vLLM itself: ")
+    assert config == '[candidate.settings] logprobs_mode = "processed_logprobs"'
+    assert option == "--logprobs-mode processed_logprobs"
     [implied] = re.findall(r"the implied temperature is ([\d.]+\d)", first["claim"])
     assert abs(float(implied) - 0.7) < 0.02
     # 0.18.1 leaves its lm_head in the model's bfloat16, the reference was asked for float32.

@@ -239,7 +239,7 @@ def test_the_implied_temperature(candidate: Engine, asked: float, implied: float
     [sentence] = [text for text in finding.evidence if text.startswith("implied temperature")]
     assert float(sentence.split()[2].rstrip(",")) == pytest.approx(implied, abs=0.005)
     assert finding.engine == "candidate"
-    assert finding.fix == '[candidate.settings] logprobs_mode = "processed_logprobs"'
+    assert finding.fix.startswith('[candidate.settings] logprobs_mode = "processed_logprobs"; ')
     assert finding.explained is not None
     assert finding.explained > 0.95
 
@@ -273,7 +273,7 @@ def test_a_lost_penalty_accuses_the_engine_that_lost_it() -> None:
     )
     [finding] = diagnosis_of(Pair(candidate=lost, sampling={"repetition_penalty": 1.2})).findings
     assert finding.engine == "candidate"
-    assert finding.fix == "[candidate.settings] async_scheduling = false"
+    assert finding.fix.startswith("[candidate.settings] async_scheduling = false; ")
 
 
 @pytest.mark.parametrize(("passed", "asked"), [(0.6, 0.8), (1.0, 0.85), (1.2, 1.0)])

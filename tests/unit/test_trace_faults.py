@@ -202,7 +202,7 @@ def test_raw_logprobs_are_named_by_their_setting(asked: dict[str, float]) -> Non
     pair = Pair(candidate=Engine(noise=NOISE, raw=True), sampling=asked)
     [finding] = diagnosis_of(pair, 301).findings
     assert (finding.cause, finding.engine) == ("raw_logprobs", "candidate")
-    assert finding.fix == '[candidate.settings] logprobs_mode = "processed_logprobs"'
+    assert finding.fix.startswith('[candidate.settings] logprobs_mode = "processed_logprobs"; ')
 
 
 def test_ids_that_are_off_are_listed() -> None:

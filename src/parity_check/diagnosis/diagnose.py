@@ -17,6 +17,13 @@ APPLIED = {
     "dump": "in the framework that wrote the dump, for its {name}: ",
 }
 """Where a setting of an engine is changed that the configuration does not set up, by its kind."""
+OPTIONS = {
+    'logprobs_mode = "processed_logprobs"': "--logprobs-mode processed_logprobs",
+    "enable_prefix_caching = false": "--no-enable-prefix-caching",
+    "async_scheduling = false": "--no-async-scheduling",
+    'lm_head_dtype = "float32"': """--hf-overrides '{"head_dtype": "float32"}', from 0.26 on""",
+}
+"""What vLLM calls a setting, for whoever starts the rollout engine of a trainer."""
 CLEAN = {
     "semantic": "both engines' logprobs have the same meaning",
     "inference path": "only numeric noise without a pattern",
@@ -72,7 +79,7 @@ def _finding(rule: Rule, match: Match, case: Case, initial: float) -> Finding:
         evidence=(*map(case.named, match.evidence), *_sampled(case)),
         explained=explained,
         weight=match.rows if explained is None else explained,
-        fix=_fix(filled(rule.fix), case),
+        fix=_with_option(_fix(filled(rule.fix), case), case),
         confirm=_confirm(filled(rule.confirm), case),
     )
 
@@ -85,6 +92,15 @@ def _fix(line: str, case: Case) -> str:
         if place is not None and line.startswith(f"{table}."):
             _, _, values = line.partition("] ")
             return place.format(name=case.names[role]) + values
+    return line
+
+
+def _with_option(line: str, case: Case) -> str:
+    """The fix, and what it is called where vLLM is started without parity-check."""
+    if {engine.kind for engine in case.engines.values()} & {"vllm", "server"}:
+        for setting, option in OPTIONS.items():
+            if setting in line:
+                return f"{line}; of vLLM itself: {option}"
     return line
 
 

@@ -17,18 +17,19 @@ def render(document: Document) -> str:
 
 
 def _lines(document: Document) -> Iterator[str]:
+    """The verdict and its causes first: GitHub shows ten annotations of a level for each step."""
     program, level = document.head.program, LEVELS[document.word]
+    yield _command(level, program, document.verdict_line)
+    for cause in document.causes:
+        yield _command(level, f"{program} ({cause.id})", f"{cause.sentence} Fix: {cause.fix}")
     for check in document.checks:
         if check.verdict not in ("parity", None):
             sentence = f"{check.group}: {check.sentence}"
             yield _command(LEVELS[check.verdict], f"{program} ({check.name})", sentence)
-    for cause in document.causes:
-        yield _command(level, f"{program} ({cause.id})", f"{cause.sentence} Fix: {cause.fix}")
     for cause in document.remarks:
         yield _command("notice", f"{program} ({cause.id})", f"{cause.sentence} Fix: {cause.fix}")
     for id, message in document.warnings:
         yield _command("warning", f"{program} ({id})", message)
-    yield _command(level, program, document.verdict_line)
 
 
 def _command(level: str, title: str, message: str) -> str:
