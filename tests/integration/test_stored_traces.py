@@ -197,26 +197,27 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("options", "code"),
+    ("options", "code", "judged"),
     [
-        ([], 0),
-        (["--set", "gates.k3_kl=1e-10"], 1),
-        (["--set", "gates.k3_kl=1e-10", "--exit-zero"], 0),
-        (["--set", "gates.k3_kl=1e-10", "--inconclusive", "pass"], 1),
-        (["--set", "gates.tail_fraction=1e-5"], 4),
-        (["--set", "gates.tail_fraction=1e-5", "--inconclusive", "pass"], 0),
-        (["--set", "gates.tail_fraction=1e-5", "--inconclusive", "fail"], 1),
-        (["--set", "gates.tail_fraction=1e-5", "--exit-zero"], 0),
-        (["--set", "gates.profile=exact"], 1),
+        ([], 0, None),
+        (["--set", "gates.k3_kl=1e-10"], 1, None),
+        (["--set", "gates.k3_kl=1e-10", "--exit-zero"], 0, 1),
+        (["--set", "gates.k3_kl=1e-10", "--inconclusive", "pass"], 1, None),
+        (["--set", "gates.tail_fraction=1e-5"], 4, None),
+        (["--set", "gates.tail_fraction=1e-5", "--inconclusive", "pass"], 0, 4),
+        (["--set", "gates.tail_fraction=1e-5", "--inconclusive", "fail"], 1, 4),
+        (["--set", "gates.tail_fraction=1e-5", "--exit-zero"], 0, 4),
+        (["--set", "gates.profile=exact"], 1, None),
     ],
 )
 def test_a_run_is_judged_again(
-    healthy: Path, tmp_path: Path, options: list[str], code: int
+    healthy: Path, tmp_path: Path, options: list[str], code: int, judged: int | None
 ) -> None:
+    """`judged` is the exit code of the verdict, where another one was asked for."""
     before = contents(healthy)
     done = call_cli("report", healthy, *options, cwd=tmp_path)
     assert done.returncode == code, done.stdout
-    assert done.stderr == ""
+    assert done.stderr == (f"exit code {code} instead of {judged}, as asked\n" if judged else "")
     assert contents(healthy) == before, "the run stays as it is"
 
 
@@ -276,7 +277,7 @@ def test_on_github_the_job_is_annotated_and_summarised(
 ) -> None:
     done = call_cli("report", drifting_run.path, cwd=tmp_path)
     annotations = [line for line in done.stdout.splitlines() if line.startswith("::")]
-    assert annotations[-1].startswith("::error title=parity-check::✗ DRIFT")
+    assert annotations[0].startswith("::error title=parity-check::✗ DRIFT")
     assert any(line.startswith("::error title=parity-check (k3_kl)::") for line in annotations)
     written = summary.read_text()
     assert written.startswith("# earlier step\n## parity-check: ✗ DRIFT")
@@ -536,7 +537,7 @@ def test_a_run_whose_side_has_only_nulls_is_drift(tmp_path: Path, names: list[st
 
 
 def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
-    assert_fails(call_cli("report", tmp_path, cwd=tmp_path), 2, "cannot read the configuration")
+    assert_fails(call_cli("report", tmp_path, cwd=tmp_path), 2, "it has no config.toml")
     fake_config(tmp_path).rename(tmp_path / "config.toml")
     assert_fails(call_cli("report", tmp_path, cwd=tmp_path), 2, "no traces here")
 
