@@ -4,10 +4,13 @@ The generators and the whole table are those of `scripts/simulate_intervals.py`;
 chosen with other seeds.
 """
 
+import numpy as np
 import pytest
 
 import simulate_intervals as simulated
-from parity_check.measure.gates import PROFILES
+from parity_check.measure.gates import PROFILES, choose_limits, judge_all
+from parity_check.measure.measure import measure
+from parity_check.measure.objectives import OBJECTIVES
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +65,18 @@ def test_bursts_at_twice_a_limit_are_not_parity(
     """Of whole samples, and of whole prompts, where a clean pair is parity and where it is not."""
     whole = 1 if metric == "burst_fraction" else shape[1]
     assert simulated.burst_parity(metric, 2.0, shape, whole, runs, SEED) <= 0.01
+
+
+def test_bursts_of_single_samples_are_no_drift_of_prompts() -> None:
+    """Of 16 samples each: a third of the limit on samples, and a burst in one prompt of 125."""
+    rng = np.random.default_rng(SEED)
+    prompt = np.repeat(np.arange(2500, dtype=np.int32), 16)
+    off = np.repeat(rng.random(len(prompt)) < 5e-4, 20)
+    delta = np.where(off, 1.0, 0.005) * rng.normal(size=len(off))
+    seen = measure([simulated.chunk(delta, 20, prompt, 0)], sampled_by="reference")
+    gates = judge_all(seen, choose_limits("standard", OBJECTIVES["grpo"]))
+    found = {gate.metric: gate.verdict for gate in gates}
+    assert found["burst_fraction"] == found["burst_cluster_fraction"] == "parity"
 
 
 def test_a_clean_pair_is_parity_with_so_many_prompts_and_not_with_few() -> None:

@@ -401,18 +401,19 @@ def test_a_side_without_one_usable_logprob_is_measured_by_its_defects() -> None:
 
 
 def test_bursts_are_counted_by_sample_and_by_prompt() -> None:
-    """Of 12 prompts with two samples, one sample is wholly off and another has a single token."""
+    """Of 12 prompts with two samples, one is wholly off, one has a sample off, one a token."""
     behaviour = [[-9.0] * 40 for _ in range(24)]
     evaluating = [list(sample) for sample in behaviour]
-    evaluating[3] = [-6.0] * 40
+    for sample in (3, 6, 7):
+        evaluating[sample] = [-6.0] * 40
     evaluating[8][5] = -6.0
     cluster = [sample // 2 for sample in range(24)]
     measured = measure([chunk(behaviour, evaluating, cluster)], sampled_by="reference")
-    assert measured["burst_fraction"].value == pytest.approx(1 / 24)
+    assert measured["burst_fraction"].value == pytest.approx(3 / 24)
     assert measured["burst_cluster_fraction"].value == pytest.approx(1 / 12)
-    assert measured["tail_sample_fraction"].value == pytest.approx(2 / 24)
-    assert measured["tail_cluster_fraction"].value == pytest.approx(2 / 12)
-    assert measured["tail_fraction"].value == pytest.approx(41 / 960)
+    assert measured["tail_sample_fraction"].value == pytest.approx(4 / 24)
+    assert measured["tail_cluster_fraction"].value == pytest.approx(3 / 12)
+    assert measured["tail_fraction"].value == pytest.approx(121 / 960)
     assert measured["burst_fraction"].ci_high > measured["tail_fraction"].value
 
 

@@ -131,6 +131,15 @@ def test_copies_of_a_prompt_count_as_one() -> None:
     size = planned({}, copies, gates={"profile": "relaxed"})
     assert (size.prompts, size.clusters, size.copies) == (300, 1, 299)
     assert "burst_cluster_fraction" in size.open()
+    assert size.sentence().endswith(
+        "for all of them: 245 prompts and workload.samples_per_prompt = 2 (--samples 2)"
+    )
+
+
+def test_clustered_by_sample_more_samples_are_enough() -> None:
+    size = planned({"samples_per_prompt": 8}, PROMPTS[:100], stats={"cluster_by": "sample"})
+    assert {need.unit for need in size.unmet()} <= {"samples", "tokens"}
+    assert "or " in size.advice()
 
 
 def test_one_exact_value_asks_for_nothing() -> None:

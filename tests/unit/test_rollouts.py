@@ -158,7 +158,7 @@ def test_a_trace_keeps_rollouts_and_turns(tmp_path: Path) -> None:
     assert batch.rollout_ids == ["r", "r"]
     assert batch.turns is not None
     assert batch.turns.tolist() == [0, 1]
-    [chunk] = pair([batch], [batch], "sample", Index(), Index())
+    [chunk] = pair([batch], [batch], "sample", Index())
     assert chunk.rollout is not None
     assert chunk.rollout.tolist() == [0, 0]
     assert chunk.cluster.tolist() == [0, 0], "turns of a rollout are one cluster"
@@ -169,7 +169,7 @@ def test_an_older_trace_has_samples_that_are_rollouts(tmp_path: Path) -> None:
     write_trace(path, [sample("a"), sample("b")], header(), {})
     [batch] = Trace(path).batches()
     assert (batch.rollout_ids, batch.turns) == (None, None)
-    [chunk] = pair([batch], [batch], "sample", Index(), Index())
+    [chunk] = pair([batch], [batch], "sample", Index())
     assert (chunk.rollout, chunk.cluster.tolist()) == (None, [0, 1])
 
 

@@ -108,7 +108,8 @@ class Plan:
         """How many prompts, and samples of each, meet every need."""
         wider = self._times("clusters")
         longer = max(self._times("tokens"), self._times("samples"))
-        prompts = math.ceil(self.prompts * max(1.0, wider))
+        distinct = self.prompts - self.copies
+        prompts = math.ceil(distinct * wider) if wider > 1.0 else self.prompts
         samples = math.ceil(self.samples * longer)
         size = words.count(prompts, "prompt")
         if self.source == "trace":
@@ -119,12 +120,20 @@ class Plan:
             tokens = math.ceil(samples * self.tokens / self.samples)
             more = f"workload.most_tokens = {tokens}"
             return more if prompts <= self.prompts + self.unused else f"{size} and {more}"
-        alone = words.count(math.ceil(self.prompts * max(wider, longer)), "prompt")
+        alone = words.count(math.ceil(distinct * max(wider, longer)), "prompt")
         if self.greedy:
             return alone
         number = math.ceil(samples / prompts)
         each = f"workload.samples_per_prompt = {number} (--samples {number})"
-        return f"{size} and {each}" if prompts > self.prompts else f"{each}, or {alone}"
+        return f"{size} and {each}" if wider > 1.0 else f"{each}, or {alone}"
+
+
+def _needs(how: Judgement) -> tuple[Need, ...]:
+    """What the gates ask for; clustered by sample, a cluster is a sample."""
+    found = needs(how.limits, how.objective, how.level)
+    if how.cluster_by != "sample":
+        return tuple(found)
+    return tuple(replace(n, unit="samples") if n.unit == "clusters" else n for n in found)
 
 
 def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
@@ -138,11 +147,11 @@ def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
     return Plan(
         prompts=len(prompts),
         copies=len(prompts) - len(own),
-        clusters=len(prompts) * each if how.cluster_by == "sample" else len(clusters),
+        clusters=len(clusters),
         samples=len(prompts) * each,
         tokens=len(prompts) * each * workload.max_tokens,
         gates=len(how.limits),
-        needs=tuple(needs(how.limits, how.objective, how.level)),
+        needs=_needs(how),
         greedy=workload.temperature == 0.0,
     )
 
@@ -159,6 +168,6 @@ def stored_plan(trace: Trace, how: Judgement) -> Plan:
         samples=trace.header.samples,
         tokens=trace.header.tokens,
         gates=len(how.limits),
-        needs=tuple(needs(how.limits, how.objective, how.level)),
+        needs=_needs(how),
         source="trace",
     )

@@ -221,7 +221,9 @@ def _effective_sample_sizes(
 def _bursts(estimator: Estimator, sequences: Rollouts) -> Iterator[Estimate]:
     """The shares of sequences and of clusters with tokens in the tail.
 
-    The bound on sequences assumes independent sequences, that on clusters independent clusters.
+    The bound on sequences assumes independent sequences, that on clusters independent clusters. A
+    cluster has a burst as a whole, in more than half of its sequences: bursts of single ones are
+    in many clusters if these are large.
     """
     every = sequences.ones()
     clusters = (every > 0).astype(np.float64)
@@ -230,9 +232,10 @@ def _bursts(estimator: Estimator, sequences: Rollouts) -> Iterator[Estimate]:
         ("tail", sequences.tail > 0),
     ):
         hits = sequences.by_cluster(hit)
-        suffix = "sample_" if kind == "tail" else ""
+        suffix, whole = ("sample_", 0.0) if kind == "tail" else ("", 0.5)
         yield estimator.share(f"{kind}_{suffix}fraction", hits, every)
-        yield estimator.share(f"{kind}_cluster_fraction", (hits > 0).astype(np.float64), clusters)
+        off = (hits > whole * every).astype(np.float64)
+        yield estimator.share(f"{kind}_cluster_fraction", off, clusters)
 
 
 def _sequence_means(estimator: Estimator, sequences: Rollouts) -> list[Estimate]:

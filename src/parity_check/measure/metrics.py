@@ -146,7 +146,7 @@ _ROWS = (
     ),
     Metric(
         "burst_cluster_fraction", "clusters with a burst", "share", "lower", 0.0, True,
-        "share of clusters (prompts, or stats.cluster_by) with a burst in any sample",
+        "share of clusters (prompts, or stats.cluster_by) of whose samples over half have a burst",
         "the same, counted by cluster",
         "failures of all samples of a prompt: a corrupted prefix in the cache",
     ),
