@@ -170,6 +170,14 @@ def test_prompts_of_the_same_tokens_are_one_cluster() -> None:
     assert clusters.count() == 2
 
 
+def test_the_values_of_a_column_are_taken_as_they_are() -> None:
+    """The same prompts in two sessions are two sessions."""
+    sessions = [batch(labels=["one", "one"]), batch(prompt_ids=["r", "s"], labels=["two", None])]
+    clusters = Clusters("session")
+    assert [clusters.number(each).tolist() for each in sessions] == [[0, 0], [1, 2]]
+    assert clusters.count() == 3
+
+
 def test_prompts_without_tokens_are_known_by_their_ids() -> None:
     none: dict[str, Any] = {"prompt_starts": np.zeros(3, int), "prompt_token_ids": np.int32([])}
     assert Clusters("prompt").number(batch(**none)).tolist() == [0, 1]

@@ -12,7 +12,7 @@ from parity_check.comparison.judgement import Judgement
 from parity_check.config.models import Config
 from parity_check.measure.needs import Need, Unit, needs
 from parity_check.traces.pairing import Clusters, Index, label_column
-from parity_check.traces.prompts import Prompt, cluster_of
+from parity_check.traces.prompts import Prompt, cluster_of, own_cluster
 from parity_check.traces.trace import Trace
 
 
@@ -140,13 +140,13 @@ def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
     """The plan of a workload that engines sample, every prompt `samples_per_prompt` times."""
     workload = config.workload
     each = workload.samples_per_prompt
-    own: dict[str, str] = {}
-    clusters = {
-        own.setdefault(prompt.content(), cluster_of(prompt, how.cluster_by)) for prompt in prompts
-    }
+    names = {prompt.prompt_id: cluster_of(prompt, how.cluster_by) for prompt in prompts}
+    own = [prompt for prompt in prompts if names[prompt.prompt_id] == own_cluster(prompt)]
+    distinct = {prompt.content(): names[prompt.prompt_id] for prompt in own}
+    clusters = {*names.values()} - {own_cluster(prompt) for prompt in own} | {*distinct.values()}
     return Plan(
         prompts=len(prompts),
-        copies=len(prompts) - len(own),
+        copies=len(own) - len(distinct),
         clusters=len(clusters),
         samples=len(prompts) * each,
         tokens=len(prompts) * each * workload.max_tokens,

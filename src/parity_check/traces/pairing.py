@@ -29,21 +29,29 @@ class Index:
 
 
 class Clusters:
-    """Numbers the clusters of samples. Prompts of the same tokens are one, whatever their ids."""
+    """Numbers the clusters of samples.
+
+    Where a prompt is its own cluster, prompts of the same tokens are one, whatever their ids. The
+    values of a column are taken as they are.
+    """
 
     def __init__(self, cluster_by: str) -> None:
         self.cluster_by = cluster_by
         self._index = Index()
+        self._found: set[int] = set()
         self._prompts: dict[str, int] = {}
         self._tokens: dict[tuple[int, int], int] = {}
 
     def number(self, batch: SampleBatch) -> NDArray[np.int32]:
         """The cluster of each sample [S]."""
         numbers = self._index.number(cluster_names(batch, self.cluster_by))
-        if self.cluster_by == "sample":
+        if self.cluster_by in ("sample", "group"):
+            self._found.update(numbers.tolist())
             return numbers
         starts = batch.prompt_starts
         for sample, prompt in enumerate(batch.prompt_ids):
+            if batch.labels is not None and batch.labels[sample] is not None:
+                continue
             known = self._prompts.get(prompt)
             if known is None:
                 ids = batch.prompt_token_ids[starts[sample] : starts[sample + 1]]
@@ -52,13 +60,12 @@ class Clusters:
                     known = self._tokens.setdefault((len(ids), hash(ids.tobytes())), known)
                 self._prompts[prompt] = known
             numbers[sample] = known
+        self._found.update(numbers.tolist())
         return numbers
 
     def count(self) -> int:
         """How many there are."""
-        if self.cluster_by == "sample":
-            return len(self._index.names)
-        return len(set(self._prompts.values()))
+        return len(self._found)
 
 
 def check_headers(

@@ -143,7 +143,12 @@ def cluster_of(prompt: Prompt, cluster_by: str) -> str:
     if cluster_by == "group":
         return prompt.group
     label = prompt.labels.get(cluster_by)
-    return f"prompt {prompt.prompt_id}" if label is None else label
+    return own_cluster(prompt) if label is None else label
+
+
+def own_cluster(prompt: Prompt) -> str:
+    """The cluster of a prompt that shares none."""
+    return f"prompt {prompt.prompt_id}"
 
 
 def read_prompts(source: str, limit: int | None = None, column: str | None = None) -> list[Prompt]:
