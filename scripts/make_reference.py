@@ -80,8 +80,10 @@ only half of the runs. The warning `shared-prefixes` appears if prompts share ha
 - Shares: never narrower than the exact binomial interval. A share of 0 also has an upper end, 3.7 /
   n at 95 %. **This assumes independent tokens.** If whole requests fail, the number of samples
   matters, or of prompts: `burst_fraction` and `burst_cluster_fraction` are bounded and gated by
-  samples and by prompts. Their limits follow from that of k3, so that bursts at twice the limit of
-  k3 are not called parity. They are wider than the limit of the tail, which is for tokens that fail
+  samples and by prompts. Their limits follow from that of k3, for bursts of N(0, 1) noise in samples
+  of similar length: such bursts at twice the limit of k3 are not called parity. Larger ones (Δ near
+  -8 has a k3 of 7 a token), and those that strike the longest samples alone, can hold more of k3 and
+  go unseen: 26 of 60 simulated runs at twice its limit. They are also wider than the limit of the tail, which is for tokens that fail
   one by one: at `standard`, whole samples may hold 2e-4 of the tokens in the tail and go unseen,
   as the table on every gate of a run shows below. To exclude that, set `gates.burst_fraction`.
 - k3, the mean ratio and ESS: a sample alone cannot bound a mean, because a tail that it does not
