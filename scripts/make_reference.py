@@ -77,15 +77,16 @@ only half of the runs. The warning `shared-prefixes` appears if prompts share ha
   by 1 + {bias:g} / √(degrees + 1), because few clusters underestimate it.
 - Quantities with one long tail (k3, |Δ|, ESS, shares): the upper end divides the degrees of freedom
   by {degrees:g}, because the error is small in runs with a small mean.
-- Shares: never narrower than the exact binomial interval. A share of 0 also has an upper end, 3.7 /
-  n at 95 %. **This assumes independent tokens.** If whole requests fail, the number of samples
+- Shares: never narrower than the exact binomial interval. A share of 0 also has an upper end, 3.7
+  / n at 95 %. **This assumes independent tokens.** If whole requests fail, the number of samples
   matters, or of prompts: `burst_fraction` and `burst_cluster_fraction` are bounded and gated by
-  samples and by prompts. Their limits follow from that of k3, for bursts of N(0, 1) noise in samples
-  of similar length: such bursts at twice the limit of k3 are not called parity. Larger ones (Δ near
-  -8 has a k3 of 7 a token), and those that strike the longest samples alone, can hold more of k3 and
-  go unseen: 26 of 60 simulated runs at twice its limit. They are also wider than the limit of the tail, which is for tokens that fail
-  one by one: at `standard`, whole samples may hold 2e-4 of the tokens in the tail and go unseen,
-  as the table on every gate of a run shows below. To exclude that, set `gates.burst_fraction`.
+  samples and by prompts. Their limits follow from that of k3, for bursts of N(0, 1) noise in
+  samples of similar length: such bursts at twice the limit of k3 are not called parity. Larger
+  ones (Δ near -8 has a k3 of 7 a token), and those that strike the longest samples alone, can hold
+  more of k3 and go unseen: 26 of 60 simulated runs at twice its limit. They are also wider than
+  the limit of the tail, which is for tokens that fail one by one: at `standard`, whole samples may
+  hold 2e-4 of the tokens in the tail and go unseen, as the table on every gate of a run shows
+  below. To exclude that, set `gates.burst_fraction`.
 - k3, the mean ratio and ESS: a sample alone cannot bound a mean, because a tail that it does not
   contain may dominate. Their far end includes unseen tokens with Δ = {unseen:g} nats, as many as
   the bound of the tail allows: 16, 19 and 364 (of 1 / ESS − 1) times 3.7 / n. Larger ones are
