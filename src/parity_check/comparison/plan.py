@@ -140,13 +140,19 @@ def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
     """The plan of a workload that engines sample, every prompt `samples_per_prompt` times."""
     workload = config.workload
     each = workload.samples_per_prompt
-    names = {prompt.prompt_id: cluster_of(prompt, how.cluster_by) for prompt in prompts}
-    own = [prompt for prompt in prompts if names[prompt.prompt_id] == own_cluster(prompt)]
-    distinct = {prompt.content(): names[prompt.prompt_id] for prompt in own}
-    clusters = {*names.values()} - {own_cluster(prompt) for prompt in own} | {*distinct.values()}
+    clusters, distinct, copies = set(), set(), 0
+    for prompt in prompts:
+        name = cluster_of(prompt, how.cluster_by)
+        content = prompt.content() if name == own_cluster(prompt) else None
+        if content in distinct:
+            copies += 1
+            continue
+        clusters.add(name)
+        if content is not None:
+            distinct.add(content)
     return Plan(
         prompts=len(prompts),
-        copies=len(own) - len(distinct),
+        copies=copies,
         clusters=len(clusters),
         samples=len(prompts) * each,
         tokens=len(prompts) * each * workload.max_tokens,

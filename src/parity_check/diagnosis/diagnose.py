@@ -79,28 +79,26 @@ def _finding(rule: Rule, match: Match, case: Case, initial: float) -> Finding:
         evidence=(*map(case.named, match.evidence), *_sampled(case)),
         explained=explained,
         weight=match.rows if explained is None else explained,
-        fix=_with_option(_fix(filled(rule.fix), case), case),
+        fix=_fix(filled(rule.fix), case),
         confirm=_confirm(filled(rule.confirm), case),
     )
 
 
 def _fix(line: str, case: Case) -> str:
-    """The fix; a line of the configuration only for an engine that the configuration sets up."""
+    """The fix; a line of the configuration only for an engine that the configuration sets up.
+
+    Of an engine that is vLLM, with what vLLM itself calls the setting.
+    """
     for role in ROLES:
-        place = APPLIED.get(case.engines[role].kind)
+        kind = case.engines[role].kind
         table = case.named(f"[{role}.x]").removesuffix(".x]")
-        if place is not None and line.startswith(f"{table}."):
-            _, _, values = line.partition("] ")
-            return place.format(name=case.names[role]) + values
-    return line
-
-
-def _with_option(line: str, case: Case) -> str:
-    """The fix, and what it is called where vLLM is started without parity-check."""
-    if {engine.kind for engine in case.engines.values()} & {"vllm", "server"}:
-        for setting, option in OPTIONS.items():
-            if setting in line:
-                return f"{line}; of vLLM itself: {option}"
+        if not line.startswith(f"{table}."):
+            continue
+        _, _, values = line.partition("] ")
+        place = APPLIED.get(kind)
+        fix = line if place is None else place.format(name=case.names[role]) + values
+        option = next((OPTIONS[each] for each in OPTIONS if values.startswith(each)), None)
+        return f"{fix}; of vLLM itself: {option}" if option and kind in ("vllm", "server") else fix
     return line
 
 
