@@ -80,20 +80,22 @@ only half of the runs. The warning `shared-prefixes` appears if prompts share ha
 - Shares: never narrower than the exact binomial interval. A share of 0 also has an upper end, 3.7
   / n at 95 %. **This assumes independent tokens.** If whole requests fail, the number of samples
   matters, or of prompts: `burst_fraction` and `burst_cluster_fraction` are bounded and gated by
-  samples and by prompts. Their limits follow from that of k3, for bursts of N(0, 1) noise in
-  samples of similar length: such bursts at twice the limit of k3 are not called parity. Larger
-  ones (Δ near -8 has a k3 of 7 a token), and those that strike the longest samples alone, can hold
-  more of k3 and go unseen: 26 of 60 simulated runs at twice its limit. They are also wider than
-  the limit of the tail, which is for tokens that fail one by one: at `standard`, whole samples may
-  hold 2e-4 of the tokens in the tail and go unseen, as the table on every gate of a run shows
-  below. To exclude that, set `gates.burst_fraction`.
+  samples and by prompts, at limits that follow from that of k3. Their n is the effective number of
+  samples or prompts, because an unseen burst may be in the longest of them. They are wider than the
+  limit of the tail, which is for tokens that fail one by one: at `standard`, whole samples may hold
+  2e-4 of the tokens in the tail and go unseen, as the table on every gate of a run shows below. To
+  exclude that, set `gates.burst_fraction`.
 - k3, the mean ratio and ESS: a sample alone cannot bound a mean, because a tail that it does not
-  contain may dominate. Their far end includes unseen tokens with Δ = {unseen:g} nats, as many as
-  the bound of the tail allows: 16, 19 and 364 (of 1 / ESS − 1) times 3.7 / n. Larger ones are
-  visible in the other sampling direction, where they are e^Δ times as frequent; a run with one
-  direction cannot exclude them. Mean Δ, RMS Δ and the quantiles have no such allowance: where no
-  token varies, their interval has no width (77 % coverage below, with 12 prompts). The gate on the
-  tail bounds the share of such tokens.
+  contain may dominate. Their far end includes the larger of two: unseen tokens with Δ = {unseen:g}
+  nats, 16, 19 and 364 (of 1 / ESS − 1) times 3.7 / n; and, but for ESS, unseen clusters with N(0, 1)
+  noise, 0.65 times 3.7 / the effective number of clusters. Larger errors can carry more and go
+  unseen. Tokens further up are visible in the other sampling direction, where they are e^Δ times
+  as frequent; a run with one direction cannot exclude them. Bursts further down, such as Δ near -8
+  from a corrupted cache, have a k3 of 7 a token: twice the limit of k3 at `standard` is then one
+  prompt in 3,500, which a run of 2,500 misses in half of the cases, and in both directions in a
+  quarter. Mean Δ, RMS Δ and the quantiles have no such allowance: where no token varies, their
+  interval has no width (77 % coverage below, with 12 prompts). The gate on the tail bounds the
+  share of such tokens.
 - ESS: the interval of 1 / ESS − 1, linearised.
 - Quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide, over at
   most {folds} groups of clusters.
@@ -107,11 +109,11 @@ Student's t; for t, ESS has no true value, because the exponential has no mean.
 
 {coverage}
 
-Samples of this size contain few rare tokens and bursts. Their k3, tail share and ESS are covered
-only because of the allowance, and if whole samples or prompts fail, only by the burst share.
+Samples of this size contain few rare tokens and bursts. Their k3 and ESS are covered only because
+of the allowance. If whole samples or prompts fail, the tail share is not: the burst share is.
 
 How often a value at its limit, or at twice its limit, is judged parity, and a value at half its
-limit drift: the worst of the metrics above, and for bursts that of the burst share.
+limit drift: the worst of the metrics above, and for bursts that of k3, ESS and the burst share.
 
 {errors}
 

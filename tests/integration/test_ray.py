@@ -114,6 +114,17 @@ def test_two_replicas_answer_as_one_engine(two: Placed, cluster: str, tmp_path: 
     one.close()
 
 
+def test_an_engine_has_the_threads_that_it_has_without_a_cluster(two: Placed) -> None:
+    """Ray sets OMP_NUM_THREADS to the CPUs that an actor reserves: a slower, other engine."""
+    engines = engines_of("reference")
+    assert len(engines) == 2
+    for pid in engines:
+        names = {
+            each.split(b"=")[0] for each in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        }
+        assert (b"OMP_NUM_THREADS" in names) == ("OMP_NUM_THREADS" in os.environ)
+
+
 def test_what_the_cluster_says_is_not_in_the_report(
     two: Placed, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,9 +65,9 @@ KINDS = st.sampled_from(["two_sided", "upper"])
         (-2e-3, 2e-3, two_sided(1e-3), "inconclusive"),
         (0.0, 9e-4, upper(1e-3), "parity"),
         (2e-3, 3e-3, upper(1e-3), "drift"),
-        (0.995, 1.0, Limit("ess", 0.99, "lower", "test"), "parity"),
-        (0.9, 0.95, Limit("ess", 0.99, "lower", "test"), "drift"),
-        (0.98, 1.0, Limit("ess", 0.99, "lower", "test"), "inconclusive"),
+        (0.995, 1.0, Limit("ess", 0.99, "lower", "test", 1.0), "parity"),
+        (0.9, 0.95, Limit("ess", 0.99, "lower", "test", 1.0), "drift"),
+        (0.98, 1.0, Limit("ess", 0.99, "lower", "test", 1.0), "inconclusive"),
         (0.9995, 1.0002, Limit("r", 1e-3, "two_sided", "test", 1.0), "parity"),
     ],
 )
@@ -110,7 +110,7 @@ def test_the_required_limit_passes_and_less_does_not(
 
 def test_required_limits_of_one_sided_metrics() -> None:
     assert judge(estimate(1e-3, 5e-4, 2e-3), upper(1e-3)).required_limit == 2e-3
-    ess = Limit("ess", 0.99, "lower", "test")
+    ess = Limit("ess", 0.99, "lower", "test", 1.0)
     assert judge(estimate(0.98, 0.97, 0.985), ess).required_limit == 0.97
 
 
@@ -372,6 +372,17 @@ def test_bad_gates_are_refused(
 def test_results_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         result("parity").verdict = "drift"
+
+
+@pytest.mark.parametrize("profile", ["standard", "relaxed"])
+@pytest.mark.parametrize("length", [16, 128])
+def test_the_prompts_that_ess_asks_for_decide_it(profile: str, length: int) -> None:
+    limits = [each for each in choose_limits(profile, GRPO) if each.metric == "ess"]
+    [gate] = judge_all(run(40, length, 0.0), limits)
+    assert gate.prompts_needed is not None
+    [enough] = judge_all(run(gate.prompts_needed, length, 0.0), limits)
+    [few] = judge_all(run(gate.prompts_needed * 9 // 10, length, 0.0), limits)
+    assert (enough.verdict, few.verdict) == ("parity", "inconclusive")
 
 
 def test_a_noisy_number_of_prompts_is_a_range() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -66,9 +67,10 @@ def test_of_a_large_file_no_more_prompts_are_used_than_needed() -> None:
         size = plan(prompts, config, judgement(config))
         last = looks(prompts, config, size).ends[-1]
         assert last == pytest.approx(3 * 3381, abs=3), "of each, a sample"
-        assert size.reached(last // 2, 64 * (last // 2)).unmet() == []
-        assert size.reached(3000, 64 * 3000).unused == len(prompts) - 3000
-        assert {each.unit for each in size.reached(3300, 64 * 3300).unmet()} == {
+        how = judgement(config)
+        assert plan(prompts, config, how, last // 2).unmet() == []
+        assert plan(prompts, config, how, 3000).unused == len(prompts) - 3000
+        assert {each.unit for each in plan(prompts, config, how, 3300).unmet()} == {
             "samples",
             "clusters",
         }
@@ -103,13 +105,39 @@ def test_each_look_is_judged_at_a_corrected_confidence() -> None:
 def test_the_plan_names_the_looks_and_what_the_last_can_decide() -> None:
     config = configured(most_tokens=10_000)
     size = plan(PROMPTS, config, judgement(config))
-    first, second = sentences(planned(config), size, config)
+    first, second = sentences(planned(config), size, config, judgement(config))
     assert first == (
         "up to 4 looks, at 20, 40, 78 and 156 samples a direction (at most 9,984 tokens), each "
         "judged at a confidence of 98.75 %"
     )
     assert "gates cannot be decided" in second
     assert second.endswith("for all of them: workload.most_tokens = 432768")
+
+
+@pytest.mark.parametrize("each", [1, 2, 7])
+def test_the_advised_budget_is_enough(each: int) -> None:
+    """In three tries at most: a small look does not show how fast families are reached."""
+    advised = [10_000]
+    for _ in range(3):
+        config = configured(samples_per_prompt=each, most_tokens=advised[-1])
+        how = judgement(config)
+        ends = looks(PROMPTS, config, plan(PROMPTS, config, how)).ends
+        reached = plan(PROMPTS, config, how, ends[-1])
+        if not reached.open():
+            break
+        advised.append(int(reached.advice().removeprefix("workload.most_tokens = ")))
+        assert advised[-1] > advised[-2]
+    assert reached.open() == set()
+    assert 64 * each * 3381 <= advised[-1] <= 64 * each * 4187
+
+
+def test_a_file_of_too_few_prompts_is_said_with_the_budget() -> None:
+    config = configured(most_tokens=3_000_000)
+    advice = plan(PROMPTS[:300], config, judgement(config), 3_000_000 // 128).advice()
+    prompts, budget = re.fullmatch(
+        r"([\d,]+) prompts and workload.most_tokens = (\d+)", advice
+    ).groups()
+    assert int(budget) == 128 * int(prompts.replace(",", ""))
 
 
 def gate(verdict: Verdict, prompts: int | None = None) -> GateResult:

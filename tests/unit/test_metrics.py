@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 from parity_check.errors import TraceMismatchError
 from parity_check.measure.accumulator import binary_kl
 from parity_check.measure.alternatives import renormalised_entropy
-from parity_check.measure.gates import choose_limits, judge_all
+from parity_check.measure.gates import choose_limits, judge_all, overall
 from parity_check.measure.measure import measure
-from parity_check.measure.metrics import METRICS, PairedChunk, token_columns
+from parity_check.measure.metrics import COLUMNS, METRICS, PairedChunk, token_columns
 from parity_check.measure.objectives import choose_objective
 
 LOGPROBS = st.floats(min_value=-27.0, max_value=-(2.0**-20), width=32)
@@ -457,10 +457,53 @@ def test_zeros_on_both_sides_are_nothing_to_compare() -> None:
     measured = measure([chunk(zeros, zeros)], sampled_by="reference")
     gates = judge_all(measured, choose_limits("exact", choose_objective("grpo")))
     assert [gate.verdict for gate in gates] == ["inconclusive"]
-    assert gates[0].reason.startswith("all 30,000 logprobs are 0 on both sides")
-    one = [list(sample) for sample in zeros]
-    one[7][7] = -0.1
-    assert measure([chunk(zeros, one)], sampled_by="reference").tokens == 30_000
+    assert gates[0].reason.startswith("all 30,000 logprobs are the same number on both sides")
+    constant = [[-2.5] * 10 for _ in range(3000)]
+    measured = measure([chunk(constant, constant)], sampled_by="reference")
+    assert measured.placeholders == measured.tokens == 30_000
+
+
+@pytest.mark.parametrize("real", [1, 6])
+@pytest.mark.parametrize("drift", [0.0, 1e-4, 0.5])
+def test_zeros_on_both_sides_are_no_evidence_of_parity(real: int, drift: float) -> None:
+    """One in 64 tokens has a logprob, or six in 64: then the others may be certain tokens."""
+    rng = np.random.default_rng(3)
+    behaviour = [[0.0] * (64 - real) + (-rng.exponential(1, real)).tolist() for _ in range(4000)]
+    evaluating = [[each - drift * (each < 0) for each in sample] for sample in behaviour]
+    measured = measure([chunk(behaviour, evaluating)], sampled_by="reference")
+    gates = judge_all(measured, choose_limits("standard", choose_objective("grpo")))
+    expected = "drift" if drift == 0.5 else "inconclusive" if real == 1 else "parity"
+    assert overall(gates) == expected
+    if expected == "inconclusive":
+        assert all(gate.reason.startswith("252,000 of 256,000 logprobs") for gate in gates)
+
+
+def test_only_impossible_tokens_are_drift_by_their_count() -> None:
+    behaviour = [[-60.0] * 10 for _ in range(20)]
+    measured = measure([chunk(behaviour, behaviour)], sampled_by="reference")
+    assert measured["impossible_fraction"].value == 1.0
+    gates = judge_all(measured, choose_limits("standard", choose_objective("grpo")))
+    assert {gate.metric for gate in gates if gate.verdict == "drift"} == {"impossible_fraction"}
+
+
+def test_what_is_unseen_may_be_in_the_longest_samples() -> None:
+    """One sample in twenty has 190 of the 210 tokens: 400 samples are worth 21."""
+    lengths = [200 if number % 20 == 0 else 1 for number in range(400)]
+    rng = np.random.default_rng(8)
+    behaviour = [(-rng.exponential(1, length)).tolist() for length in lengths]
+    measured = measure([chunk(behaviour, behaviour)], sampled_by="reference")
+    worth = sum(lengths) ** 2 / sum(length**2 for length in lengths)
+    assert measured.effective_samples == pytest.approx(worth)
+    for name in ("burst_fraction", "burst_cluster_fraction"):
+        assert measured[name].ci_high == pytest.approx(1 - 0.025 ** (1 / worth))
+        assert measured[name].note.startswith(f"no instance in 400, worth {worth:.0f}: rule of")
+    assert measured["k3_kl"].ci_high == pytest.approx(0.6487 * (1 - 0.025 ** (1 / worth)), rel=1e-3)
+
+
+def test_a_probability_difference_is_not_cut() -> None:
+    behaviour, evaluating = (np.array([each], np.float32) for each in (-27.0, -0.5))
+    columns = dict(zip(COLUMNS, token_columns(behaviour, evaluating)[:, 0], strict=True))
+    assert columns["probability_difference"] == pytest.approx(math.exp(-0.5), rel=1e-6)
 
 
 def test_a_sample_longer_than_a_block_is_whole() -> None:

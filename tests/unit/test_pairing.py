@@ -291,6 +291,33 @@ def test_prompts_that_share_more_than_half_are_found_at_any_length(shared: int, 
     assert prefixes.counted_apart() == ((found, 5) if found else (0, 0))
 
 
+@pytest.mark.parametrize("prompts", [12, 100])
+def test_a_beginning_that_all_have_neither_hides_families_nor_makes_one(prompts: int) -> None:
+    """A system prompt of 400 tokens, then questions of 60 that share 40 by sixes, or nothing."""
+    own = iter(range(1000, 50_000))
+    system = list(range(400))
+    for family, found in ((True, prompts), (False, 0)):
+        ids = []
+        for number in range(prompts):
+            begin = [50_000 + number // 6] * 40 if family else [next(own) for _ in range(40)]
+            ids.append(system + begin + [next(own) for _ in range(20)])
+        prefixes = Prefixes()
+        for at in range(0, prompts, 10):
+            whole = prompts_of(*ids[at : at + 10])
+            names = [f"p{at + number}" for number in range(len(whole.prompt_ids))]
+            clusters = np.arange(at, at + len(names), dtype=np.int32)
+            prefixes.add(replace(whole, prompt_ids=names), clusters)
+        assert prefixes.counted_apart() == ((found, prompts) if found else (0, 0))
+
+
+def test_a_prompt_without_the_beginning_of_the_first_ones_has_its_own() -> None:
+    """Then the beginning is not everyone's, and makes a family."""
+    system = [[7] * 100 + [number] * 20 for number in range(1, 81)]
+    prefixes = Prefixes()
+    prefixes.add(prompts_of(*system, [8] * 120), np.arange(81, dtype=np.int32))
+    assert prefixes.counted_apart() == (80, 81)
+
+
 def test_one_prompt_under_many_names_is_found() -> None:
     prefixes = Prefixes()
     prefixes.add(prompts_of(*[[1, 2, 3]] * 6), np.arange(6, dtype=np.int32))

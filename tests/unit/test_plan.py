@@ -65,9 +65,9 @@ def test_a_clean_pair_is_decided_with_what_is_needed_and_not_with_less(
         for few, verdict in ((False, "parity"), (True, "inconclusive")):
             enough = need.number - few
             size = {
-                "tokens": (64, enough // 64 + (not few), 64),
+                "tokens": (enough // 16 + (not few), 16, enough),
                 "samples": (enough, 4, 64),
-                "clusters": (2 * enough, 4, enough),
+                "clusters": (2 * enough, 64, enough),
             }[need.unit]
             assert verdicts(judging, *size)[need.metric] == verdict, need
 
@@ -140,6 +140,29 @@ def test_clustered_by_sample_more_samples_are_enough() -> None:
     size = planned({"samples_per_prompt": 8}, PROMPTS[:100], stats={"cluster_by": "sample"})
     assert {need.unit for need in size.unmet()} <= {"samples", "tokens"}
     assert "or " in size.advice()
+
+
+def test_samples_of_unequal_length_are_worth_fewer() -> None:
+    before = planned(gates={"profile": "relaxed"}, stats={"cluster_by": "family"})
+    uneven = replace(
+        before, tokens=574 * 60, source="sampled", effective_samples=130.0, effective_clusters=100.0
+    )
+    assert uneven.open() == {
+        "burst_fraction", "burst_cluster_fraction", "k3_kl", "mean_importance_ratio",
+    }  # fmt: skip
+    assert "(574 samples of unequal length, worth 130, 34,440 tokens a direction)" in (
+        uneven.sentence()
+    )
+    assert "287 prompts" not in uneven.advice()
+
+
+def test_at_temperature_0_more_prompts_are_the_advice() -> None:
+    copies = [replace(each, prompt_id=f"{each.prompt_id}-2") for each in PROMPTS[:40]]
+    greedy = planned({"temperature": 0.0}, [*PROMPTS[:40], *copies], gates={"profile": "relaxed"})
+    assert (greedy.prompts, greedy.copies, greedy.samples) == (80, 40, 40)
+    assert greedy.advice() == "399 prompts"
+    enough = read_prompts("bundled:more-prompts")[:399]
+    assert planned({"temperature": 0.0}, enough, gates={"profile": "relaxed"}).open() == set()
 
 
 def test_one_exact_value_asks_for_nothing() -> None:

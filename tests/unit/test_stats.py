@@ -107,7 +107,9 @@ def test_no_instance_is_bounded_by_the_rule_of_three() -> None:
     estimate = share(np.zeros(10), np.full(10, 100.0), trials=500.0)
     assert (estimate.value, estimate.ci_low) == (0.0, 0.0)
     assert estimate.ci_high == pytest.approx(-math.log(0.025) / 500, rel=5e-3)
-    assert estimate.note == "no instance in 1,000: rule of three, if they are independent"
+    assert estimate.note == (
+        "no instance in 1,000, worth 500: rule of three, if they are independent"
+    )
     assert estimate.unseen == estimate.ci_high
 
 
@@ -176,12 +178,30 @@ def test_the_sums_behind_ess_are_its_influence() -> None:
         assert whole - left == pytest.approx(expected, rel=2e-2, abs=1e-7)
 
 
-def test_unseen_tokens_add_what_the_bound_on_their_share_allows() -> None:
-    plain = stats.mean_estimate("k3_kl", "nats", np.arange(20.0), np.full(20, 50.0), **LABELS)
-    allowed = stats.allow_unseen(plain, 16.0)
-    assert allowed.ci_high - plain.ci_high == pytest.approx(16.0 * (1 - 0.025 ** (1 / 1000)))
+@pytest.mark.parametrize(
+    ("length", "unseen"),
+    [
+        (50, 0.6487 * (1 - 0.025 ** (1 / 20))),  # a cluster of N(0, 1)
+        (1, 16.0855 * (1 - 0.025 ** (1 / 20))),  # a token 3 nats up
+    ],
+)
+def test_what_is_unseen_adds_what_the_bound_on_its_share_allows(length: int, unseen: float) -> None:
+    sizes = np.full(20, float(length))
+    plain = stats.mean_estimate("k3_kl", "nats", np.arange(20.0), sizes, **LABELS)
+    allowed = stats.allow_unseen(plain)
+    assert allowed.ci_high - plain.ci_high == pytest.approx(unseen, rel=1e-4)
     assert allowed.unseen == pytest.approx(allowed.ci_high - plain.ci_high)
     assert allowed.ci_low == plain.ci_low
+    other = stats.mean_estimate("k2_kl", "nats", np.arange(20.0), sizes, **LABELS)
+    assert stats.allow_unseen(other) == other
+
+
+def test_an_unseen_cluster_adds_what_its_noise_adds() -> None:
+    delta = np.random.default_rng(5).normal(size=2_000_000)
+    ratio = np.exp(delta)
+    sizes = stats.UNSEEN_CLUSTER
+    assert sizes["k3_kl"] == pytest.approx((ratio - 1 - delta).mean(), rel=0.01)
+    assert sizes["mean_importance_ratio"] == pytest.approx(ratio.mean() - 1, rel=0.01)
 
 
 @given(st.floats(min_value=2.0**-32, max_value=16000.0, width=32))

@@ -89,7 +89,8 @@ def _inputs(config: Config) -> Iterator[str]:
     model = checkpoint.locate_model(config.model)
     prompts = read_workload(config.workload, looks=True)
     check_clusters(prompts, config)
-    size = plan(prompts, config, judgement(config))
+    how = judgement(config)
+    size = plan(prompts, config, how)
     written = checkpoint.read_config(model)
     rope = None if written is None else checkpoint.rope_theta(written)
     kind = "from the hub" if written is None else ", ".join(written.get("architectures", ["?"]))
@@ -99,7 +100,7 @@ def _inputs(config: Config) -> Iterator[str]:
         [
             ("model", f"{model} ({'; '.join(facts)})"),
             ("prompts", f"{config.workload.prompts}, {words.count(len(prompts), 'prompt')}"),
-            *(("plan", each) for each in sentences(looks(prompts, config, size), size, config)),
+            *(("plan", s) for s in sentences(looks(prompts, config, size), size, config, how)),
         ],
         "<<",
     )

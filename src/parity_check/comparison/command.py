@@ -293,7 +293,7 @@ def _plan(config: Config, how: Judgement, console: Console) -> Looks:
     check_clusters(prompts, config)
     size = plan(prompts, config, how)
     planned = looks(prompts, config, size)
-    for sentence in sentences(planned, size, config):
+    for sentence in sentences(planned, size, config, how):
         console.say(f"plan: {sentence}")
     _say_settings(config, console)
     return planned
@@ -320,9 +320,9 @@ def _check_sampled(config: Config, planned: Looks, console: Console, trace: Path
     """Warn before the replays where the samples ended too early for gates that the plan had."""
     if len(planned.ends) > 1:
         return  # after every look, its open gates are printed
-    before = plan(planned.prompts, config, judgement(config))
-    header = read_header(trace)
-    found = replace(before, samples=header.samples, tokens=header.tokens, source="sampled")
+    how = judgement(config)
+    before = plan(planned.prompts, config, how)
+    found = replace(stored_plan(Trace(trace), how), source="sampled", greedy=before.greedy)
     if found.open() - before.open():
         mean = found.tokens / found.samples
         console.warn(

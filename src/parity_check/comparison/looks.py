@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from parity_check import words
-from parity_check.comparison.plan import Plan
+from parity_check.comparison.judgement import Judgement
+from parity_check.comparison.plan import Plan, plan
 from parity_check.config.models import Config, Workload
 from parity_check.errors import ConfigError
 from parity_check.measure.gates import GateResult
@@ -62,7 +63,7 @@ def one_look(prompts: Sequence[Prompt]) -> Looks:
     return Looks(tuple(prompts), (len(prompts),))
 
 
-def looks(prompts: Sequence[Prompt], config: Config, plan: Plan) -> Looks:
+def looks(prompts: Sequence[Prompt], config: Config, size: Plan) -> Looks:
     """The looks at a workload: half of the budget is the look before the last, and so on.
 
     The prompts are in a random order, so that each look has all kinds of them. At temperature 0 a
@@ -73,7 +74,7 @@ def looks(prompts: Sequence[Prompt], config: Config, plan: Plan) -> Looks:
         return one_look(prompts)
     most = workload.samples_per_prompt * workload.max_tokens
     if workload.most_tokens is None:
-        last = math.ceil(ROOM * plan.samples_needed() / workload.samples_per_prompt)
+        last = math.ceil(ROOM * size.samples_needed() / size.turn)
     else:
         last = max(1, workload.most_tokens // most)
     if workload.temperature == 0.0:
@@ -89,20 +90,18 @@ def looks(prompts: Sequence[Prompt], config: Config, plan: Plan) -> Looks:
     return Looks(tuple(order), tuple(sorted(set(halves))))
 
 
-def sentences(of: Looks, plan: Plan, config: Config) -> Iterator[str]:
-    """What a workload can decide before it is run, a line each."""
-    if plan.copies:
+def sentences(of: Looks, size: Plan, config: Config, how: Judgement) -> Iterator[str]:
+    """What a workload can decide before it is run, a line each; `size` is that of one turn."""
+    if size.copies:
         yield (
-            f"{plan.copies:,} of {words.count(plan.prompts, 'prompt')} are copies of others and "
-            f"count as one with them: {words.count(plan.prompts - plan.copies, 'distinct prompt')}"
+            f"{size.copies:,} of {words.count(size.prompts, 'prompt')} are copies of others and "
+            f"count as one with them: {words.count(size.prompts - size.copies, 'distinct prompt')}"
         )
     if len(of.ends) == 1:
-        yield plan.sentence()
+        yield size.sentence()
         return
     yield of.sentence(config.workload, config.level)
-    turns = of.ends[-1]
-    tokens = turns * config.workload.samples_per_prompt * config.workload.max_tokens
-    yield f"at the last look, {plan.reached(turns, tokens).sentence()}"
+    yield f"at the last look, {plan(of.prompts, config, how, of.ends[-1]).sentence()}"
 
 
 def settled(gates: Iterable[GateResult]) -> bool:

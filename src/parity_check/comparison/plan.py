@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from parity_check import words
 from parity_check.comparison.judgement import Judgement
 from parity_check.config.models import Config
+from parity_check.measure import stats
 from parity_check.measure.needs import Need, Unit, needs
 from parity_check.traces.pairing import Clusters, Index, label_column
 from parity_check.traces.prompts import Prompt, cluster_of, own_cluster
@@ -21,8 +24,10 @@ class Plan:
     """The size of one sampling direction, and what its gates ask for if nothing drifts.
 
     `tokens` is the most before sampling, because a sample may end earlier; of a trace what it has.
-    `greedy` samples of one prompt are copies: further ones add nothing. `unused` are further
-    prompts of the file, which this size does not reach. `copies` of a prompt count as one.
+    `turn` is how many samples a prompt has in a look. `greedy` samples of one prompt are copies,
+    which are not counted. `unused` are further prompts of the file, which this size does not reach.
+    `copies` of a prompt count as one. Samples and clusters of unequal length are worth fewer equal
+    ones, (Σn)² / Σn², once their lengths are known.
     """
 
     prompts: int
@@ -32,9 +37,12 @@ class Plan:
     gates: int
     needs: tuple[Need, ...]
     source: Literal["one look", "looks", "sampled", "trace"] = "one look"
+    turn: int = 1
     greedy: bool = False
     unused: int = 0
     copies: int = 0
+    effective_samples: float | None = None
+    effective_clusters: float | None = None
 
     def unmet(self) -> list[Need]:
         """The needs that the workload does not meet."""
@@ -45,7 +53,7 @@ class Plan:
         known = self.source in ("sampled", "trace")
         tokens = words.count(self.tokens, "token")
         most = "" if known else "at most "
-        size = f"{words.count(self.samples, 'sample')}, {most}{tokens} a direction"
+        size = f"{words.count(self.samples, 'sample')}{self._worth()}, {most}{tokens} a direction"
         unmet = self.unmet()
         if not unmet:
             needed = max((each.number for each in self.needs if each.unit == "tokens"), default=0)
@@ -71,19 +79,12 @@ class Plan:
             self.samples * max(clusters, self._times("tokens"), self._times("samples"))
         )
 
-    def reached(self, turns: int, tokens: int) -> Plan:
-        """After so many turns, each `samples / prompts` samples of one prompt."""
-        used = min(1.0, turns / self.prompts)
-        prompts = min(self.prompts, turns)
-        return replace(
-            self,
-            prompts=prompts,
-            clusters=math.ceil(self.clusters * used),
-            samples=turns * self.samples // self.prompts,
-            tokens=tokens,
-            source="looks",
-            unused=self.prompts - prompts,
-        )
+    def _worth(self) -> str:
+        """What unequal samples are worth, if that is less than there are."""
+        worth = self.effective_samples
+        if worth is None or round(worth) >= self.samples:
+            return ""
+        return f" of unequal length, worth {worth:,.0f}"
 
     def _asked(self, unmet: Sequence[Need]) -> Iterator[str]:
         """Gates that ask for the same together."""
@@ -99,9 +100,13 @@ class Plan:
         needs = (each for each in self.needs if each.unit == unit)
         return max((need.number / self.has(need) for need in needs), default=0.0)
 
-    def has(self, need: Need) -> int:
+    def has(self, need: Need) -> float:
         """What there is of what a gate needs."""
-        size = {"tokens": self.tokens, "samples": self.samples, "clusters": self.clusters}
+        size = {
+            "tokens": self.tokens,
+            "samples": self.effective_samples or self.samples,
+            "clusters": self.effective_clusters or self.clusters,
+        }
         return size[need.unit]
 
     def advice(self) -> str:
@@ -109,23 +114,28 @@ class Plan:
         wider = self._times("clusters")
         longer = max(self._times("tokens"), self._times("samples"))
         distinct = self.prompts - self.copies
+        if self.greedy:
+            wider = max(wider, longer)
         prompts = math.ceil(distinct * wider) if wider > 1.0 else self.prompts
-        samples = math.ceil(self.samples * longer)
+        samples = max(math.ceil(self.samples * longer), prompts)
         size = words.count(prompts, "prompt")
         if self.source == "trace":
-            samples = max(samples, prompts)
             return f"a trace of {size} and about {words.count(samples, 'such sample')}"
         if self.source == "looks":
-            samples = max(samples, math.ceil(prompts * self.samples / self.prompts))
-            tokens = math.ceil(samples * self.tokens / self.samples)
-            more = f"workload.most_tokens = {tokens}"
+            turns = max(math.ceil(samples / self.turn), prompts)
+            more = f"workload.most_tokens = {turns * self.turn * self._longest()}"
             return more if prompts <= self.prompts + self.unused else f"{size} and {more}"
-        alone = words.count(math.ceil(distinct * max(wider, longer)), "prompt")
         if self.greedy:
-            return alone
+            return size
         number = math.ceil(samples / prompts)
         each = f"workload.samples_per_prompt = {number} (--samples {number})"
-        return f"{size} and {each}" if wider > 1.0 else f"{each}, or {alone}"
+        if wider > 1.0:
+            return f"{size} and {each}"
+        return f"{each}, or {words.count(math.ceil(self.prompts * longer), 'prompt')}"
+
+    def _longest(self) -> int:
+        """The tokens of a sample, before sampling the most."""
+        return self.tokens // self.samples
 
 
 def _needs(how: Judgement) -> tuple[Need, ...]:
@@ -136,12 +146,19 @@ def _needs(how: Judgement) -> tuple[Need, ...]:
     return tuple(replace(n, unit="samples") if n.unit == "clusters" else n for n in found)
 
 
-def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
-    """The plan of a workload that engines sample, every prompt `samples_per_prompt` times."""
+def plan(
+    prompts: Sequence[Prompt], config: Config, how: Judgement, turns: int | None = None
+) -> Plan:
+    """The plan of a workload that engines sample, every prompt `samples_per_prompt` times.
+
+    With `turns`, of a run that ends after so many, which go round the prompts in their order.
+    """
     workload = config.workload
-    each = workload.samples_per_prompt
+    greedy = workload.temperature == 0.0
+    turn = 1 if greedy else workload.samples_per_prompt
+    used = prompts[:turns]
     clusters, distinct, copies = set(), set(), 0
-    for prompt in prompts:
+    for prompt in used:
         name = cluster_of(prompt, how.cluster_by)
         content = prompt.content() if name == own_cluster(prompt) else None
         if content in distinct:
@@ -150,24 +167,32 @@ def plan(prompts: Sequence[Prompt], config: Config, how: Judgement) -> Plan:
         clusters.add(name)
         if content is not None:
             distinct.add(content)
+    counted = len(used) - copies if greedy else turns or len(used)
     return Plan(
-        prompts=len(prompts),
+        prompts=len(used),
         copies=copies,
         clusters=len(clusters),
-        samples=len(prompts) * each,
-        tokens=len(prompts) * each * workload.max_tokens,
+        samples=counted * turn,
+        tokens=counted * turn * workload.max_tokens,
         gates=len(how.limits),
         needs=_needs(how),
-        greedy=workload.temperature == 0.0,
+        source="one look" if turns is None else "looks",
+        turn=turn,
+        greedy=greedy,
+        unused=len(prompts) - len(used),
     )
 
 
 def stored_plan(trace: Trace, how: Judgement) -> Plan:
     """The plan of a stored trace, whose tokens engines replay."""
     prompts, clusters = Index(), Clusters(how.cluster_by)
+    lengths, owners = [np.zeros(0)], [np.zeros(0, np.int32)]
     for batch in trace.batches(label=label_column(how.cluster_by)):
         prompts.number(batch.prompt_ids)
-        clusters.number(batch)
+        owners.append(clusters.number(batch))
+        lengths.append(np.diff(batch.starts).astype(np.float64))
+    sizes = np.concatenate(lengths)
+    by_cluster = np.bincount(np.concatenate(owners), weights=sizes).astype(np.float64)
     return Plan(
         prompts=len(prompts.names),
         clusters=clusters.count(),
@@ -176,4 +201,6 @@ def stored_plan(trace: Trace, how: Judgement) -> Plan:
         gates=len(how.limits),
         needs=_needs(how),
         source="trace",
+        effective_samples=float(stats.effective_clusters(sizes)),
+        effective_clusters=float(stats.effective_clusters(by_cluster)),
     )

@@ -99,6 +99,7 @@ class DirectionRecord:
     clusters: int
     effective_clusters: float
     samples: int
+    effective_samples: float
     tokens: int
     excluded: int
     largest_abs_log_ratio: float
@@ -375,6 +376,7 @@ def _direction(direction: Direction) -> DirectionRecord:
         clusters=measured.clusters,
         effective_clusters=measured.effective_clusters,
         samples=measured.samples,
+        effective_samples=measured.effective_samples,
         tokens=measured.tokens,
         excluded=measured.excluded,
         largest_abs_log_ratio=measured.largest,

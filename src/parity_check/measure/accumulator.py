@@ -114,7 +114,8 @@ class Accumulator:
         self.group = np.zeros(0, np.int32)
         self.histogram = np.zeros((stats.FOLDS, stats.BINS), np.int64)
         self.largest = 0.0
-        self.all_zero = True
+        self.zeros = 0
+        self.values = math.inf, -math.inf
         self.excluded = 0
         self.turns = 1
         self.defects = {"behaviour": Counter[str](), "evaluating": Counter[str]()}
@@ -208,7 +209,7 @@ class Accumulator:
         first_differing = np.full(size, -1, np.int64)
         smallest, largest = np.full(size, np.inf), np.full(size, -np.inf)
         if len(behaviour):
-            self.all_zero &= not (behaviour.any() or evaluating.any())
+            self._count_values(behaviour, evaluating)
             columns = token_columns(behaviour, evaluating)
             segments = np.add.reduceat(columns, begin, axis=1).T
             owner = np.repeat(np.arange(size), lengths)
@@ -242,6 +243,19 @@ class Accumulator:
                 first=first_differing,
             )
         )
+
+    def _count_values(self, behaviour: F32, evaluating: F32) -> None:
+        self.zeros += int(np.count_nonzero((behaviour == 0.0) & (evaluating == 0.0)))
+        smallest, largest = self.values
+        self.values = (
+            min(smallest, float(behaviour.min()), float(evaluating.min())),
+            max(largest, float(behaviour.max()), float(evaluating.max())),
+        )
+
+    @property
+    def placeholders(self) -> int:
+        """Tokens whose two logprobs are both 0; all of them if every logprob is the same number."""
+        return round(self.part("totals")[:, 0].sum()) if len(set(self.values)) == 1 else self.zeros
 
     def _rollouts(self, chunk: PairedChunk, first: int, last: int) -> Ints:
         """The numbers of the samples' rollouts; where a chunk has none, each is one."""

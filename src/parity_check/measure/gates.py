@@ -81,6 +81,9 @@ class GateResult:
     prompts_if_clean: int | None = None
 
 
+MOST_PLACEHOLDERS = 0.95
+"""Where more of the tokens have 0 or one constant on both sides, their agreement is no parity."""
+
 _SHARE_OF_GSPO = "arXiv 2507.18071, figure 2: GSPO clips about 15 % by design"
 _BURST = "from the limit on k3: a sample with N(0, 1) noise per token has a k3 of 0.65"
 _BURST_OF_PROMPTS = "as the samples: a prompt whose samples are all off has their k3"
@@ -215,9 +218,10 @@ def judge(
     if estimate.ci_low > high or estimate.ci_high < low:
         reason = f"{words} is outside the limit, {limit.wording()}"
         return replace(result, verdict="drift", reason=reason)
+    mean, edge = _as_means(estimate, limit)
     settling, if_clean = (
-        _prompts(estimate, prompts, _clusters_needed(estimate, limit, assumed))
-        for assumed in (estimate.value, limit.target)
+        _prompts(estimate, prompts, _clusters_needed(mean, edge, assumed))
+        for assumed in (mean.value, edge.target)
     )
     fewer = if_clean is not None and (settling is None or if_clean < settling)
     clean = f"if nothing drifts: {if_clean:,}; " if fewer else ""
@@ -225,7 +229,7 @@ def judge(
     more = (
         f"the estimate is at the limit; more prompts will not resolve it {now}"
         if settling is None
-        else f"about {_number(settling, estimate, limit, prompts)} prompts would resolve it {now}"
+        else f"about {_number(settling, mean, edge, prompts)} prompts would resolve it {now}"
     )
     reason = f"{words} straddles the limit, {limit.wording()}; {more}"
     return replace(result, reason=reason, prompts_needed=settling, prompts_if_clean=if_clean)
@@ -278,6 +282,25 @@ def _least(estimate: Estimate) -> int | None:
     return math.ceil(stats.FEWEST_CLUSTERS * estimate.clusters / estimate.effective_clusters)
 
 
+def _as_means(estimate: Estimate, limit: Limit) -> tuple[Estimate, Limit]:
+    """Both on the scale on which the interval is that of a mean: for ESS, 1 / ESS - 1."""
+    if not limit.metric.startswith("ess"):
+        return estimate, limit
+    assert estimate.ci_low is not None
+    assert estimate.ci_high is not None
+    value, low, high, seen, edge, target = (
+        1.0 / share - 1.0
+        for share in (
+            estimate.value, estimate.ci_high, estimate.ci_low, estimate.ci_low + estimate.unseen,
+            limit.value, limit.target,
+        )
+    )  # fmt: skip
+    mean = replace(
+        estimate, value=value, ci_low=low, ci_high=high, unseen=high - seen, unit="variation"
+    )
+    return mean, replace(limit, value=edge, target=target, kind="upper")
+
+
 def _standard_error(estimate: Estimate) -> float:
     """Of the wider side of the interval, without what is allowed for unseen events."""
     assert estimate.ci_low is not None
@@ -291,9 +314,12 @@ def _clusters_needed(estimate: Estimate, limit: Limit, value: float) -> int | No
     distance = min(abs(value - edge) for edge in limit.edges() if math.isfinite(edge))
     spread = _standard_error(estimate) * math.sqrt(estimate.clusters)
     unseen = estimate.unseen
+    # The bound of a share of 0, 1 - 0.025^(1 / n), shrinks a little slower than 1 / n.
     if estimate.unit == "share":
-        # The bound of a share of 0, 1 - 0.025^(1 / n), shrinks a little slower than 1 / n.
         unseen = -math.log1p(-min(unseen, 0.999))
+    elif unseen:
+        share = stats.unseen_share(estimate.effective_clusters, estimate.level)
+        unseen *= -math.log1p(-share) / share
     return stats.clusters_needed(spread, distance, unseen * estimate.clusters)
 
 
@@ -330,7 +356,21 @@ def judge_all(
         floor = worst_floor(limit.metric, floors)
         prompts = measurement.prompts
         results.append(judge(estimate, limit, floor, prompts=prompts))
+    if measurement.placeholders > MOST_PLACEHOLDERS * measurement.tokens:
+        return tuple(_unsupported(result, measurement) for result in results)
     return tuple(results)
+
+
+def _unsupported(result: GateResult, measurement: Measurement) -> GateResult:
+    """Parity that tokens without a logprob made; a drift is one in spite of them."""
+    if result.verdict != "parity":
+        return result
+    count, tokens = measurement.placeholders, measurement.tokens
+    reason = (
+        f"{'all' if count == tokens else f'{count:,} of'} {tokens:,} logprobs are the same number "
+        "on both sides: not recorded, or no token was left to chance"
+    )
+    return replace(result, verdict="inconclusive", reason=reason)
 
 
 def worst_floor(metric: str, floors: Iterable[Measurement]) -> Estimate | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from parity_check.errors import TraceMismatchError
 from parity_check.measure import invalid, stats
-from parity_check.measure.accumulator import Accumulator
+from parity_check.measure.accumulator import IMPOSSIBLE, Accumulator
 from parity_check.measure.breakdowns import breakdowns, range_label
 from parity_check.measure.estimator import Estimator
 from parity_check.measure.invalid import InvalidCount
@@ -44,8 +44,8 @@ def measure(
     that `clip_fraction` reports (`grpo` by default); all rows of OBJECTIVES are estimated beside
     it. `positive_share` is the share of tokens with a positive advantage, unknown to an engine
     comparison. `groups` names the numbers of the prompt groups; it is read after the last chunk.
-    If one side has no usable logprob at all, or both have nothing but zeros, every estimate is NaN
-    and `invalid` has the counts.
+    If no token has a usable logprob on both sides, every estimate of them is NaN and `invalid` has
+    the counts.
     Raises TraceMismatchError if there is no token.
     """
     objective = OBJECTIVES["grpo"] if objective is None else objective
@@ -57,9 +57,9 @@ def measure(
     column = {name: sums.part("totals")[:, index] for index, name in enumerate(COLUMNS)}
     count = column["count"]
     tokens = round(count.sum())
-    if tokens == 0 or sums.all_zero:
-        return _nothing_usable(sums, tokens, sampled_by, level, rows.values(), positive_share)
     estimator = Estimator(sampled_by, level, positive_share)
+    if tokens == 0:
+        return _nothing_usable(estimator, sums, rows.values())
     sequences = rollouts_of(sums.samples, len(sums.sums))
     clusters = int(np.count_nonzero(count))
     clips = {
@@ -69,7 +69,8 @@ def measure(
         for name, row in rows.items()
     }
     tails = tuple((threshold, _tail(estimator, sums, threshold)) for threshold in thresholds)
-    impossible, excluded, same = sums.part("impossible").T
+    same = sums.part("impossible")[:, IMPOSSIBLE.index("excluded and identical")]
+    excluded = sums.part("impossible")[:, IMPOSSIBLE.index("excluded")]
     estimates = [
         *_token_means(estimator, column),
         dict(tails)[tail_threshold],
@@ -78,7 +79,7 @@ def measure(
         *_bursts(estimator, sequences),
         *_sequence_means(estimator, sequences),
         estimator.share("identical_fraction", column["identical"] + same, count + excluded),
-        estimator.share("impossible_fraction", impossible, count + excluded),
+        _impossible(estimator, sums),
         *_alternative_means(estimator, sums.part("alternatives")),
     ]  # fmt: skip
     order = list(METRICS)
@@ -88,10 +89,12 @@ def measure(
         level=level,
         tokens=tokens,
         excluded=sums.excluded,
+        placeholders=sums.placeholders,
         samples=sum(int(np.count_nonzero(each.sums[:, 0])) for each in sums.samples),
         rollouts=len(sequences.length),
         prompts=len(np.unique(np.concatenate([each.used_prompts() for each in sums.samples]))),
         clusters=clusters,
+        effective_samples=float(stats.effective_clusters(sequences.length)),
         effective_clusters=float(stats.effective_clusters(count)),
         estimates=tuple(sorted(estimates, key=lambda estimate: order.index(estimate.name))),
         tails=tails,
@@ -116,43 +119,40 @@ def measure(
 
 
 def _nothing_usable(
-    sums: Accumulator,
-    zeros: int,
-    sampled_by: str,
-    level: float,
-    rows: Iterable[Objective],
-    positive_share: float,
+    estimator: Estimator, sums: Accumulator, rows: Iterable[Objective]
 ) -> Measurement:
     """The measurement of a direction without a token that has usable logprobs on both sides.
 
-    `zeros` tokens have logprobs on both sides, all 0.
+    Only what the behaviour engine itself calls impossible is counted.
     """
-    if not sums.excluded + zeros:
+    if not sums.excluded:
         raise TraceMismatchError("nothing was compared: the traces have no completion tokens")
-    note = (
-        f"all {zeros:,} logprobs are 0 on both sides: not recorded, or no token was left to chance"
-        if zeros
-        else f"none of {sums.excluded:,} tokens has a usable logprob on both sides"
-    )
+    note = f"none of {sums.excluded:,} tokens has a usable logprob on both sides"
+    sampled_by, level = estimator.sampled_by, estimator.level
 
     def nothing(name: str, unit: str) -> Estimate:
         return Estimate(name, sampled_by, math.nan, None, None, level, 0, 0, unit, note)
 
     def no_clip(row: Objective) -> ClipEstimate:
         name = "clip_fraction" if row.kind == "clip" else "truncation_fraction"
-        return ClipEstimate(row, positive_share, *[nothing(name, "share")] * 5)
+        return ClipEstimate(row, estimator.positive_share, *[nothing(name, "share")] * 5)
 
+    estimates = {row.name: nothing(row.name, row.unit) for row in METRICS.values()}
+    if sums.part("impossible").any():
+        estimates["impossible_fraction"] = _impossible(estimator, sums)
     return Measurement(
         sampled_by=sampled_by,
         level=level,
         tokens=0,
-        excluded=sums.excluded + zeros,
+        excluded=sums.excluded,
+        placeholders=0,
         samples=0,
         rollouts=0,
         prompts=0,
         clusters=0,
+        effective_samples=0.0,
         effective_clusters=0.0,
-        estimates=tuple(nothing(row.name, row.unit) for row in METRICS.values()),
+        estimates=tuple(estimates.values()),
         tails=(),
         quantiles={},
         largest=math.nan,
@@ -162,6 +162,13 @@ def _nothing_usable(
         clips_by_length=(),
         invalid=_invalid(sums),
     )
+
+
+def _impossible(estimator: Estimator, sums: Accumulator) -> Estimate:
+    """The share of tokens that the behaviour engine cannot have sampled, usable or not."""
+    cells = sums.part("impossible")
+    count = sums.part("totals")[:, COLUMN["count"]] + cells[:, IMPOSSIBLE.index("excluded")]
+    return estimator.share("impossible_fraction", cells[:, IMPOSSIBLE.index("all")], count)
 
 
 def _invalid(sums: Accumulator) -> tuple[InvalidCount, ...]:
@@ -179,15 +186,12 @@ def _token_means(estimator: Estimator, column: dict[str, Floats]) -> list[Estima
         mean("mean_log_ratio", "nats", delta, count),
         size("rms_log_ratio", "nats", squares, count).map(math.sqrt),
         size("mean_abs_log_ratio", "nats", column["abs_log_ratio"], count),
-        stats.allow_unseen(
-            mean("mean_importance_ratio", "ratio", column["ratio"], count, 0.0),
-            stats.UNSEEN["mean_importance_ratio"],
-        ),
+        stats.allow_unseen(mean("mean_importance_ratio", "ratio", column["ratio"], count, 0.0)),
         mean("truncated_importance_ratio", "ratio", column["truncated_ratio"], count, 0.0),
         mean("geometric_mean_ratio", "ratio", delta, count).map(_capped_exp),
         mean("k1_kl", "nats", -delta, count),
         size("k2_kl", "nats", squares / 2, count),
-        stats.allow_unseen(size("k3_kl", "nats", column["k3"], count), stats.UNSEEN["k3_kl"]),
+        stats.allow_unseen(size("k3_kl", "nats", column["k3"], count)),
         size("reverse_k3_kl", "nats", column["reverse_k3"], count),
         size("multiplicative_error", "ratio", column["multiplicative"], count, 1.0),
         mean("chi2_token", "1", column["squared_ratio"] - count, count, -1.0),
@@ -224,18 +228,23 @@ def _bursts(estimator: Estimator, sequences: Rollouts) -> Iterator[Estimate]:
     The bound on sequences assumes independent sequences, that on clusters independent clusters. A
     cluster has a burst as a whole, in more than half of its sequences: bursts of single ones are
     in many clusters if these are large.
+
+    What stays unseen could be in the longest ones, which weigh most in every mean over tokens. The
+    bounds therefore count as many sequences and clusters as these are worth.
     """
     every = sequences.ones()
     clusters = (every > 0).astype(np.float64)
+    worth = float(stats.effective_clusters(sequences.length))
+    worth_clusters = float(stats.effective_clusters(sequences.by_cluster(sequences.length)))
     for kind, hit in (
         ("burst", sequences.tail >= BURST_SHARE * sequences.length),
         ("tail", sequences.tail > 0),
     ):
         hits = sequences.by_cluster(hit)
         suffix, whole = ("sample_", 0.0) if kind == "tail" else ("", 0.5)
-        yield estimator.share(f"{kind}_{suffix}fraction", hits, every)
+        yield estimator.share(f"{kind}_{suffix}fraction", hits, every, worth)
         off = (hits > whole * every).astype(np.float64)
-        yield estimator.share(f"{kind}_cluster_fraction", off, clusters)
+        yield estimator.share(f"{kind}_cluster_fraction", off, clusters, worth_clusters)
 
 
 def _sequence_means(estimator: Estimator, sequences: Rollouts) -> list[Estimate]:
@@ -314,7 +323,7 @@ def _sequence_clip(estimator: Estimator, sequences: Rollouts, row: Objective) ->
         sequences.by_cluster(weight * low),
         sequences.by_cluster(weight * high),
         sequences.by_cluster(weight),
-        len(sequences.length),
+        float(stats.effective_clusters(weight)),
         both=sequences.by_cluster(weight * both),
     )
 

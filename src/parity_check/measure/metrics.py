@@ -287,6 +287,8 @@ def token_columns(behaviour: F32, evaluating: F32) -> Floats:
     np.square(ratio, out=squared_ratio)
     np.abs(k3, out=deviation)
     np.multiply(deviation, np.exp(behaviour), out=moved)
+    if (beyond := delta > RATIO_CAP).any():  # their p - p' is that of the logprobs, not cut
+        moved[beyond] = np.exp(evaluating[beyond], dtype=np.float64) - np.exp(behaviour[beyond])
     np.minimum(ratio, TRUNCATION_CAP, out=truncated)
     np.square(truncated, out=squared_truncated)
     np.minimum(ratio, REINFORCE_CLAMP, out=clamped)

@@ -51,19 +51,23 @@ class FirstDivergence:
 class Measurement:
     """All results of one sampling direction.
 
-    `samples` have usable tokens; where they are turns, `rollouts` of them are whole sequences.
+    `placeholders` of the tokens have no logprob that says anything: 0 on both sides, or all of them
+    the same number. `samples` have usable tokens; where they are turns, `rollouts` of them are whole sequences.
     """
 
     sampled_by: str
     level: float
     tokens: int
     excluded: int
+    placeholders: int
     samples: int
     rollouts: int
     prompts: int
     clusters: int
+    effective_samples: float
+    """The number of equally long sequences that the rollouts are worth, (Σn)² / Σn²."""
     effective_clusters: float
-    """The number of equal clusters that they are worth, (Σn)² / Σn² over their tokens."""
+    """The same of the clusters, over their tokens."""
     estimates: tuple[Estimate, ...]
     tails: tuple[tuple[float, Estimate], ...]
     quantiles: dict[str, Estimate]

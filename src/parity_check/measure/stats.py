@@ -271,17 +271,18 @@ def share_estimates(
         names, "share", sums, weights, sampled_by=sampled_by, level=level, lowest=0.0, highest=1.0,
         interval=lambda sums, weights, level: share_interval(sums, weights, level, total),
     )  # fmt: skip
-    return [_with_unseen(estimate) for estimate in estimates]
+    return [_with_unseen(estimate, total) for estimate in estimates]
 
 
-def _with_unseen(share: Estimate) -> Estimate:
+def _with_unseen(share: Estimate, trials: float) -> Estimate:
     """A share of which nothing was seen, or nothing else, with the reason for its interval."""
     if share.ci_low is None or share.ci_high is None or share.value not in (0.0, 1.0):
         return share
     what = "no instance" if share.value == 0.0 else "no exception"
+    worth = f", worth {trials:,.0f}" if round(trials) < share.n else ""
     return replace(
         share,
-        note=f"{what} in {share.n:,}: rule of three, if they are independent",
+        note=f"{what} in {share.n:,}{worth}: rule of three, if they are independent",
         unseen=share.ci_high - share.ci_low,
     )
 
@@ -322,29 +323,39 @@ UNSEEN_LOG_RATIO = 3.0
 """The assumed |Δ| of a token that the sample does not contain, nats: a factor of twenty. The
 profiles allow a k3 of ten times the tail fraction, which tokens with |Δ| = 2.6 nats produce."""
 
-
-UNSEEN = {
+UNSEEN_TOKEN = {
     "mean_importance_ratio": math.expm1(UNSEEN_LOG_RATIO),
     "k3_kl": math.expm1(UNSEEN_LOG_RATIO) - UNSEEN_LOG_RATIO,
     "ess": math.expm1(UNSEEN_LOG_RATIO) ** 2,
 }
 """What one unseen token adds to the sum of a metric; for ESS, to the sum of 1 / ESS - 1."""
 
+UNSEEN_CLUSTER = {"mean_importance_ratio": math.expm1(0.5), "k3_kl": math.expm1(0.5)}
+"""The same of each token of an unseen cluster with a burst, whose Δ is N(0, 1). For ESS it would be
+5.1, which a cluster of 71 unseen tokens adds as well."""
 
-def unseen_share(tokens: float, level: float) -> float:
-    """The largest share of independent tokens that `tokens` may contain none of."""
-    return float(exact_interval(0.0, tokens, level)[1])
+
+def unseen_share(trials: float, level: float) -> float:
+    """The largest share of what so many independent trials may contain none of."""
+    return float(exact_interval(0.0, trials, level)[1])
 
 
-def allow_unseen(estimate: Estimate, size: float) -> Estimate:
-    """Raise the upper end by what unseen tokens can add, `size` each.
+def allow_unseen(estimate: Estimate) -> Estimate:
+    """Raise the upper end by what unseen tokens or unseen clusters can add, if that is bounded.
 
-    A sample alone cannot bound a mean: a tail that it does not contain may dominate. The bound of
-    the tail limits the number of such tokens, UNSEEN_LOG_RATIO their size.
+    A sample alone cannot bound a mean: a tail that it does not contain may dominate. The number of
+    tokens bounds the share of bad ones that come alone, UNSEEN_LOG_RATIO their size; the effective
+    number of clusters bounds the share of the tokens that are in a wholly bad cluster.
     """
     if estimate.ci_high is None:
         return estimate
-    unseen = size * unseen_share(estimate.n, estimate.level)
+    unseen = max(
+        size.get(estimate.name, 0.0) * unseen_share(trials, estimate.level)
+        for size, trials in (
+            (UNSEEN_TOKEN, estimate.n),
+            (UNSEEN_CLUSTER, estimate.effective_clusters),
+        )
+    )
     return replace(estimate, ci_high=estimate.ci_high + unseen, unseen=unseen)
 
 
@@ -379,8 +390,7 @@ def effective_sample_size(
         mean_estimate(
             name, "share", variation_sums(n, ratios[present], squares[present]), n,
             sampled_by=sampled_by, level=level, lowest=0.0, interval=long_tailed_interval,
-        ),
-        UNSEEN.get(name, 0.0),
+        )
     )  # fmt: skip
     # Rounding may bring the variation of equal ratios below zero.
     value = 1.0 / (1.0 + max(0.0, estimate.value))

@@ -38,7 +38,8 @@ def _sentences(report: ComparisonReport) -> Iterator[str]:
     )
     yield (
         "Bounds on unseen events assume that tokens fail one by one. Failures of whole samples or "
-        "of whole prompts are bounded by the two rows of bursts, at limits that follow from k3's."
+        "of whole prompts are bounded by the two rows of bursts, at limits that follow from k3's. "
+        "The far ends of k3 and of the mean ratio allow for either kind, a burst with Δ of N(0, 1)."
     )
     wrong = min(1.0, report.workload.most_looks * family_wise_rate(report.gates))
     if wrong:

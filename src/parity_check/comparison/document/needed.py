@@ -93,4 +93,6 @@ def _plan(
         needs=tuple(needs(limits, objective, level)),
         source="sampled",
         greedy=sampling.get("temperature") == 0,
+        effective_samples=measured.effective_samples,
+        effective_clusters=measured.effective_clusters,
     )

@@ -53,10 +53,20 @@ class Failure(NamedTuple):
 State = Progress | Finished | Failure
 
 
+def _began_with(name: str) -> bool:
+    """Whether this process had an environment variable when it began, from its node."""
+    variables = Path("/proc/self/environ").read_bytes().split(b"\0")
+    return any(each.startswith(name.encode() + b"=") for each in variables)
+
+
 class Replica:
     """The actor's class. It is made in the actor's process."""
 
     def __init__(self, spec: WorkerSpec, stall_timeout_s: float) -> None:
+        if not _began_with("OMP_NUM_THREADS"):
+            # Ray sets it to the CPUs that the actor reserves; another number of threads is another
+            # engine than without a cluster: slower, and with other sums.
+            os.environ.pop("OMP_NUM_THREADS", None)
         self._spec, self._stall_timeout_s = spec, stall_timeout_s
         self._home = Path(tempfile.mkdtemp(prefix=f"parity-check-{spec.role}-"))
         self._log = self._home / "engine.log"
