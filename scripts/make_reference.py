@@ -87,9 +87,9 @@ only half of the runs. The warning `shared-prefixes` appears if prompts share ha
   exclude that, set `gates.burst_fraction`.
 - k3, the mean ratio and ESS: a sample alone cannot bound a mean, because a tail that it does not
   contain may dominate. Their far end includes the larger of two: unseen tokens with Δ = {unseen:g}
-  nats, 16, 19 and 364 (of 1 / ESS − 1) times 3.7 / n; and, but for ESS, unseen clusters with N(0, 1)
-  noise, 0.65 times 3.7 / the effective number of clusters. Larger errors can carry more and go
-  unseen. Tokens further up are visible in the other sampling direction, where they are e^Δ times
+  nats, 16, 19 and 364 (of 1 / ESS − 1) times 3.7 / n; and, but for ESS, unseen clusters with
+  N(0, 1) noise, 0.65 times 3.7 / the effective number of clusters. Larger errors can carry more and
+  go unseen. Tokens further up are visible in the other sampling direction, where they are e^Δ times
   as frequent; a run with one direction cannot exclude them. Bursts further down, such as Δ near -8
   from a corrupted cache, have a k3 of 7 a token: twice the limit of k3 at `standard` is then one
   prompt in 3,500, which a run of 2,500 misses in half of the cases, and in both directions in a

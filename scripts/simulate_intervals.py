@@ -512,7 +512,7 @@ def large_burst_parity(mean: float, times: float, both: bool, runs: int, seed: i
 
 
 def long_samples_parity(times: float, runs: int, seed: int) -> float:
-    """The same for k3 where one sample in twenty has 4,000 tokens, the others 20, and long ones fail.
+    """The same for k3, where one sample in 20 has 4,000 tokens, others 20, and only long ones fail.
 
     One direction of one sample a prompt, N(0, 1) noise in those that fail.
     """

@@ -219,9 +219,10 @@ def judge(
         reason = f"{words} is outside the limit, {limit.wording()}"
         return replace(result, verdict="drift", reason=reason)
     mean, edge = _as_means(estimate, limit)
+    error = _standard_error(mean)
     settling, if_clean = (
-        _prompts(estimate, prompts, _clusters_needed(mean, edge, assumed))
-        for assumed in (mean.value, edge.target)
+        _prompts(estimate, prompts, _clusters_needed(mean, edge, assumed, noise))
+        for assumed, noise in ((mean.value, error), (edge.target, 0.0))
     )
     fewer = if_clean is not None and (settling is None or if_clean < settling)
     clean = f"if nothing drifts: {if_clean:,}; " if fewer else ""
@@ -309,8 +310,13 @@ def _standard_error(estimate: Estimate) -> float:
     return (half - estimate.unseen) / stats.t_quantile(estimate.clusters, estimate.level)
 
 
-def _clusters_needed(estimate: Estimate, limit: Limit, value: float) -> int | None:
-    """The number of such clusters that would settle the gate if the estimate were `value`."""
+def _clusters_needed(
+    estimate: Estimate, limit: Limit, value: float, noise: float = 0.0
+) -> int | None:
+    """The number of such clusters that would settle the gate if the estimate were `value`.
+
+    `noise` is the standard error of that value.
+    """
     distance = min(abs(value - edge) for edge in limit.edges() if math.isfinite(edge))
     spread = _standard_error(estimate) * math.sqrt(estimate.clusters)
     unseen = estimate.unseen
@@ -320,7 +326,7 @@ def _clusters_needed(estimate: Estimate, limit: Limit, value: float) -> int | No
     elif unseen:
         share = stats.unseen_share(estimate.effective_clusters, estimate.level)
         unseen *= -math.log1p(-share) / share
-    return stats.clusters_needed(spread, distance, unseen * estimate.clusters)
+    return stats.clusters_needed(spread, distance, unseen * estimate.clusters, noise)
 
 
 def judge_invalid(counts: Iterable[InvalidCount], sampled_by: str) -> tuple[GateResult, ...]:

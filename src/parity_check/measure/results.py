@@ -52,7 +52,8 @@ class Measurement:
     """All results of one sampling direction.
 
     `placeholders` of the tokens have no logprob that says anything: 0 on both sides, or all of them
-    the same number. `samples` have usable tokens; where they are turns, `rollouts` of them are whole sequences.
+    the same number. `samples` have usable tokens; where they are turns, `rollouts` of them are
+    whole sequences.
     """
 
     sampled_by: str

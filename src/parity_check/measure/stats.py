@@ -475,14 +475,24 @@ whose estimate is exact needs 3.6 = 1.96 + 1.645 (two one-sided tests); the esti
 distance is taken from is noisy, and there are many gates (simulated, docs/reference/metrics.md)."""
 
 
-def clusters_needed(spread: float, distance: float, unseen: float = 0.0) -> int | None:
+ONE_SIDED = 1.28
+"""Standard errors that an estimate exceeds in one run of ten."""
+
+
+def clusters_needed(
+    spread: float, distance: float, unseen: float = 0.0, noise: float = 0.0
+) -> int | None:
     """Clusters that settle a verdict in nine runs of ten.
 
     `spread` is the standard deviation of a cluster's mean, `distance` how far the estimate is from
     its limit, `unseen` what events that a single cluster does not show could add. G clusters are
-    enough when SETTLING_ERRORS spread / sqrt(G) + unseen / G is within the distance. None when the
-    estimate is on the limit: no number of clusters will do.
+    enough when SETTLING_ERRORS spread / sqrt(G) + unseen / G is within the distance. Where unseen
+    events ask for most of them, the first term does not cover that the distance comes from an
+    estimate; `noise` is the standard error of that. None when the estimate is on the limit: no
+    number of clusters will do.
     """
+    if unseen:
+        distance -= ONE_SIDED * noise
     if distance <= 0.0:
         return None
     width = SETTLING_ERRORS * spread
