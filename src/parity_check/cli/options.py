@@ -128,6 +128,13 @@ Model = Annotated[
         "with --set model.revision=…. Default: a small bundled one.", rich_help_panel=WHAT,
     ),
 ]  # fmt: skip
+Lora = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH", help="A LoRA adapter that both engines load: a folder in PEFT's format.",
+        rich_help_panel=WHAT,
+    ),
+]  # fmt: skip
 ReferenceEngine = Annotated[
     str | None,
     typer.Option(

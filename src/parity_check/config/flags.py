@@ -16,6 +16,7 @@ STANDARD_INPUT = "-"
 """The prompts that are piped in; never a file of this name."""
 KEYS: Mapping[str, tuple[str, str]] = {
     "model": ("model", "path"),
+    "lora": ("model", "lora"),
     "prompts": ("workload", "prompts"),
     "prompt_column": ("workload", "prompt_column"),
     "temperature": ("workload", "temperature"),
@@ -59,7 +60,7 @@ def apply(tree: dict[str, Any], flags: Mapping[str, Any]) -> None:
         table_name, key = KEYS[name]
         table = tree.setdefault(table_name, {})
         if isinstance(table, dict):  # validation rejects anything else
-            local = name in ("model", "prompts") and _is_file(value)
+            local = name in ("model", "lora", "prompts") and _is_file(value)
             table[key] = str(Path(value).absolute()) if local else value
 
 

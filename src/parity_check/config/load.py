@@ -106,7 +106,7 @@ def dump_config(config: Judging) -> dict[str, Any]:
 
 def resolve_paths(tree: dict[str, Any], base: Path) -> None:
     """Make paths that are relative to the configuration file absolute."""
-    for table, key in (("model", "path"), ("workload", "prompts")):
+    for table, key in (("model", "path"), ("model", "lora"), ("workload", "prompts")):
         value = tree.get(table, {}).get(key) if isinstance(tree.get(table), dict) else None
         if _is_path(value) and value != flags.STANDARD_INPUT and not value.startswith("bundled:"):
             candidate = base / Path(value).expanduser()

@@ -50,6 +50,8 @@ class ModelConfig(Table):
     path: FileName = "bundled:tiny"
     """A directory, a hub name (requires `revision`), or `bundled:tiny`."""
     revision: str | None = None
+    lora: FileName | None = None
+    """A LoRA adapter that every engine loads: a directory in PEFT's format."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Always explicit: the meaning of `auto` depends on the transformers version."""
 
@@ -242,6 +244,15 @@ class Config(Judging):
         if name not in found:
             raise ConfigError(f"unknown engine `{name}`", hint=suggestion(name, found))
         return found[name]
+
+    def check_no_adapter(self, command: str) -> None:
+        """Raises ConfigError, for commands that change or read the weights themselves."""
+        if self.model.lora is not None:
+            raise ConfigError(
+                f"model.lora: `{command}` takes no adapter",
+                hint="merge it into its base model (peft: merge_and_unload), and pass that as "
+                "the model",
+            )
 
     def body_dtype(self, name: str) -> str:
         """The dtype that an engine is configured to compute in."""

@@ -24,6 +24,7 @@ from parity_check.engines.pauses import Pauses
 from parity_check.engines.replies import Sampled, Scored
 from parity_check.engines.settings import Way
 from parity_check.errors import ConfigError
+from parity_check.traces.adapter import Adapter, read_adapter
 from parity_check.traces.engine import EngineDescription, EvaluatesBy
 
 T = TypeVar("T", bound=EngineTable)
@@ -52,6 +53,8 @@ class Capabilities:
     """Whether its weights can be updated while requests are in flight."""
     shows_modules: bool = False
     """Whether it can be probed: what every module of its model puts out."""
+    adapts: bool = False
+    """Whether it can load a LoRA adapter."""
     shows_noise: bool = False
     """Whether a probe can add rounding errors: the noise that a reference is asked for."""
 
@@ -210,11 +213,27 @@ class ConfiguredEngine(ABC, Generic[T]):
             )
         self.check_evaluation(stated)
 
+    def adapter(self) -> Adapter | None:
+        """The LoRA adapter that it is to load. Raises ConfigError and InputError."""
+        path = self.config.model.lora
+        if path is None:
+            return None
+        if not self.can.adapts:
+            raise ConfigError(
+                f"model.lora: the {self.role} is {self.can.noun}, which loads no adapter for "
+                "parity-check",
+                hint="start a server with its adapter, and name that as its model"
+                if self.can.noun == "an endpoint"
+                else "leave model.lora out",
+            )
+        return read_adapter(path)
+
     def check_start(self, model_path: str) -> None:
         """Reject an engine that cannot start here, before its environment is installed.
 
-        Raises ConfigError and EngineEnvironmentError.
+        Raises ConfigError, InputError and EngineEnvironmentError.
         """
+        self.adapter()
 
     def wanted(self, environment: Environment | None) -> Wanted | None:
         """The GPUs of this machine that it takes; None if it takes none, or chooses by itself.

@@ -47,6 +47,7 @@ from parity_check.engines.replies import (
 )
 from parity_check.errors import EngineError, InputError, OutputError, ParityCheckError
 from parity_check.files import DISK_FULL_HINT, cannot_write
+from parity_check.traces.adapter import Adapter
 from parity_check.traces.engine import EngineDescription, described, first_fault
 
 SHUTDOWN_GRACE_S = 5.0
@@ -77,6 +78,7 @@ class WorkerSpec:
     """Checked after the start, if requested."""
     settings: Settings
     platform: str
+    adapter: Adapter | None = None
     repeats_with: Mapping[str, int] = field(default_factory=dict)
     pauses: Pauses | None = None
     hints: Mapping[str, str] = field(default_factory=dict)
@@ -158,6 +160,7 @@ class WorkerEngine:
             engine_args=dict(self.spec.engine_args),
             family=self.spec.family,
             settings=requested,
+            adapter=None if self.spec.adapter is None else self.spec.adapter.loaded(),
         )
         try:
             found = described(

@@ -19,11 +19,12 @@ from parity_check.engines.devices import Wanted, wanted
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
 from parity_check.traces import checkpoint
 
-CAN = Capabilities(noun="a trainer", evaluates_by="prefill", shows_modules=True)
+CAN = Capabilities(noun="a trainer", evaluates_by="prefill", shows_modules=True, adapts=True)
 HINTS = {
     "transformers_not_installed": "use an interpreter with torch and transformers",
     "setting_not_applied": "check `lm_head_dtype` in [{table}.transformers]",
     "out_of_memory": "lower tokens_per_batch in [{table}.transformers]",
+    "adapter_not_applied": "check that the adapter was trained on this model",
     "load_failed": "check [{table}.transformers] and the model",
 }
 REPEATED_IN = 8
@@ -45,6 +46,7 @@ class ConfiguredTrainer(ConfiguredEngine[TrainerTable]):
         return Interpreter(self.table.python, self.table.requirement, needs_vllm=False)
 
     def check_start(self, model_path: str) -> None:
+        super().check_start(model_path)
         checkpoint.check_files(model_path)
 
     def asked(self, plan: EnvironmentPlan) -> Iterator[Asked]:
@@ -79,6 +81,7 @@ class ConfiguredTrainer(ConfiguredEngine[TrainerTable]):
             family=None,
             settings=self.table.settings,
             platform="cuda" if own.device.startswith("cuda") else "cpu",
+            adapter=self.adapter(),
             repeats_with={"samples_per_batch": 1 if own.samples_per_batch > 1 else REPEATED_IN},
             hints=HINTS,
         )

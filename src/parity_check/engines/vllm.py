@@ -35,6 +35,7 @@ CAN = Capabilities(
     evaluates_by="decode",
     updates_weights=True,
     shows_modules=True,
+    adapts=True,
     shows_noise=True,
 )
 HINTS = {
@@ -51,6 +52,8 @@ HINTS = {
     "check its driver (nvidia-smi) and CUDA_VISIBLE_DEVICES in [{table}.env]",
     "damaged": "a file below {prefix} is damaged: remove that directory and run again where "
     "parity-check made it (`requirement`), else reinstall it",
+    "adapter_not_applied": "check that the adapter was trained on this model, and that vLLM adapts "
+    "the architecture",
     "ranks_differ": "give all processes of the engine the same checkpoint and variables; in an "
     "update function, update every rank",
     "missing_package": "install it into the interpreter that [{table}] names, or leave out what "
@@ -96,6 +99,7 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
         return settings.way(setting, family, version, platform)
 
     def check_start(self, model_path: str) -> None:
+        super().check_start(model_path)
         arguments = self.table.engine_args
         checkpoint.check_files(
             model_path,
@@ -177,6 +181,7 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
             family=table.family,
             settings=table.settings,
             platform=environment.platform,
+            adapter=self.adapter(),
             pauses=Pauses(label, family, version),
             hints=HINTS,
         )
@@ -184,7 +189,7 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
     def _engine_args(
         self, model_path: str, environment: Environment, version: Version
     ) -> dict[str, Any]:
-        model, theirs = self.config.model, dict(self.table.engine_args)
+        model, theirs, adapter = self.config.model, dict(self.table.engine_args), self.adapter()
         ours = settings.engine_arguments(self.table.settings, version)
         overrides = ours.pop("hf_overrides", {}) | (theirs.pop("hf_overrides", None) or {})
         arguments: dict[str, Any] = {
@@ -196,6 +201,7 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
             "max_logprobs": 20,
             "worker_extension_cls": settings.EXTENSION,
             **({"revision": model.revision} if model.revision else {}),
+            **({} if adapter is None else adapter.engine_args()),
             **environment.engine_args,
             **ours,
             **theirs,

@@ -31,6 +31,8 @@ class Probed(NamedTuple):
 def why_not(role: Role, config: Config) -> str | None:
     """Why an engine of this kind cannot be probed in this role; None if it can."""
     can = configured_engine(role, config).can
+    if config.model.lora is not None:
+        return "model.lora is set, and an adapted layer has other modules in each engine"
     if not can.shows_modules:
         return f"the {role} is {can.noun}, whose modules parity-check cannot read"
     if role == "reference" and not can.shows_noise:

@@ -38,8 +38,8 @@ def locate_model(model: ModelConfig) -> str:
         if not (Path(path) / "config.json").is_file():
             if (Path(path) / "adapter_config.json").is_file():
                 raise InputError(
-                    f"model {path}: a LoRA adapter, which is not supported on its own",
-                    hint="merge it into its base model (peft: merge_and_unload), and pass that",
+                    f"model {path}: a LoRA adapter, not a model",
+                    hint=f"pass its base model, and this folder as --lora {path}",
                 )
             raise InputError(f"model {path}: no config.json in this directory")
         return path

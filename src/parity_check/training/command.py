@@ -77,6 +77,7 @@ def train(
 
 def check(config: Config) -> Config:
     """The configuration with an engine for each arm. Raises ConfigError for one that cannot run."""
+    config.check_no_adapter("train")
     arms.check(config)
     judgement(config)
     return arms.engines(config)

@@ -72,6 +72,7 @@ def check(config: Config, roles: Sequence[Role]) -> tuple[list[Prompt], list[str
 
     Raises ConfigError, InputError.
     """
+    config.check_no_adapter("weight-sync")
     settings = config.weight_sync or WeightSync()
     _check_weights(config, roles)
     _check_lengths(settings, config.workload.max_tokens)

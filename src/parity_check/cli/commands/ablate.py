@@ -13,6 +13,7 @@ from parity_check.cli.options import (
     Color,
     ExitZero,
     Format,
+    Lora,
     MaxTokens,
     Model,
     Objective,
@@ -65,6 +66,7 @@ def ablate(
         bool, typer.Option("--flips/--no-flips", help="Whether to flip each setting on its own.")
     ] = True,
     model: Model = None,
+    lora: Lora = None,
     reference: ReferenceEngine = None,
     candidate: CandidateEngine = None,
     prompts: Prompts = None,

@@ -102,6 +102,7 @@ def effective_config(engine, observed):
         "sampling_defaults": listed(model.get_diff_sampling_param()),
         "tied_embeddings": tied_embeddings(model),
         "adds_bos": adds_bos(engine.tokenizer),
+        "adapter": None if engine.loaded_adapter is None else engine.loaded_adapter["label"],
     }
 
 

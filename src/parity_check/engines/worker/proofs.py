@@ -61,6 +61,26 @@ def self_check(engine):
     }
 
 
+def check_adapter(engine):
+    """Refuse a LoRA adapter that changes no logprob of the probe.
+
+    vLLM leaves out what it does not know of an adapter, without an error.
+    """
+    if engine.adapter is None:
+        return
+    engine.llm.collective_rpc("parity_check_keep_random_state")
+    adapter, rows = engine.adapter, []
+    for engine.adapter in (None, adapter):
+        rows.append(probe_logprobs(engine)["warm"])
+    engine.llm.reset_prefix_cache()
+    engine.llm.collective_rpc("parity_check_restore_random_state")
+    if rows[0] == rows[1]:
+        raise WorkerFailure(
+            "adapter_not_applied",
+            f"the LoRA adapter {engine.loaded_adapter['label']} changes no logprob",
+        )
+
+
 # --- probes -------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ import sys
 import traceback
 import types
 
+import adapters
 import batch_shape
 from effective import ENVIRONMENT, adds_bos, checkpoint_defaults, listed
 from encoding import encode
@@ -85,6 +86,9 @@ class TransformersEngine:
         self.arguments = types.SimpleNamespace(**command["engine_args"])
         self.version = self.transformers.__version__
         self.model = self.load_model()
+        self.adapter = command["adapter"]
+        if self.adapter is not None:
+            adapters.attach(self.model, self.adapter)
         linear = self.model.get_output_embeddings()
         self.head = linear.forward = Head(linear, self.arguments.lm_head_dtype == "float32")
         self.tokenizer = self.transformers.AutoTokenizer.from_pretrained(
@@ -203,6 +207,7 @@ class TransformersEngine:
                 "max_model_len": self.longest(),
                 "tied_embeddings": bool(getattr(config, "tie_word_embeddings", False)),
                 "adds_bos": adds_bos(self.tokenizer),
+                "adapter": None if self.adapter is None else self.adapter["label"],
             },
             "environment": ENVIRONMENT,
             "model": {

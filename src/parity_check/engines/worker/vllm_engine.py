@@ -92,6 +92,15 @@ def inspect_models_in_process():
         )
 
 
+def lora_request(adapter):
+    """The adapter as vLLM takes it with each request; None without one."""
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, adapter["path"])
+
+
 def is_layer(name):
     """Whether a module is a whole decoder layer."""
     return re.search(r"\b(layers|h|blocks)\.\d+$", name) is not None
@@ -140,6 +149,8 @@ class VllmEngine:
         inspect_models_in_process()
         with failures_named():
             self.llm = vllm.LLM(**engine_args)
+        self.loaded_adapter = command["adapter"]
+        self.adapter = lora_request(self.loaded_adapter)
         self.arguments = engine_args
         self.engine = self.llm.llm_engine
         self.config = self.engine.vllm_config
@@ -162,6 +173,7 @@ class VllmEngine:
         started = time.perf_counter()
         with failures_named():  # the first tokens that the engine computes
             self.settings = proofs.self_check(self)
+            proofs.check_adapter(self)
         self.self_check_s = round(time.perf_counter() - started, 3)
         self.check_settings(command["settings"])
 
@@ -276,14 +288,21 @@ class VllmEngine:
                     yield by_id[result.request_id], result
 
     def admit(self, requests, params):
-        """Add requests to the engine; return {engine's request id: request}."""
+        """Add requests to the engine; return {engine's request id: request}.
+
+        Every request has the adapter, if there is one.
+        """
+        adapter = {} if self.adapter is None else {"lora_request": self.adapter}
         by_id = {}
         for request, request_params in zip(requests, params):
             self._counter += 1
             request_id = f"{self._counter}"
             by_id[request_id] = request
             self.engine.add_request(
-                request_id, {"prompt_token_ids": request["prompt_token_ids"]}, request_params
+                request_id,
+                {"prompt_token_ids": request["prompt_token_ids"]},
+                request_params,
+                **adapter,
             )
         return by_id
 

