@@ -163,6 +163,12 @@ def test_a_replica_that_dies_loses_nothing(cluster: str, tmp_path: Path) -> None
     gone(children)
 
 
+def test_a_defect_on_a_node_is_an_error_and_no_endless_wait(two: Placed) -> None:
+    with pytest.raises(EngineError, match=r"failed on its node: AttributeError: .*replica 1 on"):
+        two._all("no_such_operation", {1: ((), {})})
+    assert two.decode([65]) == ["A"]
+
+
 def test_losses_are_bounded(cluster: str, tmp_path: Path) -> None:
     """An engine that crashes at every try is an error, with what its replicas' engines said."""
     crashing = {"fault": {"op": "replay", "after": 1, "how": "crash"}}

@@ -13,6 +13,7 @@ import socket
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,6 +124,10 @@ class Replica:
                         details=error.details,
                     )
                 )
+            except Exception as error:  # an end all the same, which the driver waits for
+                traceback.print_exc()
+                what = f"failed on its node: {type(error).__name__}: {error}"
+                self._states.put(Failure(False, what, "internal", None, ()))
 
     def _run(self, operation: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
         if self._engine is None:
