@@ -491,7 +491,7 @@ def clusters_needed(
     estimate; `noise` is the standard error of that. None when the estimate is on the limit: no
     number of clusters will do.
     """
-    if unseen:
+    if unseen and distance > ONE_SIDED * noise:
         distance -= ONE_SIDED * noise
     if distance <= 0.0:
         return None
