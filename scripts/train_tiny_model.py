@@ -345,7 +345,7 @@ def readme(parameters: int, digests: dict[str, str]) -> str:
     )
     return f"""\
 - `tiny/`: a small Llama-architecture model and its tokenizer.
-- `prompts.jsonl`: 287 prompts. The first 96 are not in its training data.
+- `prompts.jsonl`: 560 prompts. The first 96 are not in its training data.
 - `more-prompts.jsonl`: these, and 3,900 more, which are short and share no prefix.
 - `tiny-next/`: the same model after {NEXT_STEPS} more training steps, to test weight updates.
 - Created by `python scripts/train_tiny_model.py`, in a few minutes on two CPU cores.

@@ -119,6 +119,10 @@ def family_prompts(tokenizer: Tokenizer) -> Iterator[Prompt]:
             )
 
 
+BUNDLED = 560
+"""With one sample each, enough tokens and families for every gate of the relaxed profile."""
+
+
 def short_prompts(tokenizer: Tokenizer) -> Iterator[Prompt]:
     """Documents cut early: one of many prompts costs little."""
     for index in range(SHORT_PROMPTS):
@@ -140,11 +144,11 @@ def make_prompts(tokenizer: Tokenizer) -> list[Prompt]:
     prompts = held_out_prompts(tokenizer)
     for turn in range(1, 1 + TURNS):
         prompts += [*arithmetic_prompts(turn), *cut_prompts(tokenizer, turn)]
-    return checked(prompts, tokenizer)
+    return checked([*prompts, *short_prompts(tokenizer)], tokenizer)[:BUNDLED]
 
 
 def more_prompts(tokenizer: Tokenizer) -> list[Prompt]:
-    """The bundled prompts, and many short ones."""
+    """The bundled prompts, and many more short ones."""
     return checked([*make_prompts(tokenizer), *short_prompts(tokenizer)], tokenizer)
 
 

@@ -76,7 +76,7 @@ def test_quickstart_says_what_was_compared(quickstart: Run) -> None:
     assert re.search(r"logprobs_mode +processed_logprobs +processed_logprobs", out)
     assert re.search(r"lm_head_dtype +float32 +float32", out)
     unwrapped = " ".join(out.split())
-    counted = "287 prompts in 259 clusters by family, 574 samples"
+    counted = "560 prompts in 532 clusters by family, 560 samples"
     assert f"sampled by the reference, replayed by the candidate: {counted}" in unwrapped
     assert f"sampled by the candidate, replayed by the reference: {counted}" in unwrapped
     assert "worst tokens" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -73,21 +74,23 @@ def test_a_clean_pair_is_decided_with_what_is_needed_and_not_with_less(
 
 
 def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs() -> None:
-    family = {"stats": {"cluster_by": "family"}}
-    relaxed = planned(gates={"profile": "relaxed"}, **family)
-    assert (relaxed.prompts, relaxed.clusters, relaxed.samples) == (287, 259, 574)
+    one, family = {"samples_per_prompt": 1}, {"stats": {"cluster_by": "family"}}
+    relaxed = planned(one, gates={"profile": "relaxed"}, **family)
+    assert (relaxed.prompts, relaxed.clusters, relaxed.samples) == (560, 532, 560)
+    assert relaxed.effective_clusters == pytest.approx(560**2 / (528 + 4 * 8**2))
     assert relaxed.sentence() == (
-        "if nothing drifts and samples have 45 tokens or more on average, every gate can be "
-        "decided (574 samples, at most 36,736 tokens a direction)"
+        "if nothing drifts and samples have 46 tokens or more on average, every gate can be "
+        "decided (560 samples, at most 35,840 tokens a direction)"
     )
-    standard = planned(**family)
+    standard = planned(one, **family)
     assert Need("burst_fraction", "samples", 2458) in standard.unmet()
     assert Need("burst_cluster_fraction", "clusters", 2458) in standard.unmet()
+    advised = math.ceil(560 * 2458 / relaxed.effective_clusters)
     assert standard.sentence().endswith(
-        "for all of them: 2,724 prompts and workload.samples_per_prompt = 1 (--samples 1)"
+        f"for all of them: {advised:,} prompts and workload.samples_per_prompt = 1 (--samples 1)"
     )
-    more = read_prompts("bundled:more-prompts")[:2724]
-    assert planned({"samples_per_prompt": 1}, more, **family).unmet() == []
+    more = read_prompts("bundled:more-prompts")[:advised]
+    assert planned(one, more, **family).unmet() == []
 
 
 @pytest.mark.parametrize("name", ["quickstart", "ci", "v0-to-v1", "trainer", "endpoint"])
@@ -101,7 +104,7 @@ def test_too_few_clusters_ask_for_prompts() -> None:
     assert few.clusters == 6
     assert {need.unit for need in few.unmet()} == {"clusters"}
     assert few.sentence().endswith(
-        "117,575 prompts and workload.samples_per_prompt = 1 (--samples 1)"
+        "255,817 prompts and workload.samples_per_prompt = 1 (--samples 1)"
     )
 
 
@@ -112,17 +115,18 @@ def test_greedy_copies_of_a_sample_decide_nothing() -> None:
 
 def test_what_was_sampled_has_its_own_plan() -> None:
     """A sample may end early: what the plan promised for the most tokens need not hold."""
-    before = planned(gates={"profile": "relaxed"}, stats={"cluster_by": "family"})
+    one = {"samples_per_prompt": 1}
+    before = planned(one, gates={"profile": "relaxed"}, stats={"cluster_by": "family"})
     assert before.open() == set()
-    short = replace(before, tokens=574 * 44, source="sampled")
+    short = replace(before, tokens=560 * 45, source="sampled")
     assert short.open() == {"ess"}
     assert "at most" not in short.sentence()
     assert short.sentence().endswith(
-        ": workload.samples_per_prompt = 3 (--samples 3), or 291 prompts"
+        ": workload.samples_per_prompt = 2 (--samples 2), or 568 prompts"
     )
-    long = replace(before, tokens=574 * 45 + 100, source="sampled")
+    long = replace(before, tokens=560 * 46, source="sampled")
     assert long.sentence() == (
-        "if nothing drifts, every gate can be decided (574 samples, 25,930 tokens a direction)"
+        "if nothing drifts, every gate can be decided (560 samples, 25,760 tokens a direction)"
     )
 
 
@@ -145,15 +149,19 @@ def test_clustered_by_sample_more_samples_are_enough() -> None:
 def test_samples_of_unequal_length_are_worth_fewer() -> None:
     before = planned(gates={"profile": "relaxed"}, stats={"cluster_by": "family"})
     uneven = replace(
-        before, tokens=574 * 60, source="sampled", effective_samples=130.0, effective_clusters=100.0
+        before,
+        tokens=1120 * 60,
+        source="sampled",
+        effective_samples=130.0,
+        effective_clusters=100.0,
     )
     assert uneven.open() == {
         "burst_fraction", "burst_cluster_fraction", "k3_kl", "mean_importance_ratio",
     }  # fmt: skip
-    assert "(574 samples of unequal length, worth 130, 34,440 tokens a direction)" in (
+    assert "(1,120 samples of unequal length, worth 130, 67,200 tokens a direction)" in (
         uneven.sentence()
     )
-    assert "287 prompts" not in uneven.advice()
+    assert "560 prompts" not in uneven.advice()
 
 
 def test_at_temperature_0_more_prompts_are_the_advice() -> None:

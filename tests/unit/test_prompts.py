@@ -271,7 +271,7 @@ def test_what_is_not_utf8_is_named_by_its_byte(tmp_path: Path) -> None:
 
 def test_the_bundled_prompts_are_as_promised() -> None:
     prompts = read_prompts("bundled:prompts")
-    assert len(prompts) == 287
+    assert len(prompts) == 560
     groups = {prompt.group for prompt in prompts}
     assert len(groups) > 1
     assert all(prompt.text for prompt in prompts)

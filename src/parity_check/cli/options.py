@@ -165,7 +165,7 @@ Prompts = Annotated[
     typer.Option(
         metavar="FILE|-",
         help="A prompt a row: JSON lines, Parquet, CSV, .txt, a folder of a saved Hugging Face "
-        "dataset, or - for standard input. Default: 287 bundled ones.",
+        "dataset, or - for standard input. Default: 560 bundled ones.",
         rich_help_panel=WHAT,
     ),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,6 +18,10 @@ from parity_check.measure.needs import Need, Unit, needs
 from parity_check.traces.pairing import Clusters, Index, label_column
 from parity_check.traces.prompts import Prompt, cluster_of, own_cluster
 from parity_check.traces.trace import Trace
+
+
+FAMILIES = 1.05
+"""Families of prompts meet in a longer look: clusters grow by that much less than its prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,8 @@ class Plan:
         distinct = self.prompts - self.copies
         if self.greedy:
             wider = max(wider, longer)
+        if self.source == "looks" and wider > 1.0:
+            wider *= FAMILIES
         prompts = math.ceil(distinct * wider) if wider > 1.0 else self.prompts
         samples = max(math.ceil(self.samples * longer), prompts)
         size = words.count(prompts, "prompt")
@@ -157,14 +164,15 @@ def plan(
     greedy = workload.temperature == 0.0
     turn = 1 if greedy else workload.samples_per_prompt
     used = prompts[:turns]
-    clusters, distinct, copies = set(), set(), 0
+    clusters: Counter[str] = Counter()
+    distinct, copies = set(), 0
     for prompt in used:
         name = cluster_of(prompt, how.cluster_by)
         content = prompt.content() if name == own_cluster(prompt) else None
         if content in distinct:
             copies += 1
             continue
-        clusters.add(name)
+        clusters[name] += 1
         if content is not None:
             distinct.add(content)
     counted = len(used) - copies if greedy else turns or len(used)
@@ -180,6 +188,7 @@ def plan(
         turn=turn,
         greedy=greedy,
         unused=len(prompts) - len(used),
+        effective_clusters=float(stats.effective_clusters(np.array([*clusters.values()], float))),
     )
 
 
