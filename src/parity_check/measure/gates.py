@@ -368,15 +368,26 @@ def judge_all(
 
 
 def _unsupported(result: GateResult, measurement: Measurement) -> GateResult:
-    """Parity that tokens without a logprob made; a drift is one in spite of them."""
-    if result.verdict != "parity":
+    """No parity by tokens without a logprob, and no interval of them; a drift is one all the same.
+
+    More prompts would have as many of them.
+    """
+    if result.verdict == "drift" or result.estimate is None:
         return result
     count, tokens = measurement.placeholders, measurement.tokens
     reason = (
         f"{'all' if count == tokens else f'{count:,} of'} {tokens:,} logprobs are the same number "
         "on both sides: not recorded, or no token was left to chance"
     )
-    return replace(result, verdict="inconclusive", reason=reason)
+    return replace(
+        result,
+        verdict="inconclusive",
+        reason=reason,
+        estimate=replace(result.estimate, ci_low=None, ci_high=None, note=reason, unseen=0.0),
+        required_limit=None,
+        prompts_needed=None,
+        prompts_if_clean=None,
+    )
 
 
 def worst_floor(metric: str, floors: Iterable[Measurement]) -> Estimate | None:
