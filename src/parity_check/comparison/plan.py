@@ -19,7 +19,6 @@ from parity_check.traces.pairing import Clusters, Index, label_column
 from parity_check.traces.prompts import Prompt, cluster_of, own_cluster
 from parity_check.traces.trace import Trace
 
-
 FAMILIES = 1.05
 """Families of prompts meet in a longer look: clusters grow by that much less than its prompts."""
 
