@@ -12,22 +12,24 @@ import pytest
 
 from helpers.checkpoints import lora_adapter, write_safetensors
 from helpers.support import assert_fails, run_cli
-from parity_check.config.load import parse_config
+from parity_check.config.load import load_config, parse_config
 from parity_check.config.models import ModelConfig
 from parity_check.engines.kinds import configured_engine
 from parity_check.errors import ConfigError, InputError
 from parity_check.recording.session import fingerprint
 from parity_check.traces.adapter import read_adapter
+from parity_check.traces.prompts import ASSETS
 
+TINY = str(ASSETS / "tiny")
 A = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
 B = A.replace("_A", "_B")
 
 
 def test_an_adapter_is_its_rank_its_scale_and_its_bytes(tmp_path: Path) -> None:
-    found = read_adapter(str(lora_adapter(tmp_path / "policy", rank=12)))
+    found = read_adapter(str(lora_adapter(tmp_path / "policy", rank=12)), TINY)
     assert (found.name, found.rank, found.scale) == ("policy", 12, 2.0)
     assert found.engine_args() == {"enable_lora": True, "max_lora_rank": 16, "max_loras": 1}
-    other = read_adapter(str(lora_adapter(tmp_path / "other", rank=12, use_rslora=True)))
+    other = read_adapter(str(lora_adapter(tmp_path / "other", rank=12, use_rslora=True)), TINY)
     assert other.scale == pytest.approx(24 / math.sqrt(12))
     assert other.digest != found.digest
     assert found.loaded()["label"] == f"policy (rank 12, scale 2, {found.digest[:12]})"
@@ -37,14 +39,18 @@ def test_an_adapter_is_its_rank_its_scale_and_its_bytes(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"peft_type": "IA3"}, "of the kind 'IA3'; only LORA is supported"),
-        ({"r": 0}, "`r` is 0, expected a number from 1"),
+        ({"r": 0}, "`r` is 0, expected a number above 0"),
+        ({"r": 512}, "rank 512; vLLM takes whole ones to 256"),
         ({"r": 8}, r"has the shape \[4, 256\], but the rank is 8"),
-        ({"lora_alpha": "8"}, "`lora_alpha` is '8', expected a number from 1"),
+        ({"lora_alpha": "8"}, "`lora_alpha` is '8', expected a number above 0"),
         ({"use_dora": True}, "has DoRA, which vLLM does not load"),
         ({"bias": "all"}, r"has a bias \(bias = 'all'\)"),
         ({"modules_to_save": ["lm_head"]}, "has whole modules beside the adapter"),
         ({"rank_pattern": {"q_proj": 2}}, "has ranks of its own for some modules"),
         ({"alpha_pattern": {"q_proj": 2}}, "has an alpha of its own for some modules"),
+        ({"init_lora_weights": "pissa_niter_16"}, "has a base of its own"),
+        ({"lora_bias": True}, r"has a bias \(lora_bias\)"),
+        ({"layer_replication": [[0, 4], [2, 4]]}, "has layers twice"),
     ],
 )
 def test_what_an_engine_would_load_differently_is_refused(
@@ -55,7 +61,7 @@ def test_what_an_engine_would_load_differently_is_refused(
         config = json.loads((folder / "adapter_config.json").read_text())
         (folder / "adapter_config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(InputError, match=message):
-        read_adapter(str(folder))
+        read_adapter(str(folder), TINY)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +72,16 @@ def test_what_an_engine_would_load_differently_is_refused(
         ({"model.embed_tokens.weight": np.ones((4, 4))}, "is not a matrix of a LoRA adapter"),
         ({A: np.ones((3, 256))}, r"has the shape \[3, 256\], but the rank is 4"),
         ({}, "has no matrices"),
+        ({A: np.ones((4, 256))}, "lora_B.weight is missing"),
+        ({A: np.ones((4, 128)), B: np.ones((640, 4))}, r"it adapts .*up_proj of the shape"),
+        (
+            {
+                each.replace("0", "7"): np.ones(shape)
+                for each, shape in ((A, (4, 256)), (B, (640, 4)))
+            }
+            | {A: np.ones((4, 256)), B: np.ones((640, 4))},
+            r"it adapts model.layers.7.mlp.up_proj, which tiny does not have",
+        ),
     ],
 )
 def test_its_weights_are_checked(
@@ -74,16 +90,16 @@ def test_its_weights_are_checked(
     folder = lora_adapter(tmp_path / "policy")
     write_safetensors(folder / "adapter_model.safetensors", tensors)
     with pytest.raises(InputError, match=message):
-        read_adapter(str(folder))
+        read_adapter(str(folder), TINY)
 
 
-@pytest.mark.parametrize("size", [0, 4, 8, 40, 3000])
+@pytest.mark.parametrize("size", [0, 4, 8, 40, 3000, -4])
 def test_a_part_of_the_weights_is_refused(tmp_path: Path, size: int) -> None:
     folder = lora_adapter(tmp_path / "policy")
     file = folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(InputError, match="safetensors"):
-        read_adapter(str(folder))
+        read_adapter(str(folder), TINY)
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
@@ -91,10 +107,37 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     folder = lora_adapter(tmp_path / "policy")
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"no {name} in this directory"):
-        read_adapter(str(folder))
+        read_adapter(str(folder), TINY)
     shutil.rmtree(folder)
     with pytest.raises(InputError, match="no such directory"):
-        read_adapter(str(folder))
+        read_adapter(str(folder), TINY)
+
+
+def test_what_peft_writes_beside_is_taken(tmp_path: Path) -> None:
+    """Alpha may be a fraction, and keys of other kinds of adapters are null or empty."""
+    keys = {
+        "lora_alpha": 0.5, "bias": None, "rank_pattern": {}, "modules_to_save": None,
+        "init_lora_weights": True, "use_dora": False, "layers_to_transform": None,
+        "exclude_modules": None, "corda_config": None, "target_modules": "all-linear",
+    }  # fmt: skip
+    found = read_adapter(str(lora_adapter(tmp_path / "policy", **keys)), TINY)  # type: ignore[arg-type]  # of a config
+    assert found.scale == 0.125
+
+
+def test_an_adapter_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    folder = lora_adapter(tmp_path / "policy")
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.safetensors").symlink_to(folder / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"adapter .*policy"):
+        read_adapter(str(folder), TINY)
+
+
+def test_a_path_of_a_file_is_relative_to_it(tmp_path: Path) -> None:
+    lora_adapter(tmp_path / "policy")
+    (tmp_path / "p.toml").write_text(
+        "[model]\nlora = 'policy'\n[reference]\nkind = 'fake'\n[candidate]\nkind = 'fake'\n"
+    )
+    assert load_config(tmp_path / "p.toml").model.lora == str(tmp_path / "policy")
 
 
 def test_a_trace_names_the_adapter_of_its_model(tmp_path: Path) -> None:
@@ -103,7 +146,7 @@ def test_a_trace_names_the_adapter_of_its_model(tmp_path: Path) -> None:
     assert found == {
         **base,
         "name": "tiny + policy",
-        "adapter_sha256": read_adapter(adapter).digest,
+        "adapter_sha256": read_adapter(adapter, TINY).digest,
     }
 
 

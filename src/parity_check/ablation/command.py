@@ -44,7 +44,7 @@ from parity_check.report.deliver import Delivery
 from parity_check.report.document import Column, Row, Table
 from parity_check.report.renderers import render
 from parity_check.report.text import table_lines
-from parity_check.traces import manifest, provenance
+from parity_check.traces import checkpoint, manifest, provenance
 from parity_check.traces.prompts import check_clusters, read_workload
 from parity_check.traces.run_files import replayed_name, sampled_name
 from parity_check.traces.trace import read_header
@@ -145,6 +145,8 @@ def report(directory: Path, config: Config, delivery: Delivery, console: Console
 def dry_run(config: Config, picks: Picks, console: Console, source: Path | None = None) -> None:
     """Print the steps. Starts no engine."""
     judgement(config)
+    checkpoint.locate_model(config.model)
+    configured_engine("candidate", config).adapter()
     steps = make_plan(config, picks)
     taken = None
     if source is not None:

@@ -28,6 +28,7 @@ from parity_check.recording.run_directory import RunDirectory
 from parity_check.recording.session import session
 from parity_check.report.text import columns
 from parity_check.traces import checkpoint, provenance
+from parity_check.traces.adapter import read_adapter
 from parity_check.traces.engine import EngineDescription
 from parity_check.traces.prompts import check_clusters, read_workload
 
@@ -91,6 +92,7 @@ def _inputs(config: Config) -> Iterator[str]:
     check_clusters(prompts, config)
     how = judgement(config)
     size = plan(prompts, config, how)
+    adapters = [config.model.lora] if config.model.lora is not None else []
     written = checkpoint.read_config(model)
     rope = None if written is None else checkpoint.rope_theta(written)
     kind = "from the hub" if written is None else ", ".join(written.get("architectures", ["?"]))
@@ -99,6 +101,7 @@ def _inputs(config: Config) -> Iterator[str]:
     yield from columns(
         [
             ("model", f"{model} ({'; '.join(facts)})"),
+            *(("adapter", read_adapter(path, model).label()) for path in adapters),
             ("prompts", f"{config.workload.prompts}, {words.count(len(prompts), 'prompt')}"),
             *(("plan", s) for s in sentences(looks(prompts, config, size), size, config, how)),
         ],

@@ -24,7 +24,8 @@ from parity_check.engines.pauses import Pauses
 from parity_check.engines.replies import Sampled, Scored
 from parity_check.engines.settings import Way
 from parity_check.errors import ConfigError
-from parity_check.traces.adapter import Adapter, read_adapter
+from parity_check.traces import checkpoint
+from parity_check.traces.adapter import MERGE, Adapter, read_adapter
 from parity_check.traces.engine import EngineDescription, EvaluatesBy
 
 T = TypeVar("T", bound=EngineTable)
@@ -222,11 +223,9 @@ class ConfiguredEngine(ABC, Generic[T]):
             raise ConfigError(
                 f"model.lora: the {self.role} is {self.can.noun}, which loads no adapter for "
                 "parity-check",
-                hint="start a server with its adapter, and name that as its model"
-                if self.can.noun == "an endpoint"
-                else "leave model.lora out",
+                hint=f"{MERGE}: of every engine, and of the server",
             )
-        return read_adapter(path)
+        return read_adapter(path, checkpoint.locate_model(self.config.model))
 
     def check_start(self, model_path: str) -> None:
         """Reject an engine that cannot start here, before its environment is installed.

@@ -215,10 +215,11 @@ def check_reading(session: Session, engine: Engine) -> None:
 
 def fingerprint(config: ModelConfig) -> dict[str, Any]:
     """The fingerprint of the configured model, with its adapter, for traces."""
-    model = provenance.model_fingerprint(checkpoint.locate_model(config), config.revision)
+    path = checkpoint.locate_model(config)
+    model = provenance.model_fingerprint(path, config.revision)
     if config.lora is None:
         return model
-    adapter = read_adapter(config.lora)
+    adapter = read_adapter(config.lora, path)
     name = f"{model['name']} + {adapter.name}"
     return {**model, "name": name, "adapter_sha256": adapter.digest}
 

@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 from parity_check.errors import InputError
 from parity_check.reading import parse_json, read_text
+from parity_check.traces import checkpoint
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MOST_BYTES = 1 << 20
-"""The largest adapter_config.json, and the largest header of the weights."""
+"""The largest adapter_config.json."""
+MOST_HEADER = 1 << 26
+"""The largest header of a file of weights: adapters of experts have many matrices."""
 BLOCK = 1 << 20
 RANKS = (8, 16, 32, 64, 128, 256)
 """The values of `max_lora_rank` that every version of vLLM takes; 320 and 512 came later."""
-MERGE = "merge it into its base model (peft: merge_and_unload), and pass that as the model"
 PREFIX = "base_model.model."
+PARTS = (".lora_A.weight", ".lora_B.weight")
 NOT_LINEAR = ("lm_head", "embed_tokens")
+MERGE = "merge it into its base model (peft: merge_and_unload), and pass that as the model"
+OTHER_KINDS = {
+    "use_dora": "DoRA",
+    "use_qalora": "QA-LoRA",
+    "use_bdlora": "BD-LoRA",
+    "lora_bias": "a bias (lora_bias)",
+    "modules_to_save": "whole modules beside the adapter (modules_to_save)",
+    "trainable_token_indices": "embeddings of its own (trainable_token_indices)",
+    "rank_pattern": "ranks of its own for some modules (rank_pattern)",
+    "alpha_pattern": "an alpha of its own for some modules (alpha_pattern)",
+    "target_parameters": "parameters that are not of a linear layer (target_parameters)",
+    "layer_replication": "layers twice (layer_replication)",
+    "alora_invocation_tokens": "tokens that switch it on (alora_invocation_tokens)",
+    "fan_in_fan_out": "transposed layers (fan_in_fan_out)",
+}
+"""Keys of a configuration that some version of vLLM, or all, ignores or refuses."""
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
+"""Values of `init_lora_weights` with which training began at other base weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,51 +61,61 @@ class Adapter:
         rank = min(each for each in RANKS if each >= self.rank)
         return {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
 
+    def label(self) -> str:
+        """The adapter in one line."""
+        return f"{self.name} (rank {self.rank}, scale {self.scale:g}, {self.digest[:12]})"
+
     def loaded(self) -> dict[str, Any]:
         """What a worker gets; `label` is what it says that it loaded."""
-        label = f"{self.name} (rank {self.rank}, scale {self.scale:g}, {self.digest[:12]})"
-        return {"path": self.path, "scale": self.scale, "label": label}
+        return {"path": self.path, "scale": self.scale, "label": self.label()}
 
 
-def read_adapter(path: str) -> Adapter:
+def read_adapter(path: str, model_path: str) -> Adapter:
     """Read an adapter's directory, and refuse what one of the engines would load differently.
 
-    Raises InputError.
+    The layers that it adapts are compared with those of a model that is a directory. Raises
+    InputError.
     """
-    folder = Path(path)
+    try:
+        return _read(Path(path), Path(model_path))
+    except OSError as error:
+        raise InputError(f"adapter {path}: {error.strerror}") from None
+
+
+def _read(folder: Path, model: Path) -> Adapter:
     if not folder.is_dir():
-        raise InputError(f"adapter {path}: no such directory")
-    if not (folder / CONFIG).is_file():
-        raise InputError(
-            f"adapter {path}: no {CONFIG} in this directory",
-            hint="save it with peft: model.save_pretrained(FOLDER)",
-        )
-    if not (folder / WEIGHTS).is_file():
-        raise InputError(
-            f"adapter {path}: no {WEIGHTS} in this directory",
-            hint="save it with peft: model.save_pretrained(FOLDER, safe_serialization=True)",
-        )
+        raise InputError(f"adapter {folder}: no such directory")
+    for name, saved in ((CONFIG, "FOLDER"), (WEIGHTS, "FOLDER, safe_serialization=True")):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"adapter {folder}: no {name} in this directory",
+                hint=f"save it with peft: model.save_pretrained({saved})",
+            )
     config = parse_json(read_text(folder / CONFIG, "the adapter", MOST_BYTES), str(folder / CONFIG))
     if not isinstance(config, dict):
         raise InputError(f"{folder / CONFIG}: expected an object")
     rank, alpha = (_number(config, name, folder) for name in ("r", "lora_alpha"))
+    if rank != int(rank) or rank > RANKS[-1]:
+        raise InputError(f"adapter {folder}: rank {rank:g}; vLLM takes whole ones to {RANKS[-1]}")
     _check_kind(config, folder)
-    if rank > RANKS[-1]:
-        raise InputError(f"adapter {path}: rank {rank}; vLLM's largest is {RANKS[-1]}")
-    _check_weights(folder, rank)
+    tensors = _tensors(folder / WEIGHTS)
+    shapes = _layers(folder, tensors, int(rank))
+    _check_moves(folder, tensors)
+    _check_model(folder, shapes, model)
     digest = hashlib.sha256((folder / CONFIG).read_bytes())
     with (folder / WEIGHTS).open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return Adapter(str(folder), folder.resolve().name, rank, scale, digest.hexdigest())
+    absolute = str(folder.absolute())
+    return Adapter(absolute, folder.resolve().name, int(rank), scale, digest.hexdigest())
 
 
-def _number(config: Mapping[str, Any], name: str, folder: Path) -> int:
+def _number(config: Mapping[str, Any], name: str, folder: Path) -> float:
     found = config.get(name)
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise InputError(f"{folder / CONFIG}: `{name}` is {found!r}, expected a number from 1")
-    return found
+    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found < math.inf:
+        raise InputError(f"{folder / CONFIG}: `{name}` is {found!r}, expected a number above 0")
+    return float(found)
 
 
 def _check_kind(config: Mapping[str, Any], folder: Path) -> None:
@@ -93,68 +123,113 @@ def _check_kind(config: Mapping[str, Any], folder: Path) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise InputError(f"adapter {folder}: of the kind {kind!r}; only LORA is supported")
-    other = {
-        "use_dora": "DoRA",
-        "modules_to_save": "whole modules beside the adapter (modules_to_save)",
-        "rank_pattern": "ranks of its own for some modules (rank_pattern)",
-        "alpha_pattern": "an alpha of its own for some modules (alpha_pattern)",
-        "target_parameters": "parameters that are not of a linear layer (target_parameters)",
-    }
-    found = [what for name, what in other.items() if config.get(name)]
-    if config.get("bias", "none") != "none":
-        found.append(f"a bias (bias = {config['bias']!r})")
+    found = [what for name, what in OTHER_KINDS.items() if config.get(name)]
+    bias, begun = config.get("bias") or "none", str(config.get("init_lora_weights")).lower()
+    if bias != "none":
+        found.append(f"a bias (bias = {bias!r})")
+    if begun.startswith(CHANGES_BASE):
+        found.append(f"a base of its own (init_lora_weights = {begun!r})")
     if found:
         raise InputError(
-            f"adapter {folder}: has {found[0]}, which vLLM does not load",
+            f"adapter {folder}: has {found[0]}, which vLLM does not load alike in every version",
             hint=MERGE,
         )
 
 
-def _check_weights(folder: Path, rank: int) -> None:
-    """Check names and shapes in the header, and that B is not 0 everywhere. Raises InputError."""
-    file = folder / WEIGHTS
+class Tensor(NamedTuple):
+    """One tensor of a safetensors file: its shape, and its bytes in the file."""
+
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """What a safetensors file holds, by its header. Raises InputError."""
     with file.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
-        text = opened.read(size) if 0 < size <= MOST_BYTES else b""
-        try:
-            header = json.loads(text)
-        except ValueError:
-            raise InputError(f"{file}: not a safetensors file, or a part of one") from None
-        begin, moved = 8 + size, False
-        if not isinstance(header, dict):
-            _damaged(file)
-        tensors = {name: each for name, each in header.items() if name != "__metadata__"}
-        for name, each in tensors.items():
-            part = next((p for p in (".lora_A.weight", ".lora_B.weight") if name.endswith(p)), None)
-            module = name.removeprefix(PREFIX).removesuffix(part or "")
-            if part is None or not name.startswith(PREFIX):
-                raise InputError(
-                    f"{file}: {name} is not a matrix of a LoRA adapter of a linear layer"
-                )
-            if module.rpartition(".")[2] in NOT_LINEAR:
-                raise InputError(
-                    f"adapter {folder}: adapts {module}, which changes the logits outside of the "
-                    "layers that all versions of vLLM adapt alike",
-                    hint=MERGE,
-                )
-            try:
-                (shape, (start, end)) = each["shape"], each["data_offsets"]
-                inner = shape[0] if part.startswith(".lora_A") else shape[1]
-            except (KeyError, TypeError, ValueError, IndexError):
-                _damaged(file)
-            if inner != rank:
-                raise InputError(f"{file}: {name} has the shape {shape}, but the rank is {rank}")
-            if part.startswith(".lora_B") and not moved:
-                opened.seek(begin + start)
-                moved = any(opened.read(end - start))
-        if not tensors:
-            raise InputError(f"{file}: has no matrices")
-    if not moved:
+        if not 0 < size <= MOST_HEADER:
+            raise InputError(f"{file}: not a safetensors file, or a damaged one")
+        header = parse_json(opened.read(size), str(file), "not a safetensors file")
+    found = {}
+    try:
+        for name, each in header.items():
+            if name != "__metadata__":
+                begin, end = (8 + size + int(offset) for offset in each["data_offsets"])
+                found[name] = Tensor(tuple(map(int, each["shape"])), begin, end)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(f"{file}: not a safetensors file, or a damaged one") from None
+    if max((each.end for each in found.values()), default=8 + size) != file.stat().st_size:
+        raise InputError(f"{file}: a part of a safetensors file", hint="copy it again, whole")
+    return found
+
+
+def _layers(folder: Path, tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[int, int]]:
+    """The shape [out, in] of each adapted layer. Raises InputError."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, tensor in tensors.items():
+        part = next((each for each in PARTS if name.endswith(each)), None)
+        if part is None or not name.startswith(PREFIX):
+            raise InputError(f"adapter {folder}: {name} is not a matrix of a LoRA adapter")
+        layer = name.removeprefix(PREFIX).removesuffix(part)
+        if layer.rpartition(".")[2] in NOT_LINEAR:
+            raise InputError(
+                f"adapter {folder}: adapts {layer}, which the versions of vLLM do not adapt alike",
+                hint=MERGE,
+            )
+        inner = tensor.shape[PARTS.index(part) : PARTS.index(part) + 1]
+        if len(tensor.shape) != 2 or inner != (rank,):
+            raise InputError(
+                f"adapter {folder}: {name} has the shape {list(tensor.shape)}, but the rank is "
+                f"{rank}"
+            )
+        found.setdefault(layer, {})[part] = tensor.shape
+    for layer, parts in found.items():
+        for part in PARTS:
+            if part not in parts:
+                raise InputError(f"adapter {folder}: {layer}{part} is missing")
+    if not found:
+        raise InputError(f"adapter {folder}: {WEIGHTS} has no matrices")
+    return {name: (parts[PARTS[1]][0], parts[PARTS[0]][1]) for name, parts in found.items()}
+
+
+def _check_moves(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse an adapter that changes nothing. Raises InputError."""
+    with (folder / WEIGHTS).open("rb") as file:
+        for name, tensor in tensors.items():
+            if name.endswith(PARTS[1]):
+                file.seek(tensor.begin)
+                if any(file.read(tensor.end - tensor.begin)):
+                    return
+    raise InputError(
+        f"adapter {folder}: every B is 0, as before its first update, so it changes nothing",
+        hint="compare the base model: leave the adapter out",
+    )
+
+
+def _check_model(folder: Path, shapes: Mapping[str, tuple[int, int]], model: Path) -> None:
+    """Refuse an adapter of another model: vLLM leaves out layers that it does not find.
+
+    Nothing is known of a model on the hub, of quantised weights, or of a checkpoint that has other
+    names for all layers. Raises InputError.
+    """
+    if (checkpoint.read_config(str(model)) or {}).get("quantization_config"):
+        return
+    has = {
+        name.removesuffix(".weight"): tensor.shape
+        for file in sorted(model.glob("*.safetensors"))
+        for name, tensor in _tensors(file).items()
+    }
+    known = [name for name in shapes if name in has]
+    for name in known:
+        if has[name] != shapes[name]:
+            raise InputError(
+                f"adapter {folder}: of another model: it adapts {name} of the shape "
+                f"{list(shapes[name])}, which is {list(has[name])} in {model.name}"
+            )
+    if known and len(known) < len(shapes):
+        missing = next(name for name in shapes if name not in has)
         raise InputError(
-            f"adapter {folder}: every B is 0, as before its first update, so it changes nothing",
-            hint="compare the base model: leave the adapter out",
+            f"adapter {folder}: of another model: it adapts {missing}, which {model.name} does not "
+            "have"
         )
-
-
-def _damaged(file: Path) -> NoReturn:
-    raise InputError(f"{file}: not a safetensors file, or a damaged one") from None
