@@ -28,6 +28,13 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 def locate_model(model: ModelConfig) -> str:
     """A directory with a config.json, or a hub name with its revision. Raises InputError."""
     path = str(bundled(model.path, "model") or model.path)
+    try:
+        return _located(path, model)
+    except OSError as error:
+        raise InputError(f"model {path}: {error.strerror}") from None
+
+
+def _located(path: str, model: ModelConfig) -> str:
     alone = any(Path(path).glob("*.gguf")) and not (Path(path) / "config.json").is_file()
     if path.lower().endswith(".gguf") or alone:
         raise InputError(
