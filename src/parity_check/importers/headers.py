@@ -14,6 +14,7 @@ from parity_check.errors import ConfigError
 from parity_check.importers.turns import Imported
 from parity_check.reading import wrong_name
 from parity_check.traces import checkpoint, provenance
+from parity_check.traces.adapter import adapted
 from parity_check.traces.engine import UNKNOWN, EngineDescription, EngineSetting
 from parity_check.traces.trace import TraceHeader
 
@@ -76,9 +77,11 @@ def evaluating_header(behaviour: TraceHeader, label: str) -> TraceHeader:
     )
 
 
-def stated_model(path: str | None) -> tuple[dict[str, Any], int | None]:
-    """The fingerprint and vocabulary size of the checkpoint that the user passed."""
+def stated_model(path: str | None, lora: str | None) -> tuple[dict[str, Any], int | None]:
+    """The fingerprint and vocabulary size of the checkpoint and adapter that the user passed."""
     if path is None:
+        if lora is not None:
+            raise ConfigError(f"--lora {lora}: of which model? Pass its base model as --model")
         return {}, None
     reason = wrong_name(path)
     if reason is not None:
@@ -86,4 +89,4 @@ def stated_model(path: str | None) -> tuple[dict[str, Any], int | None]:
     located = checkpoint.locate_model(ModelConfig(path=path, revision="main"))
     written = checkpoint.read_config(located)
     size = None if written is None else checkpoint.vocabulary_size(written)
-    return provenance.model_fingerprint(located, None), size
+    return adapted(provenance.model_fingerprint(located, None), lora, located), size

@@ -26,7 +26,7 @@ from parity_check.errors import TraceMismatchError
 from parity_check.recording import requests
 from parity_check.recording.run_directory import RunDirectory
 from parity_check.traces import checkpoint, provenance
-from parity_check.traces.adapter import read_adapter
+from parity_check.traces.adapter import adapted
 from parity_check.traces.prompts import Prompt
 from parity_check.traces.trace import read_header
 
@@ -216,12 +216,7 @@ def check_reading(session: Session, engine: Engine) -> None:
 def fingerprint(config: ModelConfig) -> dict[str, Any]:
     """The fingerprint of the configured model, with its adapter, for traces."""
     path = checkpoint.locate_model(config)
-    model = provenance.model_fingerprint(path, config.revision)
-    if config.lora is None:
-        return model
-    adapter = read_adapter(config.lora, path)
-    name = f"{model['name']} + {adapter.name}"
-    return {**model, "name": name, "adapter_sha256": adapter.digest}
+    return adapted(provenance.model_fingerprint(path, config.revision), config.lora, path)
 
 
 def check_model(loaded: Mapping[str, Any], source: Path) -> None:

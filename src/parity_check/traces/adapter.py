@@ -70,6 +70,15 @@ class Adapter:
         return {"path": self.path, "scale": self.scale, "label": self.label()}
 
 
+def adapted(model: Mapping[str, Any], lora: str | None, model_path: str) -> dict[str, Any]:
+    """The fingerprint of a model with its adapter, if it has one. Raises InputError."""
+    if lora is None:
+        return dict(model)
+    adapter = read_adapter(lora, model_path)
+    name = f"{model['name']} + {adapter.name}"
+    return {**model, "name": name, "adapter_sha256": adapter.digest}
+
+
 def read_adapter(path: str, model_path: str) -> Adapter:
     """Read an adapter's directory, and refuse what one of the engines would load differently.
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import typer
 
 from parity_check.cli import invocation
-from parity_check.cli.options import Color, Dump, Quiet, StatedModel, StatedSampling, TraceOut
+from parity_check.cli.options import (
+    Color,
+    Dump,
+    Quiet,
+    StatedLora,
+    StatedModel,
+    StatedSampling,
+    TraceOut,
+)
 from parity_check.files import check_apart
 
 
@@ -15,6 +23,7 @@ def import_dump(
     trace: TraceOut,
     sampling: StatedSampling = None,
     model: StatedModel = None,
+    lora: StatedLora = None,
     quiet: Quiet = 0,
     color: Color = None,
 ) -> None:
@@ -24,4 +33,4 @@ def import_dump(
     console = invocation.console(context, -quiet, color, None)
     format, files = importing.format_and_files(dump)
     check_apart([trace, importing.evaluating_path(trace)], files)
-    importing.import_dump(format, files, trace, sampling or [], model, console)
+    importing.import_dump(format, files, trace, sampling or [], model, lora, console)
