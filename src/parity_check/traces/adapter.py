@@ -20,8 +20,8 @@ MOST_BYTES = 1 << 20
 MOST_HEADER = 1 << 26
 """The largest header of a file of weights: adapters of experts have many matrices."""
 BLOCK = 1 << 20
-RANKS = (8, 16, 32, 64, 128, 256)
-"""The values of `max_lora_rank` that every version of vLLM takes; 320 and 512 came later."""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The values of `max_lora_rank` that every version of vLLM takes."""
 PREFIX = "base_model.model."
 PARTS = (".lora_A.weight", ".lora_B.weight")
 NOT_LINEAR = ("lm_head", "embed_tokens")

@@ -16,7 +16,12 @@ def attach(model, adapter):
     """Add the adapter at `adapter["path"]` to the layers of a model. Raises WorkerFailure."""
     from safetensors.torch import load_file
 
-    matrices = load_file(str(Path(adapter["path"]) / FILE))
+    try:
+        matrices = load_file(str(Path(adapter["path"]) / FILE))
+    except Exception as error:  # safetensors has an exception of its own
+        raise WorkerFailure(
+            "adapter_not_applied", f"{FILE} of the LoRA adapter cannot be read: {error}"
+        ) from error
     names = sorted({name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in matrices})
     modules = dict(model.named_modules())
     for name in names:
