@@ -46,7 +46,7 @@ def _located(path: str, model: ModelConfig) -> str:
             if (Path(path) / "adapter_config.json").is_file():
                 raise InputError(
                     f"model {path}: a LoRA adapter, not a model",
-                    hint=f"pass its base model, and this folder as --lora {path} (model.lora in a file)",
+                    hint=f"pass its base model, and {path} as --lora (model.lora in a file)",
                 )
             raise InputError(f"model {path}: no config.json in this directory")
         return path
