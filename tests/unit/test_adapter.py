@@ -125,6 +125,14 @@ def test_what_peft_writes_beside_is_taken(tmp_path: Path) -> None:
     assert found.scale == 0.125
 
 
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    folder = lora_adapter(tmp_path / "policy")
+    file = folder / "adapter_model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(InputError, match="a pointer of Git LFS"):
+        read_adapter(str(folder), TINY)
+
+
 def test_an_adapter_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     folder = lora_adapter(tmp_path / "policy")
     (folder / "adapter_model.safetensors").unlink()

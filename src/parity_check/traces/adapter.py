@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from parity_check.errors import InputError
-from parity_check.reading import parse_json, read_text
+from parity_check.reading import beside, parse_json, read_text
 from parity_check.traces import checkpoint
 
 CONFIG = "adapter_config.json"
@@ -41,8 +41,8 @@ OTHER_KINDS = {
     "fan_in_fan_out": "transposed layers (fan_in_fan_out)",
 }
 """Keys of a configuration that some version of vLLM, or all, ignores or refuses."""
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
-"""Values of `init_lora_weights` with which training began at other base weights."""
+KEEPS_BASE = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica", "lora_ga")
+"""Values of `init_lora_weights` with which the base keeps its weights: not so PiSSA, OLoRA, …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,8 @@ def read_adapter(path: str, model_path: str) -> Adapter:
 
 def _read(folder: Path, model: Path) -> Adapter:
     if not folder.is_dir():
-        raise InputError(f"adapter {folder}: no such directory")
+        near = beside(folder, Path.is_dir)
+        raise InputError(f"adapter {folder}: no such directory", hint=near)
     for name, saved in ((CONFIG, "FOLDER"), (WEIGHTS, "FOLDER, safe_serialization=True")):
         if not (folder / name).is_file():
             raise InputError(
@@ -136,7 +137,7 @@ def _check_kind(config: Mapping[str, Any], folder: Path) -> None:
     bias, begun = config.get("bias") or "none", str(config.get("init_lora_weights")).lower()
     if bias != "none":
         found.append(f"a bias (bias = {bias!r})")
-    if begun.startswith(CHANGES_BASE):
+    if begun not in KEEPS_BASE:
         found.append(f"a base of its own (init_lora_weights = {begun!r})")
     if found:
         raise InputError(
@@ -157,6 +158,11 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     """What a safetensors file holds, by its header. Raises InputError."""
     with file.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
+        if size == int.from_bytes(checkpoint.POINTER[:8], "little"):
+            raise InputError(
+                f"{file}: a pointer of Git LFS, not the weights",
+                hint="git lfs pull, in that folder",
+            )
         if not 0 < size <= MOST_HEADER:
             raise InputError(f"{file}: not a safetensors file, or a damaged one")
         header = parse_json(opened.read(size), str(file), "not a safetensors file")
@@ -179,7 +185,10 @@ def _layers(folder: Path, tensors: Mapping[str, Tensor], rank: int) -> dict[str,
     for name, tensor in tensors.items():
         part = next((each for each in PARTS if name.endswith(each)), None)
         if part is None or not name.startswith(PREFIX):
-            raise InputError(f"adapter {folder}: {name} is not a matrix of a LoRA adapter")
+            raise InputError(
+                f"adapter {folder}: {name} is not a matrix of a LoRA adapter",
+                hint=f"PEFT's save_pretrained names one {PREFIX}LAYER{PARTS[0]}",
+            )
         layer = name.removeprefix(PREFIX).removesuffix(part)
         if layer.rpartition(".")[2] in NOT_LINEAR:
             raise InputError(
