@@ -66,12 +66,7 @@ def in_process(
         directory = tmp_path_factory.mktemp("in-process")
         spec = make_spec(version, **engine)
         question, answer = directory / "question.json", directory / "answer.json"
-        load = {
-            "op": "load",
-            "engine_args": dict(spec.engine_args),
-            "family": spec.family,
-            "settings": spec.settings.model_dump(),
-        }
+        load = {"op": "load", **spec.loaded()}
         question.write_text(json.dumps({"load": load, **payload}))
         done = subprocess.run(
             [str(spec.python), str(HERE / script), str(WORKER), str(question), str(answer)],

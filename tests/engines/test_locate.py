@@ -158,7 +158,7 @@ def test_a_wrong_weight_of_the_trainer_is_named(
         reference, noisy = (
             engine.probe(asked, noise=noise, sampling=sampling) for noise in (False, True)
         )
-    load = {"engine_args": dict(theirs.engine_args), "op": "load"}
+    load = {"op": "load", **theirs.loaded()}
     payload = {"load": load, "requests": asked, "sampling": sampling, "directory": str(tmp_path)}
     clean, *faulty = in_process(version, "trainer_faults.py", payload)["probes"]
 

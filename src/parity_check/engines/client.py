@@ -86,6 +86,16 @@ class WorkerSpec:
     table: str | None = None
     """That table, where it is not the role's."""
 
+    def loaded(self) -> dict[str, Any]:
+        """The arguments of the worker's operation `load`."""
+        return {
+            "backend": self.backend,
+            "engine_args": dict(self.engine_args),
+            "family": self.family,
+            "settings": self.settings.model_dump(),
+            "adapter": None if self.adapter is None else self.adapter.loaded(),
+        }
+
     @property
     def devices(self) -> frozenset[str] | None:
         """The accelerators visible to it; None for all."""
@@ -154,14 +164,7 @@ class WorkerEngine:
     def load(self) -> EngineDescription:
         """Start the engine and return its description. Raises EngineError."""
         requested = self.spec.settings.model_dump()
-        reply = self._call(
-            "load",
-            backend=self.spec.backend,
-            engine_args=dict(self.spec.engine_args),
-            family=self.spec.family,
-            settings=requested,
-            adapter=None if self.spec.adapter is None else self.spec.adapter.loaded(),
-        )
+        reply = self._call("load", **self.spec.loaded())
         try:
             found = described(
                 reply,
