@@ -20,7 +20,7 @@ def test_it_says_what_the_workload_can_decide(tmp_path: Path) -> None:
     done = call_cli("compare", "-c", "bundled:quickstart", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("plan: ")
-    assert "574 samples, at most 36,736 tokens" in done.stderr
+    assert "560 samples, at most 35,840 tokens" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
