@@ -191,6 +191,11 @@ def plan(
     )
 
 
+def _worth(sizes: stats.Floats) -> float | None:
+    """How many equal ones they are worth; None where none has a token."""
+    return float(stats.effective_clusters(sizes)) if sizes.any() else None
+
+
 def stored_plan(trace: Trace, how: Judgement) -> Plan:
     """The plan of a stored trace, whose tokens engines replay."""
     prompts, clusters = Index(), Clusters(how.cluster_by)
@@ -209,6 +214,6 @@ def stored_plan(trace: Trace, how: Judgement) -> Plan:
         gates=len(how.limits),
         needs=_needs(how),
         source="trace",
-        effective_samples=float(stats.effective_clusters(sizes)),
-        effective_clusters=float(stats.effective_clusters(by_cluster)),
+        effective_samples=_worth(sizes),
+        effective_clusters=_worth(by_cluster),
     )
