@@ -500,6 +500,23 @@ def test_what_is_unseen_may_be_in_the_longest_samples() -> None:
     assert measured["k3_kl"].ci_high == pytest.approx(0.6487 * (1 - 0.025 ** (1 / worth)), rel=1e-3)
 
 
+def test_bursts_that_are_seen_count_in_full_where_samples_are_unequal() -> None:
+    """20 of 2,000 samples, worth 50 by their tokens, are wholly off: that is over 0.15 %."""
+    rng = np.random.default_rng(9)
+    lengths = [400 if number % 50 == 0 else 4 for number in range(2000)]
+    behaviour = [(-rng.exponential(1, length) - 4).tolist() for length in lengths]
+    evaluating = [
+        [each + (3.0 if number % 100 == 7 else 0.0) for each in sample]
+        for number, sample in enumerate(behaviour)
+    ]
+    measured = measure([chunk(behaviour, evaluating)], sampled_by="reference")
+    assert measured.effective_samples < 100
+    assert measured["burst_fraction"].value == pytest.approx(0.01)
+    assert measured["burst_fraction"].ci_low > 0.0015
+    gates = judge_all(measured, choose_limits("standard", choose_objective("grpo")))
+    assert {gate.metric: gate.verdict for gate in gates}["burst_fraction"] == "drift"
+
+
 def test_a_probability_difference_is_not_cut() -> None:
     behaviour, evaluating = (np.array([each], np.float32) for each in (-27.0, -0.5))
     columns = dict(zip(COLUMNS, token_columns(behaviour, evaluating)[:, 0], strict=True))

@@ -290,10 +290,15 @@ def _with_unseen(share: Estimate, trials: float) -> Estimate:
 def share_interval(
     sums: Floats, weights: Floats, level: float, trials: Floats | float
 ) -> tuple[Floats, Floats]:
-    """Both ends [...] of a share's interval: of a mean with one long tail, or the exact ones."""
+    """Both ends [...] of a share's interval: of a mean with one long tail, or the exact ones.
+
+    Fewer `trials` than weight bound what was not seen; what was seen counts in full.
+    """
     low, high = long_tailed_interval(sums, weights, level)
-    value = sums.sum(axis=-1) / weights.sum(axis=-1)
-    least, most = exact_interval(value * trials, trials, level)
+    total = weights.sum(axis=-1)
+    value, counted = sums.sum(axis=-1) / total, np.maximum(trials, total)
+    least = exact_interval(value * counted, counted, level)[0]
+    most = exact_interval(value * trials, trials, level)[1]
     return np.minimum(low, least), np.maximum(high, most)
 
 
