@@ -67,6 +67,14 @@ def test_bursts_at_twice_a_limit_are_not_parity(
     assert simulated.burst_parity(metric, 2.0, shape, whole, runs, SEED) <= 0.01
 
 
+@pytest.mark.parametrize("samples", simulated.UNEQUAL, ids=str)
+def test_faults_of_long_samples_alone_are_not_parity(samples: simulated.Unequal) -> None:
+    """The long ones have 30, 50 or 91 % of the tokens, and a clean pair is parity."""
+    assert simulated.long_samples_parity(samples, 0.0, 5, SEED) == 1.0
+    assert simulated.long_samples_parity(samples, 1.0, 100, SEED) <= 0.05
+    assert simulated.long_samples_parity(samples, 2.0, 100, SEED) <= 0.01
+
+
 def test_bursts_of_single_samples_are_no_drift_of_prompts() -> None:
     """Of 16 samples each: a third of the limit on samples, and a burst in one prompt of 125."""
     rng = np.random.default_rng(SEED)

@@ -114,12 +114,15 @@ def test_the_plan_names_the_looks_and_what_the_last_can_decide() -> None:
     assert second.endswith("for all of them: workload.most_tokens = 454528")
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
 @pytest.mark.parametrize("each", [1, 2, 7])
-def test_the_advised_budget_is_enough(each: int) -> None:
+def test_the_advised_budget_is_enough(each: int, temperature: float) -> None:
     """In two tries at most: a small look does not show that families will meet."""
     advised = [10_000]
     for _ in range(3):
-        config = configured(samples_per_prompt=each, most_tokens=advised[-1])
+        config = configured(
+            samples_per_prompt=each, most_tokens=advised[-1], temperature=temperature
+        )
         how = judgement(config)
         found = looks(PROMPTS, config, plan(PROMPTS, config, how))
         reached = plan(found.prompts, config, how, found.ends[-1])
@@ -129,6 +132,16 @@ def test_the_advised_budget_is_enough(each: int) -> None:
         assert advised[-1] > advised[-2]
     assert reached.open() == set()
     assert 64 * each * 3381 <= advised[-1] <= 64 * each * 4187
+
+
+def test_greedy_copies_are_not_counted_in_looks() -> None:
+    config = configured(most_tokens=10_000, temperature=0.0)
+    size = plan(PROMPTS, config, judgement(config))
+    first, second = sentences(planned(config), size, config, judgement(config))
+    assert first.startswith(
+        "up to 4 looks, at 10, 20, 39 and 78 samples a direction (at most 9,984"
+    )
+    assert "(78 samples, at most 4,992 tokens a direction)" in second
 
 
 def test_a_file_of_too_few_prompts_is_said_with_the_budget() -> None:

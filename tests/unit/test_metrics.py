@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from parity_check.comparison.warnings import certain_tokens
 from parity_check.errors import TraceMismatchError
 from parity_check.measure.accumulator import binary_kl
 from parity_check.measure.alternatives import renormalised_entropy
@@ -17,6 +19,7 @@ from parity_check.measure.gates import choose_limits, judge_all, overall
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import COLUMNS, METRICS, PairedChunk, token_columns
 from parity_check.measure.objectives import choose_objective
+from parity_check.measure.stats import Floats
 
 LOGPROBS = st.floats(min_value=-27.0, max_value=-(2.0**-20), width=32)
 
@@ -457,10 +460,69 @@ def test_zeros_on_both_sides_are_nothing_to_compare() -> None:
     measured = measure([chunk(zeros, zeros)], sampled_by="reference")
     gates = judge_all(measured, choose_limits("exact", choose_objective("grpo")))
     assert [gate.verdict for gate in gates] == ["inconclusive"]
-    assert gates[0].reason.startswith("all 30,000 logprobs are the same number on both sides")
-    constant = [[-2.5] * 10 for _ in range(3000)]
-    measured = measure([chunk(constant, constant)], sampled_by="reference")
-    assert measured.placeholders == measured.tokens == 30_000
+    assert gates[0].reason.startswith("all 30,000 logprobs are 0 on both sides")
+
+
+def _constants() -> dict[str, tuple[Floats, Floats]]:
+    """[samples, tokens] of both sides, whose agreement says nothing."""
+    rng = np.random.default_rng(4)
+    ones = np.full((2500, 64), -1.0)
+    real = -rng.exponential(1, ones.shape)
+    ended, slightly, half, most = ones.copy(), ones.copy(), real.copy(), ones.copy()
+    ended[:, -1] = 0.0
+    slightly[0, 0] = -1.001
+    half[::2] = -1.0
+    most[rng.random(ones.shape) < 0.04] = -2.0
+    of_samples = np.repeat(real.mean(axis=1, keepdims=True), 64, axis=1)
+    return {
+        "one number": (ones, ones),
+        "0 at the end": (ended, ended),
+        "all but one": (slightly, slightly),
+        "two constants": (ones, ones * 1.0005),
+        "0 and nearly 0": (0 * ones, ones * 1e-6),
+        "most tokens": (most, most),
+        "half of the samples": (half, half),
+        "the mean of each sample": (of_samples, of_samples * 1.0001),
+        "one token a sample": (ones[:, :1], ones[:, :1]),
+    }
+
+
+@pytest.mark.parametrize("kind", _constants())
+def test_constants_on_both_sides_are_nothing_to_compare(kind: str) -> None:
+    behaviour, evaluating = _constants()[kind]
+    measured = measure([chunk(behaviour.tolist(), evaluating.tolist())], sampled_by="reference")
+    gates = judge_all(measured, choose_limits("standard", choose_objective("grpo")))
+    assert {gate.verdict for gate in gates} == {"inconclusive"}
+    assert "logprobs repeat those of the token before them on both sides" in gates[0].reason
+
+
+def test_a_constant_is_counted_however_the_trace_is_cut() -> None:
+    ones = [[-1.0] * 40 for _ in range(30)]
+    whole = chunk(ones, ones)
+    for ends in ([0, 30], [0, 1, 2, 17, 30]):
+        parts = [cut(whole, first, last) for first, last in pairwise(ends)]
+        assert measure(parts, sampled_by="reference").repeated == 1199
+
+
+def test_what_may_repeat_is_not_a_constant() -> None:
+    """Samples of one prompt that begin alike, tokens that both engines are sure of."""
+    rng = np.random.default_rng(6)
+    first = [[-1.5] for _ in range(400)]
+    measured = measure([chunk(first, first, [0] * 400)], sampled_by="reference")
+    assert measured.repeated == 0
+    sure = [np.where(rng.random(64) < 0.8, -2e-7, -rng.exponential(1, 64)).tolist()] * 400
+    measured = measure([chunk(sure, sure)], sampled_by="reference")
+    assert measured.repeated == 0
+    assert 0.7 < measured.certain / measured.tokens < 0.9
+
+
+def test_many_certain_tokens_are_said_with_what_they_dilute() -> None:
+    rng = np.random.default_rng(6)
+    for share, said in ((0.75, []), (0.9, ["certain-tokens.reference"])):
+        sure = [(-rng.exponential(1, 64) * (rng.random(64) > share)).tolist() for _ in range(500)]
+        found = list(certain_tokens([measure([chunk(sure, sure)], sampled_by="reference")]))
+        assert [each.id for each in found] == said
+    assert re.search("k3 of the other tokens is (9.8|9.9|10|10.1|10.2) times", found[0].message)
 
 
 @pytest.mark.parametrize("real", [1, 6])
@@ -487,17 +549,18 @@ def test_only_impossible_tokens_are_drift_by_their_count() -> None:
 
 
 def test_what_is_unseen_may_be_in_the_longest_samples() -> None:
-    """One sample in twenty has 190 of the 210 tokens: 400 samples are worth 21."""
+    """One sample in twenty has 4,000 of the 4,380 tokens: 400 samples are worth 22, not 24."""
     lengths = [200 if number % 20 == 0 else 1 for number in range(400)]
     rng = np.random.default_rng(8)
     behaviour = [(-rng.exponential(1, length)).tolist() for length in lengths]
     measured = measure([chunk(behaviour, behaviour)], sampled_by="reference")
-    worth = sum(lengths) ** 2 / sum(length**2 for length in lengths)
+    unseen = 4000 / 4380 * (1 - 0.025 ** (1 / 20))  # if all of it is in the 20 long ones
+    worth = math.log(0.025) / math.log1p(-unseen)
     assert measured.effective_samples == pytest.approx(worth)
     for name in ("burst_fraction", "burst_cluster_fraction"):
-        assert measured[name].ci_high == pytest.approx(1 - 0.025 ** (1 / worth))
+        assert measured[name].ci_high == pytest.approx(unseen)
         assert measured[name].note.startswith(f"no instance in 400, worth {worth:.0f}: rule of")
-    assert measured["k3_kl"].ci_high == pytest.approx(0.6487 * (1 - 0.025 ** (1 / worth)), rel=1e-3)
+    assert measured["k3_kl"].ci_high == pytest.approx(0.6487 * unseen, rel=1e-3)
 
 
 def test_bursts_that_are_seen_count_in_full_where_samples_are_unequal() -> None:

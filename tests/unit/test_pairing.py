@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +17,11 @@ from parity_check.measure.measure import measure
 from parity_check.traces.pairing import (
     Clusters,
     Index,
-    Prefixes,
     check_headers,
     check_siblings,
     pair,
 )
+from parity_check.traces.prefixes import Alike, Prefixes
 from parity_check.traces.trace import SampleBatch, TraceHeader
 
 
@@ -133,11 +136,11 @@ def prompts(*beginnings: tuple[int, int], length: int = 40, common: int = 0) -> 
     ("whole", "clusters", "expected"),
     [
         (prompts((1, 36), (1, 36), (2, 0), (3, 0)), [0, 1, 2, 3], (2, 4)),
-        (prompts((1, 36), (1, 36), (2, 0), (3, 0)), [0, 0, 1, 2], (0, 0)),
-        (prompts((1, 12), (1, 12), (2, 0), (3, 0)), [0, 1, 2, 3], (0, 0)),
-        (prompts((1, 0), (2, 0), (3, 0), common=36), [0, 1, 2], (0, 0)),
-        (prompts((1, 20), (1, 20), (2, 0), common=12), [0, 1, 2], (2, 3)),
-        (prompts((1, 9), (1, 9), length=10), [0, 1], (0, 0)),
+        (prompts((1, 36), (1, 36), (2, 0), (3, 0)), [0, 0, 1, 2], (0, 4)),
+        (prompts((1, 12), (1, 12), (2, 0), (3, 0)), [0, 1, 2, 3], (0, 4)),
+        (prompts((1, 0), (2, 0), (3, 0), common=36), [0, 1, 2], (0, 3)),
+        (prompts((1, 20), (1, 20), (2, 0), (3, 0), common=12), [0, 1, 2, 3], (2, 4)),
+        (prompts((1, 9), (1, 9), length=10), [0, 1], (0, 2)),
     ],
     ids=["family", "clustered", "short", "template", "template and family", "short prompts"],
 )
@@ -147,7 +150,7 @@ def test_prompts_that_begin_alike_are_found_where_they_are_counted_apart(
     prefixes = Prefixes()
     for _ in range(2):  # further samples of the same prompts add nothing
         prefixes.add(whole, np.array(clusters, np.int32))
-    assert prefixes.counted_apart() == expected
+    assert (prefixes.alike().prompts, prefixes.alike().of) == expected
 
 
 def test_clusters_are_numbered_across_batches() -> None:
@@ -288,40 +291,68 @@ def test_prompts_that_share_more_than_half_are_found_at_any_length(shared: int, 
     ids.append([next(own) for _ in range(140)])
     prefixes = Prefixes()
     prefixes.add(prompts_of(*ids), np.arange(5, dtype=np.int32))
-    assert prefixes.counted_apart() == ((found, 5) if found else (0, 0))
+    assert (prefixes.alike().prompts, prefixes.alike().of) == (found, 5)
 
 
-@pytest.mark.parametrize("prompts", [12, 100])
-def test_a_beginning_that_all_have_neither_hides_families_nor_makes_one(prompts: int) -> None:
-    """A system prompt of 400 tokens, then questions of 60 that share 40 by sixes, or nothing."""
-    own = iter(range(1000, 50_000))
-    system = list(range(400))
-    for family, found in ((True, prompts), (False, 0)):
-        ids = []
-        for number in range(prompts):
-            begin = [50_000 + number // 6] * 40 if family else [next(own) for _ in range(40)]
-            ids.append(system + begin + [next(own) for _ in range(20)])
-        prefixes = Prefixes()
-        for at in range(0, prompts, 10):
-            whole = prompts_of(*ids[at : at + 10])
-            names = [f"p{at + number}" for number in range(len(whole.prompt_ids))]
-            clusters = np.arange(at, at + len(names), dtype=np.int32)
-            prefixes.add(replace(whole, prompt_ids=names), clusters)
-        assert prefixes.counted_apart() == ((found, prompts) if found else (0, 0))
-
-
-def test_a_prompt_without_the_beginning_of_the_first_ones_has_its_own() -> None:
-    """Then the beginning is not everyone's, and makes a family."""
-    system = [[7] * 100 + [number] * 20 for number in range(1, 81)]
+def found_in(*prompts: list[int]) -> Alike:
+    """Of prompts that are all counted apart, added in parts."""
     prefixes = Prefixes()
-    prefixes.add(prompts_of(*system, [8] * 120), np.arange(81, dtype=np.int32))
-    assert prefixes.counted_apart() == (80, 81)
+    for at in range(0, len(prompts), 10):
+        part = prompts_of(*prompts[at : at + 10])
+        names = [f"p{at + number}" for number in range(len(part.prompt_ids))]
+        clusters = np.arange(at, at + len(names), dtype=np.int32)
+        prefixes.add(replace(part, prompt_ids=names), clusters)
+    return prefixes.alike()
+
+
+def families(size: int, number: int, system: list[int], own: Iterator[int]) -> list[list[int]]:
+    """So many families, one after the other: a system prompt, 40 tokens of the family, 20 own."""
+    return [
+        system + [50_000 + family] * 40 + [next(own) for _ in range(20)]
+        for family in range(number)
+        for _ in range(size)
+    ]
+
+
+def singles(number: int, system: list[int], own: Iterator[int]) -> list[list[int]]:
+    return [system + [next(own) for _ in range(60)] for _ in range(number)]
+
+
+@pytest.mark.parametrize("system", [[], list(range(400)), list(range(397))], ids=len)
+@pytest.mark.parametrize(("size", "number"), [(6, 2), (6, 17), (100, 4), (64, 6), (2, 60)])
+def test_families_are_found_under_a_beginning_that_all_have(
+    size: int, number: int, system: list[int]
+) -> None:
+    own = itertools.count(100_000)
+    every = families(size, number, system, own)
+    assert found_in(*every) == Alike(len(every), len(every), size)
+    mixed = every + singles(30, system, own)
+    for prompts in (mixed, random.Random(1).sample(mixed, len(mixed))):
+        alike = found_in(*prompts)
+        assert alike == Alike(size * number, len(mixed), size)
+
+
+@pytest.mark.parametrize("without", [0, 1, 30])
+def test_a_beginning_that_most_have_makes_no_family(without: int) -> None:
+    own = itertools.count(100_000)
+    prompts = singles(80, list(range(400)), own) + singles(without, [], own)
+    assert found_in(*prompts) == Alike(0, 80 + without, 0)
+
+
+def test_two_system_prompts_may_be_two_families() -> None:
+    own = itertools.count(100_000)
+    prompts = singles(50, [7] * 400, own) + singles(50, [8] * 400, own)
+    assert found_in(*prompts) == Alike(100, 100, 50)
+
+
+def test_prompts_without_tokens_share_none() -> None:
+    prefixes = Prefixes()
+    prefixes.add(prompts_of([], [], []), np.arange(3, dtype=np.int32))
+    assert prefixes.alike() == Alike(0, 0, 0)
 
 
 def test_one_prompt_under_many_names_is_found() -> None:
-    prefixes = Prefixes()
-    prefixes.add(prompts_of(*[[1, 2, 3]] * 6), np.arange(6, dtype=np.int32))
-    assert prefixes.counted_apart() == (6, 6)
+    assert found_in(*[[1, 2, 3]] * 6) == Alike(6, 6, 6)
 
 
 def test_a_sample_that_is_there_twice_is_refused() -> None:

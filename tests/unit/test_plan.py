@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_copies_of_a_prompt_count_as_one() -> None:
     assert (size.prompts, size.clusters, size.copies) == (300, 1, 299)
     assert "burst_cluster_fraction" in size.open()
     assert size.sentence().endswith(
-        "for all of them: 245 prompts and workload.samples_per_prompt = 2 (--samples 2)"
+        "for all of them: 245 distinct prompts and workload.samples_per_prompt = 2 (--samples 2)"
     )
 
 
@@ -168,9 +169,22 @@ def test_at_temperature_0_more_prompts_are_the_advice() -> None:
     copies = [replace(each, prompt_id=f"{each.prompt_id}-2") for each in PROMPTS[:40]]
     greedy = planned({"temperature": 0.0}, [*PROMPTS[:40], *copies], gates={"profile": "relaxed"})
     assert (greedy.prompts, greedy.copies, greedy.samples) == (80, 40, 40)
-    assert greedy.advice() == "399 prompts"
+    assert greedy.advice() == "399 distinct prompts"
     enough = read_prompts("bundled:more-prompts")[:399]
     assert planned({"temperature": 0.0}, enough, gates={"profile": "relaxed"}).open() == set()
+
+
+def test_one_family_that_outweighs_all_others_is_said_so() -> None:
+    """More prompts of the same kind would be millions."""
+    family = [
+        replace(each, prompt_id=f"f-{n}", text=f"{n} {each.text}", labels={"family": "one"})
+        for n, each in enumerate(PROMPTS * 4)
+    ]
+    size = planned({}, [*PROMPTS[:500], *family], stats={"cluster_by": "family"})
+    assert re.search(
+        r"for all of them: 2,458 clusters of about equal size \(now 4\d\d, worth 1\.\d\)$",
+        size.sentence(),
+    )
 
 
 def test_one_exact_value_asks_for_nothing() -> None:

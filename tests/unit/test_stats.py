@@ -188,12 +188,36 @@ def test_the_sums_behind_ess_are_its_influence() -> None:
 def test_what_is_unseen_adds_what_the_bound_on_its_share_allows(length: int, unseen: float) -> None:
     sizes = np.full(20, float(length))
     plain = stats.mean_estimate("k3_kl", "nats", np.arange(20.0), sizes, **LABELS)
-    allowed = stats.allow_unseen(plain)
+    allowed = stats.allow_unseen(plain, 20.0)
     assert allowed.ci_high - plain.ci_high == pytest.approx(unseen, rel=1e-4)
     assert allowed.unseen == pytest.approx(allowed.ci_high - plain.ci_high)
     assert allowed.ci_low == plain.ci_low
     other = stats.mean_estimate("k2_kl", "nats", np.arange(20.0), sizes, **LABELS)
-    assert stats.allow_unseen(other) == other
+    assert stats.allow_unseen(other, 20.0) == other
+
+
+def test_equal_samples_are_worth_as_many_as_there_are() -> None:
+    assert stats.burst_trials(np.full(997, 64.0), np.full(997, 64.0), 0.95) == 997.0
+    # Clusters of unequal numbers of equal samples: (Σn)² / Σn².
+    sizes = np.array([128.0, 64.0, 64.0, 512.0])
+    assert stats.burst_trials(sizes, np.full(4, 64.0), 0.95) == stats.effective_clusters(sizes)
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=60), st.sampled_from([0.9, 0.95, 0.9875]))
+def test_what_stays_unseen_is_most_in_the_worst_of_the_longest(
+    lengths: list[int], level: float
+) -> None:
+    """Every set of the longest samples is tried, by itself."""
+    tail, worst = (1 - level) / 2, 0.0
+    for least in lengths:
+        longest = [each for each in lengths if each >= least]
+        worth = sum(longest) ** 2 / sum(each**2 for each in longest)
+        worst = max(worst, sum(longest) / sum(lengths) * (1 - tail ** (1 / worth)))
+    sizes = np.array(lengths, float)
+    trials = stats.burst_trials(sizes, sizes, level)
+    assert stats.unseen_share(float(trials), level) == pytest.approx(worst)
+    many = stats.burst_trials(np.stack([sizes, sizes[::-1]]), np.stack([sizes, sizes[::-1]]), level)
+    assert many.tolist() == pytest.approx([float(trials)] * 2)
 
 
 def test_an_unseen_cluster_adds_what_its_noise_adds() -> None:

@@ -33,6 +33,7 @@ from parity_check.comparison.report import (
 )
 from parity_check.comparison.stored import StoredRun, open_pair, open_run
 from parity_check.comparison.warnings import (
+    certain_tokens,
     copied_logprobs,
     greedy_copies,
     impossible_tokens,
@@ -53,7 +54,7 @@ from parity_check.report.document import Coverage, Head, Kind
 from parity_check.traces import provenance
 from parity_check.traces.engine import UNKNOWN, EngineDescription
 from parity_check.traces.manifest import Part
-from parity_check.traces.pairing import Prefixes
+from parity_check.traces.prefixes import Prefixes
 from parity_check.traces.trace import Trace, TraceHeader
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             *unchecked(t for each in run.rollouts for t in each.traces.values()),
             *lost_replicas(run.headers()),
             *impossible_tokens(d.measurement for pair in pairs for d in pair.directions),
+            *certain_tokens(d.measurement for pair in pairs for d in pair.directions),
             *copied_logprobs(headers, (d.measurement for pair in pairs for d in pair.directions)),
             *greedy_copies(
                 next(iter(headers.values())).sampling,

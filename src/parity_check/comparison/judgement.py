@@ -10,7 +10,8 @@ from parity_check.measure.measure import measure
 from parity_check.measure.objectives import Objective, choose_objective
 from parity_check.measure.results import ClipEstimate, Measurement
 from parity_check.measure.worst import Outliers
-from parity_check.traces.pairing import Index, Prefixes, label_column, pair
+from parity_check.traces.pairing import Index, label_column, pair
+from parity_check.traces.prefixes import Prefixes
 from parity_check.traces.trace import Trace
 
 TRUNCATION = "tis-token"

@@ -46,15 +46,17 @@ class Looks:
         done = (0, *self.ends)[look]
         return [self.prompts[turn % len(self.prompts)] for turn in range(done)]
 
-    def sentence(self, workload: Workload, level: float) -> str:
-        """How many looks there are, how large and how they are judged."""
-        each = workload.samples_per_prompt
-        *some, last = (f"{end * each:,}" for end in self.ends)
+    def sentence(self, workload: Workload, level: float, turn: int) -> str:
+        """How many looks there are, how large and how they are judged.
+
+        `turn` is how many samples of a turn are counted.
+        """
+        *some, last = (f"{end * turn:,}" for end in self.ends)
+        tokens = self.ends[-1] * workload.samples_per_prompt * workload.max_tokens
         sizes = f"{', '.join(some)} and {last}" if some else last
         return (
-            f"up to {len(self.ends)} looks, at {sizes} samples a direction (at most "
-            f"{self.ends[-1] * each * workload.max_tokens:,} tokens), each judged at a confidence "
-            f"of {100 * level:g} %"
+            f"up to {len(self.ends)} looks, at {sizes} samples a direction (at most {tokens:,} "
+            f"tokens), each judged at a confidence of {100 * level:g} %"
         )
 
 
@@ -100,7 +102,7 @@ def sentences(of: Looks, size: Plan, config: Config, how: Judgement) -> Iterator
     if len(of.ends) == 1:
         yield size.sentence()
         return
-    yield of.sentence(config.workload, config.level)
+    yield of.sentence(config.workload, config.level, size.turn)
     yield f"at the last look, {plan(of.prompts, config, how, of.ends[-1]).sentence()}"
 
 

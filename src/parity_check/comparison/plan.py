@@ -23,15 +23,20 @@ FAMILIES = 1.05
 """Families of prompts meet in a longer look: clusters grow by that much less than its prompts."""
 
 
+UNEVEN = 20
+"""Lengths of samples alone make clusters worth a fifth or an eighth of their number, not less."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The size of one sampling direction, and what its gates ask for if nothing drifts.
 
     `tokens` is the most before sampling, because a sample may end earlier; of a trace what it has.
-    `turn` is how many samples a prompt has in a look. `greedy` samples of one prompt are copies,
-    which are not counted. `unused` are further prompts of the file, which this size does not reach.
-    `copies` of a prompt count as one. Samples and clusters of unequal length are worth fewer equal
-    ones, (Σn)² / Σn², once their lengths are known.
+    `turn` is how many samples a prompt has in a look, which may cost `spent` tokens. `greedy`
+    samples of one prompt are copies, which are not counted. `unused` are further prompts of the
+    file, which this size does not reach. `copies` of a prompt count as one. Once the lengths of
+    samples are known, `effective_samples` and `effective_clusters` say how many equal ones they
+    are worth against unseen bursts.
     """
 
     prompts: int
@@ -42,6 +47,7 @@ class Plan:
     needs: tuple[Need, ...]
     source: Literal["one look", "looks", "sampled", "trace"] = "one look"
     turn: int = 1
+    spent: int = 0
     greedy: bool = False
     unused: int = 0
     copies: int = 0
@@ -115,6 +121,8 @@ class Plan:
 
     def advice(self) -> str:
         """How many prompts, and samples of each, meet every need."""
+        if even := self.even():
+            return even
         wider = self._times("clusters")
         longer = max(self._times("tokens"), self._times("samples"))
         distinct = self.prompts - self.copies
@@ -124,12 +132,12 @@ class Plan:
             wider *= FAMILIES
         prompts = math.ceil(distinct * wider) if wider > 1.0 else self.prompts
         samples = max(math.ceil(self.samples * longer), prompts)
-        size = words.count(prompts, "prompt")
+        size = words.count(prompts, "distinct prompt" if self.copies else "prompt")
         if self.source == "trace":
             return f"a trace of {size} and about {words.count(samples, 'such sample')}"
         if self.source == "looks":
             turns = max(math.ceil(samples / self.turn), prompts)
-            more = f"workload.most_tokens = {turns * self.turn * self._longest()}"
+            more = f"workload.most_tokens = {turns * self.spent}"
             return more if prompts <= self.prompts + self.unused else f"{size} and {more}"
         if self.greedy:
             return size
@@ -139,9 +147,19 @@ class Plan:
             return f"{size} and {each}"
         return f"{each}, or {words.count(math.ceil(self.prompts * longer), 'prompt')}"
 
-    def _longest(self) -> int:
-        """The tokens of a sample, before sampling the most."""
-        return self.tokens // self.samples
+    def even(self) -> str | None:
+        """The clusters of equal size that are needed, where a few large ones outweigh all others.
+
+        More prompts of the same kind would make these larger as well.
+        """
+        worth = self.effective_clusters
+        if worth is None or worth * UNEVEN > self.clusters or self._times("clusters") <= 1.0:
+            return None
+        number = max(need.number for need in self.needs if need.unit == "clusters")
+        return (
+            f"{words.count(number, 'cluster')} of about equal size (now {self.clusters:,}, worth "
+            f"{worth:.1f})"
+        )
 
 
 def _needs(how: Judgement) -> tuple[Need, ...]:
@@ -185,15 +203,16 @@ def plan(
         needs=_needs(how),
         source="one look" if turns is None else "looks",
         turn=turn,
+        spent=workload.samples_per_prompt * workload.max_tokens,
         greedy=greedy,
         unused=len(prompts) - len(used),
         effective_clusters=float(stats.effective_clusters(np.array([*clusters.values()], float))),
     )
 
 
-def _worth(sizes: stats.Floats) -> float | None:
+def _worth(sizes: stats.Floats, lengths: stats.Floats, level: float) -> float | None:
     """How many equal ones they are worth; None where none has a token."""
-    return float(stats.effective_clusters(sizes)) if sizes.any() else None
+    return float(stats.burst_trials(sizes, lengths, level)) if sizes.any() else None
 
 
 def stored_plan(trace: Trace, how: Judgement) -> Plan:
@@ -205,7 +224,9 @@ def stored_plan(trace: Trace, how: Judgement) -> Plan:
         owners.append(clusters.number(batch))
         lengths.append(np.diff(batch.starts).astype(np.float64))
     sizes = np.concatenate(lengths)
-    by_cluster = np.bincount(np.concatenate(owners), weights=sizes).astype(np.float64)
+    owner = np.concatenate(owners)
+    samples = np.bincount(owner).astype(np.float64)
+    tokens = np.bincount(owner, weights=sizes).astype(np.float64)[samples > 0]
     return Plan(
         prompts=len(prompts.names),
         clusters=clusters.count(),
@@ -214,6 +235,6 @@ def stored_plan(trace: Trace, how: Judgement) -> Plan:
         gates=len(how.limits),
         needs=_needs(how),
         source="trace",
-        effective_samples=_worth(sizes),
-        effective_clusters=_worth(by_cluster),
+        effective_samples=_worth(sizes, sizes, how.level),
+        effective_clusters=_worth(tokens, tokens / samples[samples > 0], how.level),
     )

@@ -10,7 +10,8 @@ from parity_check.config.models import ROLES, SHAPING
 from parity_check.measure.results import Measurement
 from parity_check.measure.stats import FEWEST_CLUSTERS
 from parity_check.traces.engine import UNKNOWN
-from parity_check.traces.pairing import Clusters, Prefixes, label_column
+from parity_check.traces.pairing import Clusters, label_column
+from parity_check.traces.prefixes import Prefixes
 from parity_check.traces.provenance import Difference
 from parity_check.traces.trace import Trace, TraceHeader
 
@@ -38,6 +39,8 @@ NEUTRAL: Mapping[str, float] = {
     "repetition_penalty": 1.0,
 }
 """Values that do not change the distribution."""
+MANY_CERTAIN = 0.8
+"""Above this share of certain tokens, means of the others are over five times those of all."""
 MOST_COLUMNS = 8
 """Columns of the prompts that are tried as clusters."""
 FEW_SHARED = 0.01
@@ -77,6 +80,20 @@ def impossible_tokens(measurements: Iterable[Measurement]) -> Iterator[ReportWar
                 )
 
 
+def certain_tokens(measurements: Iterable[Measurement]) -> Iterator[ReportWarning]:
+    """Tokens that both engines are sure of, or whose logprobs are missing, dilute every mean."""
+    for measured in measurements:
+        others = measured.tokens - measured.certain
+        if others and measured.certain > MANY_CERTAIN * measured.tokens:
+            yield ReportWarning(
+                f"certain-tokens.{measured.sampled_by}",
+                f"{measured.certain:,} of {measured.tokens:,} tokens that the "
+                f"{measured.sampled_by} sampled have a logprob of 0 on both sides: they had no "
+                "alternative, or their logprobs were not recorded. Every mean counts them: k3 of "
+                f"the other tokens is {measured.tokens / others:.3g} times as large",
+            )
+
+
 def copied_logprobs(
     headers: Mapping[str, TraceHeader], measurements: Iterable[Measurement]
 ) -> Iterator[ReportWarning]:
@@ -111,21 +128,26 @@ def shared_prefixes(
     prefixes: Prefixes, cluster_by: str, rollouts: Trace
 ) -> Iterator[ReportWarning]:
     """Prompts that share much of their text are counted as independent."""
-    shared, prompts = prefixes.counted_apart()
-    if shared <= FEW_SHARED * prompts:
+    alike = prefixes.alike()
+    if alike.prompts <= FEW_SHARED * alike.of:
         return
-    column, left = _keeps_together(rollouts, shared)
+    column, left = _keeps_together(rollouts, alike.prompts)
     remedy = (
         "add a column with one value for each family of them, and name it in stats.cluster_by"
         if column is None
         else f"--set stats.cluster_by={column} counts {'most of ' if left else ''}them together, "
         "also in parity-check report"
     )
+    if column is None and FEWEST_CLUSTERS * alike.most > alike.of:
+        remedy += (
+            f". Up to {alike.most:,} have one beginning: if it is a system prompt, they are "
+            "independent all the same"
+        )
     yield ReportWarning(
         "shared-prefixes",
-        f"{shared:,} of {prompts:,} prompts share at least half of their tokens with another "
-        f'prompt, but stats.cluster_by = "{cluster_by}" counts them as independent, so intervals '
-        f"are too narrow: {remedy}",
+        f"{alike.prompts:,} of {alike.of:,} prompts share at least half of their tokens with "
+        f'another prompt, but stats.cluster_by = "{cluster_by}" counts them as independent, so '
+        f"intervals are too narrow: {remedy}",
     )
 
 
@@ -139,7 +161,7 @@ def _keeps_together(rollouts: Trace, shared: int) -> tuple[str | None, int]:
         prefixes, clusters = Prefixes(), Clusters(column)
         for batch in rollouts.batches(label=label_column(column)):
             prefixes.add(batch, clusters.number(batch))
-        left, _ = prefixes.counted_apart()
+        left = prefixes.alike().prompts
         if clusters.count() >= FEWEST_CLUSTERS and left < found[1]:
             found = column, left
         if found[1] == 0:

@@ -76,6 +76,9 @@ class Thresholds:
         return least / 20 if self.statistic == "binary KL" else least
 
 
+CERTAIN = -5e-7
+"""Logprobs above this are 0 but for float32's rounding of a probability near 1."""
+
 IMPOSSIBLE = ("all", "excluded", "excluded and identical")
 """What is counted of impossible tokens. Those excluded from means count as differing or not."""
 
@@ -114,8 +117,9 @@ class Accumulator:
         self.group = np.zeros(0, np.int32)
         self.histogram = np.zeros((stats.FOLDS, stats.BINS), np.int64)
         self.largest = 0.0
-        self.zeros = 0
-        self.values = math.inf, -math.inf
+        self.certain = 0
+        self.repeated = 0
+        self._last: tuple[float, float, int] | None = None
         self.excluded = 0
         self.turns = 1
         self.defects = {"behaviour": Counter[str](), "evaluating": Counter[str]()}
@@ -209,10 +213,10 @@ class Accumulator:
         first_differing = np.full(size, -1, np.int64)
         smallest, largest = np.full(size, np.inf), np.full(size, -np.inf)
         if len(behaviour):
-            self._count_values(behaviour, evaluating)
             columns = token_columns(behaviour, evaluating)
             segments = np.add.reduceat(columns, begin, axis=1).T
             owner = np.repeat(np.arange(size), lengths)
+            self._count_constants(behaviour, evaluating, owner, cluster)
             np.add.at(rows[:, self.parts["totals"]], sample, segments)
             by_position = rows[:, self.parts["position"]].reshape(size, len(POSITION_EDGES), -1)
             by_position[sample, position] = segments[:, BROKEN_DOWN]
@@ -244,18 +248,26 @@ class Accumulator:
             )
         )
 
-    def _count_values(self, behaviour: F32, evaluating: F32) -> None:
-        self.zeros += int(np.count_nonzero((behaviour == 0.0) & (evaluating == 0.0)))
-        smallest, largest = self.values
-        self.values = (
-            min(smallest, float(behaviour.min()), float(evaluating.min())),
-            max(largest, float(behaviour.max()), float(evaluating.max())),
-        )
+    def _count_constants(self, behaviour: F32, evaluating: F32, owner: Ints, cluster: I32) -> None:
+        """Count tokens that say nothing: without an alternative, or with the logprobs of the last.
 
-    @property
-    def placeholders(self) -> int:
-        """Tokens whose two logprobs are both 0; all of them if every logprob is the same number."""
-        return round(self.part("totals")[:, 0].sum()) if len(set(self.values)) == 1 else self.zeros
+        The first token of a sample counts where the one before it is of another cluster, because
+        samples of one prompt may begin alike.
+        """
+        certain = np.minimum(behaviour, evaluating) > CERTAIN
+        self.certain += int(np.count_nonzero(certain))
+        same = (behaviour[1:] == behaviour[:-1]) & (evaluating[1:] == evaluating[:-1])
+        after = np.flatnonzero(same) + 1
+        after = after[~certain[after]]
+        here, before = owner[after], owner[after - 1]
+        self.repeated += int(
+            np.count_nonzero((here == before) | (cluster[here] != cluster[before]))
+        )
+        if self._last is not None and not certain[0]:
+            *pair, last = self._last
+            same_pair = pair == [behaviour[0], evaluating[0]]
+            self.repeated += same_pair and bool(cluster[owner[0]] != last)
+        self._last = behaviour[-1], evaluating[-1], int(cluster[owner[-1]])
 
     def _rollouts(self, chunk: PairedChunk, first: int, last: int) -> Ints:
         """The numbers of the samples' rollouts; where a chunk has none, each is one."""

@@ -81,8 +81,10 @@ class GateResult:
     prompts_if_clean: int | None = None
 
 
-MOST_PLACEHOLDERS = 0.95
-"""Where more of the tokens have 0 or one constant on both sides, their agreement is no parity."""
+MOST_CERTAIN = 0.95
+"""Where more of the tokens have a logprob of 0 on both sides, their agreement is no parity."""
+MOST_REPEATED = 0.1
+"""The same of the other tokens, where so many repeat the logprobs of the token before them."""
 
 _SHARE_OF_GSPO = "arXiv 2507.18071, figure 2: GSPO clips about 15 % by design"
 _BURST = "from the limit on k3: a sample with N(0, 1) noise per token has a k3 of 0.65"
@@ -324,7 +326,8 @@ def _clusters_needed(
     if estimate.unit == "share":
         unseen = -math.log1p(-min(unseen, 0.999))
     elif unseen:
-        share = stats.unseen_share(estimate.effective_clusters, estimate.level)
+        size = {**stats.UNSEEN_TOKEN, **stats.UNSEEN_CLUSTER}[limit.metric]
+        share = min(unseen / size, 0.999)
         unseen *= -math.log1p(-share) / share
     return stats.clusters_needed(spread, distance, unseen * estimate.clusters, noise)
 
@@ -362,23 +365,37 @@ def judge_all(
         floor = worst_floor(limit.metric, floors)
         prompts = measurement.prompts
         results.append(judge(estimate, limit, floor, prompts=prompts))
-    if measurement.placeholders > MOST_PLACEHOLDERS * measurement.tokens:
-        return tuple(_unsupported(result, measurement) for result in results)
-    return tuple(results)
+    reason = _says_nothing(measurement)
+    return tuple(_unsupported(result, reason) for result in results) if reason else tuple(results)
 
 
-def _unsupported(result: GateResult, measurement: Measurement) -> GateResult:
-    """No parity by tokens without a logprob, and no interval of them; a drift is one all the same.
+def _says_nothing(measurement: Measurement) -> str:
+    """Why agreement is no parity: most tokens have no logprob that says anything."""
+    tokens, certain, repeated = measurement.tokens, measurement.certain, measurement.repeated
+    if certain > MOST_CERTAIN * tokens:
+        return (
+            f"{_part(certain, tokens)} logprobs are 0 on both sides: not recorded, or no token was "
+            "left to chance (then sample at a higher temperature)"
+        )
+    if repeated > MOST_REPEATED * (tokens - certain):
+        return (
+            f"{_part(repeated, tokens)} logprobs repeat those of the token before them on both "
+            "sides: they are constants, not the logprobs of these tokens"
+        )
+    return ""
 
-    More prompts would have as many of them.
+
+def _part(count: int, tokens: int) -> str:
+    return f"all {tokens:,}" if count == tokens else f"{count:,} of {tokens:,}"
+
+
+def _unsupported(result: GateResult, reason: str) -> GateResult:
+    """No parity and no interval, for this reason; a drift is one all the same.
+
+    More prompts would have as many such tokens.
     """
     if result.verdict == "drift" or result.estimate is None:
         return result
-    count, tokens = measurement.placeholders, measurement.tokens
-    reason = (
-        f"{'all' if count == tokens else f'{count:,} of'} {tokens:,} logprobs are the same number "
-        "on both sides: not recorded, or no token was left to chance"
-    )
     return replace(
         result,
         verdict="inconclusive",

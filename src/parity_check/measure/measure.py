@@ -71,12 +71,13 @@ def measure(
     tails = tuple((threshold, _tail(estimator, sums, threshold)) for threshold in thresholds)
     same = sums.part("impossible")[:, IMPOSSIBLE.index("excluded and identical")]
     excluded = sums.part("impossible")[:, IMPOSSIBLE.index("excluded")]
+    of_samples, of_clusters = sequences.burst_trials(level)
     estimates = [
-        *_token_means(estimator, column),
+        *_token_means(estimator, column, of_clusters),
         dict(tails)[tail_threshold],
         replace(clips[objective.name].counted, name="clip_fraction"),
         *_effective_sample_sizes(estimator, column, sequences),
-        *_bursts(estimator, sequences),
+        *_bursts(estimator, sequences, of_samples, of_clusters),
         *_sequence_means(estimator, sequences),
         estimator.share("identical_fraction", column["identical"] + same, count + excluded),
         _impossible(estimator, sums),
@@ -89,13 +90,14 @@ def measure(
         level=level,
         tokens=tokens,
         excluded=sums.excluded,
-        placeholders=sums.placeholders,
+        certain=sums.certain,
+        repeated=sums.repeated,
         samples=sum(int(np.count_nonzero(each.sums[:, 0])) for each in sums.samples),
         rollouts=len(sequences.length),
         prompts=len(np.unique(np.concatenate([each.used_prompts() for each in sums.samples]))),
         clusters=clusters,
-        effective_samples=float(stats.effective_clusters(sequences.length)),
-        effective_clusters=float(stats.effective_clusters(count)),
+        effective_samples=of_samples,
+        effective_clusters=of_clusters,
         estimates=tuple(sorted(estimates, key=lambda estimate: order.index(estimate.name))),
         tails=tails,
         quantiles={
@@ -145,7 +147,8 @@ def _nothing_usable(
         level=level,
         tokens=0,
         excluded=sums.excluded,
-        placeholders=0,
+        certain=0,
+        repeated=0,
         samples=0,
         rollouts=0,
         prompts=0,
@@ -179,19 +182,23 @@ def _invalid(sums: Accumulator) -> tuple[InvalidCount, ...]:
     )
 
 
-def _token_means(estimator: Estimator, column: dict[str, Floats]) -> list[Estimate]:
+def _token_means(
+    estimator: Estimator, column: dict[str, Floats], burst_trials: float
+) -> list[Estimate]:
     count, mean, size = column["count"], estimator.mean, estimator.size
     delta, squares = column["log_ratio"], column["squared_log_ratio"]
     return [
         mean("mean_log_ratio", "nats", delta, count),
         size("rms_log_ratio", "nats", squares, count).map(math.sqrt),
         size("mean_abs_log_ratio", "nats", column["abs_log_ratio"], count),
-        stats.allow_unseen(mean("mean_importance_ratio", "ratio", column["ratio"], count, 0.0)),
+        stats.allow_unseen(
+            mean("mean_importance_ratio", "ratio", column["ratio"], count, 0.0), burst_trials
+        ),
         mean("truncated_importance_ratio", "ratio", column["truncated_ratio"], count, 0.0),
         mean("geometric_mean_ratio", "ratio", delta, count).map(_capped_exp),
         mean("k1_kl", "nats", -delta, count),
         size("k2_kl", "nats", squares / 2, count),
-        stats.allow_unseen(size("k3_kl", "nats", column["k3"], count)),
+        stats.allow_unseen(size("k3_kl", "nats", column["k3"], count), burst_trials),
         size("reverse_k3_kl", "nats", column["reverse_k3"], count),
         size("multiplicative_error", "ratio", column["multiplicative"], count, 1.0),
         mean("chi2_token", "1", column["squared_ratio"] - count, count, -1.0),
@@ -222,7 +229,9 @@ def _effective_sample_sizes(
         )
 
 
-def _bursts(estimator: Estimator, sequences: Rollouts) -> Iterator[Estimate]:
+def _bursts(
+    estimator: Estimator, sequences: Rollouts, of_samples: float, of_clusters: float
+) -> Iterator[Estimate]:
     """The shares of sequences and of clusters with tokens in the tail.
 
     The bound on sequences assumes independent sequences, that on clusters independent clusters. A
@@ -230,21 +239,19 @@ def _bursts(estimator: Estimator, sequences: Rollouts) -> Iterator[Estimate]:
     in many clusters if these are large.
 
     What stays unseen could be in the longest ones, which weigh most in every mean over tokens. The
-    bounds therefore count as many sequences and clusters as these are worth.
+    bounds therefore count as many sequences and clusters as these are worth (`burst_trials`).
     """
     every = sequences.ones()
     clusters = (every > 0).astype(np.float64)
-    worth = float(stats.effective_clusters(sequences.length))
-    worth_clusters = float(stats.effective_clusters(sequences.by_cluster(sequences.length)))
     for kind, hit in (
         ("burst", sequences.tail >= BURST_SHARE * sequences.length),
         ("tail", sequences.tail > 0),
     ):
         hits = sequences.by_cluster(hit)
         suffix, whole = ("sample_", 0.0) if kind == "tail" else ("", 0.5)
-        yield estimator.share(f"{kind}_{suffix}fraction", hits, every, worth)
+        yield estimator.share(f"{kind}_{suffix}fraction", hits, every, of_samples)
         off = (hits > whole * every).astype(np.float64)
-        yield estimator.share(f"{kind}_cluster_fraction", off, clusters, worth_clusters)
+        yield estimator.share(f"{kind}_cluster_fraction", off, clusters, of_clusters)
 
 
 def _sequence_means(estimator: Estimator, sequences: Rollouts) -> list[Estimate]:
@@ -317,13 +324,16 @@ def _sequence_clip(estimator: Estimator, sequences: Rollouts, row: Objective) ->
         length, up = sequences.length, sequences.sums["increased"]
         low = high * (length - up - sequences.sums["identical"]) / length
         high = high * up / length
-    weight = np.ones(len(low)) if row.averaging == "sequence" else sequences.length
+    weight, trials = np.ones(len(low)), float(len(low))
+    if row.averaging == "token":
+        weight = sequences.length
+        trials = float(stats.burst_trials(weight, weight, estimator.level))
     return estimator.clip(
         row,
         sequences.by_cluster(weight * low),
         sequences.by_cluster(weight * high),
         sequences.by_cluster(weight),
-        float(stats.effective_clusters(weight)),
+        trials,
         both=sequences.by_cluster(weight * both),
     )
 

@@ -51,24 +51,25 @@ class FirstDivergence:
 class Measurement:
     """All results of one sampling direction.
 
-    `placeholders` of the tokens have no logprob that says anything: 0 on both sides, or all of them
-    the same number. `samples` have usable tokens; where they are turns, `rollouts` of them are
-    whole sequences.
+    `certain` tokens have a logprob of 0 on both sides, `repeated` ones another number that the
+    token before them has as well, on both sides. `samples` have usable tokens; where they are
+    turns, `rollouts` of them are whole sequences.
     """
 
     sampled_by: str
     level: float
     tokens: int
     excluded: int
-    placeholders: int
+    certain: int
+    repeated: int
     samples: int
     rollouts: int
     prompts: int
     clusters: int
     effective_samples: float
-    """The number of equally long sequences that the rollouts are worth, (Σn)² / Σn²."""
+    """How many equally long sequences the rollouts are worth against unseen bursts."""
     effective_clusters: float
-    """The same of the clusters, over their tokens."""
+    """The same of the clusters. Both are `stats.burst_trials`."""
     estimates: tuple[Estimate, ...]
     tails: tuple[tuple[float, Estimate], ...]
     quantiles: dict[str, Estimate]

@@ -345,21 +345,43 @@ def unseen_share(trials: float, level: float) -> float:
     return float(exact_interval(0.0, trials, level)[1])
 
 
-def allow_unseen(estimate: Estimate) -> Estimate:
+def burst_trials(sizes: Floats, lengths: Floats, level: float) -> Floats:
+    """How many equal trials [...] these samples or clusters are worth against unseen bursts.
+
+    `sizes` [..., G] are their tokens, `lengths` [..., G] the tokens of a sample of theirs. A fault
+    may strike only samples that are longer than some length. Those hold a part of all tokens and
+    are worth (Σn)² / Σn² trials, which bound their share that is off; the part times this share is
+    what stays unseen of all tokens. The length for which this is most decides.
+    """
+    order = np.argsort(-lengths, axis=-1)
+    longest = np.take_along_axis(lengths, order, axis=-1)
+    tokens, squares = (
+        np.take_along_axis(each, order, axis=-1).cumsum(axis=-1) for each in (sizes, sizes**2)
+    )
+    tail, total = (1.0 - level) / 2, tokens[..., -1]
+    unseen = tokens / total[..., None] * (1.0 - tail ** (squares / tokens**2))
+    unseen[..., :-1][longest[..., 1:] == longest[..., :-1]] = 0.0
+    most = unseen.max(axis=-1)
+    every = total**2 / squares[..., -1]
+    # The same, but exact: as many as there are where all are equal.
+    trials: Floats = np.where(
+        most == unseen[..., -1], every, math.log(tail) / np.log1p(-np.minimum(most, 1.0 - tail))
+    )
+    return trials
+
+
+def allow_unseen(estimate: Estimate, clusters: float) -> Estimate:
     """Raise the upper end by what unseen tokens or unseen clusters can add, if that is bounded.
 
     A sample alone cannot bound a mean: a tail that it does not contain may dominate. The number of
-    tokens bounds the share of bad ones that come alone, UNSEEN_LOG_RATIO their size; the effective
-    number of clusters bounds the share of the tokens that are in a wholly bad cluster.
+    tokens bounds the share of bad ones that come alone, UNSEEN_LOG_RATIO their size; the number of
+    `clusters` (`burst_trials`) bounds the share of the tokens that are in a wholly bad cluster.
     """
     if estimate.ci_high is None:
         return estimate
     unseen = max(
         size.get(estimate.name, 0.0) * unseen_share(trials, estimate.level)
-        for size, trials in (
-            (UNSEEN_TOKEN, estimate.n),
-            (UNSEEN_CLUSTER, estimate.effective_clusters),
-        )
+        for size, trials in ((UNSEEN_TOKEN, estimate.n), (UNSEEN_CLUSTER, clusters))
     )
     return replace(estimate, ci_high=estimate.ci_high + unseen, unseen=unseen)
 
@@ -391,12 +413,11 @@ def effective_sample_size(
     """
     present = counts > 0
     n = counts[present]
-    estimate = allow_unseen(
-        mean_estimate(
-            name, "share", variation_sums(n, ratios[present], squares[present]), n,
-            sampled_by=sampled_by, level=level, lowest=0.0, interval=long_tailed_interval,
-        )
+    estimate = mean_estimate(
+        name, "share", variation_sums(n, ratios[present], squares[present]), n,
+        sampled_by=sampled_by, level=level, lowest=0.0, interval=long_tailed_interval,
     )  # fmt: skip
+    estimate = allow_unseen(estimate, estimate.effective_clusters)
     # Rounding may bring the variation of equal ratios below zero.
     value = 1.0 / (1.0 + max(0.0, estimate.value))
     if estimate.ci_low is None or estimate.ci_high is None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from parity_check.errors import TraceMismatchError
 from parity_check.measure.metrics import PairedChunk
 from parity_check.traces.batch import SampleBatch
 from parity_check.traces.engine import UNKNOWN
+from parity_check.traces.prefixes import Prefixes
 from parity_check.traces.trace import TraceHeader
 
 
@@ -184,101 +184,6 @@ def cluster_names(batch: SampleBatch, cluster_by: str) -> list[str]:
         f"prompt {prompt}" if label is None else label
         for label, prompt in zip(batch.labels, batch.prompt_ids, strict=True)
     ]
-
-
-SHORTEST_PREFIX = 16
-"""Tokens: shorter common beginnings, such as a chat template's, are ignored."""
-FINER = 1.2
-"""Ratio of the lengths at which beginnings are compared: half of a prompt, or a fifth more."""
-FIRST = 64
-"""The beginning that all prompts have is that of the first so many, unless a later one differs."""
-_Key: TypeAlias = tuple[int, int, int]
-"""Where a beginning is taken to start, its end in tokens, and its hash."""
-_NONE: _Key = (0, 0, 0)
-
-
-class Prefixes:
-    """Finds prompts that begin with the same tokens, for half of their length or more.
-
-    A beginning that all prompts share, such as a system prompt, does not count, and the length is
-    then that of the rest. Keeps a few hashes per prompt.
-    """
-
-    def __init__(self) -> None:
-        self._seen: set[str] = set()
-        self._first: list[tuple[NDArray[np.int32], int]] = []
-        self._common: NDArray[np.int32] | None = None
-        self._everyone = True
-        self._halves: list[tuple[_Key, _Key, _Key]] = []
-        self._prompts: Counter[_Key] = Counter()
-        self._cluster: dict[_Key, int | None] = {}
-
-    def add(self, batch: SampleBatch, clusters: NDArray[np.int32]) -> None:
-        starts = batch.prompt_starts
-        for number, prompt in enumerate(batch.prompt_ids):
-            if prompt in self._seen:
-                continue
-            self._seen.add(prompt)
-            ids = batch.prompt_token_ids[starts[number] : starts[number + 1]]
-            if self._common is None:
-                self._first.append((ids.copy(), int(clusters[number])))
-                if len(self._first) == FIRST:
-                    self._settle()
-            else:
-                self._place(ids, int(clusters[number]), self._common)
-
-    def _settle(self) -> None:
-        """Find what the first prompts have in common, and place them."""
-        prompts = [ids for ids, _ in self._first]
-        size = min(map(len, prompts), default=0)
-        for ids in prompts[1:]:
-            differ = np.flatnonzero(ids[:size] != prompts[0][:size])
-            size = int(differ[0]) if len(differ) else size
-        self._common = prompts[0][: size if size >= SHORTEST_PREFIX else 0]
-        for ids, cluster in self._first:
-            self._place(ids, cluster, self._common)
-        self._first.clear()
-
-    def _place(self, ids: NDArray[np.int32], cluster: int, common: NDArray[np.int32]) -> None:
-        self._everyone &= np.array_equal(ids[: len(common)], common)
-        half = self._half(ids, 0, cluster)
-        own = self._half(ids, len(common), cluster) if len(common) else half
-        self._halves.append((half, own, self._count(ids, -1, len(ids), cluster)))
-
-    def _half(self, ids: NDArray[np.int32], start: int, cluster: int) -> _Key:
-        """Count the beginnings of a prompt after `start`; returns that of half of it."""
-        half, rest = _NONE, len(ids) - start
-        length: float = SHORTEST_PREFIX
-        while length <= rest:
-            key = self._count(ids, start, start + int(length), cluster)
-            if half == _NONE and 2 * int(length) >= rest:
-                half = key
-            length *= FINER
-        return half
-
-    def _count(self, ids: NDArray[np.int32], start: int, end: int, cluster: int) -> _Key:
-        """Count a beginning, or with -1 a whole prompt."""
-        key = (start, end, hash(ids[:end].tobytes()))
-        self._prompts[key] += 1
-        if self._cluster.setdefault(key, cluster) != cluster:
-            self._cluster[key] = None  # more than one
-        return key
-
-    def counted_apart(self) -> tuple[int, int]:
-        """How many prompts share their beginning with a prompt of another cluster, and of how many.
-
-        Both are 0 if none does.
-        """
-        if self._first:
-            self._settle()
-        everyone = len(self._seen)
-        shared = 0
-        for half, own, prompt in self._halves:
-            beginning = own if self._everyone else half
-            shared += (
-                1 < self._prompts[beginning] < everyone and self._cluster[beginning] is None
-            ) or (self._prompts[prompt] > 1 and self._cluster[prompt] is None)
-        return (shared, everyone) if shared else (0, 0)
 
 
 def check_same_tokens(left: SampleBatch, right: SampleBatch) -> None:

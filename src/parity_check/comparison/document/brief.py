@@ -181,7 +181,8 @@ def _closing(report: ComparisonReport, pair: Pair, run: Path | None) -> Iterator
     if more is not None:
         yield Sentence(more)
         shares = [way.measurement["identical_fraction"].value for way in pair.directions]
-        if min(shares) == 1.0:
+        kinds = {gate.limit.kind for gate in pair.gates}
+        if min(shares) == 1.0 and kinds != {"exact"}:
             yield Sentence(
                 "all compared tokens are bit-identical: --profile exact requires just that, and "
                 "says nothing of tokens beyond these"

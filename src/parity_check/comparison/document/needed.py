@@ -24,6 +24,9 @@ def to_settle(
     needed = [gate.prompts_needed for gate in open if gate.prompts_needed is not None]
     if not needed or len(needed) < len(open):
         return None
+    plans = (_plan(way, objective, level, sampling) for way in directions)
+    if even := next(filter(None, (plan.even() for plan in plans)), None):
+        return f"{even} would settle it"
     prompts, each = _size(directions)
     fewest = (_fewest(way, objective, level, sampling) for way in directions)
     most = max(*needed, *fewest)
