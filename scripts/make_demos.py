@@ -31,8 +31,8 @@ CASES = {
 ALTERNATIVES = 3
 LIMITS = {
     "mean_abs_log_ratio": 0.004,
-    "mean_importance_ratio": 0.11,
-    "k3_kl": 0.11,
+    "mean_importance_ratio": 0.12,
+    "k3_kl": 0.12,
     "clip_fraction": 0.02,
     "tail_fraction": 0.01,
     "burst_fraction": 0.15,

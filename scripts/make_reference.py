@@ -21,7 +21,7 @@ from parity_check.diagnosis.grid import FALSE_POSITIVES, TOLERANCE
 from parity_check.diagnosis.path import KERNEL_RMS
 from parity_check.diagnosis.rules import RULES
 from parity_check.measure.accumulator import POSITION_EDGES, SURPRISAL_EDGES
-from parity_check.measure.gates import PROFILES
+from parity_check.measure.gates import MOST_CERTAIN, MOST_REPEATED, PROFILES
 from parity_check.measure.invalid import IMPOSSIBLE, KINDS
 from parity_check.measure.measure import LENGTH_EDGES, QUANTILES, TAIL_THRESHOLDS
 from parity_check.measure.metrics import METRICS, RATIO_CAP, Metric
@@ -68,7 +68,8 @@ prompt. `stats.cluster_by` sets the independent unit: `"prompt"`, `"group"` (all
 `prompt_group`), `"sample"`, or a column of the prompts file, where a prompt without a value is
 independent of all others. Prompts with a common beginning are not independent: if families of 8
 prompts with a common effect of 0.2 are counted as single prompts, the intervals cover the truth in
-only half of the runs. The warning `shared-prefixes` appears if prompts share half of their tokens.
+only half of the runs. The warning `shared-prefixes` appears if prompts share half of their tokens;
+a beginning that more than half of them have, such as a system prompt, does not count.
 
 - Means: M = Σsᵢ / Σnᵢ over clusters, SE² = Σ(sᵢ − M nᵢ)² / (1 − hᵢ) / (Σnᵢ)² with hᵢ = nᵢ / Σn, the
   CR2 correction for few and unequal clusters (Bell and McCaffrey 2002); t with Satterthwaite's
@@ -80,15 +81,20 @@ only half of the runs. The warning `shared-prefixes` appears if prompts share ha
 - Shares: never narrower than the exact binomial interval. A share of 0 also has an upper end, 3.7
   / n at 95 %. **This assumes independent tokens.** If whole requests fail, the number of samples
   matters, or of prompts: `burst_fraction` and `burst_cluster_fraction` are bounded and gated by
-  samples and by prompts, at limits that follow from that of k3. Their n is the effective number of
-  samples or prompts, because an unseen burst may be in the longest of them. They are wider than the
-  limit of the tail, which is for tokens that fail one by one: at `standard`, whole samples may hold
-  2e-4 of the tokens in the tail and go unseen, as the table on every gate of a run shows below. To
-  exclude that, set `gates.burst_fraction`.
+  samples and by prompts, at limits that follow from that of k3. They are wider than the limit of
+  the tail, which is for tokens that fail one by one: at `standard`, whole samples may hold 2e-4 of
+  the tokens in the tail and go unseen, as the table on every gate of a run shows below. To exclude
+  that, set `gates.burst_fraction`.
+- Samples of unequal length: a fault may strike only those above some length. They hold a part a of
+  all tokens and are worth m = (Σn)² / Σn² equal ones, so up to a (1 − 0.025^(1 / m)) of all tokens
+  are in bursts that the sample does not contain. The length for which this is most decides, and n
+  is the number of equal samples, or prompts, that leave as much unseen (`effective_samples`,
+  `effective_clusters` of a direction). Where lengths are spread evenly, 2,500 samples of 32 to 64
+  tokens are worth 1,900, of 1 to 4,000 tokens half as many as there are.
 - k3, the mean ratio and ESS: a sample alone cannot bound a mean, because a tail that it does not
   contain may dominate. Their far end includes the larger of two: unseen tokens with Δ = {unseen:g}
   nats, 16, 19 and 364 (of 1 / ESS − 1) times 3.7 / n; and, but for ESS, unseen clusters with
-  N(0, 1) noise, 0.65 times 3.7 / the effective number of clusters. Larger errors can carry more and
+  N(0, 1) noise, 0.65 times 3.7 / that number of clusters. Larger errors can carry more and
   go unseen. Tokens further up are visible in the other sampling direction, where they are e^Δ times
   as frequent; a run with one direction cannot exclude them. Bursts further down, such as Δ near -8
   from a corrupted cache, have a k3 of 7 a token: twice the limit of k3 at `standard` is then one
@@ -100,7 +106,7 @@ only half of the runs. The warning `shared-prefixes` appears if prompts share ha
 - Quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide, over at
   most {folds} groups of clusters.
 - Below {fewest} clusters there is no interval and no verdict. This refers to the effective number,
-  (Σn)² / Σn² (`effective_clusters`): 50 prompts of 1 to 4,000 tokens are worth 12.
+  (Σn)² / Σn² (`effective_clusters` of an estimate): 50 prompts of 1 to 4,000 tokens are worth 12.
 
 How often the printed 95 % interval covers the truth, in 2,000 simulated runs each
 (`python scripts/simulate_intervals.py`; the method was chosen with other seeds). In brackets: with
@@ -144,7 +150,9 @@ If an engine against itself is outside the limit, the gate is inconclusive: no v
 engine is possible. Bit-identical tokens need as many as any others: two engines that differ only in
 rare events look the same in a small sample. The profile `exact` requires that the compared tokens
 are bit-identical, in at least 8 prompts, and says nothing of others. A side without any usable
-logprob is drift, because of its invalid logprobs.
+logprob is drift, because of its invalid logprobs. Logprobs that say nothing are no parity: if over
+{certain:g} % of the tokens have a logprob of 0 on both sides, or over {repeated:g} % of the others
+repeat those of the token before them on both sides, every gate is inconclusive that is not drift.
 `required_limit` is the limit that would just have passed. `prompts_needed` is the smallest number
 of clusters G (as prompts) with {settling:g} s / √G + u / G below the distance from the
 estimate to its limit, where s is the spread of cluster means and u what a cluster leaves unseen.
@@ -235,6 +243,8 @@ def metrics_page() -> str:
             coverage=coverage,
             settling=SETTLING_ERRORS,
             rule=-math.log(0.025),
+            certain=100 * MOST_CERTAIN,
+            repeated=100 * MOST_REPEATED,
             errors=errors,
             looks=looks,
             runs=runs,
