@@ -328,7 +328,7 @@ def write_torch(directory: Path) -> None:
             return buffer.getvalue(), {"uid": uids, "data_source": sources}, {"timing": {}}
 
     DataProto.__module__, DataProto.__qualname__ = "verl.protocol", "DataProto"
-    # A module with the name that verl's pickles refer to.
+    # A module with the name that verl's pickles refer to, which no type checker knows.
     module.DataProto = DataProto  # type: ignore[attr-defined]
     with (directory / "verl.dp").open("wb") as file:
         pickle.dump(DataProto(), file)

@@ -55,6 +55,7 @@ def chromium() -> Iterator[Browser]:
 def opened(browser: Browser, path: Path, width: int = 1280, **options: Any) -> Iterator[Opened]:
     """Open a file; `options` go to the browser's context."""
     viewport = {"width": width, "height": 900}
+    # Playwright types the viewport as a TypedDict of its own, which it does not export.
     context = browser.new_context(offline=True, viewport=viewport, **options)  # type: ignore[arg-type]
     context.set_default_timeout(20_000)
     found = Opened(context.new_page())

@@ -24,14 +24,13 @@ def to_settle(
     needed = [gate.prompts_needed for gate in open if gate.prompts_needed is not None]
     if not needed or len(needed) < len(open):
         return None
-    plans = (_plan(way, objective, level, sampling) for way in directions)
-    if even := next(filter(None, (plan.even() for plan in plans)), None):
+    plans = [(_plan(way, objective, level, sampling), _open(way)) for way in directions]
+    if even := next(filter(None, (plan.even() for plan, _ in plans)), None):
         return f"{even} would settle it"
     prompts, each = _size(directions)
-    fewest = (_fewest(way, objective, level, sampling) for way in directions)
-    most = max(*needed, *fewest)
+    most = max(*needed, *(_fewest(*way) for way in plans))
     sentence = f"about {words.count(most, 'prompt')} would settle it (now {prompts:,})"
-    if all(_samples_help(way, objective, level, sampling) for way in directions):
+    if all(_samples_help(*way) for way in plans):
         more = words.count(math.ceil(each * most / prompts), "sample")
         sentence += f", or {more} of each (now {each:.4g})"
     return sentence
@@ -56,25 +55,18 @@ def _size(directions: Sequence[Direction]) -> tuple[int, float]:
     return prompts, max(way.measurement.samples for way in directions) / prompts
 
 
-def _fewest(
-    direction: Direction, objective: Objective, level: float, sampling: Mapping[str, Any]
-) -> int:
+def _fewest(plan: Plan, open: set[str]) -> int:
     """The fewest prompts with which the open gates of a direction can be decided at all."""
-    plan = _plan(direction, objective, level, sampling)
-    open = _open(direction)
     times = [need.number / plan.has(need) for need in plan.unmet() if need.metric in open]
     return math.ceil(plan.prompts * max(times, default=0.0))
 
 
-def _samples_help(
-    direction: Direction, objective: Objective, level: float, sampling: Mapping[str, Any]
-) -> bool:
+def _samples_help(plan: Plan, open: set[str]) -> bool:
     """Whether all open gates of a direction wait for more tokens or samples, of any prompts."""
-    open = _open(direction)
-    plan = _plan(direction, objective, level, sampling)
     unmet = [need for need in plan.unmet() if need.metric in open]
-    tried = sampling.get("temperature") != 0  # greedy samples of one prompt are copies
-    return tried and open == {n.metric for n in unmet} and all(n.unit != "clusters" for n in unmet)
+    # Greedy samples of one prompt are copies.
+    tried = not plan.greedy and open == {need.metric for need in unmet}
+    return tried and all(need.unit != "clusters" for need in unmet)
 
 
 def _open(direction: Direction) -> set[str]:
