@@ -13,6 +13,20 @@ SHORTEST_PREFIX = 16
 """Tokens: shorter common beginnings, such as a chat template's, are ignored."""
 FINER = 32
 """Beginnings are compared at so many lengths for each doubling, but not at every token."""
+LONGEST = 1 << 22
+"""Tokens of a beginning that are compared at most."""
+
+
+def _lengths() -> NDArray[np.int64]:
+    """The lengths at which beginnings are compared."""
+    found, length = [], SHORTEST_PREFIX
+    while length <= LONGEST:
+        found.append(length)
+        length += max(4, (1 << (length.bit_length() - 1)) // FINER)
+    return np.array(found, np.int64)
+
+
+LENGTHS = _lengths()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +104,5 @@ class Prefixes:
 
 
 def _compared(tokens: int) -> NDArray[np.int64]:
-    """The lengths at which the beginnings of a prompt of so many tokens are compared."""
-    lengths, length = [], SHORTEST_PREFIX
-    while length <= tokens:
-        lengths.append(length)
-        length += max(4, (1 << (length.bit_length() - 1)) // FINER)
-    return np.array(lengths, np.int64)
+    """Those up to the length of a prompt of so many tokens."""
+    return LENGTHS[: np.searchsorted(LENGTHS, tokens, side="right")]
