@@ -516,6 +516,17 @@ def test_what_may_repeat_is_not_a_constant() -> None:
     assert 0.7 < measured.certain / measured.tokens < 0.9
 
 
+def test_loops_of_a_model_are_no_constants() -> None:
+    """In a third of the samples the same token follows itself until its logprob is constant."""
+    rng = np.random.default_rng(6)
+    sure = (-np.exp(-np.arange(64) / 3.0) - 1e-4).round(4).tolist()
+    samples = [sure if n % 3 == 0 else (-rng.exponential(1, 64)).tolist() for n in range(2600)]
+    measured = measure([chunk(samples, samples)], sampled_by="reference")
+    assert measured.repeated > 0.1 * measured.tokens
+    gates = judge_all(measured, choose_limits("standard", choose_objective("grpo")))
+    assert overall(gates) == "parity"
+
+
 def test_many_certain_tokens_are_said_with_what_they_dilute() -> None:
     rng = np.random.default_rng(6)
     for share, said in ((0.75, []), (0.9, ["certain-tokens.reference"])):

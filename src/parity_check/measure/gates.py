@@ -83,8 +83,9 @@ class GateResult:
 
 MOST_CERTAIN = 0.95
 """Where more of the tokens have a logprob of 0 on both sides, their agreement is no parity."""
-MOST_REPEATED = 0.1
-"""The same of the other tokens, where so many repeat the logprobs of the token before them."""
+MOST_REPEATED = 0.3
+"""The same of the other tokens, where so many repeat the logprobs of the token before them. In a
+loop of the model, rounded to bf16, a token may."""
 
 _SHARE_OF_GSPO = "arXiv 2507.18071, figure 2: GSPO clips about 15 % by design"
 _BURST = "from the limit on k3: a sample with N(0, 1) noise per token has a k3 of 0.65"
