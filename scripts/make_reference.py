@@ -94,14 +94,14 @@ a beginning that more than half of them have, such as a system prompt, does not 
 - k3, the mean ratio and ESS: a sample alone cannot bound a mean, because a tail that it does not
   contain may dominate. Their far end includes the larger of two: unseen tokens with Δ = {unseen:g}
   nats, 16, 19 and 364 (of 1 / ESS − 1) times 3.7 / n; and, but for ESS, unseen clusters with
-  N(0, 1) noise, 0.65 times 3.7 / that number of clusters. Larger errors can carry more and
-  go unseen. Tokens further up are visible in the other sampling direction, where they are e^Δ times
-  as frequent; a run with one direction cannot exclude them. Bursts further down, such as Δ near -8
-  from a corrupted cache, have a k3 of 7 a token: twice the limit of k3 at `standard` is then one
-  prompt in 3,500, which a run of 2,500 misses in half of the cases, and in both directions in a
-  quarter. Mean Δ, RMS Δ and the quantiles have no such allowance: where no token varies, their
-  interval has no width (77 % coverage below, with 12 prompts). The gate on the tail bounds the
-  share of such tokens.
+  N(0, 1) noise, 0.65 times 3.7 / that number of clusters, or of samples if it is smaller. Larger
+  errors can carry more and go unseen. Tokens further up are visible in the other sampling
+  direction, where they are e^Δ times as frequent; a run with one direction cannot exclude them.
+  Bursts further down, such as Δ near -8 from a corrupted cache, have a k3 of 7 a token: twice the
+  limit of k3 at `standard` is then one prompt in 3,500, which a run of 2,500 misses in half of the
+  cases, and in both directions in a quarter. Mean Δ, RMS Δ and the quantiles have no such
+  allowance: where no token varies, their interval has no width (77 % coverage below, with 12
+  prompts). The gate on the tail bounds the share of such tokens.
 - ESS: the interval of 1 / ESS − 1, linearised.
 - Quantiles: Woodruff's interval (JASA 1952) from a histogram whose bins are 0.8 % wide, over at
   most {folds} groups of clusters.

@@ -575,6 +575,19 @@ def test_what_is_unseen_may_be_in_the_longest_samples() -> None:
     assert measured["k3_kl"].ci_high == pytest.approx(0.6487 * unseen, rel=1e-3)
 
 
+def test_k3_allows_for_bursts_of_long_samples_whose_prompts_are_not_long() -> None:
+    """A prompt in four has samples of 300 and 10 tokens, the others have one of 155."""
+    rng = np.random.default_rng(8)
+    lengths = [length for n in range(400) for length in ((300, 10) if n % 4 == 0 else (155,))]
+    prompts = [n for n in range(400) for _ in range(2 if n % 4 == 0 else 1)]
+    behaviour = [(-rng.exponential(1, length)).tolist() for length in lengths]
+    measured = measure([chunk(behaviour, behaviour, prompts)], sampled_by="reference")
+    unseen = 30_000 / 77_500 * (1 - 0.025 ** (1 / 100))  # in the 100 samples of 300 tokens
+    assert measured.effective_samples < measured.effective_clusters < 400
+    assert measured["burst_fraction"].ci_high == pytest.approx(unseen)
+    assert measured["k3_kl"].ci_high == pytest.approx(0.6487 * unseen, rel=1e-3)
+
+
 def test_bursts_that_are_seen_count_in_full_where_samples_are_unequal() -> None:
     """20 of 2,000 samples, worth 50 by their tokens, are wholly off: that is over 0.15 %."""
     rng = np.random.default_rng(9)

@@ -73,7 +73,7 @@ def measure(
     excluded = sums.part("impossible")[:, IMPOSSIBLE.index("excluded")]
     of_samples, of_clusters = sequences.burst_trials(level)
     estimates = [
-        *_token_means(estimator, column, of_clusters),
+        *_token_means(estimator, column, min(of_samples, of_clusters)),
         dict(tails)[tail_threshold],
         replace(clips[objective.name].counted, name="clip_fraction"),
         *_effective_sample_sizes(estimator, column, sequences),

@@ -370,18 +370,18 @@ def burst_trials(sizes: Floats, lengths: Floats, level: float) -> Floats:
     return trials
 
 
-def allow_unseen(estimate: Estimate, clusters: float) -> Estimate:
-    """Raise the upper end by what unseen tokens or unseen clusters can add, if that is bounded.
+def allow_unseen(estimate: Estimate, trials: float) -> Estimate:
+    """Raise the upper end by what unseen tokens or unseen bursts can add, if that is bounded.
 
     A sample alone cannot bound a mean: a tail that it does not contain may dominate. The number of
-    tokens bounds the share of bad ones that come alone, UNSEEN_LOG_RATIO their size; the number of
-    `clusters` (`burst_trials`) bounds the share of the tokens that are in a wholly bad cluster.
+    tokens bounds the share of bad ones that come alone, UNSEEN_LOG_RATIO their size; so many
+    `trials` (`burst_trials`) bound the share of the tokens that are in a burst.
     """
     if estimate.ci_high is None:
         return estimate
     unseen = max(
-        size.get(estimate.name, 0.0) * unseen_share(trials, estimate.level)
-        for size, trials in ((UNSEEN_TOKEN, estimate.n), (UNSEEN_CLUSTER, clusters))
+        size.get(estimate.name, 0.0) * unseen_share(number, estimate.level)
+        for size, number in ((UNSEEN_TOKEN, estimate.n), (UNSEEN_CLUSTER, trials))
     )
     return replace(estimate, ci_high=estimate.ci_high + unseen, unseen=unseen)
 
