@@ -114,6 +114,21 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         read_adapter(str(folder), TINY)
 
 
+def test_what_is_no_directory_is_said_with_what_to_pass(tmp_path: Path) -> None:
+    folder = lora_adapter(tmp_path / "policy")
+    for name, says, hint in (
+        (
+            folder / "adapter_model.safetensors",
+            "a file, not the directory",
+            f"did you mean {folder}?",
+        ),
+        ("someone/policy", "no such directory", "hf download someone/policy --local-dir DIR"),
+    ):
+        with pytest.raises(InputError, match=says) as caught:
+            read_adapter(str(name), TINY)
+        assert hint in str(caught.value.hint)
+
+
 def test_what_peft_writes_beside_is_taken(tmp_path: Path) -> None:
     """Alpha may be a fraction, and keys of other kinds of adapters are null or empty."""
     keys = {

@@ -92,9 +92,16 @@ def read_adapter(path: str, model_path: str) -> Adapter:
 
 
 def _read(folder: Path, model: Path) -> Adapter:
+    if folder.is_file():
+        raise InputError(
+            f"adapter {folder}: a file, not the directory that peft saves",
+            hint=f"did you mean {folder.parent}?" if (folder.parent / CONFIG).is_file() else None,
+        )
     if not folder.is_dir():
-        near = beside(folder, Path.is_dir)
-        raise InputError(f"adapter {folder}: no such directory", hint=near)
+        hint = beside(folder, Path.is_dir)
+        if hint is None and checkpoint.HUB_NAME.fullmatch(str(folder)):
+            hint = f"if it is a name on the hub: hf download {folder} --local-dir DIR, then DIR"
+        raise InputError(f"adapter {folder}: no such directory", hint=hint)
     for name, saved in ((CONFIG, "FOLDER"), (WEIGHTS, "FOLDER, safe_serialization=True")):
         if not (folder / name).is_file():
             raise InputError(
