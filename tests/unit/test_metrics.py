@@ -568,7 +568,7 @@ def test_what_is_unseen_may_be_in_the_longest_samples() -> None:
     measured = measure([chunk(behaviour, behaviour)], sampled_by="reference")
     unseen = 4000 / 4380 * (1 - 0.025 ** (1 / 20))  # if all of it is in the 20 long ones
     worth = math.log(0.025) / math.log1p(-unseen)
-    assert measured.effective_samples == pytest.approx(worth)
+    assert measured.worth.samples == pytest.approx(worth)
     for name in ("burst_fraction", "burst_cluster_fraction"):
         assert measured[name].ci_high == pytest.approx(unseen)
         assert measured[name].note.startswith(f"no instance in 400, worth {worth:.0f}: rule of")
@@ -583,7 +583,7 @@ def test_k3_allows_for_bursts_of_long_samples_whose_prompts_are_not_long() -> No
     behaviour = [(-rng.exponential(1, length)).tolist() for length in lengths]
     measured = measure([chunk(behaviour, behaviour, prompts)], sampled_by="reference")
     unseen = 30_000 / 77_500 * (1 - 0.025 ** (1 / 100))  # in the 100 samples of 300 tokens
-    assert measured.effective_samples < measured.effective_clusters < 400
+    assert measured.worth.samples < measured.worth.clusters < 400
     assert measured["burst_fraction"].ci_high == pytest.approx(unseen)
     assert measured["k3_kl"].ci_high == pytest.approx(0.6487 * unseen, rel=1e-3)
 
@@ -598,7 +598,7 @@ def test_bursts_that_are_seen_count_in_full_where_samples_are_unequal() -> None:
         for number, sample in enumerate(behaviour)
     ]
     measured = measure([chunk(behaviour, evaluating)], sampled_by="reference")
-    assert measured.effective_samples < 100
+    assert measured.worth.samples < 100
     assert measured["burst_fraction"].value == pytest.approx(0.01)
     assert measured["burst_fraction"].ci_low > 0.0015
     gates = judge_all(measured, choose_limits("standard", choose_objective("grpo")))

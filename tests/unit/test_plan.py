@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from parity_check.comparison.judgement import judgement
 from parity_check.comparison.plan import Plan, plan
 from parity_check.config.load import load_config
 from parity_check.config.models import Config, Judging
+from parity_check.measure import stats
 from parity_check.measure.gates import judge_all
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import PairedChunk
@@ -78,7 +79,7 @@ def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs
     one, family = {"samples_per_prompt": 1}, {"stats": {"cluster_by": "family"}}
     relaxed = planned(one, gates={"profile": "relaxed"}, **family)
     assert (relaxed.prompts, relaxed.clusters, relaxed.samples) == (560, 532, 560)
-    assert relaxed.effective_clusters == pytest.approx(560**2 / (528 + 4 * 8**2))
+    assert relaxed.worth.clusters == pytest.approx(560**2 / (528 + 4 * 8**2))
     assert relaxed.sentence() == (
         "if nothing drifts and samples have 46 tokens or more on average, every gate can be "
         "decided (560 samples, at most 35,840 tokens a direction)"
@@ -86,7 +87,7 @@ def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs
     standard = planned(one, **family)
     assert Need("burst_fraction", "samples", 2458) in standard.unmet()
     assert Need("burst_cluster_fraction", "clusters", 2458) in standard.unmet()
-    advised = math.ceil(560 * 2458 / relaxed.effective_clusters)
+    advised = math.ceil(560 * 2458 / relaxed.worth.clusters)
     assert standard.sentence().endswith(
         f"for all of them: {advised:,} prompts and workload.samples_per_prompt = 1 (--samples 1)"
     )
@@ -153,8 +154,7 @@ def test_samples_of_unequal_length_are_worth_fewer() -> None:
         before,
         tokens=1120 * 60,
         source="sampled",
-        effective_samples=130.0,
-        effective_clusters=100.0,
+        worth=stats.Worth(130.0, 100.0, 120.0, 90.0),
     )
     assert uneven.open() == {
         "burst_fraction", "burst_cluster_fraction", "k3_kl", "mean_importance_ratio",
@@ -162,7 +162,39 @@ def test_samples_of_unequal_length_are_worth_fewer() -> None:
     assert "(1,120 samples of unequal length, worth 130, 67,200 tokens a direction)" in (
         uneven.sentence()
     )
-    assert "560 prompts" not in uneven.advice()
+    times = 245 / 90  # more of the same lengths add fewer than the first were worth
+    assert uneven.advice().startswith(f"{math.ceil(560 * times):,} prompts and ")
+
+
+def of_lengths(lengths: stats.Floats) -> Plan:
+    """A run that has sampled a prompt each of these lengths, at the standard profile."""
+    size, ones = len(lengths), np.ones(len(lengths))
+    each = {"samples_per_prompt": 1, "max_tokens": 4000}
+    return replace(
+        planned(each, PROMPTS[:1]),
+        prompts=size, clusters=size, samples=size, tokens=int(lengths.sum()), source="sampled",
+        worth=stats.worth(lengths, lengths, ones, 0.95),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng, size: np.exp(rng.uniform(0, math.log(4000), size)),
+        lambda rng, size: rng.uniform(1, 4000, size),
+        lambda rng, size: np.minimum(600, np.exp(rng.normal(5, 0.8, size))),
+    ],
+    ids=["evenly in the logarithm", "evenly", "cut at 600 tokens"],
+)
+def test_as_many_unequal_samples_as_advised_are_enough(
+    draw: Callable[[np.random.Generator, int], stats.Floats],
+) -> None:
+    """What 800 are worth, taken as many times, would ask for up to a quarter less."""
+    rng = np.random.default_rng(11)
+    first = of_lengths(draw(rng, 800))
+    advised = int(re.match(r"([\d,]+) prompts", first.advice())[1].replace(",", ""))
+    assert of_lengths(draw(rng, math.ceil(1.05 * advised))).open() == set()
+    assert of_lengths(draw(rng, math.ceil(0.8 * advised))).open() != set()
 
 
 def test_at_temperature_0_more_prompts_are_the_advice() -> None:

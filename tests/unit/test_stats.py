@@ -220,6 +220,17 @@ def test_what_stays_unseen_is_most_in_the_worst_of_the_longest(
     assert many.tolist() == pytest.approx([float(trials)] * 2)
 
 
+def test_further_samples_are_worth_their_share_of_the_longest() -> None:
+    """In the end, all tokens over the longest sample: a fault of those alone is found last."""
+    lengths = np.random.default_rng(2).integers(1, 400, 300).astype(float)
+    lengths[:5] = 400.0
+    found = stats.worth(lengths, lengths, np.ones(300), 0.95)
+    assert found.lasting_samples == pytest.approx(lengths.sum() / 400, rel=0.01)
+    assert found.lasting_samples < found.samples < 300
+    equal = stats.worth(np.full(9, 7.0), np.full(3, 21.0), np.full(3, 3.0), 0.95)
+    assert equal == stats.Worth(9.0, 3.0, 9.0, 3.0)
+
+
 def test_an_unseen_cluster_adds_what_its_noise_adds() -> None:
     delta = np.random.default_rng(5).normal(size=2_000_000)
     ratio = np.exp(delta)

@@ -15,6 +15,7 @@ from parity_check.comparison.judgement import Judgement
 from parity_check.config.models import Config
 from parity_check.measure import stats
 from parity_check.measure.needs import Need, Unit, needs
+from parity_check.measure.stats import Worth
 from parity_check.traces.pairing import Clusters, Index, label_column
 from parity_check.traces.prompts import Prompt, cluster_of, own_cluster
 from parity_check.traces.trace import Trace
@@ -34,9 +35,8 @@ class Plan:
     `tokens` is the most before sampling, because a sample may end earlier; of a trace what it has.
     `turn` is how many samples a prompt has in a look, which may cost `spent` tokens. `greedy`
     samples of one prompt are copies, which are not counted. `unused` are further prompts of the
-    file, which this size does not reach. `copies` of a prompt count as one. Once the lengths of
-    samples are known, `effective_samples` and `effective_clusters` say how many equal ones they
-    are worth against unseen bursts.
+    file, which this size does not reach. `copies` of a prompt count as one. `worth` knows of
+    unequal clusters, and of unequal samples once these are there.
     """
 
     prompts: int
@@ -51,8 +51,7 @@ class Plan:
     greedy: bool = False
     unused: int = 0
     copies: int = 0
-    effective_samples: float | None = None
-    effective_clusters: float | None = None
+    worth: Worth | None = None
 
     def unmet(self) -> list[Need]:
         """The needs that the workload does not meet."""
@@ -91,10 +90,9 @@ class Plan:
 
     def _worth(self) -> str:
         """What unequal samples are worth, if that is less than there are."""
-        worth = self.effective_samples
-        if worth is None or round(worth) >= self.samples:
+        if self.worth is None or round(self.worth.samples) >= self.samples:
             return ""
-        return f" of unequal length, worth {worth:,.0f}"
+        return f" of unequal length, worth {self.worth.samples:,.0f}"
 
     def _asked(self, unmet: Sequence[Need]) -> Iterator[str]:
         """Gates that ask for the same together."""
@@ -107,17 +105,24 @@ class Plan:
 
     def _times(self, unit: Unit) -> float:
         """The largest need of a unit, in units of this size."""
-        needs = (each for each in self.needs if each.unit == unit)
-        return max((need.number / self.has(need) for need in needs), default=0.0)
+        return max((self.times(each) for each in self.needs if each.unit == unit), default=0.0)
+
+    def times(self, need: Need) -> float:
+        """How many times this size a gate needs, if further samples are as unequal."""
+        lasting = self.has(need)
+        if self.worth is not None and need.number > lasting and need.unit != "tokens":
+            samples, clusters = self.worth.lasting_samples, self.worth.lasting_clusters
+            lasting = samples if need.unit == "samples" else clusters
+        return need.number / lasting
 
     def has(self, need: Need) -> float:
         """What there is of what a gate needs."""
-        size = {
+        worth = self.worth
+        return {
             "tokens": self.tokens,
-            "samples": self.effective_samples or self.samples,
-            "clusters": self.effective_clusters or self.clusters,
-        }
-        return size[need.unit]
+            "samples": self.samples if worth is None else worth.samples,
+            "clusters": self.clusters if worth is None else worth.clusters,
+        }[need.unit]
 
     def advice(self) -> str:
         """How many prompts, and samples of each, meet every need."""
@@ -152,8 +157,8 @@ class Plan:
 
         More prompts of the same kind would make these larger as well.
         """
-        worth = self.effective_clusters
-        if worth is None or worth * UNEVEN > self.clusters or self._times("clusters") <= 1.0:
+        worth = self.clusters if self.worth is None else self.worth.clusters
+        if worth * UNEVEN > self.clusters or self._times("clusters") <= 1.0:
             return None
         number = max(need.number for need in self.needs if need.unit == "clusters")
         return (
@@ -192,13 +197,14 @@ def plan(
         clusters[name] += 1
         if content is not None:
             distinct.add(content)
-    counted = len(used) - copies if greedy else turns or len(used)
+    samples = turn * (len(used) - copies if greedy else turns or len(used))
+    equal = float(stats.effective_clusters(np.array([*clusters.values()], float)))
     return Plan(
         prompts=len(used),
         copies=copies,
         clusters=len(clusters),
-        samples=counted * turn,
-        tokens=counted * turn * workload.max_tokens,
+        samples=samples,
+        tokens=samples * workload.max_tokens,
         gates=len(how.limits),
         needs=_needs(how),
         source="one look" if turns is None else "looks",
@@ -206,13 +212,8 @@ def plan(
         spent=workload.samples_per_prompt * workload.max_tokens,
         greedy=greedy,
         unused=len(prompts) - len(used),
-        effective_clusters=float(stats.effective_clusters(np.array([*clusters.values()], float))),
+        worth=Worth(samples, equal, samples, equal),
     )
-
-
-def _worth(sizes: stats.Floats, lengths: stats.Floats, level: float) -> float | None:
-    """How many equal ones they are worth; None where none has a token."""
-    return float(stats.burst_trials(sizes, lengths, level)) if sizes.any() else None
 
 
 def stored_plan(trace: Trace, how: Judgement) -> Plan:
@@ -223,10 +224,10 @@ def stored_plan(trace: Trace, how: Judgement) -> Plan:
         prompts.number(batch.prompt_ids)
         owners.append(clusters.number(batch))
         lengths.append(np.diff(batch.starts).astype(np.float64))
-    sizes = np.concatenate(lengths)
-    owner = np.concatenate(owners)
+    sizes, owner = np.concatenate(lengths), np.concatenate(owners)
     samples = np.bincount(owner).astype(np.float64)
-    tokens = np.bincount(owner, weights=sizes).astype(np.float64)[samples > 0]
+    tokens = np.bincount(owner, weights=sizes).astype(np.float64)
+    there = samples > 0
     return Plan(
         prompts=len(prompts.names),
         clusters=clusters.count(),
@@ -235,6 +236,5 @@ def stored_plan(trace: Trace, how: Judgement) -> Plan:
         gates=len(how.limits),
         needs=_needs(how),
         source="trace",
-        effective_samples=_worth(sizes, sizes, how.level),
-        effective_clusters=_worth(tokens, tokens / samples[samples > 0], how.level),
+        worth=stats.worth(sizes, tokens[there], samples[there], how.level) if sizes.any() else None,
     )

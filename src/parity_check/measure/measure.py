@@ -71,13 +71,13 @@ def measure(
     tails = tuple((threshold, _tail(estimator, sums, threshold)) for threshold in thresholds)
     same = sums.part("impossible")[:, IMPOSSIBLE.index("excluded and identical")]
     excluded = sums.part("impossible")[:, IMPOSSIBLE.index("excluded")]
-    of_samples, of_clusters = sequences.burst_trials(level)
+    worth = sequences.worth(level)
     estimates = [
-        *_token_means(estimator, column, min(of_samples, of_clusters)),
+        *_token_means(estimator, column, min(worth.samples, worth.clusters)),
         dict(tails)[tail_threshold],
         replace(clips[objective.name].counted, name="clip_fraction"),
         *_effective_sample_sizes(estimator, column, sequences),
-        *_bursts(estimator, sequences, of_samples, of_clusters),
+        *_bursts(estimator, sequences, worth),
         *_sequence_means(estimator, sequences),
         estimator.share("identical_fraction", column["identical"] + same, count + excluded),
         _impossible(estimator, sums),
@@ -96,8 +96,7 @@ def measure(
         rollouts=len(sequences.length),
         prompts=len(np.unique(np.concatenate([each.used_prompts() for each in sums.samples]))),
         clusters=clusters,
-        effective_samples=of_samples,
-        effective_clusters=of_clusters,
+        worth=worth,
         estimates=tuple(sorted(estimates, key=lambda estimate: order.index(estimate.name))),
         tails=tails,
         quantiles={
@@ -153,8 +152,7 @@ def _nothing_usable(
         rollouts=0,
         prompts=0,
         clusters=0,
-        effective_samples=0.0,
-        effective_clusters=0.0,
+        worth=stats.Worth(0.0, 0.0, 0.0, 0.0),
         estimates=tuple(estimates.values()),
         tails=(),
         quantiles={},
@@ -229,9 +227,7 @@ def _effective_sample_sizes(
         )
 
 
-def _bursts(
-    estimator: Estimator, sequences: Rollouts, of_samples: float, of_clusters: float
-) -> Iterator[Estimate]:
+def _bursts(estimator: Estimator, sequences: Rollouts, worth: stats.Worth) -> Iterator[Estimate]:
     """The shares of sequences and of clusters with tokens in the tail.
 
     The bound on sequences assumes independent sequences, that on clusters independent clusters. A
@@ -239,7 +235,7 @@ def _bursts(
     in many clusters if these are large.
 
     What stays unseen could be in the longest ones, which weigh most in every mean over tokens. The
-    bounds therefore count as many sequences and clusters as these are worth (`burst_trials`).
+    bounds therefore count as many sequences and clusters as these are worth.
     """
     every = sequences.ones()
     clusters = (every > 0).astype(np.float64)
@@ -249,9 +245,9 @@ def _bursts(
     ):
         hits = sequences.by_cluster(hit)
         suffix, whole = ("sample_", 0.0) if kind == "tail" else ("", 0.5)
-        yield estimator.share(f"{kind}_{suffix}fraction", hits, every, of_samples)
+        yield estimator.share(f"{kind}_{suffix}fraction", hits, every, worth.samples)
         off = (hits > whole * every).astype(np.float64)
-        yield estimator.share(f"{kind}_cluster_fraction", off, clusters, of_clusters)
+        yield estimator.share(f"{kind}_cluster_fraction", off, clusters, worth.clusters)
 
 
 def _sequence_means(estimator: Estimator, sequences: Rollouts) -> list[Estimate]:

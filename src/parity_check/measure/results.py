@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from parity_check.measure.invalid import InvalidCount
 from parity_check.measure.objective import Objective
-from parity_check.measure.stats import Estimate
+from parity_check.measure.stats import Estimate, Worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Measurement:
 
     `certain` tokens have a logprob of 0 on both sides, `repeated` ones another number that the
     token before them has as well, on both sides. `samples` have usable tokens; where they are
-    turns, `rollouts` of them are whole sequences.
+    turns, `rollouts` of them are whole sequences, which is what `worth` counts.
     """
 
     sampled_by: str
@@ -66,10 +66,7 @@ class Measurement:
     rollouts: int
     prompts: int
     clusters: int
-    effective_samples: float
-    """How many equally long sequences the rollouts are worth against unseen bursts."""
-    effective_clusters: float
-    """The same of the clusters. Both are `stats.burst_trials`."""
+    worth: Worth
     estimates: tuple[Estimate, ...]
     tails: tuple[tuple[float, Estimate], ...]
     quantiles: dict[str, Estimate]

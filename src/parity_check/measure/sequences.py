@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from parity_check.measure.metrics import I32
 from parity_check.measure.objective import Objective
-from parity_check.measure.stats import Floats, Ints, burst_trials
+from parity_check.measure.stats import Floats, Ints, Worth, worth
 
 SEQUENCE_SUMS = (
     "count", "log_ratio", "squared_log_ratio", "k3", "deviation", "ratio", "clamped_ratio",
@@ -75,15 +75,11 @@ class Rollouts:
         """Rollouts of each cluster."""
         return self.by_cluster(np.ones(len(self.cluster)))
 
-    def burst_trials(self, level: float) -> tuple[float, float]:
-        """How many equal rollouts, and equal clusters, there are against unseen bursts."""
+    def worth(self, level: float) -> Worth:
+        """How many equal rollouts and clusters these are worth."""
         tokens, rollouts = self.by_cluster(self.length), self.ones()
         present = rollouts > 0
-        tokens, rollouts = tokens[present], rollouts[present]
-        return (
-            float(burst_trials(self.length, self.length, level)),
-            float(burst_trials(tokens, tokens / rollouts, level)),
-        )
+        return worth(self.length, tokens[present], rollouts[present], level)
 
     def between(self, low: int, high: float) -> Rollouts:
         """Those of at least `low` tokens, and fewer than `high`."""

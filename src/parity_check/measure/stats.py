@@ -345,13 +345,15 @@ def unseen_share(trials: float, level: float) -> float:
     return float(exact_interval(0.0, trials, level)[1])
 
 
-def burst_trials(sizes: Floats, lengths: Floats, level: float) -> Floats:
+def burst_trials(sizes: Floats, lengths: Floats, level: float, times: float = 1.0) -> Floats:
     """How many equal trials [...] these samples or clusters are worth against unseen bursts.
 
     `sizes` [..., G] are their tokens, `lengths` [..., G] the tokens of a sample of theirs. A fault
     may strike only samples that are longer than some length. Those hold a part of all tokens and
     are worth (Σn)² / Σn² trials, which bound their share that is off; the part times this share is
-    what stays unseen of all tokens. The length for which this is most decides.
+    what stays unseen of all tokens. The length for which this is most decides. `times` as many of
+    the same lengths are worth no more than so many times as much, because few long ones leave less
+    unseen than 3.7 / their number.
     """
     order = np.argsort(-lengths, axis=-1)
     longest = np.take_along_axis(lengths, order, axis=-1)
@@ -359,15 +361,40 @@ def burst_trials(sizes: Floats, lengths: Floats, level: float) -> Floats:
         np.take_along_axis(each, order, axis=-1).cumsum(axis=-1) for each in (sizes, sizes**2)
     )
     tail, total = (1.0 - level) / 2, tokens[..., -1]
-    unseen = tokens / total[..., None] * (1.0 - tail ** (squares / tokens**2))
+    unseen = tokens / total[..., None] * (1.0 - tail ** (squares / tokens**2 / times))
     unseen[..., :-1][longest[..., 1:] == longest[..., :-1]] = 0.0
     most = unseen.max(axis=-1)
-    every = total**2 / squares[..., -1]
+    every = times * total**2 / squares[..., -1]
     # The same, but exact: as many as there are where all are equal.
     trials: Floats = np.where(
         most == unseen[..., -1], every, math.log(tail) / np.log1p(-np.minimum(most, 1.0 - tail))
     )
     return trials
+
+
+MANY = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """How many equal samples and clusters those of unequal length are worth: `burst_trials`.
+
+    `lasting` is what each further set of the same lengths adds in the end. Of equal ones that is as
+    many as there are, of unequal ones fewer than the first set is worth.
+    """
+
+    samples: float
+    clusters: float
+    lasting_samples: float
+    lasting_clusters: float
+
+
+def worth(lengths: Floats, tokens: Floats, samples: Floats, level: float) -> Worth:
+    """Of samples of these lengths [S], in clusters with so many `tokens` and `samples` [G]."""
+    of_samples, of_clusters = (lengths, lengths), (tokens, tokens / samples)
+    once = (float(burst_trials(*each, level)) for each in (of_samples, of_clusters))
+    many = (float(burst_trials(*each, level, MANY)) for each in (of_samples, of_clusters))
+    return Worth(*once, *(each / MANY for each in many))
 
 
 def allow_unseen(estimate: Estimate, trials: float) -> Estimate:

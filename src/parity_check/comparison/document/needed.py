@@ -57,7 +57,7 @@ def _size(directions: Sequence[Direction]) -> tuple[int, float]:
 
 def _fewest(plan: Plan, open: set[str]) -> int:
     """The fewest prompts with which the open gates of a direction can be decided at all."""
-    times = [need.number / plan.has(need) for need in plan.unmet() if need.metric in open]
+    times = [plan.times(need) for need in plan.unmet() if need.metric in open]
     return math.ceil(plan.prompts * max(times, default=0.0))
 
 
@@ -88,6 +88,5 @@ def _plan(
         needs=tuple(needs(limits, objective, level)),
         source="sampled",
         greedy=sampling.get("temperature") == 0,
-        effective_samples=measured.effective_samples,
-        effective_clusters=measured.effective_clusters,
+        worth=measured.worth,
     )
