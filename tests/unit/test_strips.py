@@ -13,7 +13,7 @@ from parity_check.measure.stats import Estimate
 LIMITS = {
     "two_sided": Limit("mean_importance_ratio", 0.002, "two_sided", "", 1.0),
     "upper": Limit("k3_kl", 0.002, "upper", ""),
-    "lower": Limit("ess", 0.99, "lower", ""),
+    "lower": Limit("ess", 0.99, "lower", "", 1.0),
 }
 
 
