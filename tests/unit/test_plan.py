@@ -81,8 +81,8 @@ def test_the_quickstart_decides_its_profile_and_says_what_the_standard_one_needs
     assert (relaxed.prompts, relaxed.clusters, relaxed.samples) == (560, 532, 560)
     assert relaxed.worth.clusters == pytest.approx(560**2 / (528 + 4 * 8**2))
     assert relaxed.sentence() == (
-        "if nothing drifts and samples have 46 tokens or more on average, every gate can be "
-        "decided (560 samples, at most 35,840 tokens a direction)"
+        "if nothing drifts and samples are about equally long, with 46 tokens or more on average, "
+        "every gate can be decided (560 samples, at most 35,840 tokens a direction)"
     )
     standard = planned(one, **family)
     assert Need("burst_fraction", "samples", 2458) in standard.unmet()

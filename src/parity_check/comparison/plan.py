@@ -67,9 +67,9 @@ class Plan:
         if not unmet:
             needed = max((each.number for each in self.needs if each.unit == "tokens"), default=0)
             mean = math.ceil(needed / self.samples)
-            long = (
-                "" if known or mean <= 1 else f" and samples have {mean} tokens or more on average"
-            )
+            long = ""
+            if not known and mean > 1:
+                long = f" and samples are about equally long, with {mean} tokens or more on average"
             return f"if nothing drifts{long}, every gate can be decided ({size})"
         return (
             f"even if nothing drifts, {len(self.open())} of {self.gates} gates cannot be decided "
