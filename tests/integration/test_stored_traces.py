@@ -519,6 +519,32 @@ def test_traces_of_zeros_are_not_parity(stored: Stored, tmp_path: Path) -> None:
     assert "logprobs are 0 on both sides" in done.stdout
 
 
+@pytest.mark.parametrize("alternatives", [True, False])
+@pytest.mark.parametrize("profile", ["standard", "exact"])
+def test_the_same_likeliest_tokens_on_both_sides_have_no_cause(
+    stored: Stored, tmp_path: Path, profile: str, alternatives: bool
+) -> None:
+    """Greedy samples of two engines that agree to the last bit: the likeliest one is the token."""
+
+    def greedy(samples: list[Sample]) -> list[Sample]:
+        found = []
+        for sample in samples:
+            ids = sample.completion_token_ids
+            logprobs = [-0.1 - token % 7 / 13 - place / 501 for place, token in enumerate(ids)]
+            top: dict[str, Any] = {"top_token_ids": None, "top_logprobs": None}
+            if alternatives:
+                top["top_token_ids"] = [[token, token + 1] for token in ids]
+                top["top_logprobs"] = [[each, each - 1.0] for each in logprobs]
+            found.append(replace(sample, logprobs=logprobs, **top))
+        return found
+
+    a = rewritten(stored.a, tmp_path / "A.parquet", greedy)
+    b = rewritten(stored.by_candidate, tmp_path / "B.parquet", greedy)
+    done = compare(a, b, f"--profile={profile}", "--format=json", cwd=tmp_path)
+    assert done.returncode == (0 if profile == "exact" else 4), done.stderr
+    assert report_of(done)["diagnosis"] == []
+
+
 @pytest.mark.parametrize("names", [["candidate"], ["candidate", "reference"]])
 def test_a_run_whose_side_has_only_nulls_is_drift(tmp_path: Path, names: list[str]) -> None:
     run = write_run(tmp_path / "run", CANNED["drift"])

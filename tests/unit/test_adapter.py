@@ -43,6 +43,7 @@ def test_an_adapter_is_its_rank_its_scale_and_its_bytes(tmp_path: Path) -> None:
         ({"r": 0}, "`r` is 0, expected a number above 0"),
         ({"r": 1024}, "rank 1024; vLLM takes whole ones to 512"),
         ({"r": 8}, r"has the shape \[4, 256\], but the rank is 8"),
+        ({"r": 10**400}, r"`r` is 10+\.\.\.0+, expected a number above 0"),
         ({"lora_alpha": "8"}, "`lora_alpha` is '8', expected a number above 0"),
         ({"use_dora": True}, "has DoRA, which vLLM does not load"),
         ({"bias": "all"}, r"has a bias \(bias = 'all'\)"),

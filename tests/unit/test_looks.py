@@ -144,6 +144,30 @@ def test_greedy_copies_are_not_counted_in_looks() -> None:
     assert "(78 samples, at most 4,992 tokens a direction)" in second
 
 
+@pytest.mark.parametrize(("distinct", "enough"), [(2600, False), (4100, True)])
+def test_advice_counts_the_distinct_prompts_of_a_file(distinct: int, enough: bool) -> None:
+    """It never repeats itself: more copies make clusters unequal, so it takes some tries."""
+    copies = [replace(each, prompt_id=f"{each.prompt_id}-2") for each in PROMPTS[32:distinct]]
+    prompts = [*PROMPTS[32 : distinct + 32], *copies]
+    budgets = [454_528]
+    while len(budgets) < 8:
+        config = configured(most_tokens=budgets[-1])
+        how = judgement(config)
+        found = looks(prompts, config, plan(prompts, config, how))
+        reached = plan(found.prompts, config, how, found.ends[-1])
+        if not reached.open():
+            break
+        needed, budget = re.fullmatch(
+            r"(?:([\d,]+) distinct prompts and )?workload.most_tokens = (\d+)", reached.advice()
+        ).groups()
+        assert (needed is None) == enough
+        if needed is not None:
+            break
+        budgets.append(int(budget))
+        assert budgets[-1] > budgets[-2]
+    assert (reached.open() == set()) == enough
+
+
 def test_a_file_of_too_few_prompts_is_said_with_the_budget() -> None:
     config = configured(most_tokens=3_000_000)
     advice = plan(PROMPTS[:300], config, judgement(config), 3_000_000 // 128).advice()

@@ -13,6 +13,7 @@ from parity_check.engines.settings import (
     Family,
     engine_arguments,
     environment_variables,
+    needed_family,
     usual_family,
     way,
 )
@@ -119,6 +120,25 @@ def test_the_family_that_a_version_starts_unasked(
     version: str, platform: str, expected: str
 ) -> None:
     assert usual_family(Version(version), platform) == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "version", "platform", "expected"),
+    [
+        ("processed_logprobs", "0.8.5", "cuda", "v0"),
+        ("processed_logprobs", "0.9.2", "cuda", "v0"),
+        ("raw_logprobs", "0.8.5", "cuda", None),
+        ("default", "0.8.5", "cuda", None),
+        ("processed_logprobs", "0.8.5.post2", "cpu", None),
+        ("processed_logprobs", "0.10.2", "cuda", None),
+        ("processed_logprobs", "0.18.1", "cuda", None),
+    ],
+)
+def test_v0_is_started_where_v1_has_no_processed_logprobs(
+    mode: str, version: str, platform: str, expected: str | None
+) -> None:
+    asked = Settings.model_validate({"logprobs_mode": mode})
+    assert needed_family(asked, Version(version), platform) == expected
 
 
 @pytest.mark.parametrize(

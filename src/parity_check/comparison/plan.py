@@ -34,8 +34,8 @@ class Plan:
 
     `tokens` is the most before sampling, because a sample may end earlier; of a trace what it has.
     `turn` is how many samples a prompt has in a look, which may cost `spent` tokens. `greedy`
-    samples of one prompt are copies, which are not counted. `unused` are further prompts of the
-    file, which this size does not reach. `copies` of a prompt count as one. `worth` knows of
+    samples of one prompt are copies, which are not counted. `unused` are further distinct prompts
+    of the file, which this size does not reach. `copies` of a prompt count as one. `worth` knows of
     unequal clusters, and of unequal samples once these are there.
     """
 
@@ -141,9 +141,12 @@ class Plan:
         if self.source == "trace":
             return f"a trace of {size} and about {words.count(samples, 'such sample')}"
         if self.source == "looks":
-            turns = max(math.ceil(samples / self.turn), prompts)
-            more = f"workload.most_tokens = {turns * self.spent}"
-            return more if prompts <= self.prompts + self.unused else f"{size} and {more}"
+            among = math.ceil(prompts * self.prompts / distinct) if wider > 1.0 else prompts
+            more = (
+                f"workload.most_tokens = {max(math.ceil(samples / self.turn), among) * self.spent}"
+            )
+            there = prompts <= distinct + self.unused if wider > 1.0 else True
+            return more if there else f"{size} and {more}"
         if self.greedy:
             return size
         number = math.ceil(samples / prompts)
@@ -187,16 +190,20 @@ def plan(
     turn = 1 if greedy else workload.samples_per_prompt
     used = prompts[:turns]
     clusters: Counter[str] = Counter()
-    distinct, copies = set(), 0
-    for prompt in used:
+    distinct, copies, unused = set(), 0, 0
+    for number, prompt in enumerate(prompts):
         name = cluster_of(prompt, how.cluster_by)
         content = prompt.content() if name == own_cluster(prompt) else None
+        reached = number < len(used)
         if content in distinct:
-            copies += 1
+            copies += reached
             continue
-        clusters[name] += 1
         if content is not None:
             distinct.add(content)
+        if reached:
+            clusters[name] += 1
+        else:
+            unused += 1
     samples = turn * (len(used) - copies if greedy else turns or len(used))
     equal = float(stats.effective_clusters(np.array([*clusters.values()], float)))
     return Plan(
@@ -211,7 +218,7 @@ def plan(
         turn=turn,
         spent=workload.samples_per_prompt * workload.max_tokens,
         greedy=greedy,
-        unused=len(prompts) - len(used),
+        unused=unused,
         worth=Worth(samples, equal, samples, equal),
     )
 

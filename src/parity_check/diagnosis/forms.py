@@ -129,7 +129,8 @@ def _fitted(evidence: Evidence, role: Role, what: str, predicted: Floats) -> Fit
         return None
     ours, theirs, predicted_ = ours[usable], theirs[usable], predicted[usable]
     left, before = np.abs(ours - predicted_).mean(), np.abs(ours - theirs).mean()
-    if left > LEFT * min(before, np.abs(predicted_).mean()):
+    # Where both sides are the same already, no form explains anything.
+    if before == 0.0 or left > LEFT * min(before, np.abs(predicted_).mean()):
         return None
     if ours.std() == 0.0 or np.corrcoef(ours, predicted_)[0, 1] < FITS:
         return None

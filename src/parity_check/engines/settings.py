@@ -101,6 +101,15 @@ def usual_family(version: Version, platform: str) -> Family:
     return "v0" if platform == "cpu" and version < V1_ON_CPU_SINCE else "v1"
 
 
+def needed_family(asked: Settings, version: Version, platform: str) -> Family | None:
+    """V0 where a version would start V1, which has raw logprobs alone, and processed are asked for.
+
+    Without a GPU these versions start V0 anyway. None where the usual family will do.
+    """
+    raw = usual_family(version, platform) == "v1" and version < LOGPROBS_MODE_SINCE
+    return "v0" if raw and asked.logprobs_mode == "processed_logprobs" else None
+
+
 EXTENSION = "parity_check_extension.ParityExtension"
 
 

@@ -27,7 +27,7 @@ from parity_check.engines.environment import pinned, recipes
 from parity_check.engines.environment.environment import Environment, EnvironmentPlan
 from parity_check.engines.pauses import Pauses
 from parity_check.engines.placement.engine import PlacedSpec, on_a_cluster, placed
-from parity_check.engines.settings import Way, usual_family
+from parity_check.engines.settings import Way, needed_family, usual_family
 from parity_check.traces import checkpoint
 
 CAN = Capabilities(
@@ -95,8 +95,12 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
             platform = _runs_on(self.table.requirement)
         else:
             return None
-        family = self.table.family or usual_family(version, platform)
+        family = self._family(version, platform) or usual_family(version, platform)
         return settings.way(setting, family, version, platform)
+
+    def _family(self, version: Version, platform: str) -> settings.Family | None:
+        """The family to start; None for what the version starts by itself."""
+        return self.table.family or needed_family(self.table.settings, version, platform)
 
     def check_start(self, model_path: str) -> None:
         super().check_start(model_path)
@@ -160,7 +164,8 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
         assert environment is not None
         table, version = self.table, Version(environment.packages["vllm"])
         label = f"{environment.distribution or 'vllm'} {version}"
-        family = table.family or usual_family(version, environment.platform)
+        started = self._family(version, environment.platform)
+        family = started or usual_family(version, environment.platform)
         spread.check_executor(place(self.role), environment.platform, table.engine_args)
         here = table.placement is None and table.python is not None
         if here and environment.platform == "cuda":
@@ -174,11 +179,11 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
             environ={
                 **hub_variables(self.config),
                 **environment.environ,
-                **settings.environment_variables(table.settings, version, table.family),
+                **settings.environment_variables(table.settings, version, started),
                 **table.env,
             },
             engine_args=self._engine_args(model_path, environment, version),
-            family=table.family,
+            family=started,
             settings=table.settings,
             platform=environment.platform,
             adapter=self.adapter(),

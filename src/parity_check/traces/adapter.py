@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from parity_check.errors import InputError
 from parity_check.reading import beside, parse_json, read_text
 from parity_check.traces import checkpoint
+from parity_check.visible import value as shown
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -20,6 +21,8 @@ MOST_BYTES = 1 << 20
 MOST_HEADER = 1 << 26
 """The largest header of a file of weights: adapters of experts have many matrices."""
 BLOCK = 1 << 20
+MOST_NUMBER = 1e9
+"""No rank or alpha is as large."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values of `max_lora_rank` that every version of vLLM takes."""
 PREFIX = "base_model.model."
@@ -130,8 +133,10 @@ def _read(folder: Path, model: Path) -> Adapter:
 
 def _number(config: Mapping[str, Any], name: str, folder: Path) -> float:
     found = config.get(name)
-    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found < math.inf:
-        raise InputError(f"{folder / CONFIG}: `{name}` is {found!r}, expected a number above 0")
+    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found < MOST_NUMBER:
+        raise InputError(
+            f"{folder / CONFIG}: `{name}` is {shown(found)}, expected a number above 0"
+        )
     return float(found)
 
 

@@ -362,7 +362,8 @@ class Trace:
         if label is not None and label not in own:
             known = ", ".join(("prompt", "group", "sample", *own))
             raise InputError(
-                f"stats.cluster_by: {self.path} has no column {label!r}", hint=f"one of: {known}"
+                f"stats.cluster_by: {self.path} has no column {label!r}",
+                hint=f"one of: {known}; for example --set stats.cluster_by=prompt",
             )
         columns = [name for name in BATCH_COLUMNS if name in there]
         columns += [] if label is None else [label]
