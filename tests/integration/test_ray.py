@@ -32,7 +32,7 @@ from helpers.support import (
 from parity_check.config.load import parse_config
 from parity_check.engines.kinds import configured_engine
 from parity_check.engines.placement.engine import Placed, PlacedSpec
-from parity_check.errors import EngineEnvironmentError, EngineError, InputError
+from parity_check.errors import ConfigError, EngineEnvironmentError, EngineError, InputError
 from parity_check.traces.trace import Trace, read_header
 
 pytestmark = pytest.mark.slow
@@ -210,6 +210,16 @@ def test_room_that_others_hold_is_not_waited_for_for_ever(two: Placed, tmp_path:
         EngineEnvironmentError, match=r"had no room for [12] of 2 replicas .* within 2 s; free are"
     ):
         started(spec(None, cpus=1.5, wait_s=2.0), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"cpus": 0.00001}, {"runtime_env": {"working_dir": "/no/such/folder"}}]
+)
+def test_what_ray_refuses_is_one_line(
+    cluster: str, tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError, match=r"^reference: Ray refuses this placement: ."):
+        started(spec(cluster, **wrong), tmp_path)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])

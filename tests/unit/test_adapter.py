@@ -95,6 +95,32 @@ def test_its_weights_are_checked(
         read_adapter(str(folder), TINY)
 
 
+@pytest.mark.parametrize(
+    ("layer", "width", "message"),
+    [
+        (0, 256, None),
+        (7, 256, "it adapts model.layers.7.mlp.up_proj, and the model has 4 layers"),
+        (0, 128, "up_proj takes 128 values, and the model's hidden size is 256"),
+    ],
+)
+def test_sizes_are_checked_of_a_model_without_safetensors(
+    tmp_path: Path, layer: int, width: int, message: str | None
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_bytes((Path(TINY) / "config.json").read_bytes())
+    (model / "pytorch_model.bin").write_bytes(b"")
+    folder = lora_adapter(tmp_path / "policy")
+    names = (each.replace("layers.0", f"layers.{layer}") for each in (A, B))
+    weights = dict(zip(names, (np.ones((4, width)), np.ones((640, 4))), strict=True))
+    write_safetensors(folder / "adapter_model.safetensors", weights)
+    if message is None:
+        assert read_adapter(str(folder), str(model)).rank == 4
+        return
+    with pytest.raises(InputError, match=message):
+        read_adapter(str(folder), str(model))
+
+
 @pytest.mark.parametrize("size", [0, 4, 8, 40, 3000, -4])
 def test_a_part_of_the_weights_is_refused(tmp_path: Path, size: int) -> None:
     folder = lora_adapter(tmp_path / "policy")

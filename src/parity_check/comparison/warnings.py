@@ -138,10 +138,10 @@ def shared_prefixes(
         else f"--set stats.cluster_by={column} counts {'most of ' if left else ''}them together, "
         "also in parity-check report"
     )
-    if column is None and FEWEST_CLUSTERS * alike.most > alike.of:
+    if column is None:
         remedy += (
-            f". Up to {alike.most:,} have one beginning: if it is a system prompt, they are "
-            "independent all the same"
+            f". Up to {alike.most:,} have one beginning: if it is a system prompt or a date, they "
+            "are independent all the same"
         )
     yield ReportWarning(
         "shared-prefixes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ MOST_BYTES = 1 << 20
 MOST_HEADER = 1 << 26
 """The largest header of a file of weights: adapters of experts have many matrices."""
 BLOCK = 1 << 20
+TAKE_HIDDEN = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+"""Layers whose input is as wide as the model."""
 MOST_NUMBER = 1e9
 """No rank or alpha is as large."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -240,10 +243,11 @@ def _check_moves(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 def _check_model(folder: Path, shapes: Mapping[str, tuple[int, int]], model: Path) -> None:
     """Refuse an adapter of another model: vLLM leaves out layers that it does not find.
 
-    Nothing is known of a model on the hub, of quantised weights, or of a checkpoint that has other
-    names for all layers. Raises InputError.
+    Nothing is known of a model on the hub or of quantised weights; of a checkpoint without
+    safetensors, or with other names for all layers, what its config.json says. Raises InputError.
     """
-    if (checkpoint.read_config(str(model)) or {}).get("quantization_config"):
+    config = checkpoint.read_config(str(model)) or {}
+    if config.get("quantization_config"):
         return
     has = {
         name.removesuffix(".weight"): tensor.shape
@@ -251,6 +255,8 @@ def _check_model(folder: Path, shapes: Mapping[str, tuple[int, int]], model: Pat
         for name, tensor in _tensors(file).items()
     }
     known = [name for name in shapes if name in has]
+    if not known:
+        _check_sizes(folder, shapes, config)
     for name in known:
         if has[name] != shapes[name]:
             raise InputError(
@@ -263,3 +269,22 @@ def _check_model(folder: Path, shapes: Mapping[str, tuple[int, int]], model: Pat
             f"adapter {folder}: of another model: it adapts {missing}, which {model.name} does not "
             "have"
         )
+
+
+def _check_sizes(
+    folder: Path, shapes: Mapping[str, tuple[int, int]], config: Mapping[str, Any]
+) -> None:
+    """Compare width and depth with those of a decoder's config.json. Raises InputError."""
+    width, depth = config.get("hidden_size"), config.get("num_hidden_layers")
+    for name, (_, taken) in shapes.items():
+        layer = re.search(r"\blayers\.(\d+)\.", name)
+        if layer and isinstance(depth, int) and int(layer[1]) >= depth:
+            raise InputError(
+                f"adapter {folder}: of another model: it adapts {name}, and the model has {depth} "
+                "layers"
+            )
+        if name.endswith(TAKE_HIDDEN) and isinstance(width, int) and taken != width:
+            raise InputError(
+                f"adapter {folder}: of another model: {name} takes {taken} values, and the model's "
+                f"hidden size is {width}"
+            )

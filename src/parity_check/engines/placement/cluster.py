@@ -97,15 +97,23 @@ def start(
     import ray
 
     named = {name: amount for name, amount in one.items() if name not in ("CPU", "GPU")}
-    actor = ray.remote(Replica).options(
-        num_cpus=one.get("CPU", 0),
-        num_gpus=one.get("GPU", 0),
-        resources=named,
-        scheduling_strategy="SPREAD",
-        max_restarts=0,
-        **({"runtime_env": placement.runtime_env} if placement.runtime_env else {}),
-    )
-    actors = [actor.remote(spec, stall_s) for _ in range(placement.replicas)]
+    actors: list[Any] = []
+    try:
+        actor = ray.remote(Replica).options(
+            num_cpus=one.get("CPU", 0),
+            num_gpus=one.get("GPU", 0),
+            resources=named,
+            scheduling_strategy="SPREAD",
+            max_restarts=0,
+            **({"runtime_env": placement.runtime_env} if placement.runtime_env else {}),
+        )
+        actors.extend(actor.remote(spec, stall_s) for _ in range(placement.replicas))
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        end(actors)  # Ray checks amounts and runtime_env here
+        raise ConfigError(
+            f"{role}: Ray refuses this placement: {_first_line(error)}",
+            hint="its resources and runtime_env are in [placement]",
+        ) from None
     try:
         waiting = [each.node.remote() for each in actors]
         deadline = time.monotonic() + placement.wait_s
