@@ -134,3 +134,16 @@ def test_an_impossible_token_counts_unless_it_is_improbable_on_both_sides() -> N
     assert usable is not None
     assert usable.tolist() == [True, False, True]
     assert defects["behaviour"]["impossible"] == 2
+
+
+@pytest.mark.parametrize(
+    ("least", "sampled", "count"),
+    [(-3.0, -2.99, 0), (-3.0, -2.9, 1), (-2.5, -2.5, 0), (-np.inf, -9.0, 1)],
+)
+def test_a_sampled_token_beside_the_last_alternative_may_be_rounded(
+    least: float, sampled: float, count: int
+) -> None:
+    """Its column may have another precision than those of the alternatives."""
+    found = Alternatives(np.array([[1, 2]], np.int32), np.array([[-0.1, least]], np.float32))
+    defects = found.defects(np.array([3], np.int32), np.array([sampled], np.float32))
+    assert defects["sampled_not_returned"] == count

@@ -48,7 +48,10 @@ class Alternatives:
             least = self._logprobs[:, absent]
             if self._there is not None:
                 least = np.where(self._there[:, absent], least, np.float32(np.inf))
-            likelier = sampled_logprobs[absent] > least.min(axis=0)
+            last = least.min(axis=0)
+            # The two columns of a dump may be rounded differently: to bf16, or to two decimals.
+            rounding = np.where(np.isfinite(last), np.maximum(np.abs(last) / 128, 0.01), 0.0)
+            likelier = sampled_logprobs[absent] > last + rounding
             counts["sampled_not_returned"] = int(np.count_nonzero(likelier))
         return counts
 
