@@ -87,7 +87,8 @@ a beginning that more than half of them have, such as a system prompt, does not 
   that, set `gates.burst_fraction`.
 - Samples of unequal length: a fault may strike only those above some length. They hold a part a of
   all tokens and are worth m = (Σn)² / Σn² equal ones, so up to a (1 − 0.025^(1 / m)) of all tokens
-  are in bursts that the sample does not contain. The length for which this is most decides, and n
+  are in bursts that the sample does not contain. The length for which this is most decides (of
+  clusters the length of their samples, or the tokens of each of their prompts), and n
   is the number of equal samples, or prompts, that leave as much unseen (`effective_samples`,
   `effective_clusters` of a direction). Where lengths are spread evenly, 2,500 samples of 32 to 64
   tokens are worth 1,900, of 1 to 4,000 tokens half as many as there are.

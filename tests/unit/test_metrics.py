@@ -575,17 +575,19 @@ def test_what_is_unseen_may_be_in_the_longest_samples() -> None:
     assert measured["k3_kl"].ci_high == pytest.approx(0.6487 * unseen, rel=1e-3)
 
 
-def test_k3_allows_for_bursts_of_long_samples_whose_prompts_are_not_long() -> None:
-    """A prompt in four has samples of 300 and 10 tokens, the others have one of 155."""
+def test_bursts_may_be_in_the_prompts_with_many_samples() -> None:
+    """8 prompts have 16 samples each, 1,200 have one; a family of 8 prompts is no such prompt."""
     rng = np.random.default_rng(8)
-    lengths = [length for n in range(400) for length in ((300, 10) if n % 4 == 0 else (155,))]
-    prompts = [n for n in range(400) for _ in range(2 if n % 4 == 0 else 1)]
-    behaviour = [(-rng.exponential(1, length)).tolist() for length in lengths]
+    prompts = [*(n for n in range(8) for _ in range(16)), *range(8, 1208)]
+    behaviour = [(-rng.exponential(1, 20)).tolist() for _ in prompts]
     measured = measure([chunk(behaviour, behaviour, prompts)], sampled_by="reference")
-    unseen = 30_000 / 77_500 * (1 - 0.025 ** (1 / 100))  # in the 100 samples of 300 tokens
-    assert measured.worth.samples < measured.worth.clusters < 400
-    assert measured["burst_fraction"].ci_high == pytest.approx(unseen)
+    unseen = 128 / 1328 * (1 - 0.025 ** (1 / 8))
+    assert measured["burst_cluster_fraction"].ci_high == pytest.approx(unseen)
     assert measured["k3_kl"].ci_high == pytest.approx(0.6487 * unseen, rel=1e-3)
+    whole = chunk(behaviour, behaviour, prompts)
+    of_families = dataclasses.replace(whole, prompt=np.arange(1328, dtype=np.int32))
+    families = measure([of_families], sampled_by="reference")
+    assert families.worth.clusters == pytest.approx(1328**2 / (8 * 16**2 + 1200))
 
 
 def test_bursts_that_are_seen_count_in_full_where_samples_are_unequal() -> None:

@@ -173,7 +173,7 @@ def of_lengths(lengths: stats.Floats) -> Plan:
     return replace(
         planned(each, PROMPTS[:1]),
         prompts=size, clusters=size, samples=size, tokens=int(lengths.sum()), source="sampled",
-        worth=stats.worth(lengths, lengths, ones, 0.95),
+        worth=stats.worth(lengths, lengths, ones, ones, 0.95),
     )  # fmt: skip
 
 

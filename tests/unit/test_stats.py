@@ -224,10 +224,10 @@ def test_further_samples_are_worth_their_share_of_the_longest() -> None:
     """In the end, all tokens over the longest sample: a fault of those alone is found last."""
     lengths = np.random.default_rng(2).integers(1, 400, 300).astype(float)
     lengths[:5] = 400.0
-    found = stats.worth(lengths, lengths, np.ones(300), 0.95)
+    found = stats.worth(lengths, lengths, np.ones(300), np.ones(300), 0.95)
     assert found.lasting_samples == pytest.approx(lengths.sum() / 400, rel=0.01)
     assert found.lasting_samples < found.samples < 300
-    equal = stats.worth(np.full(9, 7.0), np.full(3, 21.0), np.full(3, 3.0), 0.95)
+    equal = stats.worth(np.full(9, 7.0), np.full(3, 21.0), np.full(3, 3.0), np.ones(3), 0.95)
     assert equal == stats.Worth(9.0, 3.0, 9.0, 3.0)
 
 

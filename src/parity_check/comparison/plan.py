@@ -226,15 +226,17 @@ def plan(
 def stored_plan(trace: Trace, how: Judgement) -> Plan:
     """The plan of a stored trace, whose tokens engines replay."""
     prompts, clusters = Index(), Clusters(how.cluster_by)
-    lengths, owners = [np.zeros(0)], [np.zeros(0, np.int32)]
+    lengths, owners, whose = [np.zeros(0)], [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     for batch in trace.batches(label=label_column(how.cluster_by)):
-        prompts.number(batch.prompt_ids)
+        whose.append(prompts.number(batch.prompt_ids))
         owners.append(clusters.number(batch))
         lengths.append(np.diff(batch.starts).astype(np.float64))
     sizes, owner = np.concatenate(lengths), np.concatenate(owners)
     samples = np.bincount(owner).astype(np.float64)
     tokens = np.bincount(owner, weights=sizes).astype(np.float64)
+    of_prompts = stats.different(owner, np.concatenate(whose), len(samples))
     there = samples > 0
+    equal = (tokens[there], samples[there], of_prompts[there], how.level)
     return Plan(
         prompts=len(prompts.names),
         clusters=clusters.count(),
@@ -243,5 +245,5 @@ def stored_plan(trace: Trace, how: Judgement) -> Plan:
         gates=len(how.limits),
         needs=_needs(how),
         source="trace",
-        worth=stats.worth(sizes, tokens[there], samples[there], how.level) if sizes.any() else None,
+        worth=stats.worth(sizes, *equal) if sizes.any() else None,
     )

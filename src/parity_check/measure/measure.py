@@ -71,7 +71,9 @@ def measure(
     tails = tuple((threshold, _tail(estimator, sums, threshold)) for threshold in thresholds)
     same = sums.part("impossible")[:, IMPOSSIBLE.index("excluded and identical")]
     excluded = sums.part("impossible")[:, IMPOSSIBLE.index("excluded")]
-    worth = sequences.worth(level)
+    used = np.concatenate([each.used_prompts() for each in sums.samples])
+    owner = np.concatenate([each.cluster[each.sums[:, 0] > 0] for each in sums.samples])
+    worth = sequences.worth(stats.different(owner, used, len(sums.sums)), level)
     estimates = [
         *_token_means(estimator, column, min(worth.samples, worth.clusters)),
         dict(tails)[tail_threshold],
@@ -94,7 +96,7 @@ def measure(
         repeated=sums.repeated,
         samples=sum(int(np.count_nonzero(each.sums[:, 0])) for each in sums.samples),
         rollouts=len(sequences.length),
-        prompts=len(np.unique(np.concatenate([each.used_prompts() for each in sums.samples]))),
+        prompts=len(np.unique(used)),
         clusters=clusters,
         worth=worth,
         estimates=tuple(sorted(estimates, key=lambda estimate: order.index(estimate.name))),

@@ -75,11 +75,11 @@ class Rollouts:
         """Rollouts of each cluster."""
         return self.by_cluster(np.ones(len(self.cluster)))
 
-    def worth(self, level: float) -> Worth:
-        """How many equal rollouts and clusters these are worth."""
-        tokens, rollouts = self.by_cluster(self.length), self.ones()
-        present = rollouts > 0
-        return worth(self.length, tokens[present], rollouts[present], level)
+    def worth(self, prompts: Floats, level: float) -> Worth:
+        """How many equal rollouts and clusters, of so many prompts [clusters], these are worth."""
+        there = prompts > 0
+        tokens, rollouts = self.by_cluster(self.length)[there], self.ones()[there]
+        return worth(self.length, tokens, rollouts, prompts[there], level)
 
     def between(self, low: int, high: float) -> Rollouts:
         """Those of at least `low` tokens, and fewer than `high`."""

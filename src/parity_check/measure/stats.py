@@ -389,12 +389,27 @@ class Worth:
     lasting_clusters: float
 
 
-def worth(lengths: Floats, tokens: Floats, samples: Floats, level: float) -> Worth:
-    """Of samples of these lengths [S], in clusters with so many `tokens` and `samples` [G]."""
-    of_samples, of_clusters = (lengths, lengths), (tokens, tokens / samples)
-    once = (float(burst_trials(*each, level)) for each in (of_samples, of_clusters))
-    many = (float(burst_trials(*each, level, MANY)) for each in (of_samples, of_clusters))
-    return Worth(*once, *(each / MANY for each in many))
+def worth(lengths: Floats, tokens: Floats, samples: Floats, prompts: Floats, level: float) -> Worth:
+    """Of samples of these lengths [S], in clusters of so many tokens, samples and prompts [G].
+
+    A fault of whole clusters may strike those with long samples, or with many of each prompt.
+    """
+    of_samples = [(lengths, lengths)]
+    of_clusters = [(tokens, tokens / samples), (tokens, tokens / prompts)]
+
+    def least(kinds: list[tuple[Floats, Floats]], times: float) -> float:
+        return min(float(burst_trials(*each, level, times)) for each in kinds) / times
+
+    return Worth(
+        least(of_samples, 1.0), least(of_clusters, 1.0),
+        least(of_samples, MANY), least(of_clusters, MANY),
+    )  # fmt: skip
+
+
+def different(groups: NDArray[np.int32], items: NDArray[np.int32], size: int) -> Floats:
+    """How many different items each of the groups 0 to `size` - 1 has [size]."""
+    _, first = np.unique(groups.astype(np.int64) << 32 | items, return_index=True)
+    return np.bincount(groups[first], minlength=size).astype(np.float64)
 
 
 def allow_unseen(estimate: Estimate, trials: float) -> Estimate:
