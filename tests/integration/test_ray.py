@@ -212,6 +212,11 @@ def test_room_that_others_hold_is_not_waited_for_for_ever(two: Placed, tmp_path:
         started(spec(None, cpus=1.5, wait_s=2.0), tmp_path)
 
 
+def test_engines_of_one_run_are_in_one_cluster(cluster: str, two: Placed, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^placement.address: 10.255.255.1:6379, but another"):
+        started(spec("10.255.255.1:6379"), tmp_path)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"cpus": 0.00001}, {"runtime_env": {"working_dir": "/no/such/folder"}}]
 )

@@ -11,7 +11,13 @@ import pytest
 from helpers.described import described
 from parity_check.config.models import ModelConfig
 from parity_check.errors import ConfigError, InputError
-from parity_check.traces.checkpoint import check_reading, locate_model, read_config, rope_theta
+from parity_check.traces.checkpoint import (
+    check_files,
+    check_reading,
+    locate_model,
+    read_config,
+    rope_theta,
+)
 from parity_check.traces.engine import EngineDescription
 
 
@@ -107,3 +113,14 @@ def test_gguf_is_refused_by_name(tmp_path: Path) -> None:
             locate_model(ModelConfig(path=str(path)))
     (tmp_path / "config.json").write_text("{}")
     assert locate_model(ModelConfig(path=str(tmp_path))) == str(tmp_path)
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    """As in a cache of the hub whose blobs were pruned."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "blobs" / "gone")
+    with pytest.raises(
+        InputError, match=r"model.safetensors is a link to a file that is not there"
+    ):
+        check_files(str(tmp_path), tokenizer=False)

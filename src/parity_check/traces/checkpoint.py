@@ -111,6 +111,11 @@ def _check_weights(folder: Path, names: Sequence[str]) -> None:
                 hint="download or copy the checkpoint again",
             )
     for name in found:
+        if not (folder / name).exists():
+            raise InputError(
+                f"model {folder}: {name} is a link to a file that is not there",
+                hint="download or copy the checkpoint again",
+            )
         with (folder / name).open("rb") as file:
             if file.read(len(POINTER)) == POINTER:
                 raise InputError(

@@ -26,6 +26,8 @@ PROGRESS_S = 1.0
 ANSWER_S = 30.0
 """The longest that an actor takes for a short call."""
 _connecting = threading.Lock()
+_connected: list[str | None] = []
+"""The address that this process connected to, once it has."""
 
 
 def connect(placement: Placement) -> None:
@@ -40,6 +42,13 @@ def connect(placement: Placement) -> None:
         ) from None
     with _connecting, _signals_kept():
         if ray.is_initialized():
+            asked = placement.address
+            if _connected and asked not in (None, _connected[0]):
+                raise ConfigError(
+                    f"placement.address: {asked}, but another engine of this run is in the cluster "
+                    f"at {_connected[0] or 'none, which is a local one'}",
+                    hint="give all engines the same address",
+                )
             return
         try:
             _answers(placement.address)
@@ -52,6 +61,7 @@ def connect(placement: Placement) -> None:
             # Ray prints messages of the cluster to stdout, also without `log_to_driver`; that is
             # for reports. Its own debugger silences them like this.
             ray._private.worker._worker_logs_enabled = False
+            _connected[:] = [placement.address]
         except Exception as error:
             where = placement.address or "this machine"
             raise EngineEnvironmentError(
