@@ -22,8 +22,6 @@ from parity_check.traces.trace import Trace
 
 FAMILIES = 1.05
 """Families of prompts meet in a longer look: clusters grow by that much less than its prompts."""
-
-
 UNEVEN = 20
 """Lengths of samples alone make clusters worth a fifth or an eighth of their number, not less."""
 
@@ -145,7 +143,7 @@ class Plan:
             more = (
                 f"workload.most_tokens = {max(math.ceil(samples / self.turn), among) * self.spent}"
             )
-            there = prompts <= distinct + self.unused if wider > 1.0 else True
+            there = wider <= 1.0 or prompts <= distinct + self.unused
             return more if there else f"{size} and {more}"
         if self.greedy:
             return size

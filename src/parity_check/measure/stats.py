@@ -373,6 +373,7 @@ def burst_trials(sizes: Floats, lengths: Floats, level: float, times: float = 1.
 
 
 MANY = 1000.0
+"""So many times the samples are as good as an endless number, for what each further set adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,16 +395,15 @@ def worth(lengths: Floats, tokens: Floats, samples: Floats, prompts: Floats, lev
 
     A fault of whole clusters may strike those with long samples, or with many of each prompt.
     """
-    of_samples = [(lengths, lengths)]
-    of_clusters = [(tokens, tokens / samples), (tokens, tokens / prompts)]
 
-    def least(kinds: list[tuple[Floats, Floats]], times: float) -> float:
-        return min(float(burst_trials(*each, level, times)) for each in kinds) / times
+    def of_samples(times: float) -> float:
+        return float(burst_trials(lengths, lengths, level, times)) / times
 
-    return Worth(
-        least(of_samples, 1.0), least(of_clusters, 1.0),
-        least(of_samples, MANY), least(of_clusters, MANY),
-    )  # fmt: skip
+    def of_clusters(times: float) -> float:
+        kinds = (tokens / samples, tokens / prompts)
+        return min(float(burst_trials(tokens, each, level, times)) for each in kinds) / times
+
+    return Worth(of_samples(1.0), of_clusters(1.0), of_samples(MANY), of_clusters(MANY))
 
 
 def different(groups: NDArray[np.int32], items: NDArray[np.int32], size: int) -> Floats:
