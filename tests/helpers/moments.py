@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -86,8 +88,9 @@ def interrupt_at(home: Path, moment: int) -> int:
         steps = chance.randint(0, STEPS[command])
         wait_for(lambda: lines(said) >= steps or process.poll() is not None, f"{steps} steps")
         time.sleep(chance.uniform(0.0, 0.3 if steps < STEPS[command] else 2.0))
-        over = process.poll() is not None
+        over = not stopped(process.pid)
         process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
         code = process.wait(DEADLINE_S)
     finally:
         process.kill()
@@ -113,6 +116,18 @@ def interrupt_at(home: Path, moment: int) -> int:
         if path.suffix == ".jsonl":
             assert all(json.loads(line) for line in path.read_text().splitlines())
     return code
+
+
+def stopped(pid: int) -> bool:
+    """Stop a child process; returns whether it had not ended yet.
+
+    While the kernel ends a process, which takes some time, the process seems to run and is deaf to
+    signals. So it is only certain that a process hears one if it could be stopped before.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    seen = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert seen is not None
+    return seen.si_code == os.CLD_STOPPED
 
 
 def lines(path: Path) -> int:
