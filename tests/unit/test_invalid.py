@@ -104,6 +104,7 @@ def test_alternatives_are_checked_for_duplicates_gaps_and_the_sampled_token() ->
     sampled = f32(-1.5, -1.5, -1.5, -1.0, -3.0)
     assert Alternatives(ids, logprobs).defects(token_ids, sampled) == {
         "top_duplicate": 1,
+        "top_sum_above_1": 0,
         "top_missing": 1,
         "sampled_not_returned": 1,
     }
@@ -113,6 +114,22 @@ def test_a_masked_alternative_is_not_a_missing_one() -> None:
     ids, logprobs = np.array([[5, 6]], np.int32), f32(-0.1, -np.inf)[None]
     counts = Alternatives(ids, logprobs).defects(None, f32(-0.1))
     assert not any(counts.values())
+
+
+@pytest.mark.parametrize("rounding", ["none", "bf16", "two decimals"])
+@pytest.mark.parametrize("division", [1.0, 2.3, 64.0])
+def test_probabilities_of_alternatives_sum_to_1_at_most(rounding: str, division: float) -> None:
+    """Divided logprobs, such as those of another base, are none; rounded ones are."""
+    rng = np.random.default_rng(7)
+    logprobs = np.log(rng.dirichlet(np.full(5, 0.5), 400)).astype(np.float32) / division
+    if rounding == "bf16":
+        logprobs = (logprobs.view(np.uint32) + 0x8000 & 0xFFFF0000).view(np.float32)
+    elif rounding == "two decimals":
+        logprobs = logprobs.round(2)
+    ids = np.tile(np.arange(5, dtype=np.int32), (400, 1))
+    counts = Alternatives(ids, logprobs).defects(None, logprobs[:, 0])
+    assert (counts["top_sum_above_1"] > 200) is (division > 1.0)
+    assert division > 1.0 or counts["top_sum_above_1"] == 0
 
 
 def test_a_nan_alternative_is_a_missing_one() -> None:

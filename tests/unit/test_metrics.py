@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from itertools import pairwise
 
 import numpy as np
@@ -11,32 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from parity_check.comparison.warnings import certain_tokens
+from helpers.chunks import chunk, cut
 from parity_check.errors import TraceMismatchError
 from parity_check.measure.accumulator import binary_kl
-from parity_check.measure.alternatives import renormalised_entropy
-from parity_check.measure.gates import choose_limits, judge_all, overall
+from parity_check.measure.alternatives import Weights
+from parity_check.measure.gates import choose_limits, judge_all
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import COLUMNS, METRICS, PairedChunk, token_columns
 from parity_check.measure.objectives import choose_objective
-from parity_check.measure.stats import Floats
 
 LOGPROBS = st.floats(min_value=-27.0, max_value=-(2.0**-20), width=32)
-
-
-def chunk(
-    behaviour: list[list[float]], evaluating: list[list[float]], cluster: list[int] | None = None
-) -> PairedChunk:
-    """One chunk from one list of logprobs a sample."""
-    lengths = [len(sample) for sample in behaviour]
-    cluster = list(range(len(lengths))) if cluster is None else cluster
-    return PairedChunk(
-        behaviour_logprob=np.concatenate(behaviour).astype(np.float32),
-        evaluating_logprob=np.concatenate(evaluating).astype(np.float32),
-        starts=np.concatenate([[0], np.cumsum(lengths)]),
-        cluster=np.array(cluster, np.int32),
-        group=np.array(cluster, np.int32) % 2,
-    )
 
 
 def random_chunk(
@@ -55,18 +38,6 @@ def random_chunk(
         starts=np.concatenate([[0], np.cumsum(lengths)]),
         cluster=cluster,
         group=cluster % 3,
-    )
-
-
-def cut(whole: PairedChunk, first: int, last: int) -> PairedChunk:
-    """Samples `first` to `last` of a chunk."""
-    tokens = slice(whole.starts[first], whole.starts[last])
-    return PairedChunk(
-        behaviour_logprob=whole.behaviour_logprob[tokens],
-        evaluating_logprob=whole.evaluating_logprob[tokens],
-        starts=whole.starts[first : last + 1] - whole.starts[first],
-        cluster=whole.cluster[first:last],
-        group=whole.group[first:last],
     )
 
 
@@ -382,7 +353,7 @@ def test_tokens_without_alternatives_do_not_count_for_agreement() -> None:
 def test_entropy_renormalises_and_ignores_masked_alternatives() -> None:
     logprobs = np.log(np.array([[0.2], [0.2], [1e-30]], np.float32))
     logprobs[2] = -np.inf
-    assert renormalised_entropy(logprobs) == pytest.approx(math.log(2))
+    assert Weights.of(logprobs).entropy() == pytest.approx(math.log(2))
 
 
 def test_nothing_compared_is_an_error() -> None:
@@ -461,95 +432,6 @@ def test_zeros_on_both_sides_are_nothing_to_compare() -> None:
     gates = judge_all(measured, choose_limits("exact", choose_objective("grpo")))
     assert [gate.verdict for gate in gates] == ["inconclusive"]
     assert gates[0].reason.startswith("all 30,000 logprobs are 0 on both sides")
-
-
-def _constants() -> dict[str, tuple[Floats, Floats]]:
-    """[samples, tokens] of both sides, whose agreement says nothing."""
-    rng = np.random.default_rng(4)
-    ones = np.full((2500, 64), -1.0)
-    real = -rng.exponential(1, ones.shape)
-    ended, slightly, half, most = ones.copy(), ones.copy(), real.copy(), ones.copy()
-    ended[:, -1] = 0.0
-    slightly[0, 0] = -1.001
-    half[::2] = -1.0
-    most[rng.random(ones.shape) < 0.04] = -2.0
-    of_samples = np.repeat(real.mean(axis=1, keepdims=True), 64, axis=1)
-    return {
-        "one number": (ones, ones),
-        "0 at the end": (ended, ended),
-        "all but one": (slightly, slightly),
-        "two constants": (ones, ones * 1.0005),
-        "0 and nearly 0": (0 * ones, ones * 1e-6),
-        "most tokens": (most, most),
-        "half of the samples": (half, half),
-        "the mean of each sample": (of_samples, of_samples * 1.0001),
-        "one token a sample": (ones[:, :1], ones[:, :1]),
-    }
-
-
-@pytest.mark.parametrize("kind", _constants())
-def test_constants_on_both_sides_are_nothing_to_compare(kind: str) -> None:
-    behaviour, evaluating = _constants()[kind]
-    measured = measure([chunk(behaviour.tolist(), evaluating.tolist())], sampled_by="reference")
-    gates = judge_all(measured, choose_limits("standard", choose_objective("grpo")))
-    assert {gate.verdict for gate in gates} == {"inconclusive"}
-    assert "logprobs repeat those of the token before them on both sides" in gates[0].reason
-
-
-def test_a_constant_is_counted_however_the_trace_is_cut() -> None:
-    ones = [[-1.0] * 40 for _ in range(30)]
-    whole = chunk(ones, ones)
-    for ends in ([0, 30], [0, 1, 2, 17, 30]):
-        parts = [cut(whole, first, last) for first, last in pairwise(ends)]
-        assert measure(parts, sampled_by="reference").repeated == 1199
-
-
-def test_what_may_repeat_is_not_a_constant() -> None:
-    """Samples of one prompt that begin alike, tokens that both engines are sure of."""
-    rng = np.random.default_rng(6)
-    first = [[-1.5] for _ in range(400)]
-    measured = measure([chunk(first, first, [0] * 400)], sampled_by="reference")
-    assert measured.repeated == 0
-    sure = [np.where(rng.random(64) < 0.8, -2e-7, -rng.exponential(1, 64)).tolist()] * 400
-    measured = measure([chunk(sure, sure)], sampled_by="reference")
-    assert measured.repeated == 0
-    assert 0.7 < measured.certain / measured.tokens < 0.9
-
-
-def test_loops_of_a_model_are_no_constants() -> None:
-    """In a third of the samples the same token follows itself until its logprob is constant."""
-    rng = np.random.default_rng(6)
-    sure = (-np.exp(-np.arange(64) / 3.0) - 1e-4).round(4).tolist()
-    samples = [sure if n % 3 == 0 else (-rng.exponential(1, 64)).tolist() for n in range(2600)]
-    measured = measure([chunk(samples, samples)], sampled_by="reference")
-    assert measured.repeated > 0.1 * measured.tokens
-    gates = judge_all(measured, choose_limits("standard", choose_objective("grpo")))
-    assert overall(gates) == "parity"
-
-
-def test_many_certain_tokens_are_said_with_what_they_dilute() -> None:
-    rng = np.random.default_rng(6)
-    for share, said in ((0.75, []), (0.9, ["certain-tokens.reference"])):
-        sure = [(-rng.exponential(1, 64) * (rng.random(64) > share)).tolist() for _ in range(500)]
-        found = list(certain_tokens([measure([chunk(sure, sure)], sampled_by="reference")]))
-        assert [each.id for each in found] == said
-    [times] = re.findall(r"k3 of the other tokens is ([\d.]+) times", found[0].message)
-    assert float(times) == pytest.approx(10, rel=0.1)
-
-
-@pytest.mark.parametrize("real", [1, 6])
-@pytest.mark.parametrize("drift", [0.0, 1e-4, 0.5])
-def test_zeros_on_both_sides_are_no_evidence_of_parity(real: int, drift: float) -> None:
-    """One in 64 tokens has a logprob, or six in 64: then the others may be certain tokens."""
-    rng = np.random.default_rng(3)
-    behaviour = [[0.0] * (64 - real) + (-rng.exponential(1, real)).tolist() for _ in range(4000)]
-    evaluating = [[each - drift * (each < 0) for each in sample] for sample in behaviour]
-    measured = measure([chunk(behaviour, evaluating)], sampled_by="reference")
-    gates = judge_all(measured, choose_limits("standard", choose_objective("grpo")))
-    expected = "drift" if drift == 0.5 else "inconclusive" if real == 1 else "parity"
-    assert overall(gates) == expected
-    if expected == "inconclusive":
-        assert all(gate.reason.startswith("252,000 of 256,000 logprobs") for gate in gates)
 
 
 def test_only_impossible_tokens_are_drift_by_their_count() -> None:

@@ -35,6 +35,7 @@ from parity_check.comparison.stored import StoredRun, open_pair, open_run
 from parity_check.comparison.warnings import (
     certain_tokens,
     copied_logprobs,
+    few_prompts,
     greedy_copies,
     impossible_tokens,
     lost_replicas,
@@ -146,6 +147,9 @@ def _report(run: StoredRun, config: Judging) -> ComparisonReport:
             *lost_replicas(run.headers()),
             *impossible_tokens(d.measurement for pair in pairs for d in pair.directions),
             *certain_tokens(d.measurement for pair in pairs for d in pair.directions),
+            *few_prompts(
+                how.cluster_by, (d.measurement for pair in pairs for d in pair.directions)
+            ),
             *copied_logprobs(headers, (d.measurement for pair in pairs for d in pair.directions)),
             *greedy_copies(
                 next(iter(headers.values())).sampling,

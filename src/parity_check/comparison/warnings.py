@@ -94,6 +94,19 @@ def certain_tokens(measurements: Iterable[Measurement]) -> Iterator[ReportWarnin
             )
 
 
+def few_prompts(cluster_by: str, measurements: Iterable[Measurement]) -> Iterator[ReportWarning]:
+    """Samples of few prompts are counted as independent."""
+    for measured in measurements:
+        if measured.prompts < FEWEST_CLUSTERS <= measured.clusters:
+            count = measured.prompts
+            yield ReportWarning(
+                f"few-prompts.{measured.sampled_by}",
+                f'stats.cluster_by = "{cluster_by}" counts {measured.clusters:,} clusters, but all '
+                f"samples are of {count} prompt{'s' * (count > 1)}: the intervals and the verdict "
+                "are about these prompts and say nothing of others",
+            )
+
+
 def copied_logprobs(
     headers: Mapping[str, TraceHeader], measurements: Iterable[Measurement]
 ) -> Iterator[ReportWarning]:

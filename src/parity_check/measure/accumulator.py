@@ -18,6 +18,7 @@ from parity_check.measure import invalid, stats
 from parity_check.measure.alternatives import Alternatives
 from parity_check.measure.metrics import COLUMN, COLUMNS, F32, I32, PairedChunk, token_columns
 from parity_check.measure.objective import STATISTICS, Objective, Side, Statistic, count_beyond
+from parity_check.measure.placeholders import Placeholders
 from parity_check.measure.sequences import SEQUENCE_SUMS, SampleRows
 from parity_check.measure.stats import Floats, Ints
 
@@ -76,9 +77,6 @@ class Thresholds:
         return least / 20 if self.statistic == "binary KL" else least
 
 
-CERTAIN = -5e-7
-"""Logprobs above this are 0 but for float32's rounding of a probability near 1."""
-
 IMPOSSIBLE = ("all", "excluded", "excluded and identical")
 """What is counted of impossible tokens. Those excluded from means count as differing or not."""
 
@@ -117,9 +115,7 @@ class Accumulator:
         self.group = np.zeros(0, np.int32)
         self.histogram = np.zeros((stats.FOLDS, stats.BINS), np.int64)
         self.largest = 0.0
-        self.certain = 0
-        self.repeated = 0
-        self._last: tuple[float, float, int] | None = None
+        self.placeholders = Placeholders()
         self.excluded = 0
         self.turns = 1
         self.defects = {"behaviour": Counter[str](), "evaluating": Counter[str]()}
@@ -129,6 +125,7 @@ class Accumulator:
     def add(self, chunk: PairedChunk) -> None:
         """Add the tokens of some whole samples."""
         self._grow(chunk)
+        self.placeholders.add_samples(chunk)
         usable = self._inspect(chunk)
         for first, last in _blocks(chunk.starts):
             tokens = slice(int(chunk.starts[first]), int(chunk.starts[last]))
@@ -216,7 +213,7 @@ class Accumulator:
             columns = token_columns(behaviour, evaluating)
             segments = np.add.reduceat(columns, begin, axis=1).T
             owner = np.repeat(np.arange(size), lengths)
-            self._count_constants(behaviour, evaluating, owner, cluster)
+            self.placeholders.add_usable(behaviour, evaluating, owner, cluster)
             np.add.at(rows[:, self.parts["totals"]], sample, segments)
             by_position = rows[:, self.parts["position"]].reshape(size, len(POSITION_EDGES), -1)
             by_position[sample, position] = segments[:, BROKEN_DOWN]
@@ -247,27 +244,6 @@ class Accumulator:
                 first=first_differing,
             )
         )
-
-    def _count_constants(self, behaviour: F32, evaluating: F32, owner: Ints, cluster: I32) -> None:
-        """Count tokens that say nothing: without an alternative, or with the logprobs of the last.
-
-        The first token of a sample counts where the one before it is of another cluster, because
-        samples of one prompt may begin alike.
-        """
-        certain = np.minimum(behaviour, evaluating) > CERTAIN
-        self.certain += int(np.count_nonzero(certain))
-        same = (behaviour[1:] == behaviour[:-1]) & (evaluating[1:] == evaluating[:-1])
-        after = np.flatnonzero(same) + 1
-        after = after[~certain[after]]
-        here, before = owner[after], owner[after - 1]
-        self.repeated += int(
-            np.count_nonzero((here == before) | (cluster[here] != cluster[before]))
-        )
-        if self._last is not None and not certain[0]:
-            *pair, last = self._last
-            same_pair = pair == [behaviour[0], evaluating[0]]
-            self.repeated += same_pair and bool(cluster[owner[0]] != last)
-        self._last = behaviour[-1], evaluating[-1], int(cluster[owner[-1]])
 
     def _rollouts(self, chunk: PairedChunk, first: int, last: int) -> Ints:
         """The numbers of the samples' rollouts; where a chunk has none, each is one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import cached_property
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from parity_check.measure import invalid
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
+
+MOST_SUM = 1.05
+"""Probabilities of alternatives sum to 1 at most; those of logprobs in bf16 are off by 1 %."""
 
 NEGLIGIBLE = np.float32(-87.0)
 """Nats below the likeliest alternative: the exponential of less is subnormal, and slow."""
@@ -39,7 +43,12 @@ class Alternatives:
         With `token_ids` [n], the sampled token must be among the alternatives if it is likelier
         than the least likely one.
         """
-        counts = Counter(top_duplicate=self._duplicates())
+        twice = self._duplicates()
+        too_likely = (self._mass() > MOST_SUM) & ~twice
+        counts = Counter(
+            top_duplicate=int(np.count_nonzero(twice)),
+            top_sum_above_1=int(np.count_nonzero(too_likely)),
+        )
         if self._there is not None:
             counts["top_missing"] = int(np.count_nonzero(~self._there.all(axis=0)))
         if token_ids is not None:
@@ -65,20 +74,29 @@ class Alternatives:
 
     def entropy(self) -> F32:
         """Entropy [n] of the alternatives, renormalised. Nats, to 1e-6."""
-        return renormalised_entropy(self._usable)
+        return self._weights.entropy()
 
-    def _duplicates(self) -> int:
-        """Tokens with an id that occurs twice."""
+    def _mass(self) -> F32:
+        """The sum [n] of the probabilities."""
+        mass: F32 = np.exp(self._weights.top) * self._weights.total
+        return mass
+
+    def _duplicates(self) -> NDArray[np.bool_]:
+        """Which tokens [n] have an id that occurs twice."""
         twice = np.zeros(self._ids.shape[1], np.bool_)
         for one, other in combinations(range(len(self._ids)), 2):
             same = self._ids[one] == self._ids[other]
             if same.any():
                 there = self._there
                 twice |= same if there is None else same & there[one] & there[other]
-        return int(np.count_nonzero(twice))
+        return twice
 
     def _only_there(self, flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return flags if self._there is None else flags & self._there
+
+    @cached_property
+    def _weights(self) -> Weights:
+        return Weights.of(self._usable)
 
     @cached_property
     def _usable(self) -> F32:
@@ -89,12 +107,26 @@ class Alternatives:
         return np.where(usable, self._logprobs, np.float32(-np.inf))
 
 
-def renormalised_entropy(logprobs: F32) -> F32:
-    """Entropy [n] of alternatives (logprobs [k, n], -inf for none), renormalised. Nats, to 1e-6."""
-    top = np.maximum(logprobs.max(axis=0), np.float32(invalid.FLOOR))
-    shifted = np.maximum(logprobs - top, NEGLIGIBLE)
-    weights = np.exp(shifted)
-    total = weights.sum(axis=0)
-    shifted *= weights
-    entropy: F32 = np.log(total) - shifted.sum(axis=0) / total
-    return entropy
+class Weights(NamedTuple):
+    """Probabilities of alternatives in units of the likeliest one's.
+
+    `top` [n] is its logprob, `shifted` [k, n] are logprobs minus it, `total` [n] is their sum.
+    """
+
+    top: F32
+    shifted: F32
+    weights: F32
+    total: F32
+
+    @classmethod
+    def of(cls, logprobs: F32) -> Weights:
+        """Of logprobs [k, n], -inf for none."""
+        top = np.maximum(logprobs.max(axis=0), np.float32(invalid.FLOOR))
+        shifted = np.maximum(logprobs - top, NEGLIGIBLE)
+        weights = np.exp(shifted)
+        return cls(top, shifted, weights, weights.sum(axis=0))
+
+    def entropy(self) -> F32:
+        """Renormalised: [n], nats."""
+        entropy: F32 = np.log(self.total) - (self.shifted * self.weights).sum(axis=0) / self.total
+        return entropy

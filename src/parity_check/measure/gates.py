@@ -84,8 +84,8 @@ class GateResult:
 MOST_CERTAIN = 0.95
 """Where more of the tokens have a logprob of 0 on both sides, their agreement is no parity."""
 MOST_REPEATED = 0.3
-"""The same of the other tokens, where so many repeat the logprobs of the token before them. In a
-loop of the model, rounded to bf16, a token may."""
+"""The same of the other tokens, where so many repeat the logprobs of the token before them, which
+a token may in a loop of the model that is rounded to bf16; or those of another sample."""
 
 _SHARE_OF_GSPO = "arXiv 2507.18071, figure 2: GSPO clips about 15 % by design"
 _BURST = "from the limit on k3: a sample with N(0, 1) noise per token has a k3 of 0.65"
@@ -383,11 +383,17 @@ def _says_nothing(measurement: Measurement) -> str:
             f"{_part(repeated, tokens)} logprobs repeat those of the token before them on both "
             "sides: they are constants, not the logprobs of these tokens"
         )
+    if measurement.copied > MOST_REPEATED * (tokens - certain):
+        return (
+            f"{_part(measurement.copied, tokens)} logprobs are of samples that begin with the "
+            "logprobs of another one, although their tokens differ: they are placeholders, or "
+            "belong to other samples"
+        )
     return ""
 
 
 def _part(count: int, tokens: int) -> str:
-    return f"all {tokens:,}" if count == tokens else f"{count:,} of {tokens:,}"
+    return f"all {tokens:,}" if count >= tokens else f"{count:,} of {tokens:,}"
 
 
 def _unsupported(result: GateResult, reason: str) -> GateResult:

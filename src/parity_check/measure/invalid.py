@@ -56,6 +56,8 @@ KINDS: dict[str, str] = {
     "re-tokenised completion",
     "top_duplicate": "an id occurs twice among a token's alternatives: the sampled token was "
     "written over an alternative (vLLM 36660)",
+    "top_sum_above_1": "the probabilities of a token's alternatives sum to more than 1.05: they "
+    "are no natural logarithms of one distribution (another base, a division, two engines merged)",
     "top_missing": "fewer alternatives than for other tokens: some entries were lost",
     "sampled_not_returned": "the sampled token is likelier than a returned alternative but is not "
     "among them: ids and logprobs belong to different positions",

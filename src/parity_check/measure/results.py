@@ -52,7 +52,8 @@ class Measurement:
     """All results of one sampling direction.
 
     `certain` tokens have a logprob of 0 on both sides, `repeated` ones another number that the
-    token before them has as well, on both sides. `samples` have usable tokens; where they are
+    token before them has as well, on both sides. `copied` ones are in samples that have, on either
+    side, the logprobs of a sample with other tokens. `samples` have usable tokens; where they are
     turns, `rollouts` of them are whole sequences, which is what `worth` counts.
     """
 
@@ -62,6 +63,7 @@ class Measurement:
     excluded: int
     certain: int
     repeated: int
+    copied: int
     samples: int
     rollouts: int
     prompts: int
