@@ -132,3 +132,18 @@ def test_a_file_of_a_similar_name_is_suggested(tmp_path: Path) -> None:
     write_prompts(tmp_path / "questions.jsonl", {"prompt": "a"})
     done = call_cli("compare", *CPU, "--prompts", "question.jsonl", "--dry-run", cwd=tmp_path)
     assert_fails(done, 2, "question.jsonl: No such file", "did you mean questions.jsonl?")
+
+
+def test_what_a_version_cannot_do_is_said_before_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = ("--set", "candidate.settings.async_scheduling=true")
+    done = call_cli("compare", *CPU, *asked, cwd=tmp_path)
+    assert_fails(
+        done,
+        3,
+        "candidate: async_scheduling = true is not supported: forced off on this platform",
+        "--set candidate.settings.async_scheduling=default",
+    )
+    assert not (tmp_path / "cache").exists()

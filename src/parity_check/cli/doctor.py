@@ -181,7 +181,7 @@ def _request(asked: Asked) -> tuple[str, str, str]:
     return (
         f"  {asked.noun}",
         f"{asked.name} = {_word(asked.value)}",
-        how if asked.honoured else f"not supported: {how}",
+        how if asked.refusal is None else f"not supported: {how}",
     )
 
 

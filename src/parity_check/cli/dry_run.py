@@ -58,5 +58,5 @@ def _refused(
     if plan.cause:
         yield f"{engine.role}: {plan.cause}"
     for asked in engine.asked(plan):
-        if asked.way is not None and not asked.honoured:
-            yield f"{engine.role}: {asked.name} = {asked.value} is not supported: {asked.way.how}"
+        if asked.refusal is not None:
+            yield f"{engine.role}: {asked.refusal}"

@@ -29,7 +29,7 @@ from parity_check.cli.groups import Commands
 from parity_check.cli.invocation import State
 from parity_check.cli.options import check_arguments
 from parity_check.console import Console, guard_streams
-from parity_check.errors import ExitCode, Interrupted, ParityCheckError
+from parity_check.errors import ExitCode, InputError, Interrupted, ParityCheckError
 
 cli = typer.Typer(
     name="parity-check",
@@ -81,6 +81,10 @@ def main() -> int:
     except ParityCheckError as error:
         state.console.error(error)
         return error.exit_code
+    except PermissionError as error:  # a folder that this user may not enter
+        refused = InputError(f"{error.filename}: {error.strerror}")
+        state.console.error(refused)
+        return refused.exit_code
     except Exception:
         traceback.print_exc()
         state.console.err.print("this is a bug in parity-check; please report it")

@@ -12,6 +12,10 @@ from parity_check.config.training import TRAINER
 from parity_check.errors import ConfigError
 from parity_check.reading import beside
 
+ON_A_TRACE = (
+    "parity-check compare -c parity.toml --workload-trace {trace} --set stats.cluster_by=prompt"
+)
+"""How to compare engines on the tokens of a dump, which has no column of prompt families."""
 STANDARD_INPUT = "-"
 """The prompts that are piped in; never a file of this name."""
 KEYS: Mapping[str, tuple[str, str]] = {
@@ -75,9 +79,10 @@ HOST = re.compile(r"(\[[\da-fA-F:]+\]|[\w.-]+):\d+(/.*)?")
 def _server(role: str, url: str, table: Mapping[str, Any], model: str | None) -> dict[str, Any]:
     """A running server. It serves the model by the name that `--model` has, unless a file says."""
     if not url.rstrip("/").endswith("/v1"):
+        base, version, _ = url.rstrip("/").partition("/v1/")
         raise ConfigError(
             f"--{role} {url}: the address of a server ends with its API version",
-            hint=f"did you mean {url.rstrip('/')}/v1?",
+            hint=f"did you mean {base}{version.rstrip('/') or '/v1'}?",
         )
     found = table.get("endpoint")
     endpoint = dict(found) if isinstance(found, dict) else {}

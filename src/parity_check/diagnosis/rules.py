@@ -5,6 +5,7 @@ Rules run in this order. Each sees what earlier causes left unexplained.
 
 from __future__ import annotations
 
+from parity_check.config.flags import ON_A_TRACE
 from parity_check.diagnosis import (
     bias,
     built,
@@ -277,7 +278,7 @@ RULES = (
         "lies between 1 and T or 1/T, and the tokens are likelier under the other side",
         claim="{whose}.",
         fix="{remedy}",
-        confirm="parity-check compare -c parity.toml --workload-trace rollout.parquet",
+        confirm=ON_A_TRACE.format(trace="rollout.parquet"),
         cases="trl#4159, vime#64",
     ),
     Rule(

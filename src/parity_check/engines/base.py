@@ -23,7 +23,7 @@ from parity_check.engines.gpus import Gpu
 from parity_check.engines.pauses import Pauses
 from parity_check.engines.replies import Sampled, Scored
 from parity_check.engines.settings import Way
-from parity_check.errors import ConfigError
+from parity_check.errors import ConfigError, EngineEnvironmentError
 from parity_check.traces import checkpoint
 from parity_check.traces.adapter import MERGE, Adapter, read_adapter
 from parity_check.traces.engine import EngineDescription, EvaluatesBy
@@ -136,8 +136,12 @@ class Asked(NamedTuple):
     """How the engine's version applies it; None if unknown, or if it is passed on unchanged."""
 
     @property
-    def honoured(self) -> bool:
-        return self.way is None or self.way.supports(self.value)
+    def refusal(self) -> str | None:
+        """Why the engine cannot do it; None if it can, as far as is known before it starts."""
+        if self.way is None or self.way.supports(self.value):
+            return None
+        value = str(self.value).lower() if isinstance(self.value, bool) else self.value
+        return f"{self.name} = {value} is not supported: {self.way.how}"
 
 
 class Knobs(NamedTuple):
@@ -234,6 +238,21 @@ class ConfiguredEngine(ABC, Generic[T]):
         """
         self.adapter()
 
+    def check_settings(self) -> None:
+        """Reject what a version cannot do, before it is installed.
+
+        An interpreter is asked when it starts. Raises ConfigError and EngineEnvironmentError.
+        """
+        needed = self.interpreter
+        plan = None if needed is None or needed.requirement is None else self.plan()
+        for each in () if plan is None else self.asked(plan):
+            if each.refusal is not None:
+                raise EngineEnvironmentError(
+                    f"{self.role}: {each.refusal}",
+                    hint=f'request a supported value, or write "default": '
+                    f"--set {self.role}.settings.{each.name}=default",
+                )
+
     def wanted(self, environment: Environment | None) -> Wanted | None:
         """The GPUs of this machine that it takes; None if it takes none, or chooses by itself.
 
@@ -281,7 +300,7 @@ class ConfiguredEngine(ABC, Generic[T]):
     def usable(self, plan: EnvironmentPlan) -> bool:
         """Whether it can run as configured, as far as is known before it starts."""
         return plan.state in ("ready", "to provision") and all(
-            each.honoured for each in self.asked(plan)
+            each.refusal is None for each in self.asked(plan)
         )
 
 

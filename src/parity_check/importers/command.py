@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from parity_check import words
+from parity_check.config.flags import ON_A_TRACE
 from parity_check.config.load import stated_sampling
 from parity_check.console import Console
 from parity_check.errors import InputError
@@ -77,7 +78,7 @@ def import_dump(
     )
     if imported.evaluating is None:
         console.say("the dump has no trainer logprobs; to compare engines on these tokens:")
-        console.say(f"  parity-check compare -c parity.toml --workload-trace {path}")
+        console.say(f"  {ON_A_TRACE.format(trace=path)}")
         return
     header = headers.evaluating_header(written, how.evaluating)
     write_trace(other, imported.evaluating, header, imported.texts)

@@ -66,6 +66,7 @@ def session(
         engines = [configured_engine(role, config) for role in roles]
         for each in engines:
             each.check_start(model_path)
+            each.check_settings()
         needed = [each.interpreter for each in engines if each.interpreter is not None]
         requirements = [each.requirement for each in needed if each.requirement is not None]
         if requirements:

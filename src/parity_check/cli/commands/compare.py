@@ -12,6 +12,7 @@ import typer
 from parity_check.cli import invocation
 from parity_check.cli.options import (
     EARLIER,
+    USUAL_FILE,
     CandidateEngine,
     Color,
     ConfigFile,
@@ -44,6 +45,7 @@ from parity_check.cli.options import (
     with_out,
 )
 from parity_check.cli.runs import run_directory
+from parity_check.errors import ConfigError
 
 
 def compare(
@@ -130,6 +132,13 @@ def compare(
             )
         reference_trace = Path(reference)
         context.params["reference"] = _recorded_engine(reference_trace)
+        if context.params["reference"] is None and config is None and not USUAL_FILE.is_file():
+            raise ConfigError(
+                f"--reference {reference}: an imported trace does not say how its engine was "
+                "configured",
+                hint="pass a configuration that says it, which is not started: parity-check init "
+                f"writes {USUAL_FILE}",
+            )
     if reference_trace is not None and workload_trace is not None:
         raise typer.BadParameter(
             "cannot be combined with --reference-trace", param_hint="--workload-trace"

