@@ -534,7 +534,7 @@ def test_the_same_likeliest_tokens_on_both_sides_have_no_cause(
             top: dict[str, Any] = {"top_token_ids": None, "top_logprobs": None}
             if alternatives:
                 top["top_token_ids"] = [[token, token + 1] for token in ids]
-                top["top_logprobs"] = [[each, each - 1.0] for each in logprobs]
+                top["top_logprobs"] = [[each, each - 4.0] for each in logprobs]
             found.append(replace(sample, logprobs=logprobs, **top))
         return found
 

@@ -37,7 +37,13 @@ from parity_check.recording.recorder import (
     score_trace,
 )
 from parity_check.recording.run_directory import RunDirectory
-from parity_check.recording.session import Session, check_model, session, tokenize_prompts
+from parity_check.recording.session import (
+    Session,
+    check_model,
+    fingerprint,
+    session,
+    tokenize_prompts,
+)
 from parity_check.report.deliver import Delivery, deliver
 from parity_check.report.document import Document
 from parity_check.report.renderers import render
@@ -140,8 +146,6 @@ def run_engines(
         if reference_trace is not None:
             _copy(reference_trace, run.path / sampled_name(REFERENCE))
         with _session(config, names, run, console, continued) as live:
-            if reference_trace is not None:
-                check_model(live.model, reference_trace)
             ids = tokenize_prompts(live, planned.prompts)
             asks = locator is not None and _asks(live, locator, console)
             decided = first > 0 and _decided(run.path, config, planned, first - 1, console)
@@ -192,7 +196,6 @@ def _run_on(
         source = run.path / WORKLOAD_NAME
         _copy(workload, source)
         with _session(config, config.names, run, console, continued) as live:
-            check_model(live.model, workload)
             tokenize_prompts(live, [])
             live.engines.run(
                 {
@@ -334,7 +337,8 @@ def _check_sampled(config: Config, planned: Looks, console: Console, trace: Path
 
 
 def _check_stored(trace: Path, config: Config, how: Judgement, console: Console) -> None:
-    """Print what a stored trace can decide. Raises ConfigError where it was to be sampled."""
+    """Check its model, and print what it can decide. Raises ConfigError, InputError."""
+    check_model(fingerprint(config.model), trace)
     if config.workload.num_prompts == "enough":
         raise fixed_number_needed()
     console.say(f"plan: {stored_plan(Trace(trace), how).sentence()}")

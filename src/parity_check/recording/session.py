@@ -223,9 +223,6 @@ def fingerprint(config: ModelConfig) -> dict[str, Any]:
 def check_model(loaded: Mapping[str, Any], source: Path) -> None:
     """Check that a trace is of this model. Raises TraceMismatchError."""
     recorded = read_header(source).model
-    for key in recorded:
-        if recorded[key] != loaded.get(key):
-            raise TraceMismatchError(
-                f"{source} was recorded with another model: {key}: {recorded[key]} ≠ "
-                f"{loaded.get(key)}"
-            )
+    found = provenance.model_difference(recorded, loaded, recorded)
+    if found is not None:
+        raise TraceMismatchError(f"{source} was recorded with another model: {found}")

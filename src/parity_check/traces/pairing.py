@@ -14,6 +14,7 @@ from parity_check.measure.metrics import PairedChunk
 from parity_check.traces.batch import SampleBatch
 from parity_check.traces.engine import UNKNOWN
 from parity_check.traces.prefixes import Prefixes
+from parity_check.traces.provenance import model_difference
 from parity_check.traces.trace import TraceHeader
 
 
@@ -89,10 +90,10 @@ def check_headers(
 def check_siblings(one: TraceHeader, other: TraceHeader, *, same_distribution: bool = True) -> None:
     """The same for two traces that need not be replays of each other."""
     imported = UNKNOWN in (one.logprob_path, other.logprob_path)
-    for key in _stated(one.model, other.model, both=imported):
-        left, right = one.model.get(key), other.model.get(key)
-        if left != right:
-            raise TraceMismatchError(f"the traces are of different models: {key}: {left} ≠ {right}")
+    stated = _stated(one.model, other.model, both=imported)
+    found = model_difference(one.model, other.model, stated)
+    if found is not None:
+        raise TraceMismatchError(f"the traces are of different models: {found}")
     same_path = {one.engine.evaluates_by, other.engine.evaluates_by} == {"decode"}
     fields = ["logprob_path"] * same_path + ["logprob_distribution"] * same_distribution
     for field in fields:

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,21 @@ def model_fingerprint(path: str, revision: str | None) -> dict[str, Any]:
         "tokenizer_sha256": _digest_files([directory / name for name in TOKENIZER]),
         "weights_fingerprint": weights.hexdigest(),
     }
+
+
+def model_difference(
+    one: Mapping[str, Any], other: Mapping[str, Any], keys: Iterable[str]
+) -> str | None:
+    """The first of `keys` in which two models' fingerprints differ, with both values, or None.
+
+    The names of the folders alone are no difference where both state what is in them.
+    """
+    found = [key for key in keys if one.get(key) != other.get(key)]
+    known = all("weights_fingerprint" in each for each in (one, other))
+    alike = ("adapter_sha256" in one) == ("adapter_sha256" in other)
+    if not found or (found == ["name"] and known and alike):
+        return None
+    return f"{found[0]}: {one.get(found[0])} ≠ {other.get(found[0])}"
 
 
 def host_fingerprint() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 A byte-level "language model": the logits of the next of 256 tokens are a hash of the last two.
 `engine_args`:
 
-    noise = 0.01          standard deviation, in nats, of an error added to each returned logprob
+    noise = 0.01          standard deviation, in nats, of an error added to each logit
     seed = 1234           of the sampling and of the noise
     max_model_len = 4096
     tokenizer = "bytes"   or "upper", which reads a text in upper case
@@ -229,7 +229,7 @@ class FakeEngine:
             _, returned = self.step(prompt + tokens[:place], command["sampling"])
             if self.arguments["noise"]:
                 error = self.arguments["noise"]
-                returned = [min(0.0, x + noise.gauss(0.0, error)) for x in returned]
+                returned = log_softmax([x + noise.gauss(0.0, error) for x in returned])
             chosen.append(float32(returned[token]))
             ranked = heapq.nlargest(
                 command["top_logprobs"], range(VOCABULARY), key=returned.__getitem__
