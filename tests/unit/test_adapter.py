@@ -69,7 +69,11 @@ def test_what_an_engine_would_load_differently_is_refused(
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({A: np.ones((4, 256)), B: np.zeros((640, 4))}, "every B is 0"),
+        ({A: np.ones((4, 256)), B: np.zeros((640, 4))}, "every product B A is 0"),
+        ({A: np.ones((4, 256)), B: np.full((640, 4), -0.0)}, "every product B A is 0"),
+        ({A: np.zeros((4, 256)), B: np.ones((640, 4))}, "every product B A is 0"),
+        ({A: np.ones((4, 256)), B: np.full((640, 4), np.nan)}, "lora_B.weight has NaN or infinite"),
+        ({A: np.full((4, 256), np.inf), B: np.ones((640, 4))}, "lora_A.weight has NaN or infinite"),
         ({A.replace("mlp.up_proj", "lm_head"): np.ones((4, 256))}, "adapts .*lm_head"),
         ({"model.embed_tokens.weight": np.ones((4, 4))}, "is not a matrix of a LoRA adapter"),
         ({A: np.ones((3, 256))}, r"has the shape \[3, 256\], but the rank is 4"),
@@ -119,6 +123,45 @@ def test_sizes_are_checked_of_a_model_without_safetensors(
         return
     with pytest.raises(InputError, match=message):
         read_adapter(str(folder), str(model))
+
+
+def _rewritten(folder: Path, dtype: str, values: np.ndarray | None = None) -> Path:
+    """The same adapter with a single pair of matrices, of another type."""
+    file = folder / "adapter_model.safetensors"
+    write_safetensors(file, {A: np.ones((4, 256)), B: np.ones((640, 4))})
+    raw = file.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    data = raw[8 + size :] if values is None else values.tobytes()
+    for each in header.values():
+        width = len(data) // (4 * 256 + 640 * 4)
+        each["dtype"] = dtype
+        each["data_offsets"] = [offset // 4 * width for offset in each["data_offsets"]]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("dtype", "one", "kind"),
+    [("BF16", 0x3F80, np.uint16), ("F16", 1.0, np.float16), ("F64", 1.0, np.float64)],
+)
+def test_its_matrices_may_be_of_any_float(
+    tmp_path: Path, dtype: str, one: float, kind: type[np.generic]
+) -> None:
+    values = np.full(4 * 256 + 640 * 4, one, kind)
+    folder = _rewritten(lora_adapter(tmp_path / "policy"), dtype, values)
+    assert read_adapter(str(folder), TINY).rank == 4
+    values[-1] = 0x7FC0 if dtype == "BF16" else np.nan
+    with pytest.raises(InputError, match="has NaN or infinite values"):
+        read_adapter(str(_rewritten(folder, dtype, values)), TINY)
+
+
+@pytest.mark.parametrize("dtype", ["I32", "F8_E4M3", "BF16", "unheard of"])
+def test_its_matrices_are_floats_as_large_as_their_shape(tmp_path: Path, dtype: str) -> None:
+    folder = _rewritten(lora_adapter(tmp_path / "policy"), dtype)
+    with pytest.raises(InputError, match=f"is of type {dtype}, or has not as many bytes"):
+        read_adapter(str(folder), TINY)
 
 
 @pytest.mark.parametrize("size", [0, 4, 8, 40, 3000, -4])

@@ -8,7 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from parity_check.errors import InputError
 from parity_check.reading import beside, parse_json, read_text
@@ -30,6 +33,8 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values of `max_lora_rank` that every version of vLLM takes."""
 PREFIX = "base_model.model."
 PARTS = (".lora_A.weight", ".lora_B.weight")
+FLOATS = {"F32": "<f4", "BF16": "<u2", "F16": "<f2", "F64": "<f8"}
+"""Types of its matrices, as in safetensors, and how numpy reads them."""
 NOT_LINEAR = ("lm_head", "embed_tokens")
 MERGE = "merge it into its base model (peft: merge_and_unload), and pass that as the model"
 OTHER_KINDS = {
@@ -123,7 +128,7 @@ def _read(folder: Path, model: Path) -> Adapter:
     _check_kind(config, folder)
     tensors = _tensors(folder / WEIGHTS)
     shapes = _layers(folder, tensors, int(rank))
-    _check_moves(folder, tensors)
+    _check_values(folder, tensors)
     _check_model(folder, shapes, model)
     digest = hashlib.sha256((folder / CONFIG).read_bytes())
     with (folder / WEIGHTS).open("rb") as file:
@@ -162,8 +167,9 @@ def _check_kind(config: Mapping[str, Any], folder: Path) -> None:
 
 
 class Tensor(NamedTuple):
-    """One tensor of a safetensors file: its shape, and its bytes in the file."""
+    """One tensor of a safetensors file: its type, its shape, and its bytes in the file."""
 
+    dtype: str
     shape: tuple[int, ...]
     begin: int
     end: int
@@ -186,7 +192,8 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         for name, each in header.items():
             if name != "__metadata__":
                 begin, end = (8 + size + int(offset) for offset in each["data_offsets"])
-                found[name] = Tensor(tuple(map(int, each["shape"])), begin, end)
+                shape = tuple(map(int, each["shape"]))
+                found[name] = Tensor(str(each["dtype"]), shape, begin, end)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{file}: not a safetensors file, or a damaged one") from None
     if max((each.end for each in found.values()), default=8 + size) != file.stat().st_size:
@@ -226,18 +233,42 @@ def _layers(folder: Path, tensors: Mapping[str, Tensor], rank: int) -> dict[str,
     return {name: (parts[PARTS[1]][0], parts[PARTS[0]][1]) for name, parts in found.items()}
 
 
-def _check_moves(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse an adapter that changes nothing. Raises InputError."""
+def _check_values(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse an adapter with unusable values, or one that changes nothing. Raises InputError."""
+    moves: dict[str, set[str]] = {part: set() for part in PARTS}
     with (folder / WEIGHTS).open("rb") as file:
         for name, tensor in tensors.items():
-            if name.endswith(PARTS[1]):
-                file.seek(tensor.begin)
-                if any(file.read(tensor.end - tensor.begin)):
-                    return
-    raise InputError(
-        f"adapter {folder}: every B is 0, as before its first update, so it changes nothing",
-        hint="compare the base model: leave the adapter out",
-    )
+            values = _values(file, tensor)
+            if values is None:
+                raise InputError(
+                    f"adapter {folder}: {name} is of type {tensor.dtype}, or has not as many bytes "
+                    f"as {list(tensor.shape)} needs",
+                    hint=f"its matrices must be {', '.join(FLOATS)}",
+                )
+            if not np.isfinite(values).all():
+                raise InputError(f"adapter {folder}: {name} has NaN or infinite values")
+            part = next(each for each in PARTS if name.endswith(each))
+            if values.any():
+                moves[part].add(name.removesuffix(part))
+    if not moves[PARTS[0]] & moves[PARTS[1]]:
+        raise InputError(
+            f"adapter {folder}: every product B A is 0, as before the first update, so it changes "
+            "nothing",
+            hint="compare the base model: leave the adapter out",
+        )
+
+
+def _values(file: BinaryIO, tensor: Tensor) -> NDArray[np.floating[Any]] | None:
+    """The values of a tensor; None if it has no floats, or other bytes than its shape."""
+    stored = FLOATS.get(tensor.dtype)
+    size = tensor.end - tensor.begin
+    if stored is None or size != math.prod(tensor.shape) * np.dtype(stored).itemsize:
+        return None
+    file.seek(tensor.begin)
+    raw = np.frombuffer(file.read(size), stored)
+    if tensor.dtype == "BF16":  # the upper half of a float32
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw
 
 
 def _check_model(folder: Path, shapes: Mapping[str, tuple[int, int]], model: Path) -> None:
