@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -212,18 +213,18 @@ def test_room_that_others_hold_is_not_waited_for_for_ever(two: Placed, tmp_path:
         started(spec(None, cpus=1.5, wait_s=2.0), tmp_path)
 
 
-def test_engines_of_one_run_are_in_one_cluster(cluster: str, two: Placed, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^placement.address: 10.255.255.1:6379, but another"):
-        started(spec("10.255.255.1:6379"), tmp_path)
-
-
 @pytest.mark.parametrize(
-    "wrong", [{"cpus": 0.00001}, {"runtime_env": {"working_dir": "/no/such/folder"}}]
+    ("wrong", "message"),
+    [
+        ({"cpus": 0.00001}, "Ray refuses this placement: ."),
+        ({"runtime_env": {"working_dir": "/no/such/folder"}}, "Ray refuses this placement: ."),
+        ({"runtime_env": {"envvars": {"A": "1"}}}, "placement.runtime_env has no `envvars`"),
+    ],
 )
 def test_what_ray_refuses_is_one_line(
-    cluster: str, tmp_path: Path, wrong: dict[str, object]
+    cluster: str, tmp_path: Path, wrong: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=r"^reference: Ray refuses this placement: ."):
+    with pytest.raises(ConfigError, match=f"^reference: {message}"):
         started(spec(cluster, **wrong), tmp_path)
 
 
@@ -241,6 +242,27 @@ def test_no_cluster_at_the_address(tmp_path: Path, address: str) -> None:
         timeout=60,
     )
     assert_fails(done, 3, f"cannot connect to the Ray cluster at {address}")
+
+
+def test_what_is_asked_of_a_cluster_is_shown_before_it_is_used(tmp_path: Path) -> None:
+    config = placed_config(tmp_path, "auto")
+    asked = ("--set", "candidate.placement.resources={blue=0.5}")
+    said = "2 replicas on Ray cluster auto, each with CPU 1, blue 0.5"
+    done = call_cli("compare", "-c", config, *asked, "--dry-run", cwd=tmp_path)
+    assert f"candidate: {said}" in done.stderr.splitlines()
+    done = call_cli("doctor", "-c", config, *asked, cwd=tmp_path)
+    assert re.search(f"placement +{said}$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"), [('address = "10.1.1.1:6379"', "= 10.1.1.1:6379"), ("", "is left out")]
+)
+def test_engines_of_one_run_are_in_one_cluster(tmp_path: Path, other: str, said: str) -> None:
+    config = placed_config(tmp_path, "auto")
+    with config.open("a") as file:
+        file.write(f'[reference.placement]\nkind = "ray"\n{other}\n')
+    done = call_cli("compare", "-c", config, "--dry-run", cwd=tmp_path)
+    assert_fails(done, 2, f"reference.placement.address {said}, candidate.placement.address = auto")
 
 
 def test_ray_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,7 @@ def _engine(
 ) -> Iterator[str]:
     """An engine; `start` says what is known about its start on this machine."""
     rows = [(engine.role, engine.headline), *((f"  {key}", text) for key, text in engine.facts())]
+    rows += [] if engine.placement is None else [("  placement", engine.placement.sentence)]
     rows += start
     if plan is None:
         yield from columns(rows, "<<")

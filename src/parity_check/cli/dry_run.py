@@ -38,6 +38,8 @@ def run(
         plan = engine.plan()
         found = engine.headline if plan is None else f"{plan.state}, {plan.location}"
         console.say(f"{name}: {found}")
+        if engine.placement is not None:
+            console.say(f"{name}: {engine.placement.sentence}")
         for reason in _refused(engine, model, plan):
             console.warn(reason)
             code = ExitCode.ENGINE

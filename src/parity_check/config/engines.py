@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from parity_check.reading import wrong_name
+from parity_check.words import count
 
 NEEDS_ENDPOINT = 'kind = "endpoint" requires the table `endpoint`, and vice versa'
 NEEDS_TRANSFORMERS = 'the table `transformers` requires kind = "transformers", not "{}"'
@@ -180,6 +181,15 @@ class Placement(Table):
     """How long to wait until the cluster has room for all replicas."""
     losses: Annotated[int, Field(ge=0)] = 2
     """How often the requests of lost replicas are dealt again, before the run fails."""
+
+    @property
+    def sentence(self) -> str:
+        """Where it runs, and what each replica takes as far as that is stated."""
+        where = "a local Ray cluster" if self.address is None else f"Ray cluster {self.address}"
+        gpus = {} if self.gpus is None else {"GPU": self.gpus}
+        each = {"CPU": self.cpus, **gpus, **self.resources}
+        taken = ", ".join(f"{name} {amount:g}" for name, amount in each.items())
+        return f"{count(self.replicas, 'replica')} on {where}, each with {taken}"
 
 
 class VllmArguments(EngineTable):

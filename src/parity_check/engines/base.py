@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from parity_check.config.engines import EngineTable, Settings
+from parity_check.config.engines import EngineTable, Placement, Settings
 from parity_check.config.models import Config
 from parity_check.engines.devices import Wanted
 from parity_check.engines.environment import environment
@@ -181,6 +181,11 @@ class ConfiguredEngine(ABC, Generic[T]):
     @property
     def knobs(self) -> Knobs | None:
         """What `ablate` can change; None if the engine cannot be restarted with other values."""
+        return None
+
+    @property
+    def placement(self) -> Placement | None:
+        """The cluster that it runs on; None if it runs on this machine, or elsewhere by itself."""
         return None
 
     def facts(self) -> Iterator[tuple[str, str]]:

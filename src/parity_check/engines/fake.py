@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from parity_check.config.engines import FakeTable
+from parity_check.config.engines import FakeTable, Placement
 from parity_check.engines.base import Capabilities, ConfiguredEngine, Knobs
 from parity_check.engines.client import WorkerSpec
 from parity_check.engines.environment.environment import Environment
@@ -28,6 +28,10 @@ class ConfiguredFake(ConfiguredEngine[FakeTable]):
     @property
     def headline(self) -> str:
         return "fake engine, needs no environment"
+
+    @property
+    def placement(self) -> Placement | None:
+        return self.table.placement
 
     @property
     def knobs(self) -> Knobs:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from packaging.version import Version
 
-from parity_check.config.engines import VllmTable
+from parity_check.config.engines import Placement, VllmTable
 from parity_check.config.models import place
 from parity_check.engines import gpus, memory, settings, spread
 from parity_check.engines.base import (
@@ -76,6 +76,10 @@ class ConfiguredVllm(ConfiguredEngine[VllmTable]):
     @property
     def interpreter(self) -> Interpreter:
         return Interpreter(self.table.python, self.table.requirement, needs_vllm=True)
+
+    @property
+    def placement(self) -> Placement | None:
+        return self.table.placement
 
     @property
     def knobs(self) -> Knobs:

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -18,7 +18,7 @@ from parity_check import interrupts
 from parity_check.config.engines import Placement
 from parity_check.engines.client import WorkerSpec
 from parity_check.engines.placement.replica import Replica, State
-from parity_check.errors import ConfigError, EngineEnvironmentError
+from parity_check.errors import ConfigError, EngineEnvironmentError, nearest
 
 CONNECT_S = 10.0
 PROGRESS_S = 1.0
@@ -26,8 +26,6 @@ PROGRESS_S = 1.0
 ANSWER_S = 30.0
 """The longest that an actor takes for a short call."""
 _connecting = threading.Lock()
-_connected: list[str | None] = []
-"""The address that this process connected to, once it has."""
 
 
 def connect(placement: Placement) -> None:
@@ -42,14 +40,7 @@ def connect(placement: Placement) -> None:
         ) from None
     with _connecting, _signals_kept():
         if ray.is_initialized():
-            asked = placement.address
-            if _connected and asked not in (None, _connected[0]):
-                raise ConfigError(
-                    f"placement.address: {asked}, but another engine of this run is in the cluster "
-                    f"at {_connected[0] or 'none, which is a local one'}",
-                    hint="give all engines the same address",
-                )
-            return
+            return  # for another engine of this run: a configuration has one address
         try:
             _answers(placement.address)
             ray.init(
@@ -61,7 +52,6 @@ def connect(placement: Placement) -> None:
             # Ray prints messages of the cluster to stdout, also without `log_to_driver`; that is
             # for reports. Its own debugger silences them like this.
             ray._private.worker._worker_logs_enabled = False
-            _connected[:] = [placement.address]
         except Exception as error:
             where = placement.address or "this machine"
             raise EngineEnvironmentError(
@@ -106,6 +96,7 @@ def start(
     """
     import ray
 
+    _check_names(role, placement.runtime_env, ray.runtime_env.RuntimeEnv.known_fields)
     named = {name: amount for name, amount in one.items() if name not in ("CPU", "GPU")}
     actors: list[Any] = []
     try:
@@ -137,7 +128,8 @@ def start(
                     f"replicas of the {role} within {placement.wait_s:g} s; free are "
                     f"{_listed({name: ray.available_resources().get(name, 0) for name in one})}, "
                     f"each needs {_listed(one)}",
-                    hint="raise placement.wait_s, or end what holds them (ray list actors)",
+                    hint="end what holds them (ray list actors), or raise placement.wait_s; if the "
+                    "other engine of this run does, lower the replicas or cpus of both",
                 )
     except ray.exceptions.RayError as error:
         end(actors)
@@ -149,6 +141,16 @@ def start(
         end(actors)
         raise
     return actors
+
+
+def _check_names(role: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse misspelled keys of runtime_env, which Ray ignores; plugins have others."""
+    for name in given:
+        meant = None if name in known else nearest(name, known)
+        if meant is not None:
+            raise ConfigError(
+                f"{role}: placement.runtime_env has no `{name}`", hint=f"did you mean {meant}?"
+            )
 
 
 def ask(actor: Any, method: str, *arguments: Any) -> Any:
