@@ -32,6 +32,7 @@ from parity_check.measure.stats import (
     LONG_TAIL_DEGREES,
     SETTLING_ERRORS,
     SKEWNESS_BIAS,
+    SMALL_PART,
     UNSEEN_LOG_RATIO,
 )
 from parity_check.report.numbers import number
@@ -88,14 +89,16 @@ a beginning that more than half of them have, such as a system prompt, does not 
 - Samples of unequal length: a fault may strike only those above some length. They hold a part a of
   all tokens and are worth m = (Σn)² / Σn² equal ones, so up to a (1 − 0.025^(1 / m)) of all tokens
   are in bursts that the sample does not contain. The length for which this is most decides (of
-  clusters the length of their samples, or the tokens of each of their prompts), and n
-  is the number of equal samples, or prompts, that leave as much unseen (`effective_samples`,
-  `effective_clusters` of a direction). Where lengths are spread evenly, 2,500 samples of 32 to 64
+  clusters the length of their samples, the tokens of each of their prompts, or all their tokens if
+  the large ones hold {part:g} % of them), and n is the number of equal samples, or prompts, that
+  leave as much unseen (`effective_samples`, `effective_clusters` of a direction). Where lengths are spread evenly, 2,500 samples of 32 to 64
   tokens are worth 1,900, of 1 to 4,000 tokens half as many as there are.
 - k3, the mean ratio and ESS: a sample alone cannot bound a mean, because a tail that it does not
   contain may dominate. Their far end includes the larger of two: unseen tokens with Δ = {unseen:g}
   nats, 16, 19 and 364 (of 1 / ESS − 1) times 3.7 / n; and, but for ESS, unseen clusters with
-  N(0, 1) noise, 0.65 times 3.7 / that number of clusters, or of samples if it is smaller. Larger
+  N(0, 1) noise, 0.65 times 3.7 / that number of clusters, or of samples if it is smaller. A fault
+  of one token of every sample of a prompt, such as its first, is neither: many short samples of few
+  prompts can miss it. Larger
   errors can carry more and go unseen. Tokens further up are visible in the other sampling
   direction, where they are e^Δ times as frequent; a run with one direction cannot exclude them.
   Bursts further down, such as Δ near -8 from a corrupted cache, have a k3 of 7 a token: twice the
@@ -246,6 +249,7 @@ def metrics_page() -> str:
             settling=SETTLING_ERRORS,
             rule=-math.log(0.025),
             certain=100 * MOST_CERTAIN,
+            part=100 * SMALL_PART,
             repeated=100 * MOST_REPEATED,
             errors=errors,
             looks=looks,

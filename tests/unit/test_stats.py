@@ -231,6 +231,26 @@ def test_further_samples_are_worth_their_share_of_the_longest() -> None:
     assert equal == stats.Worth(9.0, 3.0, 9.0, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("large", "prompts", "singles", "share"), [(24, 64, 3584, 0.30), (4, 8, 528, 0.057)]
+)
+def test_large_clusters_may_be_off_alone_unless_they_hold_little(
+    large: int, prompts: int, singles: int, share: float
+) -> None:
+    """Equal samples, one of each prompt; the clusters are families of prompts, and single ones."""
+    of = np.concatenate([np.full(large, float(prompts)), np.ones(singles)])
+    tokens = 14.0 * of
+    assert tokens[:large].sum() / tokens.sum() == pytest.approx(share, abs=0.005)
+    found = stats.worth(np.full(int(of.sum()), 14.0), tokens, of, of, 0.95)
+    unseen = stats.unseen_share(found.clusters, 0.95)
+    of_large = share * stats.unseen_share(float(large), 0.95)
+    if share > stats.SMALL_PART:
+        assert unseen == pytest.approx(of_large, rel=0.1)
+    else:
+        assert unseen < of_large / 3
+        assert found.clusters == pytest.approx(stats.effective_clusters(tokens))
+
+
 def test_an_unseen_cluster_adds_what_its_noise_adds() -> None:
     delta = np.random.default_rng(5).normal(size=2_000_000)
     ratio = np.exp(delta)

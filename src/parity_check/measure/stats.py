@@ -345,7 +345,9 @@ def unseen_share(trials: float, level: float) -> float:
     return float(exact_interval(0.0, trials, level)[1])
 
 
-def burst_trials(sizes: Floats, lengths: Floats, level: float, times: float = 1.0) -> Floats:
+def burst_trials(
+    sizes: Floats, lengths: Floats, level: float, times: float = 1.0, smallest: float = 0.0
+) -> Floats:
     """How many equal trials [...] these samples or clusters are worth against unseen bursts.
 
     `sizes` [..., G] are their tokens, `lengths` [..., G] the tokens of a sample of theirs. A fault
@@ -353,7 +355,7 @@ def burst_trials(sizes: Floats, lengths: Floats, level: float, times: float = 1.
     are worth (Σn)² / Σn² trials, which bound their share that is off; the part times this share is
     what stays unseen of all tokens. The length for which this is most decides. `times` as many of
     the same lengths are worth no more than so many times as much, because few long ones leave less
-    unseen than 3.7 / their number.
+    unseen than 3.7 / their number. Parts of under the `smallest` share of all tokens are left out.
     """
     order = np.argsort(-lengths, axis=-1)
     longest = np.take_along_axis(lengths, order, axis=-1)
@@ -362,6 +364,7 @@ def burst_trials(sizes: Floats, lengths: Floats, level: float, times: float = 1.
     )
     tail, total = (1.0 - level) / 2, tokens[..., -1]
     unseen = tokens / total[..., None] * (1.0 - tail ** (squares / tokens**2 / times))
+    unseen[tokens < smallest * total[..., None]] = 0.0
     unseen[..., :-1][longest[..., 1:] == longest[..., :-1]] = 0.0
     most = unseen.max(axis=-1)
     every = times * total**2 / squares[..., -1]
@@ -372,6 +375,9 @@ def burst_trials(sizes: Floats, lengths: Floats, level: float, times: float = 1.
     return trials
 
 
+SMALL_PART = 0.1
+"""Of the tokens: a few families of prompts among thousands of single ones could not be excluded to
+be off, all of them, with any number of the others."""
 MANY = 1000.0
 """So many times the samples are as good as an endless number, for what each further set adds."""
 
@@ -393,15 +399,17 @@ class Worth:
 def worth(lengths: Floats, tokens: Floats, samples: Floats, prompts: Floats, level: float) -> Worth:
     """Of samples of these lengths [S], in clusters of so many tokens, samples and prompts [G].
 
-    A fault of whole clusters may strike those with long samples, or with many of each prompt.
+    A fault of whole clusters may strike those with long samples, or with many of each prompt, or
+    those that are large, unless these are a SMALL_PART.
     """
 
     def of_samples(times: float) -> float:
         return float(burst_trials(lengths, lengths, level, times)) / times
 
     def of_clusters(times: float) -> float:
-        kinds = (tokens / samples, tokens / prompts)
-        return min(float(burst_trials(tokens, each, level, times)) for each in kinds) / times
+        kinds = ((tokens / samples, 0.0), (tokens / prompts, 0.0), (tokens, SMALL_PART))
+        trials = [burst_trials(tokens, each, level, times, least) for each, least in kinds]
+        return float(min(trials)) / times
 
     return Worth(of_samples(1.0), of_clusters(1.0), of_samples(MANY), of_clusters(MANY))
 
