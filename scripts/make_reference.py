@@ -91,8 +91,9 @@ a beginning that more than half of them have, such as a system prompt, does not 
   are in bursts that the sample does not contain. The length for which this is most decides (of
   clusters the length of their samples, the tokens of each of their prompts, or all their tokens if
   the large ones hold {part:g} % of them), and n is the number of equal samples, or prompts, that
-  leave as much unseen (`effective_samples`, `effective_clusters` of a direction). Where lengths are spread evenly, 2,500 samples of 32 to 64
-  tokens are worth 1,900, of 1 to 4,000 tokens half as many as there are.
+  leave as much unseen (`effective_samples`, `effective_clusters` of a direction). Where lengths
+  are spread evenly, 2,500 samples of 32 to 64 tokens are worth 1,900, of 1 to 4,000 tokens half as
+  many as there are.
 - k3, the mean ratio and ESS: a sample alone cannot bound a mean, because a tail that it does not
   contain may dominate. Their far end includes the larger of two: unseen tokens with Δ = {unseen:g}
   nats, 16, 19 and 364 (of 1 / ESS − 1) times 3.7 / n; and, but for ESS, unseen clusters with

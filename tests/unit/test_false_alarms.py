@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from helpers.synthetic import SETTINGS, Engine, Pair, case_of
+from helpers.synthetic import SETTINGS, Engine, Pair, Rows, Text, case_of, causes
 from parity_check.diagnosis.rules import RULES
 
 DRAWS = 1000
@@ -52,3 +54,35 @@ def test_noise_at_the_floor_has_no_cause() -> None:
         alarms.update(rule.cause for rule in RULES if rule.look(case) is not None)
     print(dict(alarms))
     assert {cause: n for cause, n in alarms.items() if n > ALLOWED * DRAWS} == {}
+
+
+SURE: dict[str, tuple[Callable[[Text], Any], dict[str, Any]]] = {
+    "boilerplate at the beginning": (
+        lambda text: np.arange(len(text.tokens)) < 21,
+        {"prompt_length": (10, 13), "length": (60, 64)},
+    ),
+    "all but the first token": (lambda text: np.arange(len(text.tokens)) > 0, {}),
+    "all but the last token": (
+        lambda text: np.arange(len(text.tokens)) < len(text.tokens) - 1, {},
+    ),
+    "nine of ten samples": (lambda text: np.full(len(text.tokens), text.number % 10 > 0), {}),
+    "half of the samples": (lambda text: np.full(len(text.tokens), text.number % 2 > 0), {}),
+}  # fmt: skip
+"""Where the model is nearly sure of its tokens, whose logprobs no noise can move."""
+
+
+@pytest.mark.parametrize("noise", [0.005, 0.15])
+@pytest.mark.parametrize("where", SURE)
+def test_tokens_that_the_model_is_sure_of_are_no_place_that_agrees(
+    where: str, noise: float
+) -> None:
+    chosen, shape = SURE[where]
+
+    def compute(_rng: np.random.Generator, text: Text, logits: Rows) -> Rows:
+        logits[chosen(text), text.number % logits.shape[1]] += 20.0
+        return logits
+
+    engines = (Engine(compute=compute), Engine(compute=compute, noise=noise))
+    pair = Pair(*engines, prompts=200, samples=1, **shape)
+    places = {"onset", "first_token", "last_token", "outlier_samples"}
+    assert not places & set(causes(pair))

@@ -250,8 +250,9 @@ def onset(case: Case) -> Match | None:
     found = places.onset(case.evidence)
     if found is None or found.score < CLEAR or found.after < SMALLEST_FLOOR:
         return None
-    if min(found.jump, found.after / max(found.before, places.SMALLEST)) < JUMP_RATIO:
-        return None
+    rise = found.after / max(found.before, places.SMALLEST)
+    if min(found.jump, found.jump_evened, rise) < JUMP_RATIO:
+        return None  # or the model is less sure of its tokens from there on
     # Without samples on both sides, other prompts differ, not another length.
     if found.samples < places.FEWEST_SAMPLES or found.jump_within < JUMP_RATIO:
         return None

@@ -16,6 +16,8 @@ FEWEST_TOKENS = 60
 FEWEST_SAMPLES = 5
 SMALLEST = 1e-7
 """Nats. Stands for "identical" in logarithms."""
+LEAST_CHANCE = 1e-3
+"""A token that leaves less chance to all others says nothing of the size of an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class Onset:
 
     `context` is the number of prompt and completion tokens before the first such token. `before`
     and `after` are E|Δ| in nats; `jump` is the ratio of the geometric means across one window
-    there, `score` its logarithm over its standard error.
+    there, `score` its logarithm over its standard error. `jump_evened` is the ratio of `evened`, 1
+    if there are too few.
 
     Of the `samples` with tokens on both sides, three in four have a ratio of `jump_within` or more
     of the tokens next to it. If their prompts have `lengths` different lengths, it is the context
@@ -35,6 +38,7 @@ class Onset:
     before: float
     after: float
     jump: float
+    jump_evened: float
     score: float
     tokens: Flags
     samples: int
@@ -94,12 +98,45 @@ def onset(evidence: Evidence) -> Onset | None:
         before=float(size[~late].mean()),
         after=float(size[late].mean()),
         jump=float(np.exp(after[score.argmax()] - before[score.argmax()])),
+        jump_evened=_evened_jump(evidence, best),
         score=float(score.max()),
         tokens=context_length(evidence) >= best,
         samples=len(across),
         jump_within=float(np.exp(np.quantile(across, 0.25))) if len(across) else 1.0,
         lengths=len(np.unique(evidence.prompt_length[crossing])),
     )
+
+
+def evened(evidence: Evidence) -> Floats:
+    """|Δ| [n] over the chance that the engines leave to other tokens, in nats.
+
+    An error of the logits moves the logprob of a token in proportion to that chance, so that |Δ| is
+    small wherever the model is sure, whatever the engines do there. NaN where it is too sure.
+    """
+    with np.errstate(invalid="ignore"):
+        chance = -np.expm1(np.minimum(evidence.reference[:, 0], evidence.candidate[:, 0]))
+        return np.where(
+            chance >= LEAST_CHANCE,
+            np.abs(evidence.delta) / np.maximum(chance, LEAST_CHANCE),
+            np.nan,
+        )
+
+
+def times_evened(inside: Floats, outside: Floats) -> float:
+    """The ratio of the geometric means of two sets of `evened`; 1 if one has too few."""
+    left, right = inside[np.isfinite(inside)], outside[np.isfinite(outside)]
+    if min(len(left), len(right)) < FEWEST_SAMPLES:
+        return 1.0
+    levels = (np.log(np.maximum(each, SMALLEST)).mean() for each in (left, right))
+    return float(np.exp(next(levels) - next(levels)))
+
+
+def _evened_jump(evidence: Evidence, best: int) -> float:
+    """Across one window at `best`."""
+    size, from_best = evened(evidence), context_length(evidence) - best
+    after = (from_best >= 0) & (from_best < WINDOW)
+    before = (from_best < 0) & (from_best >= -WINDOW)
+    return times_evened(size[after], size[before])
 
 
 def _across(evidence: Evidence, best: int) -> tuple[Floats, Ints]:
