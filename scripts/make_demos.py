@@ -31,12 +31,12 @@ CASES = {
 ALTERNATIVES = 3
 LIMITS = {
     "mean_abs_log_ratio": 0.004,
-    "mean_importance_ratio": 0.12,
-    "k3_kl": 0.12,
+    "mean_importance_ratio": 0.15,
+    "k3_kl": 0.15,
     "clip_fraction": 0.02,
     "tail_fraction": 0.01,
     "burst_fraction": 0.15,
-    "burst_cluster_fraction": 0.2,
+    "burst_cluster_fraction": 0.25,
     "impossible_fraction": 0.01,
     "ess": 0.4,
 }

@@ -69,7 +69,7 @@ def _apart(evidence: Evidence, tokens: Flags) -> str | None:
     if (inside > np.quantile(outside, USUAL)).mean() < MOST_APART:
         return None  # a few of them hold it
     evened = places.evened(evidence)
-    if places.times_evened(evened[usable & tokens], evened[usable & ~tokens]) < RATIO:
+    if places.times_evened(evened[usable & tokens], evened[usable & ~tokens]) < places.LARGER:
         return None  # the model is less sure of these
     return (
         f"mean |Δ| is {mean:.2g} nats at these {len(inside):,} tokens and {rest:.2g} at the "

@@ -153,6 +153,9 @@ def _apart(case: Case, samples: Flags, words: str) -> tuple[places.Contrast, Mat
     first = places.contrast(places.without_tokens(case.evidence, later), samples)
     if first is None or first.ratio < CACHE_RATIO:
         return None  # it begins within the samples: their length tells them apart, not a prefix
+    evened, inside = places.evened(case.evidence), samples[case.evidence.sample]
+    if places.times_evened(evened[inside], evened[~inside]) < places.LARGER:
+        return None  # the model is less sure of these
     sentence = (
         f"mean |Δ| is {found.inside:.2g} nats in {found.samples} samples whose prompts {words}, "
         f"and {found.outside:.2g} in the {found.others} others"
@@ -251,8 +254,10 @@ def onset(case: Case) -> Match | None:
     if found is None or found.score < CLEAR or found.after < SMALLEST_FLOOR:
         return None
     rise = found.after / max(found.before, places.SMALLEST)
-    if min(found.jump, found.jump_evened, rise) < JUMP_RATIO:
-        return None  # or the model is less sure of its tokens from there on
+    if min(found.jump, rise) < JUMP_RATIO:
+        return None
+    if found.jump_evened < places.LARGER:
+        return None  # the model is less sure of its tokens from there on
     # Without samples on both sides, other prompts differ, not another length.
     if found.samples < places.FEWEST_SAMPLES or found.jump_within < JUMP_RATIO:
         return None

@@ -18,6 +18,8 @@ SMALLEST = 1e-7
 """Nats. Stands for "identical" in logarithms."""
 LEAST_CHANCE = 1e-3
 """A token that leaves less chance to all others says nothing of the size of an error."""
+LARGER = 2.0
+"""Smallest ratio of `evened` |Δ| where errors are larger: equal ones differ by up to 1.4."""
 
 
 @dataclass(frozen=True, slots=True)
