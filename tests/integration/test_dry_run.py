@@ -147,3 +147,10 @@ def test_what_a_version_cannot_do_is_said_before_it_is_installed(
         "--set candidate.settings.async_scheduling=default",
     )
     assert not (tmp_path / "cache").exists()
+
+
+def test_one_group_is_no_number_of_clusters(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "p.jsonl", {"prompt": "a"}, {"prompt": "b"})
+    by_group = ("--set", "stats.cluster_by=group")
+    done = call_cli("compare", *CPU, "--prompts", "p.jsonl", *by_group, "--dry-run", cwd=tmp_path)
+    assert_fails(done, 2, "are in one group", "prompt_group")

@@ -208,7 +208,7 @@ def test_what_the_cluster_does_not_have(cluster: str, tmp_path: Path) -> None:
 
 def test_room_that_others_hold_is_not_waited_for_for_ever(two: Placed, tmp_path: Path) -> None:
     with pytest.raises(
-        EngineEnvironmentError, match=r"had no room for [12] of 2 replicas .* within 2 s; free are"
+        EngineEnvironmentError, match=r"[12] of 2 replicas .* had no room .* in 2 s; free are CPU"
     ):
         started(spec(None, cpus=1.5, wait_s=2.0), tmp_path)
 
@@ -263,6 +263,12 @@ def test_engines_of_one_run_are_in_one_cluster(tmp_path: Path, other: str, said:
         file.write(f'[reference.placement]\nkind = "ray"\n{other}\n')
     done = call_cli("compare", "-c", config, "--dry-run", cwd=tmp_path)
     assert_fails(done, 2, f"reference.placement.address {said}, candidate.placement.address = auto")
+
+
+@pytest.mark.parametrize("address", ["junk", "http://head:8265", "ray://head"])
+def test_what_is_no_address_of_a_cluster(tmp_path: Path, address: str) -> None:
+    done = call_cli("compare", "-c", placed_config(tmp_path, address), "--dry-run", cwd=tmp_path)
+    assert_fails(done, 2, "candidate.placement.address", "expected auto, HOST:PORT or ray://")
 
 
 def test_ray_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tomllib
 from pathlib import Path
@@ -155,6 +156,41 @@ def test_the_command_that_an_import_prints_works_with_the_file_of_init(tmp_path:
     assert call_cli("init", "-o", "parity.toml", cwd=tmp_path).returncode == 0
     done = call_cli(*printed[1:], "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_printed_command_quotes_its_paths(tmp_path: Path) -> None:
+    dump = Path(__file__).parents[2] / "docs" / "guides" / "dumps" / "skyrl.pkl"
+    done = call_cli("import", "skyrl", dump, "-o", "my dump.parquet", cwd=tmp_path)
+    printed = shlex.split(done.stderr.splitlines()[-1])
+    assert printed == ["parity-check", "compare", "my dump.parquet", "my dump-trainer.parquet"]
+    assert call_cli(*printed[1:], cwd=tmp_path).returncode in (0, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("-o", "-"), "a trace is a file, not standard output"),
+        (("-o", "t.parquet", "--sampling", "temperature"), "expected NAME=VALUE"),
+        (
+            ("-o", "t.parquet", "--sampling", "temperature=1", "--sampling", "temperature=0.5"),
+            "`temperature` is given twice",
+        ),
+    ],
+)
+def test_what_an_import_was_not_meant_to_do(
+    tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    dump = Path(__file__).parents[2] / "docs" / "guides" / "dumps" / "openai.jsonl"
+    assert_fails(call_cli("import", "openai", dump, *arguments, cwd=tmp_path), 2, expected)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", [("--dry-run",), ("--out", "saved")])
+def test_two_stored_traces_make_no_run(home: Path, option: tuple[str, ...]) -> None:
+    traces = (f"{OLDER}/reference.parquet", f"{OLDER}/reference-replayed-by-candidate.parquet")
+    done = call_cli("compare", *traces, *option, cwd=home)
+    assert done.returncode == 2
+    assert "two stored traces start no engine" in " ".join(done.stderr.replace("│", " ").split())
 
 
 OPTIONS = ("--prompts", "--model", "--lora", "--reference", "-c")

@@ -368,3 +368,45 @@ def test_plain_text_is_a_prompt_a_line(tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
     path.write_text("{one}\n\n two\r\n")
     assert [each.text for each in read_prompts(str(path))] == ["{one}", " two"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user"},
+        {"content": "a"},
+        {"role": "user", "content": None},
+        {"role": 1, "content": "a"},
+    ],
+)
+def test_a_message_has_a_role_and_content(tmp_path: Path, message: dict[str, Any]) -> None:
+    path = written(tmp_path / "p.jsonl", {"messages": [message]})
+    with pytest.raises(InputError, match="a list of chat messages, each with a role and content"):
+        read_prompts(str(path))
+
+
+def test_an_assistant_may_call_tools_without_a_word(tmp_path: Path) -> None:
+    called = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    messages = [{"role": "user", "content": "a"}, called]
+    path = written(tmp_path / "p.jsonl", {"messages": messages})
+    assert read_prompts(str(path))[0].messages == messages
+
+
+def test_the_messages_of_sharegpt_are_named(tmp_path: Path) -> None:
+    chat = [{"from": "human", "value": "a"}]
+    path = written(tmp_path / "p.jsonl", {"conversations": chat})
+    with pytest.raises(InputError, match="each with a role and content") as caught:
+        read_prompts(str(path), column="conversations")
+    assert caught.value.hint == "rename `from` and `value` of each message to `role` and `content`"
+
+
+def test_cells_may_be_separated_by_tabs(tmp_path: Path) -> None:
+    (tmp_path / "p.TSV").write_text('prompt\tlevel\n"a, b"\t1\n')
+    [prompt] = read_prompts(str(tmp_path / "p.TSV"))
+    assert (prompt.text, prompt.labels) == ("a, b", {"level": "1"})
+
+
+def test_two_columns_of_one_name_are_no_prompt(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("prompt,prompt\na,b\n")
+    with pytest.raises(InputError, match="two columns of one name"):
+        read_prompts(str(tmp_path / "p.csv"))

@@ -162,6 +162,10 @@ class Provisioned(EngineTable):
         return self
 
 
+CLUSTER = re.compile(r"auto|(ray://)?[^/\s]+:\d+")
+"""The address of a Ray cluster."""
+
+
 class Placement(Table):
     """Replicas of an engine on a Ray cluster. Needs the extra `ray`."""
 
@@ -181,6 +185,13 @@ class Placement(Table):
     """How long to wait until the cluster has room for all replicas."""
     losses: Annotated[int, Field(ge=0)] = 2
     """How often the requests of lost replicas are dealt again, before the run fails."""
+
+    @field_validator("address")
+    @classmethod
+    def _of_a_cluster(cls, address: str | None) -> str | None:
+        if address is not None and not CLUSTER.fullmatch(address):
+            raise ValueError(f"expected auto, HOST:PORT or ray://HOST:PORT, got {address!r}")
+        return address
 
     @property
     def sentence(self) -> str:

@@ -87,12 +87,16 @@ def stated_sampling(items: Sequence[str]) -> dict[str, Any]:
     """Parse `NAME=VALUE` sampling parameters, validated as in [workload]. Raises ConfigError."""
     tree: dict[str, Any] = {}
     for item in items:
-        name, _, _ = item.partition("=")
+        name, separator, _ = item.partition("=")
+        if not separator:
+            raise ConfigError(f"--sampling {item}: expected NAME=VALUE")
         if name.strip() not in SHAPING:
             raise ConfigError(
                 f"--sampling {item}: unknown sampling parameter `{name.strip()}`",
                 hint=suggestion(name.strip(), SHAPING),
             )
+        if name.strip() in tree:
+            raise ConfigError(f"--sampling: `{name.strip()}` is given twice")
         set_key(tree, item)
     stated = _validate(Workload, _checked(tree, "--sampling"), "--sampling")
     return {name: getattr(stated, name) for name in tree}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from parity_check.config.flags import ON_A_TRACE
 from parity_check.config.models import ROLES
 from parity_check.diagnosis.case import Case, Match, Rule
@@ -106,7 +108,7 @@ def _fix(line: str, case: Case) -> str:
 def _confirm(command: str, case: Case) -> str | None:
     """The command where what it needs is at hand: a run directory, an engine that can restart."""
     if case.run is None:
-        return ON_A_TRACE.format(trace=case.trace)
+        return ON_A_TRACE.format(trace=shlex.quote(case.trace))
     reference, candidate = (case.engines[role].kind for role in ROLES)
     if command.startswith("parity-check ablate") and candidate != "vllm":
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from parity_check import words
 from parity_check.config.flags import ON_A_TRACE
 from parity_check.config.load import stated_sampling
 from parity_check.console import Console
-from parity_check.errors import InputError
+from parity_check.errors import ConfigError, InputError
 from parity_check.files import check_writable
 from parity_check.importers import headers
 from parity_check.importers.formats import AUTO, IMPORTERS, check_format, find_format, importer
@@ -49,6 +50,8 @@ def import_dump(
     `format` is a framework's name, or AUTO. Writes nothing before everything is read and checked.
     Raises ConfigError, InputError.
     """
+    if str(path) == "-":
+        raise ConfigError("-o -: a trace is a file, not standard output", hint="-o trace.parquet")
     for file in files:
         regular_file(file, "the dump")
     if format == AUTO:
@@ -78,7 +81,7 @@ def import_dump(
     )
     if imported.evaluating is None:
         console.say("the dump has no trainer logprobs; to compare engines on these tokens:")
-        console.say(f"  {ON_A_TRACE.format(trace=path)}")
+        console.say(f"  {ON_A_TRACE.format(trace=shlex.quote(str(path)))}")
         return
     header = headers.evaluating_header(written, how.evaluating)
     write_trace(other, imported.evaluating, header, imported.texts)
@@ -86,7 +89,7 @@ def import_dump(
         f"wrote {other}: the same tokens, {how.evaluating}{_nulls(imported.evaluating)}; to "
         "compare the two:"
     )
-    console.say(f"  parity-check compare {path} {other}")
+    console.say(f"  {shlex.join(('parity-check', 'compare', str(path), str(other)))}")
 
 
 def _nulls(samples: Sequence[Sample]) -> str:

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,12 @@ def check_clusters(prompts: Sequence[Prompt], config: Config) -> None:
         known = ", ".join(("prompt", "group", "sample", *prompts[0].labels))
         raise ConfigError(
             f"stats.cluster_by: {config.workload.prompts} has no column {column!r}",
-            hint=f"one of: {known}",
+            hint=f"one of: {known}; for example --set stats.cluster_by=prompt",
+        )
+    if config.stats.cluster_by == "group" and len({prompt.group for prompt in prompts}) == 1:
+        raise ConfigError(
+            f"stats.cluster_by: all prompts of {config.workload.prompts} are in one group",
+            hint="add a column `prompt_group`, or --set stats.cluster_by=prompt",
         )
 
 
@@ -157,7 +163,7 @@ def read_prompts(source: str, limit: int | None = None, column: str | None = Non
     `column` is where the prompt is, if not in one of the usual columns; of any kind of content.
     """
     path = bundled(source, "prompts") or Path(source)
-    reader = _dataset_rows if path.is_dir() else READERS.get(path.suffix, _jsonl_rows)
+    reader = _dataset_rows if path.is_dir() else READERS.get(path.suffix.lower(), _jsonl_rows)
     if column is not None and reader is _text_rows:
         raise InputError(
             f"{path}: plain text has no columns, but prompt_column is {shown(column)}",
@@ -230,10 +236,14 @@ def _table_rows(
         yield f"{path}, row {number}", row
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _csv_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[str, Any]]:
     """A row a prompt, under a line with the names of the columns; an empty cell is none."""
-    reader = csv.DictReader(io.StringIO(read_text(path, "the prompts"), newline=""), strict=True)
+    text = io.StringIO(read_text(path, "the prompts"), newline="")
+    reader = csv.DictReader(text, strict=True, delimiter=delimiter)
     try:
+        names = reader.fieldnames or ()
+        if len(set(names)) < len(names):
+            raise InputError(f"{path}: two columns of one name")
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             if None in row:
@@ -253,7 +263,12 @@ def _text_rows(path: Path) -> Iterator[tuple[str, Any]]:
             yield f"{path}, line {number}", {"prompt": line.removesuffix("\r")}
 
 
-READERS = {".parquet": _parquet_rows, ".csv": _csv_rows, ".txt": _text_rows}
+READERS: Mapping[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
+    ".parquet": _parquet_rows,
+    ".csv": _csv_rows,
+    ".tsv": partial(_csv_rows, delimiter="\t"),
+    ".txt": _text_rows,
+}
 """By suffix; anything else is JSON lines."""
 
 
@@ -398,20 +413,31 @@ def _check_type(kind: str, value: Any, place: str, name: str) -> None:
         fits = isinstance(value, list) and all(map(_is_token_id, value))
         wanted = "a list of token ids"
     else:
-        fits = isinstance(value, list) and all(isinstance(each, dict) for each in value)
-        wanted = "a list of chat messages"
+        fits = isinstance(value, list) and all(map(_is_message, value))
+        wanted = "a list of chat messages, each with a role and content"
         reason = wrong_tree(value) or _not_json(value) if fits else None
         if reason is not None:
             raise InputError(f"{place}: `{name}` holds what no chat message has: {reason}")
     if not fits:
         hint = CHAT.format(name) if kind == "prompt" and _is_chat(value) else None
+        if kind == "messages" and isinstance(value, list) and _is_sharegpt(value[0]):
+            hint = "rename `from` and `value` of each message to `role` and `content`"
         raise InputError(f"{place}: `{name}` must be {wanted}", hint=hint)
 
 
 def _is_chat(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(each, dict) and "role" in each for each in value
-    )
+    return isinstance(value, list) and all(map(_is_message, value))
+
+
+def _is_message(value: Any) -> bool:
+    """Whether a chat template can read it; an assistant may call tools without saying anything."""
+    if not isinstance(value, dict) or not isinstance(value.get("role"), str):
+        return False
+    return value.get("content") is not None or bool(value.get("tool_calls"))
+
+
+def _is_sharegpt(value: Any) -> bool:
+    return isinstance(value, dict) and {"from", "value"} <= value.keys()
 
 
 def _is_token_id(value: Any) -> bool:

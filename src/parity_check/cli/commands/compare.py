@@ -119,6 +119,11 @@ def compare(
                 "pass two traces, or engines; two traces take --profile, --objective and --set",
                 param_hint="traces",
             )
+        if out is not None or dry_run:
+            raise typer.BadParameter(
+                "two stored traces start no engine and make no run; --write saves the report",
+                param_hint="--dry-run" if dry_run else "--out",
+            )
         judging = load_judging(config, overlay or [], flags)
         given = read_by(*traces, config)
         delivery = delivery_from(format, write, exit_zero, inconclusive, given)

@@ -19,6 +19,7 @@ from parity_check.config.engines import Placement
 from parity_check.engines.client import WorkerSpec
 from parity_check.engines.placement.replica import Replica, State
 from parity_check.errors import ConfigError, EngineEnvironmentError, nearest
+from parity_check.words import count
 
 CONNECT_S = 10.0
 PROGRESS_S = 1.0
@@ -79,9 +80,10 @@ def check_resources(role: str, placement: Placement, one: Mapping[str, float]) -
         if amount * placement.replicas > has.get(name, 0)
     }
     if lacking:
+        replicas = count(placement.replicas, "replica")
         raise EngineEnvironmentError(
-            f"{placement.replicas} replicas of the {role} need {_listed(lacking)}; the Ray cluster "
-            f"has {_listed({name: has.get(name, 0) for name in lacking})}",
+            f"{replicas} of the {role} need {_listed(lacking)}; the Ray cluster has "
+            f"{_listed({name: has.get(name, 0) for name in lacking})}",
             hint="lower replicas, or what each needs, in [placement]",
         )
 
@@ -124,8 +126,9 @@ def start(
             ray.get(ready)
             if waiting and time.monotonic() > deadline:
                 raise EngineEnvironmentError(
-                    f"the Ray cluster had no room for {len(waiting)} of {placement.replicas} "
-                    f"replicas of the {role} within {placement.wait_s:g} s; free are "
+                    f"{len(waiting)} of {count(placement.replicas, 'replica')} of the {role} had "
+                    "no room on the Ray cluster, or did not start, in "
+                    f"{placement.wait_s:g} s; free are "
                     f"{_listed({name: ray.available_resources().get(name, 0) for name in one})}, "
                     f"each needs {_listed(one)}",
                     hint="end what holds them (ray list actors), or raise placement.wait_s; if the "
@@ -135,7 +138,9 @@ def start(
         end(actors)
         raise EngineEnvironmentError(
             f"a replica of the {role} does not start on its node: {_first_line(error)}",
-            hint="parity-check must be installed on every node, or come with placement.runtime_env",
+            hint="check placement.runtime_env"
+            if placement.runtime_env
+            else "parity-check must be installed on every node, or come with placement.runtime_env",
         ) from None
     except BaseException:
         end(actors)
@@ -216,9 +221,11 @@ def _signals_kept() -> Iterator[None]:
 
 
 def _listed(resources: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {amount:g}" for name, amount in resources.items())
+    return ", ".join(f"{name} {amount:,g}" for name, amount in resources.items())
 
 
 def _first_line(error: Exception) -> str:
+    """What an error says, or the end of the traceback in it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines and "Traceback" in lines[0] else " ".join(lines)[:300]
+    traced = any("Traceback (most recent call last)" in line for line in lines)
+    return lines[-1][:300] if traced else " ".join(lines)[:300]
