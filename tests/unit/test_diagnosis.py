@@ -253,3 +253,12 @@ def test_weights_that_could_not_be_read_are_neither_equal_nor_different() -> Non
     [finding] = diagnosis_of(pair).findings
     assert finding.cause == "different_computation"
     assert any("could not be compared" in sentence for sentence in finding.evidence)
+
+
+@pytest.mark.parametrize(("top", "semantic"), [(5, "pass"), (0, "unknown")])
+def test_without_alternatives_the_semantic_layer_is_not_cleared(top: int, semantic: str) -> None:
+    """By a difference without a pattern, which a temperature could have made."""
+    pair = Pair(candidate=Engine(noise=0.3), prompts=60, top=top)
+    found = diagnosis_of(pair)
+    assert [finding.cause for finding in found.findings] == ["different_computation"]
+    assert outcomes(found) == [semantic, "fail", "not reached"]

@@ -27,6 +27,9 @@ OPTIONS = {
     'lm_head_dtype = "float32"': """--hf-overrides '{"head_dtype": "float32"}', from 0.26 on""",
 }
 """What vLLM calls a setting, for whoever starts the rollout engine of a trainer."""
+VAGUE = "different_computation"
+"""The cause that says that no pattern says why."""
+BLIND = "without alternatives, a temperature, a penalty or truncated support cannot be ruled out"
 CLEAN = {
     "semantic": "both engines' logprobs have the same meaning",
     "inference path": "only numeric noise without a pattern",
@@ -53,8 +56,10 @@ def diagnose(case: Case, verdict: Verdict) -> Diagnosis:
     found.sort(key=lambda finding: (finding.remark, -finding.weight))
     causes = [finding for finding in found if not finding.remark]
     unexplained = verdict == "drift" and not causes
+    vague = unexplained or any(finding.cause == VAGUE for finding in causes)
+    blind = vague and not case.evidence.has_alternatives
     return Diagnosis(
-        stages=_stages(causes, verdict, unexplained),
+        stages=_stages(causes, verdict, unexplained, blind),
         findings=tuple(found),
         known=(*map(case.named, known(case)), *_sampled(case)) if unexplained else (),
     )
@@ -129,7 +134,10 @@ def _sampled(case: Case) -> tuple[str, ...]:
     return (f"based on {seen:,} of {total:,} tokens: whole samples, evenly spaced",)
 
 
-def _stages(found: list[Finding], verdict: Verdict, unexplained: bool) -> tuple[Stage, ...]:
+def _stages(
+    found: list[Finding], verdict: Verdict, unexplained: bool, blind: bool
+) -> tuple[Stage, ...]:
+    """The layers; `blind` if what was found could be of the semantic one too."""
     causes: dict[Layer, list[str]] = {"semantic": [], "inference path": []}
     for finding in found:
         causes[finding.layer].append(finding.cause)
@@ -139,6 +147,8 @@ def _stages(found: list[Finding], verdict: Verdict, unexplained: bool) -> tuple[
             stages.append(Stage(layer, "fail", f"found: {', '.join(names)}"))
         elif any(stage.outcome == "fail" for stage in stages):
             stages.append(Stage(layer, "not reached", "the previous layer must pass first"))
+        elif layer == "semantic" and blind:
+            stages.append(Stage(layer, "unknown", BLIND))
         elif layer == "inference path" and unexplained:
             stages.append(Stage(layer, "fail", "drift found, cause unknown"))
         elif layer == "inference path" and verdict == "inconclusive":

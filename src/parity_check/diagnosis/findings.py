@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Layer = Literal["semantic", "inference path", "objective"]
-Outcome = Literal["pass", "fail", "not reached"]
+Outcome = Literal["pass", "fail", "not reached", "unknown"]
 Confidence = Literal["high", "medium", "low"]
 LAYERS: tuple[Layer, ...] = ("semantic", "inference path", "objective")
 REMARK = 0.05
