@@ -12,6 +12,9 @@ from parity_check.comparison.report import Direction
 from parity_check.measure.needs import needs
 from parity_check.measure.objectives import Objective
 
+RAGGED = 0.5
+"""A mean length below this part of the longest: no max_tokens cuts most samples."""
+
 
 def to_settle(
     directions: Sequence[Direction], objective: Objective, level: float, sampling: Mapping[str, Any]
@@ -29,7 +32,8 @@ def to_settle(
         return f"{even} would settle it"
     prompts, each = _size(directions)
     most = max(*needed, *(_fewest(*way) for way in plans))
-    sentence = f"about {words.count(most, 'prompt')} would settle it (now {prompts:,})"
+    least = "at least" if any(map(_ragged, directions)) else "about"
+    sentence = f"{least} {words.count(most, 'prompt')} would settle it (now {prompts:,})"
     if all(_samples_help(*way) for way in plans):
         more = words.count(math.ceil(each * most / prompts), "sample")
         sentence += f", or {more} of each (now {each:.4g})"
@@ -47,6 +51,12 @@ def for_parity(
     plans = (_plan(way, objective, level, sampling) for way in compared)
     most = max(plans, key=lambda plan: len(plan.open()), default=None)
     return most.advice() if most is not None and most.open() else None
+
+
+def _ragged(direction: Direction) -> bool:
+    """Whether a few samples are so long that a larger run will hold longer ones."""
+    measured = direction.measurement
+    return measured.worth.lasting_samples < RAGGED * measured.rollouts
 
 
 def _size(directions: Sequence[Direction]) -> tuple[int, float]:
