@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import venv
 from pathlib import Path
 
@@ -116,3 +117,10 @@ def test_an_interpreter_without_vllm(tmp_path: Path) -> None:
 def test_bad_input_is_told_as_everywhere(tmp_path: Path) -> None:
     config = fake_config(tmp_path, model={"path": "/no/such/model"})
     assert_fails(call_cli("doctor", "-c", config, cwd=tmp_path), 2, "model /no/such/model: no such")
+
+
+@pytest.mark.parametrize(("example", "label"), [("quickstart", "plan"), ("weight-sync", "compare")])
+def test_the_plan_is_that_of_a_comparison(tmp_path: Path, example: str, label: str) -> None:
+    """The file of another command may be compared with too, and has gates for that alone."""
+    done = call_cli("doctor", "-c", f"bundled:{example}", cwd=tmp_path)
+    assert re.search(rf"^{label} +even if nothing drifts", done.stdout, re.MULTILINE), done.stdout

@@ -96,6 +96,7 @@ def _inputs(config: Config) -> Iterator[str]:
     written = checkpoint.read_config(model)
     rope = None if written is None else checkpoint.rope_theta(written)
     kind = "from the hub" if written is None else ", ".join(written.get("architectures", ["?"]))
+    planned = "plan" if config.weight_sync is None and config.training is None else "compare"
     facts = [kind, f"dtype {config.model.dtype}"]
     facts += [] if rope is None else [f"rope_theta {rope:g}"]
     yield from columns(
@@ -103,7 +104,7 @@ def _inputs(config: Config) -> Iterator[str]:
             ("model", f"{model} ({'; '.join(facts)})"),
             *(("adapter", read_adapter(path, model).label()) for path in adapters),
             ("prompts", f"{config.workload.prompts}, {words.count(len(prompts), 'prompt')}"),
-            *(("plan", s) for s in sentences(looks(prompts, config, size), size, config, how)),
+            *((planned, s) for s in sentences(looks(prompts, config, size), size, config, how)),
         ],
         "<<",
     )

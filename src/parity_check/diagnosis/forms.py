@@ -110,12 +110,13 @@ AVERAGED: Mapping[str, Form] = {
 
 def fit(evidence: Evidence, forms: Mapping[str, Form]) -> Fit | None:
     """The form that fits best, of either side; None if none fits."""
-    found = [
-        fitted
-        for role in ROLES
-        for what, form in forms.items()
-        if (fitted := _fitted(evidence, role, what, form(evidence, OTHER[role]))) is not None
-    ]
+    with np.errstate(over="ignore", invalid="ignore"):  # of what is no logprob at all
+        found = [
+            fitted
+            for role in ROLES
+            for what, form in forms.items()
+            if (fitted := _fitted(evidence, role, what, form(evidence, OTHER[role]))) is not None
+        ]
     return min(found, key=lambda each: each.left, default=None)
 
 
