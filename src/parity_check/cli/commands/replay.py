@@ -63,7 +63,7 @@ def replay(
     from parity_check.recording import command as recording
 
     console = invocation.console(context, verbose - quiet, color, progress)
-    loaded = invocation.configured(context, config, overlay or [])
+    loaded = invocation.configured(context, config, overlay or [], engine)
     if dry_run:
         from parity_check.cli import dry_run as dry
 
