@@ -21,8 +21,9 @@ from parity_check.diagnosis.grid import FALSE_POSITIVES, TOLERANCE
 from parity_check.diagnosis.path import KERNEL_RMS
 from parity_check.diagnosis.rules import RULES
 from parity_check.measure.accumulator import POSITION_EDGES, SURPRISAL_EDGES
-from parity_check.measure.gates import MOST_CERTAIN, MOST_REPEATED, PROFILES
+from parity_check.measure.gates import MOST_CERTAIN, MOST_REPEATED
 from parity_check.measure.invalid import IMPOSSIBLE, KINDS
+from parity_check.measure.limits import PROFILES
 from parity_check.measure.measure import LENGTH_EDGES, QUANTILES, TAIL_THRESHOLDS
 from parity_check.measure.metrics import METRICS, RATIO_CAP, Metric
 from parity_check.measure.objectives import NOT_ESTIMATED, OBJECTIVES, VERSIONS, Objective
@@ -32,9 +33,9 @@ from parity_check.measure.stats import (
     LONG_TAIL_DEGREES,
     SETTLING_ERRORS,
     SKEWNESS_BIAS,
-    SMALL_PART,
     UNSEEN_LOG_RATIO,
 )
+from parity_check.measure.worth import SMALL_PART
 from parity_check.report.numbers import number
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"

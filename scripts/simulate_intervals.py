@@ -20,14 +20,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from parity_check.config.models import LOOKS
-from parity_check.measure.gates import (
-    PROFILES,
-    GateResult,
-    Limit,
-    choose_limits,
-    judge_all,
-    overall,
-)
+from parity_check.measure.gates import GateResult, judge_all, overall
+from parity_check.measure.limits import PROFILES, Limit, choose_limits
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import PairedChunk
 from parity_check.measure.objectives import OBJECTIVES
@@ -36,7 +30,6 @@ from parity_check.measure.stats import (
     UNSEEN_CLUSTER,
     UNSEEN_TOKEN,
     Floats,
-    burst_trials,
     effective_clusters,
     exact_interval,
     long_tailed_interval,
@@ -44,6 +37,7 @@ from parity_check.measure.stats import (
     skewed_interval,
     variation_sums,
 )
+from parity_check.measure.worth import burst_trials
 
 LEVEL = 0.95
 NOISE = 0.05

@@ -14,7 +14,7 @@ from helpers import support
 from helpers.support import assert_fails, call_cli, environment, fake_config, run_cli
 from parity_check.cli.main import cli
 from parity_check.comparison import command
-from parity_check.measure.gates import PROFILES
+from parity_check.measure.limits import PROFILES
 
 COMMANDS = ("compare", "record", "replay", "doctor")
 

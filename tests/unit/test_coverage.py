@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import simulate_intervals as simulated
-from parity_check.measure.gates import PROFILES, choose_limits, judge_all
+from parity_check.measure.gates import judge_all
+from parity_check.measure.limits import PROFILES, choose_limits
 from parity_check.measure.measure import measure
 from parity_check.measure.objectives import OBJECTIVES
 

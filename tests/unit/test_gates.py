@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity_check.errors import ConfigError, TraceMismatchError
-from parity_check.measure.gates import (
-    PROFILES,
-    GateResult,
-    Limit,
-    choose_limits,
-    family_wise_rate,
-    judge,
-    judge_all,
-    overall,
-)
+from parity_check.measure.gates import GateResult, family_wise_rate, judge, judge_all, overall
+from parity_check.measure.limits import PROFILES, Limit, choose_limits
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import METRICS, PairedChunk
 from parity_check.measure.objectives import OBJECTIVES

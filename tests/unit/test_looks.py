@@ -18,7 +18,8 @@ from parity_check.comparison.plan import plan
 from parity_check.config.load import parse_config
 from parity_check.config.models import LOOKS, Config
 from parity_check.errors import ConfigError
-from parity_check.measure.gates import GateResult, Limit, Verdict
+from parity_check.measure.gates import GateResult, Verdict
+from parity_check.measure.limits import Limit
 from parity_check.traces.prompts import read_prompts, read_workload
 
 PROMPTS = read_prompts("bundled:more-prompts")

@@ -14,7 +14,8 @@ from helpers.chunks import chunk, cut
 from parity_check.errors import TraceMismatchError
 from parity_check.measure.accumulator import binary_kl
 from parity_check.measure.alternatives import Weights
-from parity_check.measure.gates import choose_limits, judge_all
+from parity_check.measure.gates import judge_all
+from parity_check.measure.limits import choose_limits
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import COLUMNS, METRICS, PairedChunk, token_columns
 from parity_check.measure.objectives import choose_objective

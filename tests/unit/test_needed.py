@@ -10,7 +10,8 @@ import pytest
 from helpers.chunks import chunk
 from parity_check.comparison.document.needed import to_settle
 from parity_check.comparison.report import Direction
-from parity_check.measure.gates import choose_limits, judge_all
+from parity_check.measure.gates import judge_all
+from parity_check.measure.limits import choose_limits
 from parity_check.measure.measure import measure
 from parity_check.measure.objectives import choose_objective
 from parity_check.measure.stats import Ints

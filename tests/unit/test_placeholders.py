@@ -11,7 +11,8 @@ import pytest
 
 from helpers.chunks import chunk, cut
 from parity_check.comparison.warnings import certain_tokens, few_prompts
-from parity_check.measure.gates import choose_limits, judge_all, overall
+from parity_check.measure.gates import judge_all, overall
+from parity_check.measure.limits import choose_limits
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import PairedChunk
 from parity_check.measure.objectives import choose_objective

@@ -20,6 +20,7 @@ from parity_check.measure.gates import judge_all
 from parity_check.measure.measure import measure
 from parity_check.measure.metrics import PairedChunk
 from parity_check.measure.needs import Need, needs
+from parity_check.measure.worth import Worth, worth
 from parity_check.traces.prompts import Prompt, read_prompts, read_workload
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +155,7 @@ def test_samples_of_unequal_length_are_worth_fewer() -> None:
         before,
         tokens=1120 * 60,
         source="sampled",
-        worth=stats.Worth(130.0, 100.0, 120.0, 90.0),
+        worth=Worth(130.0, 100.0, 120.0, 90.0),
     )
     assert uneven.open() == {
         "burst_fraction", "burst_cluster_fraction", "k3_kl", "mean_importance_ratio",
@@ -173,7 +174,7 @@ def of_lengths(lengths: stats.Floats) -> Plan:
     return replace(
         planned(each, PROMPTS[:1]),
         prompts=size, clusters=size, samples=size, tokens=int(lengths.sum()), source="sampled",
-        worth=stats.worth(lengths, lengths, ones, ones, 0.95),
+        worth=worth(lengths, lengths, ones, ones, 0.95),
     )  # fmt: skip
 
 

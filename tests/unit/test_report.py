@@ -20,7 +20,7 @@ from parity_check.comparison.report import ComparisonReport
 from parity_check.config.load import load_config
 from parity_check.diagnosis.findings import Finding
 from parity_check.errors import InputError
-from parity_check.measure.gates import Kind
+from parity_check.measure.limits import Kind
 from parity_check.measure.stats import Estimate
 from parity_check.report import numbers
 from parity_check.report.document import Coverage, PageOnly, Table

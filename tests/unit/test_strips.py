@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity_check.comparison.document.numbers import strip
-from parity_check.measure.gates import Kind, Limit, judge
+from parity_check.measure.gates import judge
+from parity_check.measure.limits import Kind, Limit
 from parity_check.measure.stats import Estimate
 
 LIMITS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parity_check.config.models import Judging
-from parity_check.measure.gates import Limit, choose_limits
+from parity_check.measure.limits import Limit, choose_limits
 from parity_check.measure.measure import measure
 from parity_check.measure.objectives import Objective, choose_objective
 from parity_check.measure.results import ClipEstimate, Measurement

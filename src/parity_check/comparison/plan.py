@@ -15,7 +15,7 @@ from parity_check.comparison.judgement import Judgement
 from parity_check.config.models import Config
 from parity_check.measure import stats
 from parity_check.measure.needs import Need, Unit, needs
-from parity_check.measure.stats import Worth
+from parity_check.measure.worth import Worth, different, worth
 from parity_check.traces.pairing import Clusters, Index, label_column
 from parity_check.traces.prompts import Prompt, cluster_of, own_cluster
 from parity_check.traces.trace import Trace
@@ -232,7 +232,7 @@ def stored_plan(trace: Trace, how: Judgement) -> Plan:
     sizes, owner = np.concatenate(lengths), np.concatenate(owners)
     samples = np.bincount(owner).astype(np.float64)
     tokens = np.bincount(owner, weights=sizes).astype(np.float64)
-    of_prompts = stats.different(owner, np.concatenate(whose), len(samples))
+    of_prompts = different(owner, np.concatenate(whose), len(samples))
     there = samples > 0
     equal = (tokens[there], samples[there], of_prompts[there], how.level)
     return Plan(
@@ -243,5 +243,5 @@ def stored_plan(trace: Trace, how: Judgement) -> Plan:
         gates=len(how.limits),
         needs=_needs(how),
         source="trace",
-        worth=stats.worth(sizes, *equal) if sizes.any() else None,
+        worth=worth(sizes, *equal) if sizes.any() else None,
     )

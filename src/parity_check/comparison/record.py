@@ -26,7 +26,7 @@ from parity_check.comparison.report import (
 from parity_check.diagnosis.findings import Confidence, Layer, Outcome
 from parity_check.measure.decomposition import Decomposition
 from parity_check.measure.gates import GateResult, Verdict
-from parity_check.measure.gates import Kind as LimitKind
+from parity_check.measure.limits import Kind as LimitKind
 from parity_check.measure.metrics import METRICS
 from parity_check.measure.objective import (
     Advantage,

@@ -11,7 +11,7 @@ from parity_check.errors import InputError
 from parity_check.logs.names import NAMES, TRUNCATED, Named
 from parity_check.logs.read import Curve, Log
 from parity_check.logs.report import Band, Crossing, Series
-from parity_check.measure.gates import Limit
+from parity_check.measure.limits import Limit
 from parity_check.measure.metrics import METRICS
 from parity_check.report import numbers
 

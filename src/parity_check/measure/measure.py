@@ -20,6 +20,7 @@ from parity_check.measure.objectives import OBJECTIVES
 from parity_check.measure.results import ClipEstimate, FirstDivergence, Measurement
 from parity_check.measure.sequences import Rollouts, rollouts_of
 from parity_check.measure.stats import Estimate, Floats
+from parity_check.measure.worth import Worth, burst_trials, different
 
 TAIL_THRESHOLDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 LENGTH_EDGES = (0, 128, 512, 2048, 8192)
@@ -73,7 +74,7 @@ def measure(
     excluded = sums.part("impossible")[:, IMPOSSIBLE.index("excluded")]
     used = np.concatenate([each.used_prompts() for each in sums.samples])
     owner = np.concatenate([each.cluster[each.sums[:, 0] > 0] for each in sums.samples])
-    worth = sequences.worth(stats.different(owner, used, len(sums.sums)), level)
+    worth = sequences.worth(different(owner, used, len(sums.sums)), level)
     estimates = [
         *_token_means(estimator, column, min(worth.samples, worth.clusters)),
         dict(tails)[tail_threshold],
@@ -156,7 +157,7 @@ def _nothing_usable(
         rollouts=0,
         prompts=0,
         clusters=0,
-        worth=stats.Worth(0.0, 0.0, 0.0, 0.0),
+        worth=Worth(0.0, 0.0, 0.0, 0.0),
         estimates=tuple(estimates.values()),
         tails=(),
         quantiles={},
@@ -231,7 +232,7 @@ def _effective_sample_sizes(
         )
 
 
-def _bursts(estimator: Estimator, sequences: Rollouts, worth: stats.Worth) -> Iterator[Estimate]:
+def _bursts(estimator: Estimator, sequences: Rollouts, worth: Worth) -> Iterator[Estimate]:
     """The shares of sequences and of clusters with tokens in the tail.
 
     The bound on sequences assumes independent sequences, that on clusters independent clusters. A
@@ -327,7 +328,7 @@ def _sequence_clip(estimator: Estimator, sequences: Rollouts, row: Objective) ->
     weight, trials = np.ones(len(low)), float(len(low))
     if row.averaging == "token":
         weight = sequences.length
-        trials = float(stats.burst_trials(weight, weight, estimator.level))
+        trials = float(burst_trials(weight, weight, estimator.level))
     return estimator.clip(
         row,
         sequences.by_cluster(weight * low),

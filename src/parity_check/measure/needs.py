@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from parity_check.measure.gates import Limit
+from parity_check.measure.limits import Limit
 from parity_check.measure.metrics import METRICS
 from parity_check.measure.objectives import Objective
 from parity_check.measure.stats import FEWEST_CLUSTERS, UNSEEN_CLUSTER, UNSEEN_TOKEN

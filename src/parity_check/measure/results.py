@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from parity_check.measure.invalid import InvalidCount
 from parity_check.measure.objective import Objective
-from parity_check.measure.stats import Estimate, Worth
+from parity_check.measure.stats import Estimate
+from parity_check.measure.worth import Worth
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from parity_check.measure.metrics import I32
 from parity_check.measure.objective import Objective
-from parity_check.measure.stats import Floats, Ints, Worth, worth
+from parity_check.measure.stats import Floats, Ints
+from parity_check.measure.worth import Worth, worth
 
 SEQUENCE_SUMS = (
     "count", "log_ratio", "squared_log_ratio", "k3", "deviation", "ratio", "clamped_ratio",

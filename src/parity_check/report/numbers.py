@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
-from parity_check.measure.gates import Kind, Limit
+from parity_check.measure.limits import Kind, Limit
 from parity_check.measure.metrics import METRICS
 from parity_check.measure.stats import Estimate
 
