@@ -77,7 +77,7 @@ class Recipe:
 
 def platform_of(distribution: str) -> str | None:
     """The platform of a distribution's wheels, `cpu` or `cuda`; None without a recipe."""
-    return PROVISIONED.get(distribution)
+    return PROVISIONED.get(canonicalize_name(distribution))
 
 
 def match(distribution: str, version: str, platform: str) -> Recipe:
