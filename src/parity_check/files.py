@@ -85,6 +85,20 @@ def check_writable(path: Path) -> None:
         raise cannot_write(path, error) from None
 
 
+def check_place(path: Path) -> None:
+    """What can be said of an output file without writing. Raises OutputError."""
+    place = path.absolute().parent
+    try:
+        while not os.path.lexists(place):
+            place = place.parent
+        if not place.is_dir():
+            raise OutputError(f"cannot write {path}: {place} is not a directory")
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}: {os.strerror(errno.EACCES)}")
+
+
 def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Reject outputs that would overwrite an input, or each other. Raises OutputError."""
     taken: dict[object, Path] = {}

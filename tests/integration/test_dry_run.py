@@ -154,3 +154,12 @@ def test_one_group_is_no_number_of_clusters(tmp_path: Path) -> None:
     by_group = ("--set", "stats.cluster_by=group")
     done = call_cli("compare", *CPU, "--prompts", "p.jsonl", *by_group, "--dry-run", cwd=tmp_path)
     assert_fails(done, 2, "are in one group", "prompt_group")
+
+
+@pytest.mark.parametrize(
+    "option", [("--out", "file/runs"), ("--write", "html=file/page.html"), ("--out", "file")]
+)
+def test_what_cannot_be_written_is_said(tmp_path: Path, option: tuple[str, str]) -> None:
+    (tmp_path / "file").touch()
+    done = call_cli("compare", *CPU, *option, "--dry-run", cwd=tmp_path)
+    assert_fails(done, 2, "cannot write", "is not a directory")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -15,17 +16,25 @@ from parity_check.engines.base import ConfiguredEngine
 from parity_check.engines.environment.environment import EnvironmentPlan
 from parity_check.engines.kinds import configured_engine
 from parity_check.errors import EngineEnvironmentError, ExitCode
+from parity_check.files import check_place
 from parity_check.traces import checkpoint
 
 
 def run(
-    config: Config, console: Console, check: Callable[[], object], names: Sequence[str] = ()
+    config: Config,
+    console: Console,
+    check: Callable[[], object],
+    names: Sequence[str] = (),
+    outputs: Iterable[Path] = (),
 ) -> ExitCode:
     """Check the model, the inputs and the engines, and print the resolved configuration.
 
-    `check` is what the command checks of its inputs; `names` are its engines, by default all. Every
-    engine that cannot run is a warning, and exit code 3. Raises ConfigError, InputError.
+    `check` is what the command checks of its inputs; `names` are its engines, by default all;
+    `outputs` are written besides the run. Every engine that cannot run is a warning, and exit code
+    3. Raises ConfigError, InputError, OutputError.
     """
+    for path in (Path(config.run.out, "run"), *outputs):
+        check_place(path)
     model = checkpoint.locate_model(config.model)
     checkpoint.read_config(model)
     if config.workload.prompts == STANDARD_INPUT:

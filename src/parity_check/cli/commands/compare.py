@@ -158,7 +158,7 @@ def compare(
         if workload_trace is not None:
             check = partial(comparison.check_on, workload_trace, loaded, console)
         names = tuple(n for n in loaded.names if reference_trace is None or n != "reference")
-        raise typer.Exit(dry.run(loaded, console, check, names))
+        raise typer.Exit(dry.run(loaded, console, check, names, delivery.write))
     from parity_check.locate import loaded as loaded_engines
 
     if workload_trace is not None:

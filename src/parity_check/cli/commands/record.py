@@ -61,6 +61,6 @@ def record(
         from parity_check.cli import dry_run as dry
 
         check = partial(recording.check_record, loaded, engine)
-        raise typer.Exit(dry.run(loaded, console, check, [engine]))
+        raise typer.Exit(dry.run(loaded, console, check, [engine], [trace]))
     check_apart([trace], read_by(config, config=loaded))
     recording.record(loaded, engine, trace, console)

@@ -68,6 +68,6 @@ def replay(
         from parity_check.cli import dry_run as dry
 
         check = partial(recording.check_replay, loaded, engine, OPERATIONS[path], trace)
-        raise typer.Exit(dry.run(loaded, console, check, [engine]))
+        raise typer.Exit(dry.run(loaded, console, check, [engine], [replayed]))
     check_apart([replayed], read_by(config, trace, config=loaded))
     recording.replay(loaded, engine, OPERATIONS[path], trace, replayed, console)
