@@ -153,7 +153,7 @@ def test_one_group_is_no_number_of_clusters(tmp_path: Path) -> None:
     write_prompts(tmp_path / "p.jsonl", {"prompt": "a"}, {"prompt": "b"})
     by_group = ("--set", "stats.cluster_by=group")
     done = call_cli("compare", *CPU, "--prompts", "p.jsonl", *by_group, "--dry-run", cwd=tmp_path)
-    assert_fails(done, 2, "are in one group", "prompt_group")
+    assert_fails(done, 2, "has no column `prompt_group`")
 
 
 @pytest.mark.parametrize(

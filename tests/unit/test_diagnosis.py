@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.synthetic import SETTINGS, Engine, Pair, case_of, diagnosis_of
+from helpers.synthetic import SETTINGS, Engine, Pair, Rows, Text, case_of, diagnosis_of
 from parity_check.config.models import ROLES
 from parity_check.diagnosis.diagnose import diagnose
+from parity_check.diagnosis.evidence import Flags
 from parity_check.diagnosis.findings import LAYERS, Diagnosis
 from parity_check.diagnosis.rules import RULES
 from parity_check.measure.gates import Verdict
@@ -262,3 +263,25 @@ def test_without_alternatives_the_semantic_layer_is_not_cleared(top: int, semant
     found = diagnosis_of(pair)
     assert [finding.cause for finding in found.findings] == ["different_computation"]
     assert outcomes(found) == [semantic, "fail", "not reached"]
+
+
+@pytest.mark.parametrize("sure", [0.0, 0.8])
+def test_a_prefix_fault_may_strike_a_few_tokens(sure: float) -> None:
+    """One token in seven, and the model is sure of most others."""
+
+    def confident(text: Text) -> Flags:
+        return np.random.default_rng(text.number).random(len(text.tokens)) < sure
+
+    def healthy(_rng: np.random.Generator, text: Text, logits: Rows) -> Rows:
+        logits[confident(text), 5] += 12.0
+        return logits
+
+    def struck(rng: np.random.Generator, text: Text, logits: Rows) -> Rows:
+        if len(text.prompt) > 60:
+            hit = rng.random(len(text.tokens)) < 0.15
+            logits[hit] += rng.normal(size=(int(hit.sum()), logits.shape[1]))
+        return healthy(rng, text, logits)
+
+    engines = (Engine(compute=healthy, noise=0.003), Engine(compute=struck, noise=0.003))
+    pair = Pair(*engines, prompts=60, same_prefix=64, prompt_length=(4, 12))
+    assert [finding.cause for finding in diagnosis_of(pair).findings][:1] == ["shared_prefix"]

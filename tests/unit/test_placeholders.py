@@ -175,3 +175,12 @@ def test_samples_of_few_prompts_are_said() -> None:
         assert [said in each.message for each in found if said] == [True] * (said is not None)
         assert len(found) == (said is not None)
     assert not list(few_prompts("prompt", [measure([chunk(rows[:5], rows[:5])], sampled_by="a")]))
+
+
+def test_a_template_that_the_model_is_sure_of_is_no_copy() -> None:
+    """Ten tokens of p near 0.999 whose confidence hardly varies, and a label, in 3,000 answers."""
+    rng = np.random.default_rng(8)
+    template = -0.001 * np.exp(rng.normal(0, 0.2, (3000, 10)))
+    rows = np.concatenate([template, -rng.exponential(0.3, (3000, 1))], axis=1)
+    measured = measure([with_tokens(chunk(rows.tolist(), rows.tolist()))], sampled_by="reference")
+    assert measured.copied == 0

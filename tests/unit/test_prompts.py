@@ -371,13 +371,7 @@ def test_plain_text_is_a_prompt_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "message",
-    [
-        {"role": "user"},
-        {"content": "a"},
-        {"role": "user", "content": None},
-        {"role": 1, "content": "a"},
-    ],
+    "message", [{"role": "user"}, {"content": "a"}, {"role": 1, "content": "a"}]
 )
 def test_a_message_has_a_role_and_content(tmp_path: Path, message: dict[str, Any]) -> None:
     path = written(tmp_path / "p.jsonl", {"messages": [message]})
@@ -385,9 +379,13 @@ def test_a_message_has_a_role_and_content(tmp_path: Path, message: dict[str, Any
         read_prompts(str(path))
 
 
-def test_an_assistant_may_call_tools_without_a_word(tmp_path: Path) -> None:
-    called = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
-    messages = [{"role": "user", "content": "a"}, called]
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
+def test_an_assistant_may_call_tools_without_a_word(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    tools = [{"function": {"name": "f", "arguments": {}}}]
+    called = {"role": "assistant", "tool_calls": tools, **content}
+    messages = [{"role": "user", "content": "a"}, called, {"role": "tool", "content": None}]
     path = written(tmp_path / "p.jsonl", {"messages": messages})
     assert read_prompts(str(path))[0].messages == messages
 
@@ -408,5 +406,11 @@ def test_cells_may_be_separated_by_tabs(tmp_path: Path) -> None:
 
 def test_two_columns_of_one_name_are_no_prompt(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("prompt,prompt\na,b\n")
-    with pytest.raises(InputError, match="two columns of one name"):
+    with pytest.raises(InputError, match="two columns are called `prompt`"):
         read_prompts(str(tmp_path / "p.csv"))
+
+
+def test_a_spreadsheet_may_end_with_empty_columns(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("prompt,level,,\na,1,,\n")
+    [prompt] = read_prompts(str(tmp_path / "p.csv"))
+    assert (prompt.text, prompt.labels["level"]) == ("a", "1")

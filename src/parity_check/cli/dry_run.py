@@ -15,6 +15,7 @@ from parity_check.console import Console
 from parity_check.engines.base import ConfiguredEngine
 from parity_check.engines.environment.environment import EnvironmentPlan
 from parity_check.engines.kinds import configured_engine
+from parity_check.engines.placement.engine import check_one_cluster
 from parity_check.errors import EngineEnvironmentError, ExitCode
 from parity_check.files import check_place
 from parity_check.traces import checkpoint
@@ -42,8 +43,9 @@ def run(
     else:
         check()
     code = ExitCode.PARITY
-    for name in names or config.names:
-        engine = configured_engine(name, config)
+    engines = {name: configured_engine(name, config) for name in names or config.names}
+    check_one_cluster({name: engine.placement for name, engine in engines.items()})
+    for name, engine in engines.items():
         plan = engine.plan()
         found = engine.headline if plan is None else f"{plan.state}, {plan.location}"
         console.say(f"{name}: {found}")

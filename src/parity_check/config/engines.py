@@ -190,7 +190,7 @@ class Placement(Table):
     @classmethod
     def _of_a_cluster(cls, address: str | None) -> str | None:
         if address is not None and not CLUSTER.fullmatch(address):
-            raise ValueError(f"expected auto, HOST:PORT or ray://HOST:PORT, got {address!r}")
+            raise ValueError("expected auto, HOST:PORT or ray://HOST:PORT")
         return address
 
     @property

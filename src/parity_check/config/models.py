@@ -229,22 +229,6 @@ class Config(Judging):
                 )
         return engines
 
-    @model_validator(mode="after")
-    def _one_cluster(self) -> Self:
-        """A process is in one Ray cluster."""
-        addresses = {
-            f"{name}.placement.address": placement.address
-            for name in self.names
-            if (placement := getattr(self.engine(name), "placement", None)) is not None
-        }
-        if len(set(addresses.values())) > 1:
-            stated = ", ".join(
-                f"{key} {'is left out' if address is None else f'= {address}'}"
-                for key, address in addresses.items()
-            )
-            raise ValueError(f"all engines are placed on one Ray cluster, but {stated}")
-        return self
-
     @property
     def looks(self) -> int:
         return LOOKS if self.workload.num_prompts == "enough" else 1

@@ -153,8 +153,8 @@ def _apart(case: Case, samples: Flags, words: str) -> tuple[places.Contrast, Mat
     first = places.contrast(places.without_tokens(case.evidence, later), samples)
     if first is None or first.ratio < CACHE_RATIO:
         return None  # it begins within the samples: their length tells them apart, not a prefix
-    evened, inside = places.evened(case.evidence), samples[case.evidence.sample]
-    if places.times_evened(evened[inside], evened[~inside]) < places.LARGER:
+    evened = places.contrast(case.evidence, samples, places.evened(case.evidence))
+    if evened is None or evened.ratio < places.LARGER:
         return None  # the model is less sure of these
     sentence = (
         f"mean |Δ| is {found.inside:.2g} nats in {found.samples} samples whose prompts {words}, "

@@ -180,9 +180,12 @@ def context_length(evidence: Evidence) -> Ints:
     return length
 
 
-def contrast(evidence: Evidence, samples: Flags) -> Contrast | None:
-    """|Δ| of the given samples [S] against that of the others; None if a group is too small."""
-    size = np.abs(evidence.delta)
+def contrast(evidence: Evidence, samples: Flags, size: Floats | None = None) -> Contrast | None:
+    """|Δ| of the given samples [S] against that of the others; None if a group is too small.
+
+    `size` [n] is what stands for |Δ|.
+    """
+    size = np.abs(evidence.delta) if size is None else size
     usable = np.isfinite(size)
     owner = evidence.sample[usable]
     count = np.bincount(owner, minlength=len(samples))

@@ -80,7 +80,10 @@ def import_dump(
         f"{_left_out(imported)}{_nulls(imported.behaviour)}"
     )
     if imported.evaluating is None:
-        console.say("the dump has no trainer logprobs; to compare engines on these tokens:")
+        console.say(
+            "the dump has no trainer logprobs; to compare engines on these tokens (parity-check "
+            "init writes parity.toml):"
+        )
         console.say(f"  {ON_A_TRACE.format(trace=shlex.quote(str(path)))}")
         return
     header = headers.evaluating_header(written, how.evaluating)

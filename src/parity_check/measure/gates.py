@@ -265,7 +265,7 @@ def _says_nothing(measurement: Measurement) -> str:
             f"{_part(repeated, tokens)} logprobs repeat those of the token before them on both "
             "sides: they are constants, not the logprobs of these tokens"
         )
-    if measurement.copied > MOST_REPEATED * (tokens - certain):
+    if measurement.copied > MOST_REPEATED * tokens:
         return (
             f"{_part(measurement.copied, tokens)} logprobs are of samples that begin with the "
             "logprobs of another one, although their tokens differ: they are placeholders, or "

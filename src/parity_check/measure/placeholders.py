@@ -15,11 +15,14 @@ CERTAIN = -5e-7
 
 BEGINNING = 16
 """Tokens at the beginning of each sample whose logprobs are compared with other samples'."""
-TELLING = 8
-"""So many of them must be below 0, which one token of chance in each would not be enough for."""
+TELLING, UNSURE = 8, -0.05
+"""So many of them must be below this: in a template the model is sure of its tokens, and their
+logprobs are alike in every sample."""
 STEPS = 1000
 """They are compared to 1/1000 nat: two logprobs of bf16 are equal by chance once in 100 tokens, of
 eight tokens never, and noise on top of a constant stays a constant."""
+LEAST = -1e6
+"""Nats. What is lower is no logprob, and is compared as this."""
 
 
 class Placeholders:
@@ -90,8 +93,9 @@ class Placeholders:
     def _rows(self, logprobs: F32, there: Bools) -> Ints:
         """A number for the logprobs of each sample; 0 where they are too few to tell."""
         finite = np.isfinite(logprobs)
-        rounded = np.rint(np.where(finite, logprobs, 0.0).astype(np.float64) * STEPS)
-        telling = np.count_nonzero(there & (rounded < 0), axis=1) >= TELLING
+        known = np.clip(np.where(finite, logprobs, 0.0).astype(np.float64), LEAST, -LEAST)
+        rounded = np.rint(known * STEPS)
+        telling = np.count_nonzero(there & (known < UNSURE), axis=1) >= TELLING
         whole = (finite | ~there).all(axis=1)
         return np.where(telling & whole, self._hashes(rounded.astype(np.int64), there), 0)
 

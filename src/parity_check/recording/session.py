@@ -20,6 +20,7 @@ from parity_check.engines.environment.environment import (
     default_cache,
 )
 from parity_check.engines.kinds import configured_engine
+from parity_check.engines.placement.engine import check_one_cluster
 from parity_check.engines.pool import EnginePool
 from parity_check.engines.side_by_side import side_by_side
 from parity_check.errors import TraceMismatchError
@@ -67,6 +68,7 @@ def session(
         for each in engines:
             each.check_start(model_path)
             each.check_settings()
+        check_one_cluster({each.role: each.placement for each in engines})
         needed = [each.interpreter for each in engines if each.interpreter is not None]
         requirements = [each.requirement for each in needed if each.requirement is not None]
         if requirements:

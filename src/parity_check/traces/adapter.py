@@ -209,7 +209,9 @@ def _layers(folder: Path, tensors: Mapping[str, Tensor], rank: int) -> dict[str,
         if part is None or not name.startswith(PREFIX):
             raise InputError(
                 f"adapter {folder}: {name} is not a matrix of a LoRA adapter",
-                hint=f"PEFT's save_pretrained names one {PREFIX}LAYER{PARTS[0]}",
+                hint=MERGE
+                if any(each in name for each in NOT_LINEAR)
+                else f"PEFT's save_pretrained names one {PREFIX}LAYER{PARTS[0]}",
             )
         layer = name.removeprefix(PREFIX).removesuffix(part)
         if layer.rpartition(".")[2] in NOT_LINEAR:

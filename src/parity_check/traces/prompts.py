@@ -40,6 +40,8 @@ NAMES = (*CONTENT, *TEMPLATE, "prompt_id", "prompt_group")
 CHAT = "this is a chat: --prompt-column {}, and the chat template is applied"
 USUAL = ("question", "problem", "instruction", "query", "input", "text", "content", "conversations")
 """What columns of prompts are called elsewhere; the first that a file has is suggested."""
+NO_GROUP = "all"
+"""The group of a prompt without one."""
 A_LINE = "write one JSON object a line; of a list, jq -c '.[]' FILE makes that"
 UNHEARD = ("documents", "functions", "images", "multi_modal_data", "response_format", "logit_bias")
 """Columns that change the prompt or the sampling in training, and that no engine here gets."""
@@ -137,10 +139,11 @@ def check_clusters(prompts: Sequence[Prompt], config: Config) -> None:
             f"stats.cluster_by: {config.workload.prompts} has no column {column!r}",
             hint=f"one of: {known}; for example --set stats.cluster_by=prompt",
         )
-    if config.stats.cluster_by == "group" and len({prompt.group for prompt in prompts}) == 1:
+    if config.stats.cluster_by == "group" and {prompt.group for prompt in prompts} == {NO_GROUP}:
         raise ConfigError(
-            f"stats.cluster_by: all prompts of {config.workload.prompts} are in one group",
-            hint="add a column `prompt_group`, or --set stats.cluster_by=prompt",
+            f"stats.cluster_by: {config.workload.prompts} has no column `prompt_group`, so all "
+            "prompts are one cluster",
+            hint="add the column, or --set stats.cluster_by=prompt",
         )
 
 
@@ -241,9 +244,9 @@ def _csv_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[str, Any]]:
     text = io.StringIO(read_text(path, "the prompts"), newline="")
     reader = csv.DictReader(text, strict=True, delimiter=delimiter)
     try:
-        names = reader.fieldnames or ()
-        if len(set(names)) < len(names):
-            raise InputError(f"{path}: two columns of one name")
+        counts = Counter(reader.fieldnames or ())
+        if twice := next((name for name in NAMES if counts[name] > 1), None):
+            raise InputError(f"{path}: two columns are called `{twice}`")
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             if None in row:
@@ -293,7 +296,7 @@ def _prompt(row: Any, place: str, number: int, column: str | None) -> Prompt:
     _check_columns(row, place)
     return Prompt(
         prompt_id=_name(row.get("prompt_id", f"p{number:04d}"), "prompt_id", place),
-        group=_name(row.get("prompt_group", "all"), "prompt_group", place),
+        group=_name(row.get("prompt_group", NO_GROUP), "prompt_group", place),
         text=row.get("prompt"),
         messages=row.get("messages"),
         token_ids=row.get("prompt_token_ids"),
@@ -433,7 +436,7 @@ def _is_message(value: Any) -> bool:
     """Whether a chat template can read it; an assistant may call tools without saying anything."""
     if not isinstance(value, dict) or not isinstance(value.get("role"), str):
         return False
-    return value.get("content") is not None or bool(value.get("tool_calls"))
+    return not {"content", "tool_calls", "function_call"}.isdisjoint(value)
 
 
 def _is_sharegpt(value: Any) -> bool:

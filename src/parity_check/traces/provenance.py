@@ -70,14 +70,11 @@ def model_difference(
 ) -> str | None:
     """The first of `keys` in which two models' fingerprints differ, with both values, or None.
 
-    The names of the folders alone are no difference where both state what is in them.
+    The name counts too: the fingerprint of the weights reads a sample of them, and checkpoints of
+    one training run may differ in a few tensors.
     """
-    found = [key for key in keys if one.get(key) != other.get(key)]
-    known = all("weights_fingerprint" in each for each in (one, other))
-    alike = ("adapter_sha256" in one) == ("adapter_sha256" in other)
-    if not found or (found == ["name"] and known and alike):
-        return None
-    return f"{found[0]}: {one.get(found[0])} ≠ {other.get(found[0])}"
+    found = next((key for key in keys if one.get(key) != other.get(key)), None)
+    return None if found is None else f"{found}: {one.get(found)} ≠ {other.get(found)}"
 
 
 def host_fingerprint() -> dict[str, Any]:

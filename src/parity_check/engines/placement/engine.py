@@ -14,12 +14,26 @@ from parity_check.engines.placement import cluster
 from parity_check.engines.placement.dealing import Request, deal
 from parity_check.engines.placement.replica import Failure, Finished
 from parity_check.engines.replies import Sampled, Scored
-from parity_check.errors import EngineError
+from parity_check.errors import ConfigError, EngineError
 from parity_check.files import write_text
 from parity_check.traces.engine import EngineDescription, Replicas
 
 LOST = ("crashed", "hung")
 """Failures of a replica's engine after which another replica gets its requests."""
+
+
+def check_one_cluster(placements: Mapping[str, Placement | None]) -> None:
+    """A process is in one Ray cluster; `placements` are of the engines that it starts, by role.
+
+    Raises ConfigError.
+    """
+    placed = {role: each.address for role, each in placements.items() if each is not None}
+    if len(set(placed.values())) > 1:
+        stated = ", ".join(
+            f"{role}.placement.address {'is left out' if address is None else f'= {address}'}"
+            for role, address in placed.items()
+        )
+        raise ConfigError(f"all engines are placed on one Ray cluster, but {stated}")
 
 
 @dataclass(frozen=True, slots=True)
