@@ -265,7 +265,7 @@ def test_engines_of_one_run_are_in_one_cluster(tmp_path: Path, other: str, said:
     assert_fails(done, 2, f"reference.placement.address {said}, candidate.placement.address = auto")
 
 
-@pytest.mark.parametrize("address", ["junk", "http://head:8265", "ray://head"])
+@pytest.mark.parametrize("address", ["junk", "http://head:8265", "head"])
 def test_what_is_no_address_of_a_cluster(tmp_path: Path, address: str) -> None:
     done = call_cli("compare", "-c", placed_config(tmp_path, address), "--dry-run", cwd=tmp_path)
     assert_fails(done, 2, "candidate.placement.address", "expected auto, HOST:PORT or ray://")

@@ -263,6 +263,8 @@ def test_without_alternatives_the_semantic_layer_is_not_cleared(top: int, semant
     found = diagnosis_of(pair)
     assert [finding.cause for finding in found.findings] == ["different_computation"]
     assert outcomes(found) == [semantic, "fail", "not reached"]
+    path = "fail" if top else "unknown"  # no gate failed
+    assert outcomes(diagnosis_of(pair, 0, "inconclusive")) == [semantic, path, "not reached"]
 
 
 @pytest.mark.parametrize("sure", [0.0, 0.8])

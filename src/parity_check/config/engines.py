@@ -162,7 +162,7 @@ class Provisioned(EngineTable):
         return self
 
 
-CLUSTER = re.compile(r"auto|(ray://)?[^/\s]+:\d+")
+CLUSTER = re.compile(r"auto|local|(?!https?://)\S+:\S+")
 """The address of a Ray cluster."""
 
 

@@ -143,7 +143,9 @@ def _stages(
         causes[finding.layer].append(finding.cause)
     stages: list[Stage] = []
     for layer, names in causes.items():
-        if names:
+        if names == [VAGUE] and blind and verdict == "inconclusive":
+            stages.append(Stage(layer, "unknown", f"found: {VAGUE}, which may be of either layer"))
+        elif names:
             stages.append(Stage(layer, "fail", f"found: {', '.join(names)}"))
         elif any(stage.outcome == "fail" for stage in stages):
             stages.append(Stage(layer, "not reached", "the previous layer must pass first"))

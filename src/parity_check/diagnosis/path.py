@@ -154,7 +154,7 @@ def _apart(case: Case, samples: Flags, words: str) -> tuple[places.Contrast, Mat
     if first is None or first.ratio < CACHE_RATIO:
         return None  # it begins within the samples: their length tells them apart, not a prefix
     evened = places.contrast(case.evidence, samples, places.evened(case.evidence))
-    if evened is None or evened.ratio < places.LARGER:
+    if evened is None or evened.inside < places.LARGER * evened.outside:
         return None  # the model is less sure of these
     sentence = (
         f"mean |Δ| is {found.inside:.2g} nats in {found.samples} samples whose prompts {words}, "

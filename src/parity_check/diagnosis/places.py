@@ -16,8 +16,9 @@ FEWEST_TOKENS = 60
 FEWEST_SAMPLES = 5
 SMALLEST = 1e-7
 """Nats. Stands for "identical" in logarithms."""
-LEAST_CHANCE = 1e-3
-"""A token that leaves less chance to all others says nothing of the size of an error."""
+LEAST_CHANCE = 0.05
+"""A token that leaves less chance to all others says nothing of the size of an error: rounded to
+two decimals, its logprob cannot move."""
 LARGER = 2.0
 """Smallest ratio of `evened` |Δ| where errors are larger: equal ones differ by up to 1.4."""
 
@@ -125,12 +126,14 @@ def evened(evidence: Evidence) -> Floats:
 
 
 def times_evened(inside: Floats, outside: Floats) -> float:
-    """The ratio of the geometric means of two sets of `evened`; 1 if one has too few."""
+    """The ratio of the means of two sets of `evened`; 1 if one has too few.
+
+    Rounding makes many of them 0, but leaves their mean as it is.
+    """
     left, right = inside[np.isfinite(inside)], outside[np.isfinite(outside)]
     if min(len(left), len(right)) < FEWEST_SAMPLES:
         return 1.0
-    levels = (np.log(np.maximum(each, SMALLEST)).mean() for each in (left, right))
-    return float(np.exp(next(levels) - next(levels)))
+    return float(left.mean() / max(right.mean(), SMALLEST))
 
 
 def _evened_jump(evidence: Evidence, best: int) -> float:

@@ -5,6 +5,7 @@ ray is imported here alone, when an engine is placed on a cluster.
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import socket
@@ -98,7 +99,8 @@ def start(
     """
     import ray
 
-    _check_names(role, placement.runtime_env, ray.runtime_env.RuntimeEnv.known_fields)
+    described = inspect.signature(ray.runtime_env.RuntimeEnv.__init__).parameters
+    _check_names(role, placement.runtime_env, described)
     named = {name: amount for name, amount in one.items() if name not in ("CPU", "GPU")}
     actors: list[Any] = []
     try:
