@@ -158,8 +158,9 @@ rare events look the same in a small sample. The profile `exact` requires that t
 are bit-identical, in at least 8 prompts, and says nothing of others. A side without any usable
 logprob is drift, because of its invalid logprobs. Logprobs that say nothing are no parity: if over
 {certain:g} % of the tokens have a logprob of 0 on both sides, or over {repeated:g} % of the others
-repeat those of the token before them on both sides or are in samples that begin with the logprobs
-of a sample with other tokens, every gate is inconclusive that is not drift.
+repeat those of the token before them on both sides, or over {repeated:g} % of all are in samples
+that begin with the logprobs of a sample with other tokens, every gate is inconclusive that is not
+drift.
 `required_limit` is the limit that would just have passed. `prompts_needed` is the smallest number
 of clusters G (as prompts) with {settling:g} s / √G + u / G below the distance from the
 estimate to its limit, where s is the spread of cluster means and u what a cluster leaves unseen.
