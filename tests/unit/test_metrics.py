@@ -459,16 +459,17 @@ def test_what_is_unseen_may_be_in_the_longest_samples() -> None:
 
 
 def test_k3_allows_for_bursts_of_long_samples_in_clusters_that_are_not_long() -> None:
-    """A cluster in four has prompts of 300 and 10 tokens, the others have one of 155."""
+    """A cluster in forty has prompts of 300 and 10 tokens, the others have one of 155."""
     rng = np.random.default_rng(8)
-    lengths = [length for n in range(400) for length in ((300, 10) if n % 4 == 0 else (155,))]
-    clusters = [n for n in range(400) for _ in range(2 if n % 4 == 0 else 1)]
+    shapes = [(300, 10) if n % 40 == 0 else (155,) for n in range(400)]
+    lengths = [length for shape in shapes for length in shape]
+    clusters = [n for n, shape in enumerate(shapes) for _ in shape]
     behaviour = [(-rng.exponential(1, length)).tolist() for length in lengths]
     whole = dataclasses.replace(
         chunk(behaviour, behaviour, clusters), prompt=np.arange(len(lengths), dtype=np.int32)
     )
     measured = measure([whole], sampled_by="reference")
-    unseen = 30_000 / 77_500 * (1 - 0.025 ** (1 / 100))  # in the 100 samples of 300 tokens
+    unseen = 3_000 / sum(lengths) * (1 - 0.025 ** (1 / 10))  # in the 10 samples of 300 tokens
     assert measured.worth.samples < measured.worth.clusters < 400
     assert measured["burst_fraction"].ci_high == pytest.approx(unseen)
     assert measured["k3_kl"].ci_high == pytest.approx(0.6487 * unseen, rel=1e-3)
