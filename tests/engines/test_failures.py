@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from engines.support import make_environment
 from parity_check.traces.prompts import ASSETS
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +22,9 @@ QUICKSTART = ROOT / "configs" / "quickstart.toml"
 CLI = [sys.executable, "-m", "parity_check"]
 
 
-def record(tmp_path: Path, engine: str, *overlay: str) -> subprocess.CompletedProcess[str]:
+def record(
+    tmp_path: Path, engine: str, *overlay: str, flags: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     """`parity-check record` with one engine of the quickstart and a few small samples."""
     small = ["workload.num_prompts=2", "workload.samples_per_prompt=1", "workload.max_tokens=4"]
     settings = [
@@ -30,7 +34,7 @@ def record(tmp_path: Path, engine: str, *overlay: str) -> subprocess.CompletedPr
     ]
     return subprocess.run(
         [*CLI, "record", "-c", str(QUICKSTART), "--engine", engine,
-         "-o", str(tmp_path / "trace.parquet"), *settings],
+         "-o", str(tmp_path / "trace.parquet"), *settings, *flags],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -73,16 +77,20 @@ def test_engine_argument_with_a_value_that_vllm_refuses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "setting", "found"),
+    ("engine", "version", "setting", "found"),
     [
-        ("candidate", "async_scheduling=true", "async_scheduling = true was requested, but false"),
-        ("reference", "logprobs_mode=raw_logprobs", '"processed_logprobs" is in force'),
+        ("candidate", "0.18.1", "async_scheduling=true", "was requested, but false"),
+        ("reference", "0.8.5", "logprobs_mode=raw_logprobs", '"processed_logprobs" is in force'),
     ],
 )
 def test_setting_that_does_not_take_effect(
-    tmp_path: Path, engine: str, setting: str, found: str
+    tmp_path: Path, engine: str, version: str, setting: str, found: str
 ) -> None:
-    done = record(tmp_path, engine, f"{engine}.settings.{setting}")
+    """Of an interpreter that somebody else installed; a version is refused before it starts."""
+    asked = f"{engine}.settings.{setting}"
+    expect(record(tmp_path, engine, asked), 3, "is not supported", '"default"')
+    interpreter = str(make_environment(version).python)
+    done = record(tmp_path, engine, asked, flags=(f"--{engine}", interpreter))
     expect(done, 3, found, '"default"')
 
 
