@@ -42,7 +42,7 @@ def connect(placement: Placement) -> None:
         ) from None
     with _connecting, _signals_kept():
         if ray.is_initialized():
-            return  # for another engine of this run: a configuration has one address
+            return  # for another engine of this run, of the same address: `check_one_cluster`
         try:
             _answers(placement.address)
             ray.init(
